@@ -1,0 +1,1 @@
+"""What every layer stands on: errors, randomness, files, preprocessing, the run folder."""

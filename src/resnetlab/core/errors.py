@@ -1,0 +1,43 @@
+"""The errors that a user meets, and the words in them.
+
+Every message says what was expected, what came, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class UserError(ValueError):
+    """Something that the user can put right; the command line prints it alone and exits with 2."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was stopped by a signal, after its checkpoint was written.
+
+    Attributes:
+        signal_number: SIGINT or SIGTERM; the command line exits with 128 plus it.
+        run: the run folder that `resnetlab.resume` continues.
+    """
+
+    def __init__(self, signal_number: int, run: Path) -> None:
+        self.signal_number = signal_number
+        self.run = run
+        name = signal.Signals(signal_number).name
+        super().__init__(f"stopped by {name} after a checkpoint; continue with: "
+                         f"resnetlab train --resume {run}")  # fmt: skip
+
+
+def nearest(name: object, choices: Iterable[str]) -> str:
+    """Returns "Did you mean 'x'? " for the choice closest to `name`, or nothing where none is close."""
+    close = difflib.get_close_matches(str(name), list(choices), n=1)
+    return f"Did you mean {close[0]!r}? " if close else ""
+
+
+def unknown(what: str, name: object, choices: Iterable[str]) -> UserError:
+    """Returns the error for a name that is not one of `choices`: the nearest, then all of them."""
+    known = list(choices)
+    return UserError(f"unknown {what} {name!r}. {nearest(name, known)}Available: {', '.join(known)}.")

@@ -1,0 +1,93 @@
+"""Files that are either the old one or the new one, never half of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from resnetlab.core.errors import UserError
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Gives a temporary path beside `path` to write to, and renames it to `path` after an fsync.
+
+    When the block raises, or the disk is full, the temporary file is removed and `path` keeps
+    what it held.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    temporary = Path(name)
+    os.fchmod(descriptor, 0o666 & ~_umask())  # mkstemp makes private files; a run folder is shared
+    os.close(descriptor)
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a UTF-8 text file atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Writes an indented JSON file atomically."""
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_toml(path: Path, values: dict[str, Any]) -> None:
+    """Writes a TOML file atomically; entries that are None are left out, since TOML has no null."""
+    write_text(path, tomli_w.dumps(_without_none(values)))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Reads a TOML file; one that does not parse is a `UserError` naming file and line."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}.") from error
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder that can be written to, or raises `UserError` saying why it cannot."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {path}: {error.strerror or error}. Choose a folder that you may write to with --out."
+        ) from error
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(entry) for key, entry in value.items() if entry is not None}
+    return value
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,165 @@
+"""The run folder: the unit of work that every later verb takes.
+
+    run.toml             the resolved configuration: enough to run it again
+    environment.json     versions and machine
+    history.csv          a row an epoch
+    checkpoints/         what resuming needs
+    model.safetensors    the trained network, self-describing
+    evaluation/          figures and tables of the test split (or of validation where there is no test)
+    figures/*.png        the report's pictures
+    report.html          one page, opens anywhere
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from resnetlab.core.errors import UserError
+from resnetlab.core.files import atomic, make_folder, read_toml, write_json, write_toml
+
+SCHEMA_VERSION = 1
+HISTORY_COLUMNS = (
+    "epoch", "step", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "images_per_second", "seconds",
+)  # fmt: skip
+TIMING_COLUMNS = ("images_per_second", "seconds")
+"""The history's columns that tell of the machine, not of the training: two equal runs differ in them."""
+
+
+class Run:
+    """One run folder, opened for reading.
+
+    Args:
+        path: the folder, as `fit` returned it or `--out` named it.
+
+    Raises:
+        UserError: there is no such folder, it is no run, or a newer version wrote it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not (self.path / "run.toml").is_file():
+            problem = "there is no such folder" if not self.path.exists() else "it holds no run.toml"
+            raise UserError(
+                f"{self.path} is not a run: {problem}. Give the folder that `resnetlab train` made{_known_runs()}."
+            )
+        self.settings: dict[str, Any] = read_toml(self.path / "run.toml")
+        schema = self.settings.get("schema")
+        if not isinstance(schema, int) or not 1 <= schema <= SCHEMA_VERSION:
+            raise UserError(
+                f"{self.path}/run.toml has schema {schema!r}; this version reads schemas up to {SCHEMA_VERSION}. "
+                "Use the version of resnetlab that wrote it, or a newer one."
+            )
+
+    @classmethod
+    def create(cls, path: Path, settings: Mapping[str, Any], environment: Mapping[str, Any]) -> Run:
+        """Writes a new run folder's first files and opens it."""
+        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        write_json(path / "environment.json", environment)
+        write_toml(path / "run.toml", {"schema": SCHEMA_VERSION, **settings})
+        return cls(path)
+
+    @property
+    def weights(self) -> Path:
+        """The trained network's file, written when the training is complete."""
+        return self.path / "model.safetensors"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def report(self) -> Path:
+        """The report's page."""
+        return self.path / "report.html"
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the training reached its last step."""
+        return self.weights.is_file()
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Versions and machine that made the run."""
+        return json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """A row an epoch: losses, accuracies (0 to 1), learning rate, speed."""
+        rows = self.history_rows()
+        return pd.DataFrame(rows, columns=list(HISTORY_COLUMNS))
+
+    def history_rows(self) -> list[dict[str, Any]]:
+        """The rows of history.csv, with every float exactly as it was written."""
+        path = self.path / "history.csv"
+        if not path.is_file():
+            return []
+        with path.open(encoding="utf-8", newline="") as file:
+            return [
+                {key: int(value) if key in ("epoch", "step") else float(value) for key, value in row.items()}
+                for row in csv.DictReader(file)
+            ]
+
+    def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Replaces history.csv."""
+        with atomic(self.path / "history.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, HISTORY_COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def evaluation(self, name: str | None = None) -> Path:
+        """The folder of the run's own evaluation, or of the one on another data set."""
+        folder = self.path / "evaluation"
+        return folder / name if name else folder
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """The evaluation's overall figures (top1, top5, loss, n, split), once evaluated."""
+        path = self.evaluation() / "summary.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def __repr__(self) -> str:
+        model, data = self.settings["model"]["name"], self.settings["data"]["source"]
+        lines = [f"Run {self.path}: {model} on {data}, recipe {self.settings['recipe']['name']}"]
+        if rows := self.history_rows():
+            last = rows[-1]
+            lines.append(f"  {len(rows)} epochs, {last['seconds']:.0f} s, validation top-1 {last['val_top1']:.2%}")
+        if (summary := self.summary) is not None:
+            lines.append(f"  {summary['split']} top-1 {summary['top1']:.2%} of {summary['n']} images")
+        return "\n".join(lines)
+
+
+def prepare_folder(out: str | Path | None, data_name: str, model_name: str) -> Path:
+    """Returns a new, writable folder for a run; without `out`, `runs/<data>-<model>-<date and time>`.
+
+    Raises:
+        UserError: the folder holds something already, or cannot be written to.
+    """
+    if out is None:
+        stem = f"{data_name}-{model_name}-{datetime.now():%Y%m%d-%H%M%S}"
+        path, number = Path("runs") / stem, 2
+        while path.exists():
+            path, number = Path("runs") / f"{stem}-{number}", number + 1
+    else:
+        path = Path(out)
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is a file, not a folder. Choose another folder with --out.")
+        if path.is_dir() and any(path.iterdir()):
+            raise UserError(
+                f"{path} is not empty, and a run never overwrites anything. Choose another folder with --out, "
+                f"or continue an interrupted run with: resnetlab train --resume {path}"
+            )
+    make_folder(path)
+    return path
+
+
+def _known_runs() -> str:
+    found = sorted(path.parent.as_posix() for path in Path("runs").glob("*/run.toml"))
+    return f"; there are {', '.join(found[-5:])}" if found else ""

@@ -1,0 +1,1 @@
+"""The residual family from one definition."""

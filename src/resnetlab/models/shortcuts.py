@@ -1,0 +1,46 @@
+"""What a block adds to its branch (He et al. 2016, section 3.3, options A, B and C)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resnetlab.models.config import ResNetConfig
+from resnetlab.models.parts import Parts
+
+
+class ZeroPaddedIdentity(nn.Module):
+    """Option A: every `stride`-th position, with zero channels before and after.
+
+    Of the new channels floor((out - in) / 2) come before and the rest after, which is where the
+    widely shared CIFAR checkpoints have them. No parameters.
+
+    Shapes: (N, in, H, W) -> (N, out, ceil(H / stride), ceil(W / stride)).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.before = (out_channels - in_channels) // 2
+        self.after = out_channels - in_channels - self.before
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
+
+    def extra_repr(self) -> str:
+        return f"stride={self.stride}, before={self.before}, after={self.after}"
+
+
+def build_shortcut(
+    config: ResNetConfig, parts: Parts, in_channels: int, out_channels: int, stride: int
+) -> nn.Module | None:
+    """Returns the shortcut of one block, or None in a plain network."""
+    changes_shape = stride != 1 or in_channels != out_channels
+    if config.shortcut == "none":
+        return None
+    if config.shortcut == "C" or (config.shortcut == "B" and changes_shape):
+        return nn.Sequential(
+            parts.convolution(in_channels, out_channels, kernel_size=1, stride=stride, bias=False),
+            parts.normalization(out_channels),
+        )
+    return ZeroPaddedIdentity(in_channels, out_channels, stride) if changes_shape else nn.Identity()
