@@ -1,0 +1,154 @@
+"""Images in memory: uint8, by split, with what a network needs to know about them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from torch import Tensor
+
+from resnetlab.core.errors import UserError
+from resnetlab.core.preprocessing import Preprocessing
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """The images of one split.
+
+    Attributes:
+        images: uint8 (N, C, H, W).
+        labels: int64 (N,), positions in the class list.
+        index: int64 (N,), each image's position in the source it came from.
+        paths: each image's file, relative to the source's folder, where it has one.
+    """
+
+    images: Tensor
+    labels: Tensor
+    index: Tensor
+    paths: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, positions: Tensor) -> Split:
+        """Returns the images at `positions`, in that order."""
+        paths = None if self.paths is None else tuple(self.paths[position] for position in positions.tolist())
+        return Split(
+            images=self.images[positions], labels=self.labels[positions], index=self.index[positions], paths=paths
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageData:
+    """A data set, loaded: what `load_data` returns.
+
+    Attributes:
+        name: a short name, for folders and titles.
+        splits: "train", "validation" and "test", as far as there are any.
+        class_names: the classes in the order of the labels.
+        mirrors: whether a mirrored image still shows its class, so that training may flip.
+        arguments: what `load_data` was called with, enough to load the same again.
+    """
+
+    name: str
+    splits: Mapping[str, Split]
+    class_names: tuple[str, ...]
+    mirrors: bool
+    arguments: Mapping[str, Any]
+
+    @property
+    def channels(self) -> int:
+        """Channels of every image: 1 or 3."""
+        return self._any_split.images.shape[1]
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of every image in pixels."""
+        return self._any_split.images.shape[2]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def _any_split(self) -> Split:
+        return next(iter(self.splits.values()))
+
+    def split(self, name: str) -> Split:
+        """Returns one split, or raises `UserError` saying which there are."""
+        if name not in self.splits:
+            raise UserError(f"{self.name} has no {name!r} split. It has: {', '.join(self.splits)}.")
+        return self.splits[name]
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """Size, channels and the training split's mean and standard deviation by channel."""
+        images = self.split("train").images
+        count = images.shape[0] * images.shape[2] * images.shape[3]
+        # Sums of integers are exact, so that the figures do not depend on threads or order.
+        total = torch.zeros(self.channels, dtype=torch.int64)
+        squares = torch.zeros(self.channels, dtype=torch.int64)
+        for part in images.split(64):  # small enough to stay in the cache
+            values = part.to(torch.int32)
+            total += values.sum((0, 2, 3))
+            squares += (values * values).sum((0, 2, 3))
+        mean = total.double() / count
+        std = (squares.double() / count - mean**2).clamp(min=1.0).sqrt()  # a constant channel stays finite
+        return Preprocessing(
+            image_size=self.image_size,
+            channels=self.channels,
+            mean=tuple((mean / 255).tolist()),
+            std=tuple((std / 255).tolist()),
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the classes and every split's images and labels, in order."""
+        digest = hashlib.sha256("\0".join(self.class_names).encode())
+        for name, split in self.splits.items():
+            digest.update(f"\0{name}{tuple(split.images.shape)}".encode())
+            digest.update(split.images.contiguous().numpy())
+            digest.update(split.labels.contiguous().numpy())
+        return digest.hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what a run folder records of the data: enough to load the same and to know it again."""
+        return {
+            **self.arguments,
+            "fingerprint": self.fingerprint,
+            "class_names": list(self.class_names),
+            "counts": {name: len(split) for name, split in self.splits.items()},
+        }
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        shape = f"{self.channels}x{self.image_size}x{self.image_size}"
+        images = sum(len(split) for split in self.splits.values())
+        title = f"{self.name}: {images:,} images {shape}, {self.num_classes} classes"
+        table = Table(title=title, title_justify="left")
+        table.add_column("split")
+        table.add_column("images", justify="right")
+        table.add_column("share", justify="right")
+        table.add_column("smallest class", justify="right")
+        table.add_column("largest class", justify="right")
+        for name, split in self.splits.items():
+            counts = torch.bincount(split.labels, minlength=self.num_classes)
+            ends = [f"{self.class_names[at]} ({counts[at]:,})" for at in (int(counts.argmin()), int(counts.argmax()))]
+            table.add_row(name, f"{len(split):,}", f"{len(split) / images:.1%}", *ends)
+        yield table
+
+    def __str__(self) -> str:
+        console = Console(width=100, no_color=True)
+        with console.capture() as capture:
+            console.print(self)
+        return capture.get().rstrip()
+
+    __repr__ = __str__
