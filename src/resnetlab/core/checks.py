@@ -25,7 +25,13 @@ def check_integer(name: str, value: Any, minimum: int) -> int:
 
 
 def check_number(
-    name: str, value: Any, minimum: float, maximum: float = math.inf, *, above: bool = False, below: bool = False
+    name: str,
+    value: Any,
+    minimum: float,
+    maximum: float = math.inf,
+    *,
+    above: bool = False,
+    below: bool = False,
 ) -> float:
     """Returns `value` when it is a finite number in [minimum, maximum].
 
@@ -34,7 +40,7 @@ def check_number(
     range_text = f"{'above' if above else 'at least'} {minimum:g}"
     if maximum < math.inf:
         range_text += f" and {'below' if below else 'at most'} {maximum:g}"
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    real = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     inside = real and minimum <= value <= maximum
     if not inside or (above and value == minimum) or (below and value == maximum):
         raise UserError(f"{name} must be a finite number {range_text}, got {value!r}.")

@@ -68,9 +68,13 @@ def make_folder(path: Path) -> None:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise UserError(
-            f"cannot write to {path}: {error.strerror or error}. Choose a folder that you may write to with --out."
-        ) from error
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """Returns the error for a folder that the system does not let the program write to."""
+    reason = error.strerror or str(error)
+    return UserError(f"cannot write to {path}: {reason}. Choose a folder that you may write to with --out.")
 
 
 def _without_none(value: Any) -> Any:

@@ -1,13 +1,13 @@
 """The run folder: the unit of work that every later verb takes.
 
-    run.toml             the resolved configuration: enough to run it again
-    environment.json     versions and machine
-    history.csv          a row an epoch
-    checkpoints/         what resuming needs
-    model.safetensors    the trained network, self-describing
-    evaluation/          figures and tables of the test split (or of validation where there is no test)
-    figures/*.png        the report's pictures
-    report.html          one page, opens anywhere
+run.toml             the resolved configuration: enough to run it again
+environment.json     versions and machine
+history.csv          a row an epoch
+checkpoints/         what resuming needs
+model.safetensors    the trained network, self-describing
+evaluation/          figures and tables of the test split (or of validation where there is no test)
+figures/*.png        the report's pictures
+report.html          one page, opens anywhere
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 
 from resnetlab.core.errors import UserError
-from resnetlab.core.files import atomic, make_folder, read_toml, write_json, write_toml
+from resnetlab.core.files import atomic, cannot_write, make_folder, read_toml, write_json, write_toml
 
 SCHEMA_VERSION = 1
 HISTORY_COLUMNS = (
@@ -109,8 +109,11 @@ class Run:
 
     def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Replaces history.csv."""
-        with atomic(self.path / "history.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, HISTORY_COLUMNS)
+        with (
+            atomic(self.path / "history.csv") as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as file,
+        ):
+            writer: csv.DictWriter[str] = csv.DictWriter(file, HISTORY_COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
 
@@ -136,26 +139,30 @@ class Run:
         return "\n".join(lines)
 
 
-def prepare_folder(out: str | Path | None, data_name: str, model_name: str) -> Path:
-    """Returns a new, writable folder for a run; without `out`, `runs/<data>-<model>-<date and time>`.
+def default_folder(data_name: str, model_name: str) -> Path:
+    """Returns a path that does not exist: `runs/<data>-<model>-<date and time>`."""
+    stem = f"{data_name}-{model_name}-{datetime.now():%Y%m%d-%H%M%S}"
+    path, number = Path("runs") / stem, 2
+    while path.exists():
+        path, number = Path("runs") / f"{stem}-{number}", number + 1
+    return path
 
-    Raises:
-        UserError: the folder holds something already, or cannot be written to.
-    """
-    if out is None:
-        stem = f"{data_name}-{model_name}-{datetime.now():%Y%m%d-%H%M%S}"
-        path, number = Path("runs") / stem, 2
-        while path.exists():
-            path, number = Path("runs") / f"{stem}-{number}", number + 1
-    else:
-        path = Path(out)
-        if path.exists() and not path.is_dir():
-            raise UserError(f"{path} is a file, not a folder. Choose another folder with --out.")
-        if path.is_dir() and any(path.iterdir()):
-            raise UserError(
-                f"{path} is not empty, and a run never overwrites anything. Choose another folder with --out, "
-                f"or continue an interrupted run with: resnetlab train --resume {path}"
-            )
+
+def prepare_folder(path: str | Path) -> Path:
+    """Makes the folder of a new run, or raises `UserError` where it holds something or cannot be written to."""
+    path = Path(path)
+    try:
+        is_file = path.exists() and not path.is_dir()
+        is_full = path.is_dir() and any(path.iterdir())
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    if is_file:
+        raise UserError(f"{path} is a file, not a folder. Choose another folder with --out.")
+    if is_full:
+        raise UserError(
+            f"{path} is not empty, and a run never overwrites anything. Choose another folder with --out, "
+            f"or continue an interrupted run with: resnetlab train --resume {path}"
+        )
     make_folder(path)
     return path
 

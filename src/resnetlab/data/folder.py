@@ -1,7 +1,7 @@
 """A folder of class folders, with or without split folders, as a list of files and as images.
 
-    FOLDER/cat/1.jpg  FOLDER/dog/2.jpg                  split by seed
-    FOLDER/train/cat/1.jpg  FOLDER/val/cat/2.jpg        as laid out; also FOLDER/test
+FOLDER/cat/1.jpg  FOLDER/dog/2.jpg                  split by seed
+FOLDER/train/cat/1.jpg  FOLDER/val/cat/2.jpg        as laid out; also FOLDER/test
 """
 
 from __future__ import annotations

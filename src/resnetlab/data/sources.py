@@ -13,7 +13,7 @@ import torch
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from resnetlab.core.checks import check_choice, check_flag, check_integer, check_number
+from resnetlab.core.checks import check_flag, check_integer, check_number
 from resnetlab.core.console import notice
 from resnetlab.core.errors import UserError, nearest
 from resnetlab.core.preprocessing import fit_to_square
@@ -96,22 +96,23 @@ def load_data(
         test_fraction=test_fraction,
         skip_unreadable=skip_unreadable,
     )
-    if options.source in _NAMED:
-        return _NAMED[options.source](options, download)
+    if options.source in NAMED_SOURCES:
+        return NAMED_SOURCES[options.source](options, download)
     folder = Path(source).expanduser()
     if not folder.exists():
-        known = ", ".join(_NAMED)
+        known = ", ".join(NAMED_SOURCES)
         raise UserError(
             f"unknown data {options.source!r}: there is no such folder and no data set of that name. "
-            f"{nearest(source, _NAMED)}Available: {known}, or the path of a folder of class folders."
+            f"{nearest(source, NAMED_SOURCES)}Available: {known}, or the path of a folder of class folders."
         )
     if not folder.is_dir():
-        raise UserError(f"{folder} is a file. Expected a folder of class folders, or one of: {', '.join(_NAMED)}.")
+        known = ", ".join(NAMED_SOURCES)
+        raise UserError(f"{folder} is a file. Expected a folder of class folders, or one of: {known}.")
     return _load_folder(folder.resolve(), options)
 
 
 def reload_data(recorded: Mapping[str, Any], *, data_root: str | Path | None = None) -> ImageData:
-    """Loads the data that a run folder records, and checks that it is the same.
+    """Loads the data that a run folder records, and checks that it is the same. Nothing is downloaded.
 
     Args:
         recorded: the `data` table of run.toml.
@@ -123,7 +124,7 @@ def reload_data(recorded: Mapping[str, Any], *, data_root: str | Path | None = N
     arguments = {key: recorded[key] for key in LoadOptions.__dataclass_fields__ if key in recorded}
     if data_root is not None:
         arguments["data_root"] = data_root
-    data = load_data(**arguments)
+    data = load_data(**arguments, download=False)
     if data.fingerprint != recorded["fingerprint"]:
         now = data.describe()
         changes = [
@@ -141,11 +142,11 @@ def reload_data(recorded: Mapping[str, Any], *, data_root: str | Path | None = N
 def _load_digits(options: LoadOptions, download: bool) -> ImageData:
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
-    images = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
-    whole = _split(_resized(images, options), torch.from_numpy(digits.target.astype(np.int64)))
-    names = tuple(str(name) for name in digits.target_names)
-    return _assemble("digits", {"train": whole}, names, options, mirrors=False)
+    pixels, labels = load_digits(return_X_y=True)
+    values = np.rint(np.asarray(pixels).reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)  # 17 grey levels
+    images = _resized(torch.from_numpy(values), options)
+    whole = _split(images, torch.from_numpy(np.asarray(labels, dtype=np.int64)))
+    return _assemble("digits", {"train": whole}, tuple("0123456789"), options, mirrors=False)
 
 
 def _load_fashion_mnist(options: LoadOptions, download: bool) -> ImageData:
@@ -194,7 +195,7 @@ def _load_folder(folder: Path, options: LoadOptions) -> ImageData:
     return _assemble(folder.name, splits, names, recorded, mirrors=True)
 
 
-_NAMED: dict[str, Callable[[LoadOptions, bool], ImageData]] = {
+NAMED_SOURCES: dict[str, Callable[[LoadOptions, bool], ImageData]] = {
     "digits": _load_digits,
     "fashion_mnist": _load_fashion_mnist,
 }
@@ -241,8 +242,3 @@ def _draw(split: Split, name: str, fraction: float, seed: int) -> dict[str, Spli
         "train": split.select(torch.from_numpy(np.sort(kept))),
         name: split.select(torch.from_numpy(np.sort(drawn))),
     }
-
-
-def check_split_name(name: str) -> str:
-    """Returns `name` when it is the name of a split."""
-    return check_choice("split", name, SPLITS)

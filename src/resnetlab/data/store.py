@@ -42,7 +42,10 @@ class Split:
         """Returns the images at `positions`, in that order."""
         paths = None if self.paths is None else tuple(self.paths[position] for position in positions.tolist())
         return Split(
-            images=self.images[positions], labels=self.labels[positions], index=self.index[positions], paths=paths
+            images=self.images[positions],
+            labels=self.labels[positions],
+            index=self.index[positions],
+            paths=paths,
         )
 
 
@@ -116,8 +119,8 @@ class ImageData:
         digest = hashlib.sha256("\0".join(self.class_names).encode())
         for name, split in self.splits.items():
             digest.update(f"\0{name}{tuple(split.images.shape)}".encode())
-            digest.update(split.images.contiguous().numpy())
-            digest.update(split.labels.contiguous().numpy())
+            digest.update(split.images.contiguous().numpy().data)
+            digest.update(split.labels.contiguous().numpy().data)
         return digest.hexdigest()
 
     def describe(self) -> dict[str, Any]:

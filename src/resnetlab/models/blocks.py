@@ -40,9 +40,7 @@ class BasicBlock(nn.Module):
     def __init__(self, config: ResNetConfig, parts: Parts, site: Site) -> None:
         super().__init__()
         out = config.output_width(site.width)
-        self.conv1 = parts.convolution(
-            site.in_channels, out, kernel_size=3, stride=site.stride, padding=1, bias=False
-        )
+        self.conv1 = parts.convolution(site.in_channels, out, kernel_size=3, stride=site.stride, padding=1, bias=False)
         self.bn1 = parts.normalization(out)
         self.act1 = parts.activation()
         self.conv2 = parts.convolution(out, out, kernel_size=3, padding=1, bias=False)
@@ -56,6 +54,7 @@ class BasicBlock(nn.Module):
         return self.bn2
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns the activated sum of branch and shortcut."""
         branch = self.act1(self.bn1(self.conv1(x)))
         branch = self.bn2(self.conv2(branch))
         total = branch if self.downsample is None else branch + self.downsample(x)
@@ -91,6 +90,7 @@ class Bottleneck(nn.Module):
         return self.bn3
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns the activated sum of branch and shortcut."""
         branch = self.act1(self.bn1(self.conv1(x)))
         branch = self.act2(self.bn2(self.conv2(branch)))
         branch = self.bn3(self.conv3(branch))

@@ -25,9 +25,11 @@ class ZeroPaddedIdentity(nn.Module):
         self.after = out_channels - in_channels - self.before
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns the subsampled, padded input."""
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
 
     def extra_repr(self) -> str:
+        """Returns what `print(module)` shows."""
         return f"stride={self.stride}, before={self.before}, after={self.after}"
 
 

@@ -21,9 +21,7 @@ def build_stem(config: ResNetConfig, parts: Parts) -> dict[str, nn.Module]:
     if config.stem == "cifar":
         convolution = parts.convolution(config.in_channels, width, kernel_size=3, padding=1, bias=False)
     else:
-        convolution = parts.convolution(
-            config.in_channels, width, kernel_size=7, stride=2, padding=3, bias=False
-        )
+        convolution = parts.convolution(config.in_channels, width, kernel_size=7, stride=2, padding=3, bias=False)
     layers = {"conv1": convolution, "bn1": parts.normalization(width), "act1": parts.activation()}
     if config.stem == "imagenet":
         layers["maxpool"] = parts.max_pool(kernel_size=3, stride=2, padding=1)
