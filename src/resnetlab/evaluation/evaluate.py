@@ -1,0 +1,174 @@
+"""`evaluate`: a trained network against labelled images."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+
+from resnetlab.core.devices import resolve_device
+from resnetlab.core.errors import UserError
+from resnetlab.core.files import atomic, write_json
+from resnetlab.core.runs import Run
+from resnetlab.data.sources import NAMED_SOURCES, load_data, reload_data
+from resnetlab.data.store import ImageData
+from resnetlab.evaluation.forward import answer
+from resnetlab.evaluation.metrics import by_class, by_image, embedding_frame, overall
+from resnetlab.models.resnet import ResNet
+from resnetlab.weights.file import load
+
+SCHEMA_VERSION = 1
+_SHOWN_CLASSES = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Figures and tables of one network on one split.
+
+    Attributes:
+        summary: split, n, top1, top5 (0 to 1), loss.
+        per_class: a row a class: class, support, precision, recall, f1.
+        per_image: a row an image: index, path where it has one, label, prediction, confidence, loss.
+        embeddings: a row an image: index, label, values.
+        folder: where the tables were written, if they were.
+    """
+
+    summary: dict[str, Any]
+    per_class: pd.DataFrame
+    per_image: pd.DataFrame
+    embeddings: pd.DataFrame
+    folder: Path | None = None
+
+    def save(self, folder: Path) -> Evaluation:
+        """Writes summary.json and the tables as parquet; the summary last, so that it vouches for them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("per_class", "per_image", "embeddings"):
+            with atomic(folder / f"{name}.parquet") as temporary:
+                getattr(self, name).to_parquet(temporary, index=False)
+        write_json(folder / "summary.json", {"schema": SCHEMA_VERSION, **self.summary})
+        return dataclasses.replace(self, folder=folder)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        summary = self.summary
+        yield (
+            f"{summary['split']}: top-1 {summary['top1']:.2%}, top-5 {summary['top5']:.2%}, "
+            f"loss {summary['loss']:.4f}, {summary['n']:,} images"
+        )
+        table, shown = Table(), self.per_class
+        if len(shown) > _SHOWN_CLASSES:
+            table.title = f"the {_SHOWN_CLASSES} classes with the lowest F1, of {len(shown)}"
+            shown = shown.nsmallest(_SHOWN_CLASSES, "f1")
+        table.add_column("class")
+        for name in ("support", "precision", "recall", "F1"):
+            table.add_column(name, justify="right")
+        for row in shown.to_dict("records"):
+            figures = (f"{row[name]:.2%}" for name in ("precision", "recall", "f1"))
+            table.add_row(str(row["class"]), f"{row['support']:,}", *figures)
+        yield table
+
+    def __str__(self) -> str:
+        console = Console(width=100, no_color=True)
+        with console.capture() as capture:
+            console.print(self)
+        return capture.get().rstrip()
+
+    __repr__ = __str__
+
+
+def evaluate(
+    subject: str | Path | Run | ResNet,
+    data: str | Path | ImageData | None = None,
+    *,
+    split: str | None = None,
+    device: str = "auto",
+    data_root: str | Path | None = None,
+) -> Evaluation:
+    """Evaluates a network in float32, and writes the tables where the subject is a run.
+
+    The run's own data go to `evaluation/`, another data set to `evaluation/<name>/`.
+
+    Args:
+        subject: a run folder, a weights file, or a network.
+        data: other images than the run's own; needed where the subject is no run. A folder without
+            split folders is taken whole.
+        split: "train", "validation" or "test"; without it test, or validation where there is no test.
+        device: "auto", or a device of torch; a network is evaluated on the device that it is on.
+        data_root: where the data sets are now, if they have moved.
+
+    Raises:
+        UserError: no data, other classes than the network's, or a network never trained on data.
+    """
+    run = _run_of(subject)
+    if isinstance(subject, ResNet):
+        model = subject
+    else:
+        model = load(run or Path(str(subject))).to(resolve_device(device))
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if model.preprocessing is None or model.class_names is None:
+        raise UserError(
+            "the network has no preprocessing or class names: it was never trained on data. "
+            "Train it with fit, or set model.preprocessing and model.class_names."
+        )
+    if data is None:
+        if run is None:
+            raise UserError("evaluate needs data: only a run folder knows which images it was trained on.")
+        data = reload_data(run.settings["data"], data_root=data_root)
+    elif not isinstance(data, ImageData):
+        preprocessing = model.preprocessing
+        fitting: dict[str, Any] = {"image_size": preprocessing.image_size, "channels": preprocessing.channels}
+        if str(data) not in NAMED_SOURCES:
+            fitting["test_fraction"] = 1.0
+        data = load_data(data, data_root=data_root, **fitting)
+    evaluation = evaluate_split(model, data, split)
+    if run is not None:
+        is_own = data.fingerprint == run.settings["data"]["fingerprint"]
+        return evaluation.save(run.evaluation(None if is_own else data.name))
+    return evaluation
+
+
+def evaluate_split(model: ResNet, data: ImageData, split: str | None = None) -> Evaluation:
+    """Evaluates a trained network on one split of loaded data; see `evaluate`."""
+    preprocessing, class_names = model.preprocessing, model.class_names
+    assert preprocessing is not None and class_names is not None
+    _check_fits(model, data)
+    name = split or ("test" if "test" in data.splits else "validation")
+    chosen = data.split(name)
+    answers = answer(model, chosen.images, preprocessing)
+    order = torch.tensor([class_names.index(label) for label in data.class_names])
+    labels = order[chosen.labels]
+    return Evaluation(
+        summary={"split": name, **overall(answers.logits, labels)},
+        per_class=by_class(answers.logits.argmax(1), labels, class_names),
+        per_image=by_image(answers.logits, labels, chosen.index, class_names, chosen.paths),
+        embeddings=embedding_frame(answers.embeddings, labels, chosen.index, class_names),
+    )
+
+
+def _run_of(subject: str | Path | Run | ResNet) -> Run | None:
+    if isinstance(subject, Run):
+        return subject
+    if isinstance(subject, ResNet) or Path(subject).is_file():
+        return None
+    return Run(subject)
+
+
+def _check_fits(model: ResNet, data: ImageData) -> None:
+    assert model.preprocessing is not None and model.class_names is not None
+    expected, got = set(model.class_names), set(data.class_names)
+    if expected != got:
+        raise UserError(
+            f"{data.name} has other classes than the network: missing {sorted(expected - got) or 'none'}, "
+            f"unknown to the network {sorted(got - expected) or 'none'}. Evaluate on images of the same classes."
+        )
+    wanted = (model.preprocessing.channels, model.preprocessing.image_size)
+    if wanted != (data.channels, data.image_size):
+        raise UserError(
+            f"the network was trained on images of {wanted[0]} channels and {wanted[1]} pixels, and {data.name} has "
+            f"{data.channels} and {data.image_size}. Load it with channels={wanted[0]}, image_size={wanted[1]}."
+        )

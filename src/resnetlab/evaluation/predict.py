@@ -1,0 +1,119 @@
+"""`predict`: classes of images in files and folders."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from resnetlab.core.checks import check_integer
+from resnetlab.core.devices import resolve_device
+from resnetlab.core.errors import UserError
+from resnetlab.core.preprocessing import Preprocessing, fit_to_square
+from resnetlab.core.runs import Run
+from resnetlab.data.reader import UnreadableImageError, read_image
+from resnetlab.evaluation.forward import answer
+from resnetlab.models.resnet import ResNet
+from resnetlab.weights.file import load
+
+_FILES_AT_ONCE = 512
+
+
+def predict(
+    subject: str | Path | Run | ResNet,
+    images: str | Path | Sequence[str | Path] | Tensor,
+    *,
+    top: int = 5,
+    device: str = "auto",
+    skip_unreadable: bool = False,
+) -> pd.DataFrame:
+    """Returns the most probable classes of every image.
+
+    Images are read and resized as the network's training images were.
+
+    Args:
+        subject: a run folder, a weights file, or a trained network.
+        images: a file, a folder (with all that is below it, but hidden files), several of both, or
+            uint8 (N, C, H, W) of the network's channels.
+        top: how many classes to tell for each image.
+        device: "auto", or a device of torch; a network answers on the device that it is on.
+        skip_unreadable: leave unreadable files out with a warning instead of raising.
+
+    Returns:
+        A row an image: path (or index), prediction, confidence (0 to 1), then prediction_2,
+        confidence_2 and so on.
+
+    Raises:
+        UserError: no images, or files that cannot be read (all are named).
+    """
+    check_integer("top", top, 1)
+    model = subject if isinstance(subject, ResNet) else load(subject).to(resolve_device(device))
+    if model.preprocessing is None or model.class_names is None:
+        raise UserError("the network has no preprocessing or class names: it was never trained on data.")
+    if isinstance(images, Tensor):
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != model.preprocessing.channels:
+            raise UserError(
+                f"expected uint8 images of shape (N, {model.preprocessing.channels}, H, W), got {images.dtype} "
+                f"of shape {tuple(images.shape)}. Give values from 0 to 255; normalisation is done here."
+            )
+        squares = fit_to_square(images, model.preprocessing.image_size)
+        return _table({"index": range(len(images))}, model, squares, top)
+    files = list(_files([images] if isinstance(images, (str, Path)) else images))
+    if not files:
+        raise UserError(f"there are no images below {images}. Give image files, or folders that hold some.")
+    frames: list[pd.DataFrame] = []
+    failures: list[UnreadableImageError] = []
+    for start in range(0, len(files), _FILES_AT_ONCE):
+        read = _read(files[start : start + _FILES_AT_ONCE], model.preprocessing)
+        good = {path: image for path, image in read.items() if isinstance(image, Tensor)}
+        failures += [error for error in read.values() if isinstance(error, UnreadableImageError)]
+        if good:
+            frames.append(_table({"path": map(str, good)}, model, torch.stack(list(good.values())), top))
+    if failures and (not skip_unreadable or not frames):
+        raise UserError(
+            f"{len(failures)} of {len(files)} files are not images that can be read: "
+            f"{' '.join(map(str, failures))} Remove them, or leave them out with --skip-unreadable."
+        )
+    if failures:
+        warnings.warn(f"left out {len(failures)} unreadable files: {' '.join(map(str, failures))}", stacklevel=2)
+    return pd.concat(frames, ignore_index=True)
+
+
+def _files(sources: Sequence[str | Path]) -> Iterator[Path]:
+    for source in map(Path, sources):
+        if not source.exists():
+            raise UserError(f"there is no file or folder {str(source)!r}.")
+        if source.is_dir():
+            below = (Path(parent) / name for parent, _, names in os.walk(source) for name in names if name[0] != ".")
+            yield from sorted(below)
+        else:
+            yield source
+
+
+def _read(files: Sequence[Path], preprocessing: Preprocessing) -> dict[Path, Tensor | UnreadableImageError]:
+    def read(path: Path) -> Tensor | UnreadableImageError:
+        try:
+            return fit_to_square(read_image(path, preprocessing.channels), preprocessing.image_size)
+        except UnreadableImageError as error:
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(files, pool.map(read, files), strict=True))
+
+
+def _table(first: dict, model: ResNet, images: Tensor, top: int) -> pd.DataFrame:
+    assert model.preprocessing is not None and model.class_names is not None
+    logits = answer(model, images, model.preprocessing).logits
+    confidences, classes = logits.double().softmax(1).topk(min(top, logits.shape[1]))
+    frame = pd.DataFrame({key: list(values) for key, values in first.items()})
+    for rank in range(classes.shape[1]):
+        suffix = f"_{rank + 1}" if rank else ""
+        frame[f"prediction{suffix}"] = [model.class_names[label] for label in classes[:, rank].tolist()]
+        frame[f"confidence{suffix}"] = confidences[:, rank].numpy()
+    return frame

@@ -1,0 +1,5 @@
+"""Networks in files: `save` and `load`."""
+
+from resnetlab.weights.file import load, save
+
+__all__ = ["load", "save"]

@@ -1,0 +1,87 @@
+"""One file holds a network: its weights, architecture, classes and preprocessing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resnetlab.core.checks import from_mapping
+from resnetlab.core.errors import UserError
+from resnetlab.core.preprocessing import Preprocessing
+from resnetlab.core.runs import Run
+from resnetlab.models.config import ResNetConfig
+from resnetlab.models.resnet import ResNet
+from resnetlab.weights.tensors import DamagedFileError, read_tensors, write_tensors
+
+SCHEMA_VERSION = 1
+
+
+def save(path: str | Path, model: ResNet, *, provenance: Mapping[str, Any] | None = None) -> None:
+    """Writes a network to one self-describing safetensors file, atomically.
+
+    Args:
+        path: the file.
+        model: its `class_names` and `preprocessing` go with it where they are known.
+        provenance: how it came to be, ready for JSON.
+    """
+    description = {
+        "schema": SCHEMA_VERSION,
+        "config": model.config.to_dict(),
+        "class_names": None if model.class_names is None else list(model.class_names),
+        "preprocessing": None if model.preprocessing is None else dataclasses.asdict(model.preprocessing),
+        "provenance": dict(provenance or {}),
+    }
+    write_tensors(Path(path), model.state_dict(), description)
+
+
+def load(source: str | Path | Run) -> ResNet:
+    """Returns the network of a weights file or of a run folder, in evaluation mode, on the CPU.
+
+    Its `class_names` and `preprocessing` are what it was trained with. Nothing else is needed, and
+    the random state of the program is not touched.
+
+    Args:
+        source: `model.safetensors`, or the run folder that holds it.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or a newer version wrote it.
+    """
+    path = _weights_path(source)
+    tensors, description = read_tensors(path)
+    schema = description.get("schema")
+    if not isinstance(schema, int) or not 1 <= schema <= SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema {schema!r}; this version reads schemas up to {SCHEMA_VERSION}. "
+            "Use the version of resnetlab that wrote it, or a newer one."
+        )
+    if "config" not in description:
+        raise DamagedFileError(f"{path} is a checkpoint or another file of tensors, not a network.")
+    with torch.device("meta"):
+        model = ResNet(from_mapping(ResNetConfig, description["config"], f"the config in {path}"))
+    model.load_state_dict(tensors, strict=True, assign=True)
+    if (names := description["class_names"]) is not None:
+        model.class_names = tuple(names)
+    if (preprocessing := description["preprocessing"]) is not None:
+        model.preprocessing = from_mapping(Preprocessing, preprocessing, f"the preprocessing in {path}")
+    return model.float().requires_grad_(True).eval()
+
+
+def _weights_path(source: str | Path | Run) -> Path:
+    run = source if isinstance(source, Run) else None
+    path = source.path if isinstance(source, Run) else Path(source)
+    if path.is_dir() and run is None:
+        run = Run(path)
+    if run is None:
+        if not path.is_file():
+            raise UserError(f"there is no file {path}. Give a model.safetensors, or the run folder that holds one.")
+        return path
+    if not run.is_complete:
+        raise UserError(
+            f"{run.path} has no trained network yet: its training did not reach the end. "
+            f"Continue it with: resnetlab train --resume {run.path}"
+        )
+    return run.weights
