@@ -1,0 +1,186 @@
+"""`fit` and `resume`: from network, data and recipe to a finished run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from resnetlab.core.checks import check_integer, from_mapping
+from resnetlab.core.console import console, notice
+from resnetlab.core.environment import describe_environment
+from resnetlab.core.errors import UserError
+from resnetlab.core.preprocessing import Preprocessing
+from resnetlab.core.randomness import torch_seeded
+from resnetlab.core.runs import Run, default_folder, prepare_folder
+from resnetlab.data.sources import load_data, reload_data
+from resnetlab.data.store import ImageData
+from resnetlab.evaluation.evaluate import evaluate_split
+from resnetlab.models.catalog import CATALOG, model_config
+from resnetlab.models.config import ResNetConfig
+from resnetlab.models.resnet import ResNet
+from resnetlab.models.stems import CIFAR_STEM_LIMIT
+from resnetlab.training.loop import train
+from resnetlab.training.machine import Machine, choose_machine
+from resnetlab.training.recipe import Recipe
+from resnetlab.training.recipes import resolve_recipe
+from resnetlab.weights.file import save
+
+
+def fit(
+    model: str | ResNetConfig | ResNet,
+    data: str | Path | ImageData | Callable[[], ImageData],
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    recipe: str | Recipe = "quick",
+    out: str | Path | None = None,
+    seed: int = 0,
+    image_size: int | None = None,
+    data_root: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    quiet: bool = False,
+    **changes: Any,
+) -> Run:
+    """Trains a network on images, evaluates it, and returns the run folder.
+
+    Args:
+        model: a name of the catalogue or "auto" (resnet20 for images of up to 64 pixels, resnet18
+            above): channels and classes are then the data's, and so is an ImageNet network's stem. A
+            `ResNetConfig` or a `ResNet` is taken as it is; a `ResNet` is trained in place.
+        data: what `load_data` returned, or takes, or a function that loads it: called once all else is
+            checked.
+        overrides: fields of `ResNetConfig` to change in a network given by name.
+        recipe: a name or a `Recipe`.
+        out: a folder that does not exist or is empty; without it `runs/<data>-<model>-<date and time>`.
+        seed: of initial weights, order and augmentation.
+        image_size: in pixels, when `data` is loaded here.
+        data_root: where the data sets are, when `data` is loaded here.
+        device: "auto", or a device of torch.
+        precision: "auto", "float32", "bfloat16" or "float64".
+        quiet: show no progress.
+        **changes: fields of the recipe to change, such as `epochs=10`.
+
+    Raises:
+        UserError: something does not fit; nothing was trained.
+        Interrupted: SIGINT or SIGTERM came; `resume` goes on from the checkpoint.
+    """
+    check_integer("seed", seed, 0)
+    recipe = resolve_recipe(recipe, **changes)
+    name = model if isinstance(model, str) else "custom"
+    if overrides and name == "custom":
+        raise UserError("overrides change a network that is given by name. Change the config that the network has.")
+    if name not in ("auto", "custom"):
+        model_config(name, image_size=1, **overrides or {})  # a mistake is told before images are read
+    machine = choose_machine(device, precision)
+    folder = prepare_folder(out) if out is not None else None
+
+    if callable(data):
+        data = data()
+    elif not isinstance(data, ImageData):
+        data = load_data(data, data_root=data_root, image_size=image_size)
+    if name == "auto":
+        name = "resnet20" if data.image_size <= CIFAR_STEM_LIMIT else "resnet18"
+    network = _network(name if isinstance(model, str) else model, data, seed, overrides or {})
+    recipe = _resolve_auto(recipe, data)
+    folder = folder or prepare_folder(default_folder(data.name, name))
+    if not quiet:
+        console.print(data)
+        notice(f"{name} on {machine}, recipe {recipe.name}, into {folder}")
+    preprocessing = data.preprocessing
+    run = Run.create(
+        folder,
+        {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seed": seed,
+            "model": {"name": name, "config": network.config.to_dict()},
+            "data": data.describe(),
+            "preprocessing": dataclasses.asdict(preprocessing),
+            "recipe": recipe.to_dict(),
+            "machine": machine.to_dict(),
+        },
+        describe_environment(),
+    )
+    return _train_and_evaluate(network, data, run, resume_run=False, quiet=quiet)
+
+
+def resume(run: str | Path | Run, *, data_root: str | Path | None = None, quiet: bool = False) -> Run:
+    """Goes on with an interrupted run, exactly as if it had never stopped.
+
+    On the same machine and a CPU the result is equal bit for bit. A run that is complete is returned
+    as it is.
+
+    Args:
+        run: the run folder.
+        data_root: where the data sets are now, if they have moved.
+        quiet: show no progress.
+
+    Raises:
+        UserError: no checkpoint can be read, or the data have changed.
+        Interrupted: SIGINT or SIGTERM came again.
+    """
+    run = run if isinstance(run, Run) else Run(run)
+    if run.is_complete and run.summary is not None:
+        return run
+    data = reload_data(run.settings["data"], data_root=data_root)
+    network = ResNet(from_mapping(ResNetConfig, run.settings["model"]["config"], f"{run.path}/run.toml"))
+    return _train_and_evaluate(network, data, run, resume_run=True, quiet=quiet)
+
+
+def _train_and_evaluate(model: ResNet, data: ImageData, run: Run, *, resume_run: bool, quiet: bool) -> Run:
+    """What a fresh and a resumed run have in common: all settings come from the run folder."""
+    settings = run.settings
+    preprocessing = from_mapping(Preprocessing, settings["preprocessing"], f"{run.path}/run.toml")
+    recipe = Recipe.from_dict(settings["recipe"])
+    machine = from_mapping(Machine, settings["machine"], f"{run.path}/run.toml")
+    model.class_names, model.preprocessing = data.class_names, preprocessing
+    train(
+        model,
+        data,
+        preprocessing=preprocessing,
+        recipe=recipe,
+        machine=machine,
+        seed=settings["seed"],
+        run=run,
+        resume=resume_run,
+        quiet=quiet,
+    )
+    provenance = {key: settings[key] for key in ("created", "seed", "recipe", "machine")}
+    provenance["data"] = {key: settings["data"][key] for key in ("source", "fingerprint")}
+    save(run.weights, model, provenance=provenance)
+    evaluated = [name for name in ("test", "validation") if name in data.splits]
+    if evaluated:
+        evaluate_split(model, data, evaluated[0]).save(run.evaluation())
+    return run
+
+
+def _network(model: str | ResNetConfig | ResNet, data: ImageData, seed: int, overrides: Mapping[str, Any]) -> ResNet:
+    """Builds the network for the data, or checks that the one given fits them."""
+    if data.num_classes < 2:
+        raise UserError(f"{data.name} has one class only ({data.class_names[0]}). Training needs at least two.")
+    if isinstance(model, ResNet):
+        config, network = model.config, model
+    else:
+        if isinstance(model, ResNetConfig):
+            config = model
+        else:
+            taken: dict[str, Any] = {"in_channels": data.channels, "num_classes": data.num_classes}
+            if CATALOG[model].config.stem == "imagenet":
+                taken["stem"] = "auto"
+            config = model_config(model, image_size=data.image_size, **{**taken, **overrides})
+        with torch_seeded(seed, "initial weights"):
+            network = ResNet(config)
+    if (config.in_channels, config.num_classes) != (data.channels, data.num_classes):
+        raise UserError(
+            f"the network has in_channels={config.in_channels} and num_classes={config.num_classes}, and {data.name} "
+            f"has {data.channels} channels and {data.num_classes} classes. Build it with those, or give its name."
+        )
+    return network
+
+
+def _resolve_auto(recipe: Recipe, data: ImageData) -> Recipe:
+    if recipe.augment.flip == "auto":
+        return recipe.changed(**{"augment.flip": data.mirrors})
+    return recipe

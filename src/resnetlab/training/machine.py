@@ -1,0 +1,123 @@
+"""What the machine does best, found out once and recorded with the run."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resnetlab.core.checks import check_choice, check_integer
+from resnetlab.core.devices import resolve_device
+
+PRECISIONS = ("float32", "bfloat16", "float64")
+MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+_CANDIDATES = (("float32", "contiguous"), ("float32", "channels_last"), ("bfloat16", "channels_last"))
+_ADVANTAGE = 1.15  # less is within the noise of a shared machine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where and how the arithmetic of training is done.
+
+    Attributes:
+        device: as torch names it.
+        precision: of the forward and backward pass; "bfloat16" is autocast over float32 weights.
+        memory_format: of images and convolution weights, "contiguous" (NCHW) or "channels_last" (NHWC).
+        threads: of torch on the CPU; results on a CPU are equal bit for bit for the same number only.
+    """
+
+    device: str
+    precision: str
+    memory_format: str
+    threads: int
+
+    def __post_init__(self) -> None:
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("memory_format", self.memory_format, MEMORY_FORMATS)
+        check_integer("threads", self.threads, 1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of weights and input images."""
+        return torch.float64 if self.precision == "float64" else torch.float32
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Moves a network to the device, type and memory format, in place, and returns it."""
+        model.to(device=self.device, dtype=self.dtype)
+        return model.to(memory_format=MEMORY_FORMATS[self.memory_format])  # type: ignore[call-overload]
+
+    def arrange(self, images: Tensor) -> Tensor:
+        """Returns images (N, C, H, W) in the memory format."""
+        return images.contiguous(memory_format=MEMORY_FORMATS[self.memory_format])
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context of the forward pass."""
+        if self.precision == "bfloat16":
+            return torch.autocast(torch.device(self.device).type, torch.bfloat16)
+        return nullcontext()
+
+    def __str__(self) -> str:
+        return f"{self.device}, {self.precision}, {self.memory_format}, {self.threads} threads"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields, ready for a file."""
+        return asdict(self)
+
+
+def choose_machine(device: str = "auto", precision: str = "auto") -> Machine:
+    """Returns the settings with which a residual block trains fastest on this machine.
+
+    Forward and backward passes of one block are timed, in well under a second, for each of float32,
+    float32 with channels last, and bfloat16 with channels last. The plainer is kept unless the other
+    is at least 1.15 times as fast, so that noise does not decide.
+
+    Args:
+        device: "auto", or a device of torch.
+        precision: "auto", or the one to take instead of the fastest.
+    """
+    check_choice("precision", precision, ("auto", *PRECISIONS))
+    name = str(resolve_device(device))
+    if precision == "float64":
+        measured = (precision, "contiguous")
+    else:
+        measured = _fastest(name, precision, torch.get_num_threads())
+    return Machine(device=name, precision=measured[0], memory_format=measured[1], threads=torch.get_num_threads())
+
+
+@functools.cache
+def _fastest(device: str, precision: str, threads: int) -> tuple[str, str]:
+    candidates = [pair for pair in _CANDIDATES if precision in ("auto", pair[0])]
+    machines = [
+        Machine(device=device, precision=precision, memory_format=memory_format, threads=threads)
+        for precision, memory_format in candidates
+    ]
+    best, best_time = machines[0], _seconds(machines[0])
+    for machine in machines[1:]:
+        if (seconds := _seconds(machine)) * _ADVANTAGE < best_time:
+            best, best_time = machine, seconds
+    return best.precision, best.memory_format
+
+
+def _seconds(machine: Machine, repeats: int = 7) -> float:
+    """Returns the median time of a block's forward and backward pass."""
+    with torch.random.fork_rng(devices=[]):
+        layers = [nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
+        block = machine.place(nn.Sequential(*layers, nn.Conv2d(64, 64, 3, padding=1, bias=False)))
+        images = machine.arrange(torch.randn(32, 64, 16, 16, dtype=machine.dtype, device=machine.device))
+    times = []
+    for _ in range(repeats + 2):
+        start = time.perf_counter()
+        with machine.autocast():
+            output = block(images)
+        F.mse_loss(output.float(), images.float()).backward()
+        if images.is_cuda:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[2:])  # the first passes compile and allocate

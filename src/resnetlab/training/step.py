@@ -1,0 +1,99 @@
+"""One optimisation step, the same for every training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resnetlab.core.preprocessing import Preprocessing
+from resnetlab.data.batches import Batch
+from resnetlab.training.machine import Machine
+from resnetlab.training.recipe import Recipe
+
+
+def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    """Returns stochastic gradient descent over the trainable parameters, in two groups.
+
+    Weight decay is on weights of two and more dimensions; scales, shifts and biases have none. The
+    update is fused into one kernel where torch has one for the device.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
+
+
+def check_memory_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Raises `RuntimeError` unless gradients and optimiser state lie in memory as their parameters do.
+
+    A fused update walks through all of them in the order of memory, and computes wrong weights
+    without a word where the orders differ (seen on torch 2.15: channels_last weights whose momentum
+    was restored contiguous).
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter, {}).values()
+            tensors = [value for value in (parameter.grad, *state) if isinstance(value, Tensor)]
+            for tensor in tensors:
+                if tensor.shape == parameter.shape and _layout(tensor) != _layout(parameter):
+                    raise RuntimeError(
+                        f"a parameter of shape {tuple(parameter.shape)} has strides {parameter.stride()}, and its "
+                        f"gradient or optimiser state has {tensor.stride()}; a fused optimiser would corrupt it"
+                    )
+
+
+def training_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    *,
+    preprocessing: Preprocessing,
+    recipe: Recipe,
+    machine: Machine,
+    lr: float,
+    check_layout: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Takes one step and returns (loss, number of correct predictions) as scalars on the device.
+
+    Nothing here waits for the device. The loss is the recipe's objective, label smoothing included,
+    its mean over the batch.
+
+    Args:
+        model: in training mode, placed by `machine`.
+        optimizer: of `build_optimizer`.
+        batch: uint8 images and their labels.
+        preprocessing: normalises the images.
+        recipe: its label smoothing.
+        machine: precision and memory format.
+        lr: the learning rate of this step.
+        check_layout: make sure that the optimiser's tensors lie as the parameters do; on the first
+            step after every start and load.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    images = machine.arrange(preprocessing.normalize(batch.images, machine.dtype))
+    with machine.autocast():
+        logits = model(images)
+    logits = logits.to(machine.dtype)
+    loss = F.cross_entropy(logits, batch.labels, label_smoothing=recipe.label_smoothing)
+    loss.backward()
+    if check_layout:
+        check_memory_layout(optimizer)
+    optimizer.step()
+    if check_layout:
+        check_memory_layout(optimizer)
+    optimizer.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        correct = (logits.argmax(1) == batch.labels).sum()
+    return loss.detach(), correct
+
+
+def _layout(tensor: Tensor) -> Iterable[tuple[int, int]]:
+    """Sizes and strides of the axes that are longer than one; the others have no say in the order."""
+    return [(size, stride) for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1]
