@@ -1,0 +1,85 @@
+"""The command line that makes a run again, worked out of what its folder records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from resnetlab.core.errors import UserError
+from resnetlab.data.sources import LoadOptions
+from resnetlab.models.catalog import CATALOG, model_config
+from resnetlab.training.recipes import RECIPES
+
+_RECIPE_OPTIONS = {"epochs": "--epochs", "batch_size": "--batch-size", "lr": "--lr"}
+_DATA_OPTIONS = {"data_root": "--data-root", "image_size": "--image-size", "split_seed": "--split-seed"}
+
+
+def train_command(settings: Mapping[str, Any], *, mirrors: bool | None = None) -> list[list[str]] | None:
+    """Returns the words of `resnetlab train ...`, every option with its value; None where Python is needed.
+
+    What the names of network and recipe imply is left out; what differs from them is given.
+
+    Args:
+        settings: a run's settings.
+        mirrors: whether the data may be mirrored, which decides what `augment.flip="auto"` means; None
+            where the data are not at hand.
+    """
+    try:
+        return [
+            ["resnetlab", "train", settings["data"]["source"]],
+            ["--model", settings["model"]["name"]],
+            ["--recipe", settings["recipe"]["name"]],
+            *_recipe_options(settings["recipe"], mirrors),
+            *_model_options(settings),
+            *_data_options(settings["data"]),
+            ["--seed", str(settings["seed"])],
+        ]
+    except (KeyError, UserError):  # a name or a setting that the command line does not have
+        return None
+
+
+def _recipe_options(recorded: Mapping[str, Any], mirrors: bool | None) -> Iterator[list[str]]:
+    named = dict(_flatten(RECIPES[recorded["name"]]().to_dict()))
+    for key, value in _flatten(recorded):
+        usual = mirrors if key == "augment.flip" and named[key] == "auto" else named[key]
+        if key in _RECIPE_OPTIONS and (value != usual or key == "epochs"):
+            yield [_RECIPE_OPTIONS[key], str(value)]
+        elif value != usual:
+            yield _set(key, value)
+
+
+def _model_options(settings: Mapping[str, Any]) -> Iterator[list[str]]:
+    name, recorded = settings["model"]["name"], settings["model"]["config"]
+    taken = {key: recorded[key] for key in ("in_channels", "num_classes")}
+    if CATALOG[name].config.stem == "imagenet":
+        taken["stem"] = "auto"
+    named = model_config(name, image_size=settings["preprocessing"]["image_size"], **taken).to_dict()
+    for key, value in recorded.items():
+        if value != named[key]:
+            yield _set(f"model.{key}", value)
+
+
+def _data_options(recorded: Mapping[str, Any]) -> Iterator[list[str]]:
+    defaults = {name: field.default for name, field in LoadOptions.__dataclass_fields__.items() if name != "source"}
+    for key, usual in defaults.items():
+        value = recorded.get(key, usual)
+        if value == usual:
+            continue
+        if key == "skip_unreadable":
+            yield ["--skip-unreadable"]
+        else:
+            yield [_DATA_OPTIONS[key], str(value)]
+
+
+def _set(key: str, value: Any) -> list[str]:
+    # JSON writes what a recipe holds as TOML does, which is how --set reads it; text needs no quotes.
+    return ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
