@@ -1,0 +1,98 @@
+"""The program `resnetlab`: its verbs, its errors and its exit codes.
+
+Nothing here or in the verbs' modules imports torch before a verb runs: `resnetlab --help` answers
+at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any, NoReturn
+
+import typer
+from rich.markup import escape
+
+from resnetlab import __version__
+from resnetlab.cli import evaluate, models, predict, report, summary, train
+from resnetlab.core.console import console, notice
+from resnetlab.core.errors import Interrupted, UserError
+
+USER_MISTAKE, FAILURE = 2, 1
+
+app = typer.Typer(
+    name="resnetlab",
+    help="Build, train, understand and ship residual networks.",
+    epilog="Exit codes: 0 done, 2 a mistake in what was asked, 130 and 143 stopped by SIGINT and SIGTERM, "
+    "1 anything else. With --debug, anywhere, an error shows its traceback.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs the program and exits with its code: 0, 1, 2, 130 or 143, as its help says."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _settings["debug"] = "--debug" in arguments
+    warnings.showwarning = _show_warning
+    signal.signal(signal.SIGTERM, _terminate)
+    app([argument for argument in arguments if argument != "--debug"], prog_name="resnetlab")
+    sys.exit(0)
+
+
+_settings = {"debug": False}
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Returns the verb with its exceptions turned into one message and an exit code."""
+
+    @functools.wraps(command)
+    def run(*positional: Any, **named: Any) -> None:
+        try:
+            command(*positional, **named)
+        except KeyboardInterrupt as stop:
+            number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
+            notice(str(stop) or "stopped by SIGINT")
+            raise typer.Exit(128 + number) from None
+        except Exception as error:
+            if _settings["debug"]:
+                raise
+            is_mistake = isinstance(error, (UserError, PermissionError))
+            if is_mistake or isinstance(error, OSError):
+                console.print(f"[bold red]error:[/] {escape(str(error))}")
+            else:
+                console.print(f"[bold red]internal error:[/] {escape(f'{type(error).__name__}: {error}')}")
+                notice("This should not happen. Run it again with --debug for the traceback, and please report it.")
+            raise typer.Exit(USER_MISTAKE if is_mistake else FAILURE) from None
+
+    return run
+
+
+for _verb in (train, evaluate, predict, report, summary, models):
+    app.command(_verb.NAME, no_args_is_help=_verb is not models)(_guarded(_verb.command))
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"resnetlab {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Show the version."),
+) -> None: ...
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    notice("stopped by SIGTERM")
+    sys.exit(128 + number)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+    console.print(f"[yellow]warning:[/] {escape(str(message))}")

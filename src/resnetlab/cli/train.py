@@ -1,0 +1,147 @@
+"""`resnetlab train`: from images to a trained, evaluated, reported network."""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from resnetlab.cli.options import DataRoot, Device, SkipUnreadable
+from resnetlab.core.console import notice
+from resnetlab.core.errors import UserError
+
+NAME = "train"
+
+
+def command(
+    context: typer.Context,
+    data: Annotated[
+        str | None,
+        typer.Argument(help="digits, fashion_mnist, or a folder of class folders (with or without train and val)."),
+    ] = None,
+    model: Annotated[str, typer.Option(help="A name that `resnetlab models` lists; auto goes by image size.")] = "auto",
+    recipe: Annotated[str, typer.Option(help="A named recipe.")] = "quick",
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images of one step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="The highest learning rate.")] = None,
+    assign: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change any field of the recipe, such as augment.flip=false, or of the network, such as "
+            "model.shortcut=B. May be repeated.",
+        ),
+    ] = None,
+    image_size: Annotated[int | None, typer.Option(help="Resize the images to this many pixels.")] = None,
+    seed: Annotated[int, typer.Option(help="Of initial weights, order and augmentation.")] = 0,
+    split_seed: Annotated[int, typer.Option(help="Of the splits that the data do not come with.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder; runs/<data>-<model>-<date and time> without it.")
+    ] = None,
+    data_root: DataRoot = None,
+    download: Annotated[bool, typer.Option(help="Allow getting a data set that is absent.")] = True,
+    device: Device = "auto",
+    precision: Annotated[str, typer.Option(help="auto (measured), float32 or bfloat16.")] = "auto",
+    skip_unreadable: SkipUnreadable = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with an interrupted run; give no other setting with it."),
+    ] = None,
+) -> None:
+    """Train a network on images, evaluate it and write its report.
+
+    resnetlab train digits --epochs 30
+
+    resnetlab train photos/ --model resnet18 --image-size 128 --out runs/photos
+
+    resnetlab train --resume runs/photos
+    """
+    if resume is not None:
+        _refuse_settings(context)
+        run = _resume(resume, data_root)
+    elif data is None:
+        raise UserError(
+            "say what to train on: resnetlab train DATA, where DATA is digits, fashion_mnist or a folder of class "
+            "folders. To go on with an interrupted run: resnetlab train --resume RUN"
+        )
+    else:
+        changes, overrides = _assignments(assign or [])
+        given = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
+        changes |= {key: value for key, value in given.items() if value is not None}
+
+        from resnetlab.data.sources import load_data
+        from resnetlab.training.fit import fit
+
+        source = functools.partial(
+            load_data,
+            data,
+            data_root=data_root,
+            image_size=image_size,
+            split_seed=split_seed,
+            skip_unreadable=skip_unreadable,
+            download=download,
+        )
+        run = fit(
+            model,
+            source,
+            overrides=overrides,
+            recipe=recipe,
+            out=out,
+            seed=seed,
+            device=device,
+            precision=precision,
+            **changes,
+        )
+
+    from resnetlab.report.page import write_report
+
+    report = write_report(run)
+    notice(f"{run}\nweights     {run.weights}\nevaluation  {run.evaluation()}\nreport      {report}")
+
+
+def _resume(folder: Path, data_root: Path | None) -> Any:
+    from resnetlab.core.runs import Run
+    from resnetlab.training.fit import resume
+
+    run = Run(folder)
+    if run.is_complete:
+        notice(f"{folder} is complete: there is nothing left to train.")
+    return resume(run, data_root=data_root)
+
+
+def _refuse_settings(context: typer.Context) -> None:
+    """A resumed run goes on as it began; a setting beside --resume would be silently ignored."""
+    allowed = ("resume", "data_root")
+    given = [
+        name
+        for name in context.params
+        if name not in allowed and (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
+    ]
+    if given:
+        raise UserError(
+            f"--resume goes on with the settings the run began with, and does not take {', '.join(sorted(given))}. "
+            "Leave that out, or start a new run."
+        )
+
+
+def _assignments(items: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns what --set changes in the recipe and in the network; values are read as TOML or else as text."""
+    recipe: dict[str, Any] = {}
+    network: dict[str, Any] = {}
+    for item in items:
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set expects KEY=VALUE, such as --set lr=0.1, got {item!r}.")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        if key.startswith("model."):
+            network[key.removeprefix("model.")] = value
+        else:
+            recipe[key] = value
+    return recipe, network
