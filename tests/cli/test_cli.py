@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from resnetlab import __version__
+from resnetlab.core.runs import Run
+from resnetlab.data.store import ImageData
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+def test_help_and_import_load_no_torch():
+    code = (
+        "import sys, resnetlab\n"
+        "from resnetlab.cli.main import main\n"
+        "for arguments in (['--help'], ['train', '--help'], ['--version']):\n"
+        "    try: main(arguments)\n"
+        "    except SystemExit as stop: assert not stop.code, stop.code\n"
+        "heavy = {'torch', 'numpy', 'pandas', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"resnetlab {__version__}" in done.stdout
+    for verb in ("train", "evaluate", "predict", "report", "summary", "models"):
+        assert verb in done.stdout
+
+
+def test_the_module_is_the_same_program():
+    done = subprocess.run([sys.executable, "-m", "resnetlab", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"resnetlab {__version__}\n"
+
+
+def test_from_images_to_a_report(cli: Cli, tmp_path: Path, digits: ImageData):
+    out = tmp_path / "run"
+    code, _, err = cli("train", "digits", "--model", "resnet20", "--epochs", 2, "--out", out, "--set", "lr=0.1")
+    assert code == 0, err
+    assert "digits: 1,797 images 1x8x8, 10 classes" in err
+    assert "epoch 2/2" in err
+    assert f"report      {out}/report.html" in err
+    run = Run(out)
+    assert run.settings["recipe"]["lr"] == 0.1
+    assert run.report.is_file()
+    assert (out / "figures" / "curves.png").is_file()
+
+    code, table, err = cli("evaluate", out)
+    assert code == 0, err
+    assert "test: top-1" in table
+    assert "precision" in table
+
+    for number in range(3):
+        Image.fromarray(digits.splits["test"].images[number, 0].numpy()).save(tmp_path / f"{number}.png")
+    code, table, err = cli("predict", out, tmp_path / "0.png", tmp_path / "1.png")
+    assert code == 0, err
+    assert "0.png" in table
+    code, _, err = cli("predict", out, tmp_path / "2.png", "--out", tmp_path / "answers.csv", "--top", 1)
+    assert code == 0, err
+    assert list(pd.read_csv(tmp_path / "answers.csv").columns) == ["path", "prediction", "confidence"]
+    code, text, _ = cli("predict", out / "model.safetensors", tmp_path / "2.png", "--out", "-")
+    assert text.splitlines()[0].startswith("path,prediction,confidence,prediction_2")
+
+    run.report.unlink()
+    code, _, err = cli("report", out)
+    assert code == 0, err
+    assert run.report.is_file()
+
+    code, _, err = cli("train", "--resume", out)
+    assert code == 0, err
+    assert "is complete: there is nothing left to train" in err
+
+
+def test_without_out_a_run_gets_a_name(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = cli("train", "digits", "--epochs", 1, "--batch-size", 1293)
+    assert code == 0, err
+    (run,) = (tmp_path / "runs").iterdir()
+    assert run.name.startswith("digits-resnet20-")
+
+
+def test_models_and_summary(cli: Cli):
+    code, table, _ = cli("models", "resnet1*")
+    assert code == 0
+    for words in ("resnet18", "11,689,512", "resnet152", "11,513,626,624", "3x224x224", "resnet110"):
+        assert words in table
+    code, table, _ = cli("summary", "resnet20", "--channels", 1, "--shortcut", "B", "--image-size", 28)
+    assert code == 0
+    assert "272,186" in table  # 272,474 less two input channels of 16 filters of 3x3
+    code, table, _ = cli("summary", "resnet18", "--stem", "auto", "--image-size", 28, "--classes", 10)
+    assert "64x28x28" in table
+
+
+def _empty(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+MISTAKES = {
+    "wrong data": (["train", "digitz"], "unknown data 'digitz'"),
+    "wrong model": (["train", "digits", "--model", "resnet-20"], "unknown model 'resnet-20'. Did you mean 'resnet20'?"),
+    "wrong recipe": (["train", "digits", "--recipe", "slow"], "unknown recipe 'slow'"),
+    "wrong recipe field": (["train", "digits", "--set", "lrr=1"], "no field 'lrr'. Did you mean 'lr'?"),
+    "wrong network field": (["train", "digits", "--model", "resnet20", "--set", "model.stm=cifar"], "no field 'stm'"),
+    "wrong assignment": (["train", "digits", "--set", "lr"], "--set expects KEY=VALUE"),
+    "wrong device": (["train", "digits", "--device", "cudda"], "device 'cudda' cannot be used"),
+    "zero epochs": (["train", "digits", "--epochs", "0"], "epochs must be an integer of at least 1, got 0"),
+    "text for a number": (["train", "digits", "--epochs", "ten"], "Invalid value for '--epochs'"),
+    "lr = nan": (["train", "digits", "--lr", "nan"], "lr must be a finite number above 0, got nan"),
+    "batch of none": (["train", "digits", "--batch-size", "0"], "batch_size must be an integer of at least 2, got 0"),
+    "no data": (["train", "--epochs", "3"], "say what to train on"),
+    "unknown option": (["train", "digits", "--epoch", "3"], "--epochs"),
+    "settings with resume": (["train", "digits", "--resume", "x", "--lr", "1"], "does not take data, lr"),
+    "missing run": (["evaluate", "gone"], "gone is not a run: there is no such folder"),
+    "missing run to resume": (["train", "--resume", "gone"], "gone is not a run: there is no such folder"),
+    "missing run to report": (["report", "gone"], "gone is not a run: there is no such folder"),
+    "missing run to predict": (["predict", "gone", "a.png"], "there is no file gone"),
+    "wrong summary": (["summary", "resnet19"], "unknown model 'resnet19'"),
+    "no such models": (["models", "vgg*"], "no network is called 'vgg*'"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_message_and_exit_code_2(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mistake: str
+):
+    monkeypatch.chdir(tmp_path)
+    arguments, message = MISTAKES[mistake]
+    code, out, err = cli(*arguments)
+    assert code == 2
+    assert message in err
+    assert out == ""
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_folder(cli: Cli, tmp_path: Path):
+    code, _, err = cli("train", _empty(tmp_path / "photos"))
+    assert (code, "holds no class folders" in err) == (2, True)
+
+
+def test_an_unreadable_image(cli: Cli, image_folder: Path, tmp_path: Path, digits_run: Run):
+    broken = image_folder / "red" / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff\xe0 cut")
+    code, _, err = cli("train", image_folder, "--out", tmp_path / "run")
+    assert code == 2
+    assert "broken.jpg" in err
+    assert "--skip-unreadable" in err
+    code, _, err = cli("predict", digits_run.path, broken)
+    assert (code, "broken.jpg" in err) == (2, True)
+    arguments = ("--out", tmp_path / "run", "--epochs", 1, "--image-size", 16, "--skip-unreadable")
+    code, _, err = cli("train", image_folder, *arguments)
+    assert code == 0, err
+    assert "warning: left out 1 unreadable files" in err
+
+
+def test_an_output_folder_that_is_read_only_or_full(cli: Cli, tmp_path: Path):
+    locked = _empty(tmp_path / "locked")
+    locked.chmod(0o555)
+    privileged = os.geteuid() == 0
+    if privileged:  # permissions bind everybody but the superuser
+        tmp_path.chmod(0o755)
+        os.seteuid(65534)
+    try:
+        code, _, err = cli("train", "digits", "--out", locked / "run")
+    finally:
+        if privileged:
+            os.seteuid(0)
+    assert code == 2
+    assert "cannot write to" in err
+    assert "Permission denied. Choose a folder that you may write to with --out" in err
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").touch()
+    code, _, err = cli("train", "digits", "--out", tmp_path / "full")
+    assert (code, "never overwrites anything" in err) == (2, True)
+
+
+def test_an_unfinished_run_tells_how_to_finish_it(cli: Cli, digits_run: Run, tmp_path: Path):
+    shutil.copytree(digits_run.path, tmp_path / "run")
+    (tmp_path / "run" / "model.safetensors").unlink()
+    code, _, err = cli("evaluate", tmp_path / "run")
+    assert code == 2
+    assert "Continue it with: resnetlab train --resume" in err
+
+
+def test_debug_shows_the_traceback(tmp_path: Path):
+    command = [sys.executable, "-m", "resnetlab", "evaluate", str(tmp_path), "--debug"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "it holds no run.toml" in done.stderr
+
+
+def test_a_defect_is_called_one(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    from resnetlab.models import catalog
+
+    def broken(pattern: str) -> list[str]:
+        raise KeyError("lost")
+
+    monkeypatch.setattr(catalog, "list_models", broken)
+    code, _, err = cli("models")
+    assert code == 1
+    assert "internal error: KeyError: 'lost'" in err
+    assert "--debug" in err

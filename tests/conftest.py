@@ -1,0 +1,78 @@
+"""What the tests share: a tiny network, a small trained run, image folders, and the command line in-process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnetlab.core.runs import Run
+from resnetlab.data.sources import load_data
+from resnetlab.data.store import ImageData
+from resnetlab.models.config import ResNetConfig
+from resnetlab.training.fit import fit
+
+TINY = ResNetConfig(depths=(1, 1), widths=(4, 8), stem="cifar", shortcut="A", in_channels=1, num_classes=10)
+
+
+@pytest.fixture(scope="session")
+def digits() -> ImageData:
+    return load_data("digits")
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory, digits: ImageData) -> Run:
+    """A real, short training on digits; tests read it and never write to it."""
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    return fit("resnet20", digits, out=out, epochs=4, lr=0.1, quiet=True)
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """Photos of two classes, red and blue, of several sizes, twenty each."""
+    root = tmp_path / "photos"
+    draws = np.random.default_rng(0)
+    for name, color in (("blue", (40, 60, 200)), ("red", (200, 60, 40))):
+        (root / name).mkdir(parents=True)
+        for number in range(20):
+            size = (int(draws.integers(20, 40)), int(draws.integers(20, 40)), 3)
+            pixels = np.clip(np.array(color) + draws.normal(0, 20, size), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number:02d}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real data sets in torchvision's layout, as the product itself would find it."""
+    root = Path(os.environ.get("RESNETLAB_DATA", "data"))
+    if not root.is_dir():
+        pytest.skip(f"no real data: {root} is absent; set RESNETLAB_DATA to a folder in torchvision's layout")
+    return root
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple]]:
+    """Runs the program in this process and returns (exit code, standard output, standard error)."""
+    from resnetlab.cli.main import main
+
+    monkeypatch.setenv("COLUMNS", "200")
+    handler = signal.getsignal(signal.SIGTERM)
+    shown = warnings.showwarning
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop, warnings.catch_warnings():
+            warnings.simplefilter("always")
+            main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)
+    warnings.showwarning = shown

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from resnetlab.core.checks import check_choice, check_integer, check_number, from_mapping
+from resnetlab.core.devices import resolve_device
+from resnetlab.core.errors import Interrupted, UserError, unknown
+from resnetlab.core.files import atomic, make_folder, read_toml, write_json, write_text, write_toml
+from resnetlab.core.preprocessing import Preprocessing, fit_to_square
+from resnetlab.core.randomness import generator, torch_seeded
+
+
+def test_an_unknown_name_is_told_with_the_nearest_and_all_known():
+    message = str(unknown("model", "resnet51", ["resnet18", "resnet50"]))
+    assert message == "unknown model 'resnet51'. Did you mean 'resnet50'? Available: resnet18, resnet50."
+
+
+def test_interruption_tells_how_to_continue():
+    stop = Interrupted(signal.SIGTERM, Path("runs/a"))
+    assert str(stop) == "stopped by SIGTERM after a checkpoint; continue with: resnetlab train --resume runs/a"
+
+
+@pytest.mark.parametrize("value", [0, 1.5, "3", True, None])
+def test_integers_are_checked(value: object):
+    with pytest.raises(UserError, match=r"epochs must be an integer of at least 1, got "):
+        check_integer("epochs", value, 1)
+    assert check_integer("epochs", np.int64(3), 1) == 3
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "0.1", False, -0.1, 1.0])
+def test_numbers_are_checked(value: object):
+    with pytest.raises(UserError, match=r"momentum must be a finite number at least 0 and below 1, got "):
+        check_number("momentum", value, 0, 1, below=True)
+    with pytest.raises(UserError, match=r"lr must be a finite number above 0, got 0"):
+        check_number("lr", 0, 0, above=True)
+
+
+def test_choices_and_unknown_fields_name_the_nearest():
+    with pytest.raises(UserError, match=r"unknown stem 'cifer'. Did you mean 'cifar'\?"):
+        check_choice("stem", "cifer", ("imagenet", "cifar"))
+    with pytest.raises(UserError, match=r"the file has no field 'chanels'. Did you mean 'channels'\?"):
+        from_mapping(Preprocessing, {"chanels": 1}, "the file")
+
+
+def test_draws_are_functions_of_seed_stream_epoch_and_step():
+    def draw(*, seed: int = 0, stream: str = "crop", **place: int) -> list[float]:
+        return generator(seed, stream, **place).random(64).tolist()
+
+    first = draw(epoch=1, step=2)
+    assert first == draw(epoch=1, step=2)
+    others = [
+        draw(epoch=2, step=1), draw(epoch=1, step=3), draw(epoch=1), draw(seed=1, epoch=1, step=2),
+        draw(stream="flip", epoch=1, step=2),
+    ]  # fmt: skip
+    for other in others:
+        assert not set(first) & set(other)
+
+
+def test_torch_is_seeded_within_the_block_only():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    with torch_seeded(0, "weights"):
+        inner = torch.rand(3)
+    assert torch.equal(torch.rand(3), expected)
+    with torch_seeded(0, "weights"):
+        assert torch.equal(torch.rand(3), inner)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):
+    path = tmp_path / "history.csv"
+    write_text(path, "old")
+    with pytest.raises(OSError, match="No space"), atomic(path) as temporary:
+        temporary.write_text("half of the n")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_text_toml_and_json_round_trip(tmp_path: Path):
+    values = {"a": 0.1 + 0.2, "b": {"c": [1, 2], "d": "ü"}}
+    write_toml(tmp_path / "x.toml", {**values, "gone": None})
+    assert read_toml(tmp_path / "x.toml") == values
+    write_json(tmp_path / "x.json", values)
+    assert json.loads((tmp_path / "x.json").read_text()) == values
+    (tmp_path / "bad.toml").write_text("a = = 1")
+    with pytest.raises(UserError, match=r"bad\.toml is not valid TOML: .*line 1"):
+        read_toml(tmp_path / "bad.toml")
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path):
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    folder.chmod(0o555)
+    privileged = os.geteuid() == 0
+    if privileged:  # the permissions of others apply to everybody but the superuser
+        tmp_path.chmod(0o755)
+        os.seteuid(65534)
+    try:
+        with pytest.raises(UserError, match=r"cannot write to .*: Permission denied. Choose a folder .* --out"):
+            make_folder(folder / "run")
+    finally:
+        if privileged:
+            os.seteuid(0)
+
+
+def test_unknown_devices_are_refused():
+    assert resolve_device("cpu").type == "cpu"
+    with pytest.raises(UserError, match="device 'gpu0' cannot be used on this machine"):
+        resolve_device("gpu0")
+
+
+def test_normalization_is_by_channel():
+    preprocessing = Preprocessing(image_size=2, channels=2, mean=(0.5, 0.25), std=(0.5, 0.1))
+    images = torch.tensor([0, 255, 51, 102], dtype=torch.uint8).reshape(1, 1, 2, 2).repeat(1, 2, 1, 1)
+    expected = torch.stack([(images[:, 0] / 255 - 0.5) / 0.5, (images[:, 1] / 255 - 0.25) / 0.1], 1)
+    torch.testing.assert_close(preprocessing.normalize(images), expected)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"mean": (0.1, 0.2)}, "mean must have one value for each of 1 channels, got 2"),
+        ({"std": (0.0,)}, "std must be above 0"),
+        ({"image_size": 0}, "image_size must be an integer of at least 1, got 0"),
+    ],
+)
+def test_preprocessing_is_checked(fields: dict, message: str):
+    with pytest.raises(UserError, match=message):
+        Preprocessing(**{"image_size": 8, "channels": 1, "mean": (0.5,), "std": (0.5,), **fields})
+
+
+@pytest.mark.parametrize("shape", [(3, 40, 60), (3, 60, 40), (1, 7, 7), (2, 3, 500, 3)])
+def test_images_are_fitted_into_the_square_without_squashing(shape: tuple[int, ...]):
+    fitted = fit_to_square(torch.full(shape, 9, dtype=torch.uint8), 16)
+    assert fitted.shape == (*shape[:-2], 16, 16)
+    assert fitted.unique().tolist() == [9]
+
+
+def test_fitting_keeps_the_centre():
+    image = torch.zeros(1, 4, 8, dtype=torch.uint8)
+    image[:, :, 2:6] = 255
+    assert fit_to_square(image, 4).unique().tolist() == [255]

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from resnetlab.core.errors import UserError
+from resnetlab.core.runs import HISTORY_COLUMNS, Run, default_folder, prepare_folder
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "run"
+
+
+def test_history_keeps_every_float_exactly(tmp_path: Path):
+    run = Run.create(tmp_path, {"seed": 0}, {})
+    row = dict.fromkeys(HISTORY_COLUMNS, 0.1 + 0.2) | {"epoch": 1, "step": 7, "val_loss": math.nan}
+    run.write_history([row])
+    read = run.history_rows()[0]
+    assert math.isnan(read.pop("val_loss"))
+    assert read == {key: value for key, value in row.items() if key != "val_loss"}
+    assert list(run.history.columns) == list(HISTORY_COLUMNS)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"nowhere is not a run: there is no such folder\. Give the folder"):
+        Run("nowhere")
+    Run.create(tmp_path / "runs" / "mine", {"seed": 0}, {})
+    with pytest.raises(UserError, match=r"it holds no run\.toml.*there are runs/mine"):
+        Run(tmp_path)
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path):
+    (tmp_path / "run.toml").write_text("schema = 999")
+    with pytest.raises(UserError, match=r"has schema 999; this version reads schemas up to 1"):
+        Run(tmp_path)
+
+
+def test_nothing_is_ever_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"is not empty, and a run never overwrites anything.*--resume"):
+        prepare_folder(tmp_path / "full")
+    with pytest.raises(UserError, match=r"thesis\.txt is a file, not a folder"):
+        prepare_folder(tmp_path / "full" / "thesis.txt")
+    monkeypatch.chdir(tmp_path)
+    first = prepare_folder(default_folder("digits", "resnet20"))
+    assert default_folder("digits", "resnet20") != first
+    assert first.name.startswith("digits-resnet20-")
+
+
+def test_a_run_written_by_the_first_version_still_opens():
+    run = Run(GOLDEN)
+    assert run.is_complete
+    assert len(run.history) == run.settings["recipe"]["epochs"] == 2
+    assert "test top-1" in repr(run)

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from resnetlab.data.reader import UnreadableImageError, probe_image, read_image
+
+
+@pytest.fixture
+def arrow() -> np.ndarray:
+    """An image that looks different in each of the eight orientations."""
+    pixels = np.zeros((6, 9, 3), dtype=np.uint8)
+    pixels[0, :5] = (250, 0, 0)
+    pixels[:3, 0] = (0, 250, 0)
+    return pixels
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied_once(tmp_path: Path, arrow: np.ndarray, orientation: int):
+    undo = {
+        1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a), 7: lambda a: np.rot90(a, 2).transpose(1, 0, 2), 8: lambda a: np.rot90(a, -1),
+    }[orientation]  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.ascontiguousarray(undo(arrow))).save(path, exif=exif)
+    assert torch.equal(read_image(path, 3), torch.from_numpy(arrow).permute(2, 0, 1))
+    assert probe_image(path) == (3, 6, 9)
+
+
+def test_transparency_is_composed_on_white(tmp_path: Path):
+    path = tmp_path / "logo.png"
+    Image.new("RGBA", (2, 2), (0, 0, 0, 0)).save(path)
+    assert read_image(path, 3).unique().tolist() == [255]
+    Image.new("LA", (2, 2), (100, 255)).save(path)
+    assert read_image(path, 1).unique().tolist() == [100]
+    palette = Image.new("P", (2, 2), 1)
+    palette.putpalette([0, 0, 0, 10, 20, 30])
+    palette.save(path, transparency=0)
+    assert read_image(path, 3)[:, 0, 0].tolist() == [10, 20, 30]
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path):
+    path = tmp_path / "scan.png"
+    Image.fromarray(np.array([[0, 257 * 100], [257 * 200, 65535]], dtype=np.uint16)).save(path)
+    assert read_image(path, 1).flatten().tolist() == [0, 100, 200, 255]
+    assert probe_image(path)[0] == 1
+
+
+def test_cmyk_becomes_rgb(tmp_path: Path):
+    path = tmp_path / "print.jpg"
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(path, quality=95)
+    red, green, blue = read_image(path, 3).float().mean((1, 2)).tolist()
+    assert red > 240
+    assert green < 15
+    assert blue < 15
+
+
+def test_the_format_is_told_by_content(tmp_path: Path):
+    path = tmp_path / "really_a.jpg"
+    Image.new("L", (3, 2), 7).save(path, format="PNG")
+    assert read_image(path, 1).shape == (1, 2, 3)
+
+
+def test_what_is_no_image_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    text, icon = tmp_path / "a.png", tmp_path / "b.ico"
+    text.write_text("hello")
+    Image.new("RGB", (16, 16)).save(icon)
+    for path in (text, icon):
+        with pytest.raises(UnreadableImageError, match=rf"{path.name}' cannot be read: not an image in a format"):
+            read_image(path, 3)
+    with pytest.raises(UnreadableImageError, match=r"there is no file '.*gone\.png'"):
+        read_image(tmp_path / "gone.png", 3)
+    large = tmp_path / "large.png"
+    Image.new("L", (64, 64)).save(large)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(UnreadableImageError, match="exceeds limit"):
+        read_image(large, 1)
+
+
+def test_a_truncated_photo_is_named(tmp_path: Path):
+    path = tmp_path / "cut.jpg"
+    Image.effect_noise((64, 64), 50).save(path)
+    path.write_bytes(path.read_bytes()[:700])
+    with pytest.raises(UnreadableImageError, match=r"cut\.jpg' cannot be read: .*truncated"):
+        read_image(path, 1)

@@ -1,0 +1,65 @@
+"""Writes the golden files anew: `python tests/golden/make.py`.
+
+Run it only when a change of behaviour is meant, and say so in the commit: the files are what proves
+that a refactoring changed nothing, and that runs of earlier versions keep loading.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+LOSSES = HERE / "first_20_losses.json"
+
+
+def first_losses(count: int = 20) -> list[float]:
+    """Returns the losses of the first steps of a training on digits, in float64."""
+    import torch
+
+    from resnetlab.core.randomness import torch_seeded
+    from resnetlab.data.batches import training_batches
+    from resnetlab.data.sources import load_data
+    from resnetlab.models.catalog import create_model
+    from resnetlab.training.machine import Machine
+    from resnetlab.training.recipes import resolve_recipe
+    from resnetlab.training.schedule import learning_rate
+    from resnetlab.training.step import build_optimizer, training_step
+
+    data = load_data("digits")
+    recipe = resolve_recipe("quick", **{"batch_size": 32, "epochs": 1, "lr": 0.1, "augment.flip": False})
+    machine = Machine(device="cpu", precision="float64", memory_format="contiguous", threads=torch.get_num_threads())
+    with torch_seeded(0, "initial weights"):
+        model = create_model("resnet20", in_channels=1)
+    machine.place(model).train()
+    optimizer = build_optimizer(model, recipe)
+    losses = []
+    split = data.splits["train"]
+    for batch in training_batches(split, batch_size=32, policy=recipe.augment, seed=0, epoch=0):
+        lr = learning_rate(recipe, batch.step, 41)
+        settings = {"preprocessing": data.preprocessing, "recipe": recipe, "machine": machine, "lr": lr}
+        losses.append(training_step(model, optimizer, batch, **settings)[0].item())
+        if len(losses) == count:
+            break
+    return losses
+
+
+def make_run(folder: Path) -> None:
+    """Trains the golden run: a tiny network for two epochs."""
+    from resnetlab.models.config import ResNetConfig
+    from resnetlab.training.fit import fit
+
+    tiny = ResNetConfig(depths=(1,), widths=(4,), stem="cifar", in_channels=1, num_classes=10)
+    shutil.rmtree(folder, ignore_errors=True)
+    run = fit(tiny, "digits", out=folder, epochs=2, precision="float32", quiet=True)
+    shutil.rmtree(run.checkpoints)
+    for table in run.evaluation().glob("*.parquet"):
+        table.unlink()
+
+
+if __name__ == "__main__":
+    LOSSES.write_text(json.dumps(first_losses(), indent=1) + "\n")
+    make_run(HERE / "run")
+    sys.stdout.write(f"wrote {LOSSES} and {HERE / 'run'}\n")

@@ -1,0 +1,66 @@
+import copy
+import shlex
+
+import pytest
+
+from resnetlab.models.catalog import model_config
+from resnetlab.report.command import train_command
+from resnetlab.training.recipes import RECIPES
+
+
+@pytest.fixture
+def settings():
+    recipe = RECIPES["quick"]().to_dict()
+    recipe["augment"]["flip"] = False
+    return {
+        "seed": 3,
+        "model": {"name": "resnet20", "config": model_config("resnet20", in_channels=1).to_dict()},
+        "data": {"source": "digits", "split_seed": 0, "validation_fraction": 0.1, "test_fraction": 0.2,
+                 "skip_unreadable": False, "fingerprint": "0", "class_names": list("ab"), "counts": {"test": 2}},
+        "preprocessing": {"image_size": 8, "channels": 1, "mean": [0.3], "std": [0.4]},
+        "recipe": recipe,
+    }  # fmt: skip
+
+
+def line(settings, **options):
+    return shlex.join(word for part in train_command(settings, **options) for word in part)
+
+
+def test_what_the_names_imply_is_left_out(settings):
+    epochs = settings["recipe"]["epochs"]
+    expected = f"resnetlab train digits --model resnet20 --recipe quick --epochs {epochs}"
+    assert line(settings, mirrors=False) == f"{expected} --seed 3"
+    # Without the data nobody knows what flip="auto" meant, or of other data it meant the other.
+    assert line(settings) == line(settings, mirrors=True) == f"{expected} --set augment.flip=false --seed 3"
+
+
+def test_every_difference_is_given(settings):
+    settings["recipe"] |= {"epochs": 4, "lr": 0.05, "batch_size": 32, "keep": "best", "nesterov": False}
+    settings["model"]["config"] |= {"shortcut": "B", "depths": [1, 1, 1]}
+    settings["data"] |= {"source": "/my photos", "image_size": 64, "data_root": "/d", "split_seed": 2,
+                         "skip_unreadable": True}  # fmt: skip
+    assert line(settings, mirrors=False) == (
+        "resnetlab train '/my photos' --model resnet20 --recipe quick --epochs 4 --batch-size 32 --lr 0.05 "
+        "--set nesterov=false --set keep=best --set 'model.depths=[1, 1, 1]' --set model.shortcut=B "
+        "--data-root /d --image-size 64 --split-seed 2 --skip-unreadable --seed 3"
+    )
+
+
+def test_the_stem_follows_the_image_size_as_in_training(settings):
+    config = model_config("resnet18", in_channels=1, num_classes=2, stem="cifar").to_dict()
+    settings["model"] = {"name": "resnet18", "config": config}
+    assert "--set" not in line(settings, mirrors=False)
+    config["stem"] = "imagenet"
+    assert "--set model.stem=imagenet" in line(settings, mirrors=False)
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [("model", "name", "custom"), ("recipe", "name", "custom"), ("recipe", "mixup", 0.1), ("data", "channels", 3),
+     ("data", "test_fraction", 0.5), ("model", "config", {"in_channels": 1, "num_classes": 10, "novel": 1})],
+)  # fmt: skip
+def test_what_only_python_can_say_has_no_command(settings, table, key, value):
+    changed = copy.deepcopy(settings)
+    changed[table][key] = value
+    assert train_command(changed) is None
+    assert train_command(settings) is not None

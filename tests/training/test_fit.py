@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from tests.conftest import TINY
+
+import resnetlab
+from resnetlab.core.errors import UserError
+from resnetlab.core.runs import HISTORY_COLUMNS, Run
+from resnetlab.data.store import ImageData
+from resnetlab.models.resnet import ResNet
+from resnetlab.training.fit import fit
+from resnetlab.training.recipe import Recipe
+
+
+def test_a_run_folder_holds_all_that_later_verbs_need(digits_run: Run, digits: ImageData):
+    present = {path.relative_to(digits_run.path).as_posix() for path in digits_run.path.rglob("*") if path.is_file()}
+    assert present >= {
+        "run.toml", "environment.json", "history.csv", "model.safetensors", "evaluation/summary.json",
+        "evaluation/per_class.parquet", "evaluation/per_image.parquet", "evaluation/embeddings.parquet",
+    }  # fmt: skip
+    assert not [path for path in present if path.endswith(".part")]
+    settings = digits_run.settings
+    assert settings["schema"] == 1
+    assert settings["data"]["fingerprint"] == digits.fingerprint
+    assert settings["data"]["counts"] == {"train": 1293, "validation": 144, "test": 360}
+    assert settings["model"]["config"]["in_channels"] == 1
+    assert settings["recipe"]["augment"]["flip"] is False  # a mirrored digit is another sign
+    assert digits_run.environment["packages"]["torch"] == torch.__version__.partition("+")[0]
+
+
+def test_the_history_has_a_row_an_epoch(digits_run: Run):
+    history = digits_run.history
+    assert list(history.columns) == list(HISTORY_COLUMNS)
+    assert history["epoch"].tolist() == [1, 2, 3, 4]
+    assert history["step"].tolist() == [11, 22, 33, 44]
+    assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]
+    assert history["train_top1"].between(0, 1).all()
+    assert (history["images_per_second"] > 0).all()
+    assert history["seconds"].is_monotonic_increasing
+
+
+def test_the_final_validation_row_is_the_saved_networks(digits_run: Run, digits: ImageData):
+    evaluation = resnetlab.evaluate(resnetlab.load(digits_run), digits, split="validation")
+    assert evaluation.summary["top1"] == digits_run.history["val_top1"].iloc[-1]
+    assert evaluation.summary["loss"] == pytest.approx(digits_run.history["val_loss"].iloc[-1], rel=1e-4)
+
+
+def test_two_trainings_are_equal_and_another_seed_is_not(digits: ImageData, tmp_path: Path):
+    runs = [
+        fit(TINY, digits, out=tmp_path / str(n), epochs=1, seed=seed, quiet=True) for n, seed in enumerate((0, 0, 1))
+    ]
+    first, second, other = (resnetlab.load(run).state_dict() for run in runs)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
+
+
+def test_fit_does_not_touch_the_programs_random_state(digits: ImageData, tmp_path: Path):
+    state = torch.get_rng_state()
+    fit("resnet20", digits, out=tmp_path / "run", epochs=1, batch_size=1000, quiet=True)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_network_of_the_user_is_trained_in_place(digits: ImageData, tmp_path: Path):
+    torch.manual_seed(0)
+    model = ResNet(TINY)
+    before = model.conv1.weight.detach().clone()
+    run = fit(model, digits, out=tmp_path / "run", epochs=1, quiet=True)
+    assert not torch.equal(model.conv1.weight, before)
+    assert torch.equal(model.conv1.weight, resnetlab.load(run).conv1.weight)
+    assert not model.training
+    assert model.class_names == digits.class_names
+    assert resnetlab.predict(model, digits.splits["test"].images[:3]).shape[0] == 3
+
+
+def test_the_best_weights_are_those_of_the_best_epoch(digits: ImageData, tmp_path: Path):
+    run = fit(TINY, digits, out=tmp_path / "run", epochs=5, lr=1.5, keep="best", precision="float32", quiet=True)
+    evaluation = resnetlab.evaluate(resnetlab.load(run), digits, split="validation")
+    assert evaluation.summary["top1"] == run.history["val_top1"].max()
+
+
+def test_without_a_validation_split_the_history_says_so(tmp_path: Path):
+    data = resnetlab.load_data("digits", validation_fraction=0.0)
+    run = fit(TINY, data, out=tmp_path / "run", epochs=1, quiet=True)
+    assert math.isnan(run.history["val_top1"].iloc[0])
+    assert run.summary is not None
+    assert run.summary["split"] == "test"
+
+
+def test_a_name_takes_channels_classes_and_stem_from_the_data(image_folder: Path, tmp_path: Path):
+    run = fit("resnet18", image_folder, out=tmp_path / "run", epochs=1, image_size=16, quiet=True)
+    config = resnetlab.load(run).config
+    assert (config.in_channels, config.num_classes, config.stem) == (3, 2, "cifar")
+    assert resnetlab.load(run).class_names == ("blue", "red")
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(digits: ImageData, tmp_path: Path):
+    with pytest.raises(UserError, match=r"the training loss is no longer finite in epoch 1.*lower --lr"):
+        fit(TINY, digits, out=tmp_path / "run", epochs=3, lr=1e30, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": "resnet21"}, "unknown model 'resnet21'"),
+        ({"epochs": 0}, "epochs must be an integer of at least 1, got 0"),
+        ({"seed": -1}, "seed must be an integer of at least 0, got -1"),
+        ({"device": "abacus"}, "device 'abacus' cannot be used"),
+        (
+            {"model": "resnet20", "overrides": {"num_classes": 3}},
+            r"num_classes=3, and digits has 1 channels and 10 classes",
+        ),
+        ({"overrides": {"shortcut": "B"}}, "overrides change a network that is given by name"),
+        ({"data": "digits", "image_size": 0}, "image_size must be an integer"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_training(digits: ImageData, tmp_path: Path, arguments: dict, message: str):
+    with pytest.raises(UserError, match=message):
+        fit(**{"model": TINY, "data": digits, "out": tmp_path / "run", "quiet": True, **arguments})
+    assert not (tmp_path / "run" / "run.toml").exists()
+
+
+def test_mistakes_are_told_before_images_are_read(tmp_path: Path):
+    def never() -> ImageData:
+        raise AssertionError("the images were read")
+
+    for arguments in ({"model": "resnet21"}, {"epochs": 0}, {"model": "resnet20", "overrides": {"stam": "cifar"}}):
+        with pytest.raises(UserError):
+            fit(**{"model": TINY, "data": never, "out": tmp_path / "run", **arguments})
+
+
+def test_one_class_is_too_few(image_folder: Path, tmp_path: Path):
+    for path in (image_folder / "blue").iterdir():
+        path.unlink()
+    (image_folder / "blue").rmdir()
+    with pytest.raises(UserError, match=r"photos has one class only \(red\)"):
+        fit("auto", image_folder, out=tmp_path / "run", quiet=True)
+
+
+def test_a_plain_log_has_a_line_an_epoch(digits: ImageData, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    fit(TINY, digits, out=tmp_path / "run", epochs=2)
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("epoch ")]
+    assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
+    assert all("img/s" in line and "validation loss" in line for line in lines)
+
+
+def test_per_image_rows_are_the_test_split(digits_run: Run, digits: ImageData):
+    rows = pd.read_parquet(digits_run.evaluation() / "per_image.parquet")
+    split = digits.splits["test"]
+    assert rows["index"].tolist() == split.index.tolist()
+    assert rows["label"].tolist() == [digits.class_names[label] for label in split.labels.tolist()]
+    summary = json.loads((digits_run.evaluation() / "summary.json").read_text())
+    assert summary["top1"] == (rows["label"] == rows["prediction"]).mean()
+
+
+def test_recipes_can_be_objects(digits: ImageData, tmp_path: Path):
+    run = fit(TINY, digits, recipe=Recipe(name="mine", epochs=1, lr=0.05), out=tmp_path / "run", quiet=True)
+    assert run.settings["recipe"]["name"] == "mine"

@@ -1,0 +1,184 @@
+"""A run that was killed and resumed equals the run never interrupted, bit for bit and row for row."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tests.conftest import TINY
+
+import resnetlab
+from resnetlab.core.errors import UserError
+from resnetlab.core.runs import TIMING_COLUMNS, Run
+from resnetlab.data.store import ImageData
+from resnetlab.models.resnet import ResNet
+from resnetlab.training.checkpoint import Progress, restore_checkpoint, save_checkpoint
+from resnetlab.training.fit import fit, resume
+from resnetlab.training.recipe import Recipe
+from resnetlab.training.step import build_optimizer, check_memory_layout
+from resnetlab.weights.tensors import read_tensors
+
+SETTINGS = {"epochs": 3, "lr": 0.1, "keep": "best", "precision": "bfloat16", "quiet": True}
+
+# A training that sends itself a signal at a given step, and a save killed half-way: real deaths at known places.
+KILLED_AT_STEP = """
+import os, sys
+import resnetlab
+from resnetlab.training import loop
+number, at, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+step, taken = loop.training_step, 0
+def counted(*args, **kwargs):
+    global taken
+    taken += 1
+    result = step(*args, **kwargs)
+    if taken == at:
+        os.kill(os.getpid(), number)
+    return result
+loop.training_step = counted
+from resnetlab.cli.main import main
+main(["train", "digits", "--model", "resnet20", "--epochs", "3", "--lr", "0.1", "--set", "keep=best",
+      "--precision", "bfloat16", "--out", out])
+"""
+KILLED_IN_SAVE = KILLED_AT_STEP.replace(
+    "loop.training_step = counted",
+    """
+from resnetlab.core import files
+sync, saved = files._sync, 0
+def counted_sync(path):
+    global saved
+    saved += ".safetensors." in path.name  # a checkpoint's temporary file, complete but not yet renamed
+    if saved == at:
+        os.kill(os.getpid(), number)
+    sync(path)
+files._sync = counted_sync
+""",
+)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, digits: ImageData) -> Run:
+    return fit("resnet20", digits, out=tmp_path_factory.mktemp("whole") / "run", **SETTINGS)
+
+
+def _kill(script: str, number: int, at: int, out: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", script, str(int(number)), str(at), str(out)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def _assert_equal(resumed: Run, whole: Run) -> None:
+    ours, theirs = (read_tensors(run.weights)[0] for run in (resumed, whole))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    histories = [run.history.drop(columns=list(TIMING_COLUMNS)) for run in (resumed, whole)]
+    assert histories[0].equals(histories[1])
+    assert resumed.summary == whole.summary
+
+
+@pytest.mark.parametrize(
+    ("script", "number", "at", "code"),
+    [
+        pytest.param(KILLED_AT_STEP, signal.SIGKILL, 5, -9, id="SIGKILL in the first epoch"),
+        pytest.param(KILLED_AT_STEP, signal.SIGKILL, 18, -9, id="SIGKILL in the second epoch"),
+        pytest.param(KILLED_AT_STEP, signal.SIGTERM, 16, 143, id="SIGTERM in the second epoch"),
+        pytest.param(KILLED_AT_STEP, signal.SIGINT, 22, 130, id="SIGINT at an epoch's last step"),
+        pytest.param(KILLED_IN_SAVE, signal.SIGKILL, 2, -9, id="SIGKILL while a checkpoint is written"),
+    ],
+)
+def test_a_killed_run_resumes_exactly(
+    tmp_path: Path, uninterrupted: Run, script: str, number: signal.Signals, at: int, code: int
+):
+    died = _kill(script, number, at, tmp_path / "run")
+    assert died.returncode == code, died.stderr
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    if code > 0:
+        assert f"stopped by {number.name} after a checkpoint; continue with: resnetlab train --resume" in died.stderr
+        _, description = read_tensors(sorted((tmp_path / "run" / "checkpoints").iterdir())[-1])
+        assert description["progress"]["epoch"] * 11 + description["progress"]["step"] == at
+    _assert_equal(resume(tmp_path / "run", quiet=True), uninterrupted)
+
+
+def test_a_resumed_run_can_be_killed_again(tmp_path: Path, uninterrupted: Run, monkeypatch: pytest.MonkeyPatch):
+    """In this process: an exception at every eighth step stands for a machine that keeps failing."""
+    from resnetlab.training import loop
+
+    step, taken = loop.training_step, 0
+
+    def failing(*args, **kwargs):
+        nonlocal taken
+        taken += 1
+        if taken % 15 == 0:
+            raise ConnectionError("the machine is gone")
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "training_step", failing)
+    with pytest.raises(ConnectionError):
+        fit("resnet20", "digits", out=tmp_path / "run", **SETTINGS)
+    for _ in range(5):
+        try:
+            run = resume(tmp_path / "run", quiet=True)
+            break
+        except ConnectionError:
+            continue
+    else:
+        pytest.fail("the run made no progress")
+    assert taken > 33
+    _assert_equal(run, uninterrupted)
+
+
+def test_a_complete_run_is_left_as_it_is(uninterrupted: Run):
+    before = {path: path.stat().st_mtime_ns for path in uninterrupted.path.rglob("*")}
+    resume(uninterrupted.path, quiet=True)
+    assert {path: path.stat().st_mtime_ns for path in uninterrupted.path.rglob("*")} == before
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, uninterrupted: Run, capfd: pytest.CaptureFixture[str]):
+    shutil.copytree(uninterrupted.path, tmp_path / "run")
+    run = Run(tmp_path / "run")
+    run.weights.unlink()
+    older, newest = sorted(run.checkpoints.iterdir())
+    damaged = bytearray(newest.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    newest.write_bytes(damaged)
+    capfd.readouterr()
+    _assert_equal(resume(run, quiet=True), uninterrupted)
+    assert "is damaged: its content does not match its digest" in capfd.readouterr().err
+    for path in run.checkpoints.iterdir():
+        path.write_bytes(path.read_bytes()[:1000])
+    run.weights.unlink()
+    with pytest.raises(UserError, match="holds no checkpoint that can be read"):
+        resume(run, quiet=True)
+    assert older.name < newest.name
+
+
+def test_state_is_restored_into_the_layout_of_its_parameter(tmp_path: Path):
+    torch.manual_seed(0)
+    model = ResNet(TINY).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = build_optimizer(model, Recipe())
+    model(torch.randn(4, 1, 8, 8)).sum().backward()
+    optimizer.step()
+    save_checkpoint(tmp_path, model, optimizer, Progress(epoch=1, loss_sum=0.1 + 0.2), 7)
+
+    other = ResNet(TINY).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    restored = build_optimizer(other, Recipe())
+    progress = restore_checkpoint(tmp_path, other, restored)
+    assert progress == Progress(epoch=1, loss_sum=0.1 + 0.2)
+    check_memory_layout(restored)
+    for ours, theirs in zip(other.parameters(), model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+        momentum = restored.state[ours]["momentum_buffer"]
+        assert torch.equal(momentum, optimizer.state[theirs]["momentum_buffer"])
+        assert momentum.stride() == ours.stride()
+
+
+def test_only_the_newest_checkpoints_are_kept(uninterrupted: Run):
+    names = sorted(path.name for path in uninterrupted.checkpoints.iterdir())
+    assert names == ["step-00000022.safetensors", "step-00000033.safetensors"]
+
+
+def test_resume_through_the_top_level(uninterrupted: Run):
+    assert resnetlab.resume(uninterrupted.path).path == uninterrupted.path

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tests.conftest import TINY
+
+import resnetlab
+from resnetlab.core.errors import UserError
+from resnetlab.models.resnet import ResNet
+from resnetlab.training.machine import Machine, choose_machine
+from resnetlab.training.recipe import Recipe
+from resnetlab.training.recipes import RECIPES, resolve_recipe
+from resnetlab.training.schedule import learning_rate
+from resnetlab.training.step import build_optimizer, check_memory_layout
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def test_the_first_losses_are_what_they_always_were():
+    sys.path.insert(0, str(GOLDEN))
+    from make import LOSSES, first_losses  # type: ignore[import-not-found]
+
+    sys.path.remove(str(GOLDEN))
+    expected = json.loads(LOSSES.read_text())
+    assert first_losses(len(expected)) == pytest.approx(expected, abs=1e-9, rel=0)
+
+
+def test_weight_decay_spares_normalisation_and_biases():
+    model = resnetlab.create_model("resnet18")
+    decayed, spared = build_optimizer(model, Recipe(weight_decay=1e-3)).param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (1e-3, 0.0)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for parameter in decayed["params"]:
+        assert names[parameter].endswith("weight")
+        assert "bn" not in names[parameter]
+    assert len(decayed["params"]) + len(spared["params"]) == len(names)
+
+
+def test_frozen_parameters_are_not_in_the_optimiser():
+    model = ResNet(TINY)
+    model.conv1.weight.requires_grad_(False)
+    groups = build_optimizer(model, Recipe()).param_groups
+    assert not any(parameter is model.conv1.weight for group in groups for parameter in group["params"])
+
+
+@pytest.mark.parametrize("wrong", ["momentum_buffer", "grad"])
+def test_state_in_another_memory_layout_is_refused(wrong: str):
+    model = ResNet(TINY).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = build_optimizer(model, Recipe(momentum=0.9))
+    model(torch.randn(4, 1, 8, 8)).sum().backward()
+    optimizer.step()
+    check_memory_layout(optimizer)
+    weight = model.layer1[0].conv1.weight
+    if wrong == "grad":
+        weight.grad = torch.zeros(weight.shape)
+    else:
+        optimizer.state[weight][wrong] = optimizer.state[weight][wrong].contiguous()
+    with pytest.raises(RuntimeError, match="a fused optimiser would corrupt it"):
+        check_memory_layout(optimizer)
+
+
+def test_the_fused_update_equals_the_textbook():
+    """Nesterov momentum with weight decay, by hand, over several steps."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 2).double()
+    recipe = Recipe(momentum=0.8, weight_decay=0.01)
+    optimizer = build_optimizer(model, recipe)
+    weight, velocity = model.weight.detach().clone(), torch.zeros(2, 3, dtype=torch.float64)
+    for step in range(4):
+        images = torch.randn(5, 3, dtype=torch.float64)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.1 * (step + 1)
+        model(images).square().sum().backward()
+        gradient = model.weight.grad + 0.01 * weight
+        velocity = 0.8 * velocity + gradient
+        weight = weight - 0.1 * (step + 1) * (gradient + 0.8 * velocity)
+        optimizer.step()
+        optimizer.zero_grad()
+        torch.testing.assert_close(model.weight.detach(), weight)
+
+
+def test_the_learning_rate_rises_and_falls_along_cosines():
+    recipe = Recipe(lr=0.4, warmup=0.25)
+    rates = [learning_rate(recipe, step, 100) for step in range(101)]
+    assert rates[0] == pytest.approx(0.4 / 25)
+    assert max(rates) == rates[25] == 0.4
+    assert rates[100] == pytest.approx(0, abs=1e-12)
+    assert rates[:26] == sorted(rates[:26])
+    assert rates[25:] == sorted(rates[25:], reverse=True)
+    assert rates[62] == pytest.approx(0.4 * (1 + math.cos(math.pi * 37 / 75)) / 2)
+    assert learning_rate(Recipe(lr=0.4, warmup=0.0), 0, 100) == 0.4
+    assert learning_rate(Recipe(lr=0.4, warmup=1.0), 99, 100) < 0.4
+
+
+def test_the_machine_is_chosen_and_checked():
+    machine = choose_machine("cpu")
+    assert machine == choose_machine("cpu")
+    assert machine.threads == torch.get_num_threads()
+    assert choose_machine("cpu", "float64").dtype == torch.float64
+    assert choose_machine("cpu", "float32").precision == "float32"
+    with pytest.raises(UserError, match=r"unknown precision 'float16'\. Did you mean 'bfloat16'\?"):
+        choose_machine("cpu", "float16")
+
+
+def test_choosing_the_machine_draws_nothing_from_the_programs_generator():
+    from resnetlab.training.machine import _fastest
+
+    _fastest.cache_clear()
+    state = torch.get_rng_state()
+    choose_machine("cpu")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_network_is_placed_in_the_memory_format():
+    machine = Machine(device="cpu", precision="bfloat16", memory_format="channels_last", threads=1)
+    model = machine.place(ResNet(TINY))
+    weight = model.layer2[0].conv2.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert weight.dtype == torch.float32
+    with machine.autocast():
+        assert model(machine.arrange(torch.randn(2, 1, 8, 8))).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs must be an integer of at least 1, got 0"),
+        ({"epochs": "10"}, "epochs must be an integer of at least 1, got '10'"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 2, got 0"),
+        ({"lr": float("nan")}, "lr must be a finite number above 0, got nan"),
+        ({"lerning_rate": 0.1}, r"the recipe has no field 'lerning_rate'\."),
+        ({"momentun": 0.1}, r"no field 'momentun'\. Did you mean 'momentum'\?"),
+        ({"augment.flop": True}, r"augment has no field 'flop'\. Did you mean 'flip'\?"),
+        ({"augment": 3}, "augment must be an Augmentation, got 3"),
+        ({"keep": "last"}, "unknown keep 'last'. Available: final, best"),
+        ({"momentum": 0.0}, "nesterov=True needs momentum above 0"),
+    ],
+)
+def test_recipes_are_checked(changes: dict, message: str):
+    with pytest.raises(UserError, match=message):
+        resolve_recipe("quick", **changes)
+
+
+def test_recipes_are_named_and_survive_a_file():
+    with pytest.raises(UserError, match=r"unknown recipe 'quik'\. Did you mean 'quick'\?"):
+        resolve_recipe("quik")
+    with pytest.raises(UserError, match="recipe must be a name or a Recipe, got 3"):
+        resolve_recipe(3)  # type: ignore[arg-type]
+    for name, make in RECIPES.items():
+        recipe = make()
+        assert recipe.name == name
+        assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+        for word in ("resnetlab train", "minutes", "%"):
+            assert word in (make.__doc__ or ""), f"the docstring of {name} states no {word}"
+    changed = resolve_recipe("quick", **{"augment.flip": False, "lr": 0.5})
+    assert (changed.augment.flip, changed.lr) == (False, 0.5)

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tests.conftest import TINY
+
+import resnetlab
+from resnetlab import weights
+from resnetlab.core.errors import UserError
+from resnetlab.core.preprocessing import Preprocessing
+from resnetlab.core.runs import Run
+from resnetlab.models.catalog import CATALOG
+from resnetlab.models.resnet import ResNet
+from resnetlab.weights.tensors import DamagedFileError, digest_of, read_tensors, write_tensors
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "run"
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet20", "resnet50", "plain20"])
+def test_a_file_holds_all_of_a_network(tmp_path: Path, name: str):
+    assert name in CATALOG
+    torch.manual_seed(0)
+    model = resnetlab.create_model(name, num_classes=3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.class_names = ("a", "b", "ü")
+    model.preprocessing = Preprocessing(image_size=32, channels=3, mean=(0.1 + 0.2, 0, 0), std=(1, 1, 1))
+    model(torch.randn(4, 3, 32, 32))  # moves the running statistics
+    path = tmp_path / "model.safetensors"
+    weights.save(path, model, provenance={"why": "test"})
+    state = torch.get_rng_state()
+    loaded = resnetlab.load(path)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (loaded.config, loaded.class_names, loaded.preprocessing) == (
+        model.config, model.class_names, model.preprocessing,
+    )  # fmt: skip
+    assert not loaded.training
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(loaded(images), model.eval()(images))
+    loaded(images).sum().backward()
+    assert loaded.conv1.weight.grad is not None
+
+
+def test_a_backbone_and_an_untrained_network_are_saved_too(tmp_path: Path):
+    model = resnetlab.create_model("resnet20", num_classes=0)
+    weights.save(tmp_path / "m.safetensors", model)
+    loaded = resnetlab.load(tmp_path / "m.safetensors")
+    assert loaded.config.num_classes == 0
+    assert loaded.class_names is None
+
+
+def test_the_digest_is_of_the_content_not_of_the_file():
+    tensors = {"b": torch.arange(6).reshape(2, 3), "a": torch.tensor(1.5)}
+    digest = digest_of(tensors, {"x": 1, "y": [2]})
+    assert digest == digest_of(dict(reversed(tensors.items())), {"y": [2], "x": 1})
+    assert digest != digest_of({**tensors, "a": torch.tensor(1.25)}, {"x": 1, "y": [2]})
+    assert digest != digest_of({**tensors, "b": tensors["b"].reshape(3, 2)}, {"x": 1, "y": [2]})
+    assert digest != digest_of(tensors, {"x": 2, "y": [2]})
+
+
+def _file(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    weights.save(path, ResNet(TINY))
+    return path
+
+
+def test_every_flipped_bit_is_noticed(tmp_path: Path):
+    path = _file(tmp_path)
+    content = path.read_bytes()
+    for at in range(0, len(content), len(content) // 40):
+        damaged = bytearray(content)
+        damaged[at] ^= 4
+        path.write_bytes(damaged)
+        with pytest.raises(UserError):
+            resnetlab.load(path)
+
+
+def test_a_truncated_file_is_refused(tmp_path: Path):
+    path = _file(tmp_path)
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(DamagedFileError, match=r"model\.safetensors cannot be read as safetensors"):
+        resnetlab.load(path)
+
+
+def test_a_huge_header_is_refused(tmp_path: Path):
+    path = tmp_path / "bomb.safetensors"
+    path.write_bytes(struct.pack("<Q", 2**62) + b"{}")
+    with pytest.raises(DamagedFileError, match="cannot be read as safetensors"):
+        resnetlab.load(path)
+
+
+def test_files_of_others_and_checkpoints_are_told_apart(tmp_path: Path):
+    save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(DamagedFileError, match="no description by resnetlab"):
+        resnetlab.load(tmp_path / "other.safetensors")
+    write_tensors(tmp_path / "step.safetensors", {"x": torch.zeros(2)}, {"schema": 1})
+    with pytest.raises(DamagedFileError, match="is a checkpoint or another file of tensors, not a network"):
+        resnetlab.load(tmp_path / "step.safetensors")
+    write_tensors(tmp_path / "new.safetensors", {"x": torch.zeros(2)}, {"schema": 9})
+    with pytest.raises(UserError, match="has schema 9; this version reads schemas up to 1"):
+        resnetlab.load(tmp_path / "new.safetensors")
+    pickled = tmp_path / "pickled.safetensors"
+    torch.save({"x": torch.zeros(2)}, pickled)
+    with pytest.raises(DamagedFileError, match="cannot be read as safetensors"):
+        resnetlab.load(pickled)
+
+
+def test_a_missing_file_and_an_unfinished_run_are_told(tmp_path: Path):
+    with pytest.raises(UserError, match=r"there is no file .*gone\.safetensors"):
+        resnetlab.load(tmp_path / "gone.safetensors")
+    Run.create(tmp_path / "run", {"seed": 0}, {})
+    with pytest.raises(UserError, match=r"has no trained network yet.*resnetlab train --resume"):
+        resnetlab.load(tmp_path / "run")
+
+
+def test_a_network_written_by_the_first_version_still_loads():
+    model = resnetlab.load(GOLDEN)
+    evaluation = resnetlab.evaluate(model, "digits")
+    expected = json.loads((GOLDEN / "evaluation" / "summary.json").read_text())
+    assert {key: evaluation.summary[key] for key in ("split", "n", "top1")} == {
+        key: expected[key] for key in ("split", "n", "top1")
+    }
+    assert evaluation.summary["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+    assert read_tensors(GOLDEN / "model.safetensors")[1]["provenance"]["seed"] == 0
