@@ -14,7 +14,7 @@ help: ## List the targets
 install: $(VENV)/.installed ## Make the environment and install resnetlab into it
 
 demo: $(VENV)/.installed ## Train on the embedded digits, evaluate, and write the report
-	$(BIN)/resnetlab train digits --model resnet20 --epochs 40 --out $(DEMO_RUN)
+	$(BIN)/resnetlab train digits --model resnet20 --epochs 60 --batch-size 64 --out $(DEMO_RUN)
 	$(BIN)/resnetlab evaluate $(DEMO_RUN)
 	@echo "Open $(DEMO_RUN)/report.html in a browser."
 

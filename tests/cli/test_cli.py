@@ -108,6 +108,7 @@ MISTAKES = {
     "wrong model": (["train", "digits", "--model", "resnet-20"], "unknown model 'resnet-20'. Did you mean 'resnet20'?"),
     "wrong recipe": (["train", "digits", "--recipe", "slow"], "unknown recipe 'slow'"),
     "wrong recipe field": (["train", "digits", "--set", "lrr=1"], "no field 'lrr'. Did you mean 'lr'?"),
+    "what is no field of the recipe": (["train", "digits", "--set", "seed=1"], "the recipe has no field 'seed'"),
     "wrong network field": (["train", "digits", "--model", "resnet20", "--set", "model.stm=cifar"], "no field 'stm'"),
     "wrong assignment": (["train", "digits", "--set", "lr"], "--set expects KEY=VALUE"),
     "wrong device": (["train", "digits", "--device", "cudda"], "device 'cudda' cannot be used"),

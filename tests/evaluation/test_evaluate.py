@@ -92,8 +92,16 @@ def test_another_data_set_goes_to_a_folder_of_its_own(image_folder: Path, tmp_pa
     (tmp_path / "elsewhere" / "red").rename(tmp_path / "elsewhere" / "rot")
     with pytest.raises(UserError, match=r"elsewhere has other classes.*missing \['red'\], unknown .* \['rot'\]"):
         resnetlab.evaluate(run, tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=r"unknown data .*photos"):
+    with pytest.raises(UserError, match=r"the run's images were in .*photos, and there is no such folder now"):
         resnetlab.evaluate(run)
+
+
+def test_another_split_does_not_overwrite_the_test_splits_tables(digits: ImageData, tmp_path: Path):
+    run = fit(TINY, digits, out=tmp_path / "run", epochs=1, quiet=True)
+    before = run.summary
+    assert resnetlab.evaluate(run, split="train").folder == run.evaluation("train")
+    assert resnetlab.evaluate(run, digits).folder == run.evaluation()
+    assert run.summary == before
 
 
 def test_what_cannot_be_evaluated_is_refused(digits_run: Run, digits: ImageData):
@@ -134,6 +142,12 @@ def test_files_are_predicted_as_the_same_pixels_are_in_memory(digits_run: Run, d
     assert frame["confidence"].tolist() == pytest.approx(expected["confidence"].tolist(), rel=1e-4)
     same = resnetlab.predict(resnetlab.load(digits_run), digits.splits["test"].images[:6], top=2)
     assert same["confidence_2"].tolist() == pytest.approx(frame["confidence_2"].tolist(), rel=1e-4)
+
+
+def test_a_file_named_twice_is_predicted_twice(digits_run: Run, digit_files: Path):
+    (digit_files / ".cache").mkdir()
+    (digit_files / ".cache" / "left_alone.txt").touch()
+    assert len(resnetlab.predict(digits_run, [digit_files / "0.png", digit_files / "0.png", digit_files])) == 8
 
 
 def test_unreadable_files_stop_a_prediction_unless_skipped(digits_run: Run, digit_files: Path):

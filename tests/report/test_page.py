@@ -19,8 +19,9 @@ from resnetlab.core.errors import UserError
 from resnetlab.core.files import write_json
 from resnetlab.data.store import ImageData, Split
 from resnetlab.models.catalog import model_config
-from resnetlab.report.figures import save_figures
+from resnetlab.report.figures import curve_charts, save_figures
 from resnetlab.report.page import wilson_interval
+from resnetlab.report.sections import curves
 
 HOSTILE = '</script><b>$x$ & "y" %{x}\''
 
@@ -391,3 +392,13 @@ def test_hostile_names_do_nothing_in_a_browser(tmp_path, browser):
     assert page.locator("[onerror]").count() == 0 and page.locator("a[href^=http]").count() == 1
     page.close()
     assert said == []
+
+
+def test_losses_that_span_a_lot_get_a_logarithmic_scale():
+    history = pd.DataFrame({"epoch": [1, 2], "lr": [0.1, 0.0], "train_loss": [2.0, 0.5], "val_loss": [25.0, 0.4]})
+    history = history.assign(train_top1=0.5, val_top1=0.5)
+    assert curve_charts(history)["loss"]["layout"]["yaxis"]["type"] == "log"
+    assert "Loss, logarithmic scale" in curves(history)
+    tame = history.assign(val_loss=[2.5, 0.4])
+    assert curve_charts(tame)["loss"]["layout"]["yaxis"]["type"] == "linear"
+    assert curve_charts(tame.assign(val_loss=float("nan")))["top1"]["layout"]["yaxis"]["type"] == "linear"

@@ -31,6 +31,7 @@ def test_a_run_folder_holds_all_that_later_verbs_need(digits_run: Run, digits: I
     assert settings["data"]["counts"] == {"train": 1293, "validation": 144, "test": 360}
     assert settings["model"]["config"]["in_channels"] == 1
     assert settings["recipe"]["augment"]["flip"] is False  # a mirrored digit is another sign
+    assert "data_root" not in settings["data"]
     assert digits_run.environment["packages"]["torch"] == torch.__version__.partition("+")[0]
 
 

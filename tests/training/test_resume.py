@@ -14,6 +14,7 @@ from tests.conftest import TINY
 
 import resnetlab
 from resnetlab.core.errors import UserError
+from resnetlab.core.files import write_json
 from resnetlab.core.runs import TIMING_COLUMNS, Run
 from resnetlab.data.store import ImageData
 from resnetlab.models.resnet import ResNet
@@ -178,6 +179,18 @@ def test_state_is_restored_into_the_layout_of_its_parameter(tmp_path: Path):
 def test_only_the_newest_checkpoints_are_kept(uninterrupted: Run):
     names = sorted(path.name for path in uninterrupted.checkpoints.iterdir())
     assert names == ["step-00000022.safetensors", "step-00000033.safetensors"]
+
+
+def test_another_machine_is_told(tmp_path: Path, uninterrupted: Run, capfd: pytest.CaptureFixture[str]):
+    shutil.copytree(uninterrupted.path, tmp_path / "run")
+    run = Run(tmp_path / "run")
+    run.weights.unlink()
+    write_json(run.path / "environment.json", {**run.environment, "processor": "an abacus"})
+    capfd.readouterr()
+    _assert_equal(resume(run, quiet=True), uninterrupted)
+    err = capfd.readouterr().err
+    assert "this is another machine than the run began on (processor was an abacus, is " in err
+    assert "the last bits may differ" in err
 
 
 def test_resume_through_the_top_level(uninterrupted: Run):

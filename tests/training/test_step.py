@@ -11,12 +11,14 @@ from tests.conftest import TINY
 
 import resnetlab
 from resnetlab.core.errors import UserError
+from resnetlab.data.batches import Batch
+from resnetlab.data.store import ImageData
 from resnetlab.models.resnet import ResNet
 from resnetlab.training.machine import Machine, choose_machine
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import RECIPES, resolve_recipe
 from resnetlab.training.schedule import learning_rate
-from resnetlab.training.step import build_optimizer, check_memory_layout
+from resnetlab.training.step import build_optimizer, check_memory_layout, training_step
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -84,6 +86,24 @@ def test_the_fused_update_equals_the_textbook():
         torch.testing.assert_close(model.weight.detach(), weight)
 
 
+def test_long_gradients_are_scaled_down_and_short_ones_left(digits: ImageData):
+    machine = Machine(device="cpu", precision="float64", memory_format="contiguous", threads=torch.get_num_threads())
+    norms = {}
+    for clip_norm in (0.0, 0.01, 1000.0):
+        torch.manual_seed(0)
+        model = machine.place(ResNet(TINY))
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        recipe = Recipe(clip_norm=clip_norm, weight_decay=0.0, momentum=0.0, nesterov=False)
+        optimizer = build_optimizer(model, recipe)
+        batch = Batch(0, digits.splits["train"].images[:32], digits.splits["train"].labels[:32])
+        settings = {"preprocessing": digits.preprocessing, "recipe": recipe, "machine": machine}
+        training_step(model, optimizer, batch, lr=1.0, **settings)
+        moves = [(after - old).flatten() for after, old in zip(model.parameters(), before, strict=True)]
+        norms[clip_norm] = torch.cat(moves).norm().item()
+    assert norms[0.01] == pytest.approx(0.01, rel=1e-3)
+    assert norms[1000.0] == norms[0.0] > 0.1
+
+
 def test_the_learning_rate_rises_and_falls_along_cosines():
     recipe = Recipe(lr=0.4, warmup=0.25)
     rates = [learning_rate(recipe, step, 100) for step in range(101)]
@@ -137,6 +157,7 @@ def test_a_network_is_placed_in_the_memory_format():
         ({"momentun": 0.1}, r"no field 'momentun'\. Did you mean 'momentum'\?"),
         ({"augment.flop": True}, r"augment has no field 'flop'\. Did you mean 'flip'\?"),
         ({"augment": 3}, "augment must be an Augmentation, got 3"),
+        ({"clip_norm": -1}, "clip_norm must be a finite number at least 0, got -1"),
         ({"keep": "last"}, "unknown keep 'last'. Available: final, best"),
         ({"momentum": 0.0}, "nesterov=True needs momentum above 0"),
     ],

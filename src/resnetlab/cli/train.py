@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from resnetlab.cli.options import DataRoot, Device, SkipUnreadable
 from resnetlab.core.console import notice
 from resnetlab.core.errors import UserError
+
+if TYPE_CHECKING:
+    from resnetlab.data.store import ImageData
 
 NAME = "train"
 
@@ -75,31 +78,33 @@ def command(
 
         from resnetlab.data.sources import load_data
         from resnetlab.training.fit import fit
+        from resnetlab.training.recipes import resolve_recipe
 
-        source = functools.partial(
-            load_data,
-            data,
-            data_root=data_root,
-            image_size=image_size,
-            split_seed=split_seed,
-            skip_unreadable=skip_unreadable,
-            download=download,
-        )
+        @functools.cache
+        def images() -> ImageData:
+            return load_data(
+                data,
+                data_root=data_root,
+                image_size=image_size,
+                split_seed=split_seed,
+                skip_unreadable=skip_unreadable,
+                download=download,
+            )
+
         run = fit(
             model,
-            source,
+            images,
             overrides=overrides,
-            recipe=recipe,
+            recipe=resolve_recipe(recipe, **changes),
             out=out,
             seed=seed,
             device=device,
             precision=precision,
-            **changes,
         )
 
     from resnetlab.report.page import write_report
 
-    report = write_report(run)
+    report = write_report(run, None if resume is not None else images(), data_root=data_root)
     notice(f"{run}\nweights     {run.weights}\nevaluation  {run.evaluation()}\nreport      {report}")
 
 

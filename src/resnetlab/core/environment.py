@@ -6,13 +6,14 @@ import os
 import platform
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 _PACKAGES = (
     "resnetlab", "torch", "torchvision", "numpy", "pillow", "safetensors", "pandas", "pyarrow", "scikit-learn",
 )  # fmt: skip
 
 
-def describe_environment() -> dict[str, object]:
+def describe_environment() -> dict[str, Any]:
     """Returns Python's, the packages' and the machine's description, ready for JSON."""
     import torch
 

@@ -90,6 +90,15 @@ def check_same_classes(classes: dict[str, tuple[str, ...]]) -> None:
             )
 
 
+def visible_files(folder: Path) -> list[Path]:
+    """Returns every file below `folder`, sorted; hidden ones are left out, links to folders are not followed."""
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent) / name for name in names if not name.startswith(".")]
+    return sorted(found)
+
+
 def list_files(folder: Path, class_names: Sequence[str]) -> list[tuple[Path, int]]:
     """Returns every file below the class folders with its label, sorted; hidden files are left out.
 
@@ -99,12 +108,7 @@ def list_files(folder: Path, class_names: Sequence[str]) -> list[tuple[Path, int
     files: list[tuple[Path, int]] = []
     empty: list[str] = []
     for label, name in enumerate(class_names):
-        found = sorted(
-            Path(parent) / file
-            for parent, _, names in os.walk(folder / name)
-            for file in names
-            if not file.startswith(".")
-        )
+        found = visible_files(folder / name)
         files += [(path, label) for path in found]
         empty += [] if found else [name]
     if empty:
@@ -193,7 +197,11 @@ def _map(function: Callable[[Path], T], paths: Sequence[Path], label: str) -> It
 
 def _check_memory(needed: int) -> None:
     """Refuses before the memory is taken, not when the system runs out of it."""
-    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        return  # no such file outside Linux, and no other way without a further dependency
+    fields = dict(line.split(":", 1) for line in meminfo.read_text(encoding="ascii").splitlines())
+    available = int(fields["MemAvailable"].split()[0]) * 1024
     if needed > 0.8 * available:
         raise UserError(
             f"the images take {needed / 2**30:.1f} GiB of memory and {available / 2**30:.1f} GiB are free. "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,7 @@ def load_data(
     )
     if options.source in NAMED_SOURCES:
         return NAMED_SOURCES[options.source](options, download)
+    options = replace(options, data_root=None)  # of no use to a folder, so not recorded
     folder = Path(source).expanduser()
     if not folder.exists():
         known = ", ".join(NAMED_SOURCES)
@@ -121,6 +122,12 @@ def reload_data(recorded: Mapping[str, Any], *, data_root: str | Path | None = N
     Raises:
         UserError: the data is gone or has changed; the difference is shown.
     """
+    source = recorded["source"]
+    if source not in NAMED_SOURCES and not Path(source).is_dir():
+        raise UserError(
+            f"the run's images were in {source}, and there is no such folder now. Put them back there. "
+            "To evaluate on them where they are: resnetlab evaluate RUN --data FOLDER"
+        )
     arguments = {key: recorded[key] for key in LoadOptions.__dataclass_fields__ if key in recorded}
     if data_root is not None:
         arguments["data_root"] = data_root
@@ -133,7 +140,7 @@ def reload_data(recorded: Mapping[str, Any], *, data_root: str | Path | None = N
             if now[key] != recorded[key]
         ]
         raise UserError(
-            f"the images of {recorded['source']} are not those of the run: "
+            f"the images of {source} are not those of the run: "
             f"{'; '.join(changes) or 'their content has changed'}. Restore them, or start a new run."
         )
     return data
@@ -142,6 +149,7 @@ def reload_data(recorded: Mapping[str, Any], *, data_root: str | Path | None = N
 def _load_digits(options: LoadOptions, download: bool) -> ImageData:
     from sklearn.datasets import load_digits
 
+    options = replace(options, data_root=None)
     pixels, labels = load_digits(return_X_y=True)
     values = np.rint(np.asarray(pixels).reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)  # 17 grey levels
     images = _resized(torch.from_numpy(values), options)
@@ -174,7 +182,7 @@ def _load_fashion_mnist(options: LoadOptions, download: bool) -> ImageData:
         name: _split(_resized(part.data.unsqueeze(1), options), part.targets.to(torch.int64))
         for name, part in parts.items()
     }
-    recorded = LoadOptions(**{**vars(options), "data_root": str(root)})
+    recorded = replace(options, data_root=str(root))
     return _assemble("fashion_mnist", splits, tuple(FashionMNIST.classes), recorded, mirrors=True)
 
 
@@ -191,8 +199,7 @@ def _load_folder(folder: Path, options: LoadOptions) -> ImageData:
         skip_unreadable=options.skip_unreadable,
     )
     splits = {split: _split(part.images, part.labels, part.paths) for split, part in contents.items()}
-    recorded = LoadOptions(**{**vars(options), "source": str(folder)})
-    return _assemble(folder.name, splits, names, recorded, mirrors=True)
+    return _assemble(folder.name, splits, names, replace(options, source=str(folder)), mirrors=True)
 
 
 NAMED_SOURCES: dict[str, Callable[[LoadOptions, bool], ImageData]] = {

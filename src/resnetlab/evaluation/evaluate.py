@@ -91,7 +91,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates a network in float32, and writes the tables where the subject is a run.
 
-    The run's own data go to `evaluation/`, another data set to `evaluation/<name>/`.
+    The run's own data go to `evaluation/` (another split than the usual one to `evaluation/<split>/`),
+    another data set to `evaluation/<name>/`.
 
     Args:
         subject: a run folder, a weights file, or a network.
@@ -127,8 +128,10 @@ def evaluate(
         data = load_data(data, data_root=data_root, **fitting)
     evaluation = evaluate_split(model, data, split)
     if run is not None:
-        is_own = data.fingerprint == run.settings["data"]["fingerprint"]
-        return evaluation.save(run.evaluation(None if is_own else data.name))
+        if data.fingerprint != run.settings["data"]["fingerprint"]:
+            return evaluation.save(run.evaluation(data.name))
+        chosen = evaluation.summary["split"]
+        return evaluation.save(run.evaluation(None if chosen == default_split(data) else chosen))
     return evaluation
 
 
@@ -137,7 +140,7 @@ def evaluate_split(model: ResNet, data: ImageData, split: str | None = None) -> 
     preprocessing, class_names = model.preprocessing, model.class_names
     assert preprocessing is not None and class_names is not None
     _check_fits(model, data)
-    name = split or ("test" if "test" in data.splits else "validation")
+    name = split or default_split(data)
     chosen = data.split(name)
     answers = answer(model, chosen.images, preprocessing)
     order = torch.tensor([class_names.index(label) for label in data.class_names])
@@ -148,6 +151,11 @@ def evaluate_split(model: ResNet, data: ImageData, split: str | None = None) -> 
         per_image=by_image(answers.logits, labels, chosen.index, class_names, chosen.paths),
         embeddings=embedding_frame(answers.embeddings, labels, chosen.index, class_names),
     )
+
+
+def default_split(data: ImageData) -> str:
+    """Returns "test", or "validation" where there is no test split."""
+    return "test" if "test" in data.splits else "validation"
 
 
 def _run_of(subject: str | Path | Run | ResNet) -> Run | None:

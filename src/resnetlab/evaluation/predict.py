@@ -17,6 +17,7 @@ from resnetlab.core.devices import resolve_device
 from resnetlab.core.errors import UserError
 from resnetlab.core.preprocessing import Preprocessing, fit_to_square
 from resnetlab.core.runs import Run
+from resnetlab.data.folder import visible_files
 from resnetlab.data.reader import UnreadableImageError, read_image
 from resnetlab.evaluation.forward import answer
 from resnetlab.models.resnet import ResNet
@@ -71,10 +72,11 @@ def predict(
     failures: list[UnreadableImageError] = []
     for start in range(0, len(files), _FILES_AT_ONCE):
         read = _read(files[start : start + _FILES_AT_ONCE], model.preprocessing)
-        good = {path: image for path, image in read.items() if isinstance(image, Tensor)}
-        failures += [error for error in read.values() if isinstance(error, UnreadableImageError)]
+        good = [(path, image) for path, image in read if isinstance(image, Tensor)]
+        failures += [image for _, image in read if isinstance(image, UnreadableImageError)]
         if good:
-            frames.append(_table({"path": map(str, good)}, model, torch.stack(list(good.values())), top))
+            paths, pixels = zip(*good, strict=True)
+            frames.append(_table({"path": map(str, paths)}, model, torch.stack(pixels), top))
     if failures and (not skip_unreadable or not frames):
         raise UserError(
             f"{len(failures)} of {len(files)} files are not images that can be read: "
@@ -90,13 +92,12 @@ def _files(sources: Sequence[str | Path]) -> Iterator[Path]:
         if not source.exists():
             raise UserError(f"there is no file or folder {str(source)!r}.")
         if source.is_dir():
-            below = (Path(parent) / name for parent, _, names in os.walk(source) for name in names if name[0] != ".")
-            yield from sorted(below)
+            yield from visible_files(source)
         else:
             yield source
 
 
-def _read(files: Sequence[Path], preprocessing: Preprocessing) -> dict[Path, Tensor | UnreadableImageError]:
+def _read(files: Sequence[Path], preprocessing: Preprocessing) -> list[tuple[Path, Tensor | UnreadableImageError]]:
     def read(path: Path) -> Tensor | UnreadableImageError:
         try:
             return fit_to_square(read_image(path, preprocessing.channels), preprocessing.image_size)
@@ -104,7 +105,7 @@ def _read(files: Sequence[Path], preprocessing: Preprocessing) -> dict[Path, Ten
             return error
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(files, pool.map(read, files), strict=True))
+        return list(zip(files, pool.map(read, files), strict=True))
 
 
 def _table(first: dict, model: ResNet, images: Tensor, top: int) -> pd.DataFrame:

@@ -81,6 +81,7 @@ def curve_charts(history: pd.DataFrame) -> dict[str, dict[str, Any]]:
                 _line(history, validation, "validation", "var(--chart-validation)", "solid", hover),
             ],
             tickformat=".0%" if "%" in hover else "",
+            type="log" if name == "loss" and is_wide(history) else "linear",
         )
         for name, _, training, validation, hover in _CURVES
     }
@@ -90,6 +91,13 @@ def curve_charts(history: pd.DataFrame) -> dict[str, dict[str, Any]]:
         nticks=4,
     )
     return charts
+
+
+def is_wide(history: pd.DataFrame) -> bool:
+    """Whether the losses span so much that only a logarithmic scale shows more than their peak."""
+    losses = history[["train_loss", "val_loss"]].to_numpy(dtype=float)
+    losses = losses[np.isfinite(losses)]
+    return losses.size > 0 and losses.min() > 0 and losses.max() / losses.min() > 20
 
 
 def confusion_chart(matrix: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
@@ -258,6 +266,8 @@ def _draw_curves(figure: Figure, history: pd.DataFrame) -> None:
             axes.plot(history["epoch"], history[column], line, color=color, marker=marker, label=label)
         axes.set_title(title, fontsize=10, color=_INK, loc="left")
         axes.legend(frameon=False, fontsize=8)
+    if is_wide(history):
+        panels[0].set_yscale("log")
     panels[1].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     panels[2].plot(history["epoch"], history["lr"], "-", color=_MUTED, marker=marker)
     panels[2].set_title("Learning rate", fontsize=10, color=_INK, loc="left")

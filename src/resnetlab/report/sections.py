@@ -23,6 +23,7 @@ from resnetlab.report.figures import (
     confusion_chart,
     curve_charts,
     data_uri,
+    is_wide,
     shorten,
 )
 
@@ -66,7 +67,8 @@ def curves(history: pd.DataFrame) -> str:
             if best["epoch"] == last["epoch"]
             else f"; most were right after epoch {best['epoch']:.0f}, {best['val_top1']:.2%}"
         )
-    titles = {"loss": "Loss", "top1": "Top-1 accuracy", "lr": "Learning rate"}
+    scale = ", logarithmic scale" if is_wide(history) else ""
+    titles = {"loss": f"Loss{scale}", "top1": "Top-1 accuracy", "lr": "Learning rate"}
     panels = "".join(
         f'<div class="panel {name}"><h3>{title}</h3>'
         f"{_chart(charts[name], f'{title} by epoch, a line chart. Where it ends follows in words.')}</div>"

@@ -10,6 +10,7 @@ from typing import Any
 
 from resnetlab.core.checks import check_integer, from_mapping
 from resnetlab.core.console import console, notice
+from resnetlab.core.devices import resolve_device
 from resnetlab.core.environment import describe_environment
 from resnetlab.core.errors import UserError
 from resnetlab.core.preprocessing import Preprocessing
@@ -124,6 +125,7 @@ def resume(run: str | Path | Run, *, data_root: str | Path | None = None, quiet:
     run = run if isinstance(run, Run) else Run(run)
     if run.is_complete and run.summary is not None:
         return run
+    _tell_of_another_machine(run)
     data = reload_data(run.settings["data"], data_root=data_root)
     network = ResNet(from_mapping(ResNetConfig, run.settings["model"]["config"], f"{run.path}/run.toml"))
     return _train_and_evaluate(network, data, run, resume_run=True, quiet=quiet)
@@ -135,6 +137,7 @@ def _train_and_evaluate(model: ResNet, data: ImageData, run: Run, *, resume_run:
     preprocessing = from_mapping(Preprocessing, settings["preprocessing"], f"{run.path}/run.toml")
     recipe = Recipe.from_dict(settings["recipe"])
     machine = from_mapping(Machine, settings["machine"], f"{run.path}/run.toml")
+    resolve_device(machine.device)
     model.class_names, model.preprocessing = data.class_names, preprocessing
     train(
         model,
@@ -154,6 +157,15 @@ def _train_and_evaluate(model: ResNet, data: ImageData, run: Run, *, resume_run:
     if evaluated:
         evaluate_split(model, data, evaluated[0]).save(run.evaluation())
     return run
+
+
+def _tell_of_another_machine(run: Run) -> None:
+    then, now = run.environment, describe_environment()
+    pairs = {name: (then.get(name), now[name]) for name in ("processor", "accelerator")}
+    pairs["torch"] = (then["packages"]["torch"], now["packages"]["torch"])
+    changes = [f"{name} was {old}, is {new}" for name, (old, new) in pairs.items() if old != new]
+    if changes:
+        notice(f"this is another machine than the run began on ({'; '.join(changes)}): the last bits may differ.")
 
 
 def _network(model: str | ResNetConfig | ResNet, data: ImageData, seed: int, overrides: Mapping[str, Any]) -> ResNet:

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from resnetlab.core.errors import Interrupted, UserError
 from resnetlab.core.preprocessing import Preprocessing
@@ -80,9 +81,8 @@ def train(
     ):
         while progress.epoch < recipe.epochs:
             model.train()
-            # The sums stay on the device until the epoch ends or a checkpoint is due: reading them waits.
-            loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=device)
-            correct_sum = torch.tensor(progress.correct, device=device)
+            # Results stay on the device until the epoch ends or a checkpoint is due: reading them waits for it.
+            results: list[tuple[Tensor, Tensor, int]] = []
             batches = training_batches(
                 split,
                 batch_size=recipe.batch_size,
@@ -105,21 +105,20 @@ def train(
                     check_layout=first_step,
                 )
                 first_step = False
-                loss_sum += loss.double() * len(batch.labels)
-                correct_sum += correct
+                results.append((loss, correct, len(batch.labels)))
                 progress.step, done = batch.step + 1, done + 1
                 progress.images += len(batch.labels)
                 clock = _count_time(progress, clock)
                 display.step(progress.epoch + 1, progress.images / progress.epoch_seconds)
                 if signals.received or clock - last_saved > CHECKPOINT_SECONDS:
-                    progress.loss_sum, progress.correct = loss_sum.item(), int(correct_sum.item())
+                    _read_results(progress, results)
                     save_checkpoint(run.checkpoints, model, optimizer, progress, done)
                     last_saved = time.perf_counter()
                 if signals.received:
                     raise Interrupted(signals.received, run.path)
 
-            progress.loss_sum, progress.correct = loss_sum.item(), int(correct_sum.item())
-            _count_time(progress, clock)  # on an accelerator, reading the sums waited for the last steps
+            _read_results(progress, results)
+            _count_time(progress, clock)  # on an accelerator, reading the results waited for the last steps
             _check_finite(progress, run)
             last_lr = learning_rate(recipe, done - 1, total_steps)
             row = _row(progress, model, data, preprocessing, lr=last_lr, done=done)
@@ -138,6 +137,17 @@ def train(
     if recipe.keep == "best":
         model.load_state_dict(progress.best_weights)
     model.eval()
+
+
+def _read_results(progress: Progress, results: list[tuple[Tensor, Tensor, int]]) -> None:
+    """Adds (mean loss, correct predictions, images) of steps to the epoch's sums, in order, and forgets them."""
+    if results:
+        losses = torch.stack([loss for loss, _, _ in results]).tolist()
+        correct = torch.stack([count for _, count, _ in results]).tolist()
+        for loss, (_, _, images) in zip(losses, results, strict=True):
+            progress.loss_sum += loss * images
+        progress.correct += sum(correct)
+        results.clear()
 
 
 def _row(

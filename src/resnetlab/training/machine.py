@@ -110,7 +110,7 @@ def _seconds(machine: Machine, repeats: int = 7) -> float:
     with torch.random.fork_rng(devices=[]):
         layers = [nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
         block = machine.place(nn.Sequential(*layers, nn.Conv2d(64, 64, 3, padding=1, bias=False)))
-        images = machine.arrange(torch.randn(32, 64, 16, 16, dtype=machine.dtype, device=machine.device))
+        images = machine.arrange(torch.randn(32, 64, 16, 16, dtype=machine.dtype).to(machine.device))
     times = []
     for _ in range(repeats + 2):
         start = time.perf_counter()

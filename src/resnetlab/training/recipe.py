@@ -25,6 +25,8 @@ class Recipe:
         momentum: of stochastic gradient descent.
         nesterov: whether momentum looks ahead (Sutskever et al. 2013).
         weight_decay: on weights of convolutions and linear layers; not on normalisation or biases.
+        clip_norm: longest gradient, over all parameters together, that is taken as it is; a longer one is
+            scaled down to it (Pascanu et al. 2013). 0 leaves every gradient as it is.
         label_smoothing: share of the target spread over all classes (Szegedy et al. 2016).
         augment: what happens to the training images.
         keep: the weights that the run ends with: "final", or those of the "best" validation top-1.
@@ -41,6 +43,7 @@ class Recipe:
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
+    clip_norm: float = 0.0
     label_smoothing: float = 0.0
     augment: Augmentation = field(default_factory=Augmentation)
     keep: str = "final"
@@ -53,6 +56,7 @@ class Recipe:
         check_number("momentum", self.momentum, 0, 1, below=True)
         check_flag("nesterov", self.nesterov)
         check_number("weight_decay", self.weight_decay, 0)
+        check_number("clip_norm", self.clip_norm, 0)
         check_number("label_smoothing", self.label_smoothing, 0, 1, below=True)
         check_choice("keep", self.keep, ("final", "best"))
         if isinstance(self.augment, Mapping):
@@ -71,7 +75,7 @@ class Recipe:
         """Makes a recipe of what `to_dict` gave; unknown keys are errors with the nearest known one."""
         return from_mapping(cls, values, "the recipe")
 
-    def changed(self, **changes: Any) -> Recipe:
+    def changed(self, /, **changes: Any) -> Recipe:
         """Returns the recipe with other values; "augment.flip" and the like name nested fields.
 
         Raises:

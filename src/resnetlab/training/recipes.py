@@ -14,13 +14,15 @@ def quick() -> Recipe:
 
     `resnetlab train digits --epochs 40`: minutes %
     """
-    return Recipe(name="quick", epochs=20, batch_size=128, lr=0.2, weight_decay=5e-4, label_smoothing=0.1)
+    return Recipe(
+        name="quick", epochs=20, batch_size=128, lr=0.2, weight_decay=5e-4, clip_norm=1.0, label_smoothing=0.1
+    )
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {"quick": quick}
 
 
-def resolve_recipe(recipe: str | Recipe, **changes: Any) -> Recipe:
+def resolve_recipe(recipe: str | Recipe, /, **changes: Any) -> Recipe:
     """Returns the recipe called `recipe`, or the one given, with the changes applied."""
     if isinstance(recipe, str):
         if recipe not in RECIPES:

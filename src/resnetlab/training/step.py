@@ -69,7 +69,7 @@ def training_step(
         optimizer: of `build_optimizer`.
         batch: uint8 images and their labels.
         preprocessing: normalises the images.
-        recipe: its label smoothing.
+        recipe: its label smoothing and gradient clipping.
         machine: precision and memory format.
         lr: the learning rate of this step.
         check_layout: make sure that the optimiser's tensors lie as the parameters do; on the first
@@ -83,6 +83,8 @@ def training_step(
     logits = logits.to(machine.dtype)
     loss = F.cross_entropy(logits, batch.labels, label_smoothing=recipe.label_smoothing)
     loss.backward()
+    if recipe.clip_norm:
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
     if check_layout:
         check_memory_layout(optimizer)
     optimizer.step()
