@@ -79,6 +79,19 @@ def model_config(name: str, *, image_size: int | None = None, **overrides: Any) 
     return ResNetConfig(**{**CATALOG[name].fields, **overrides})
 
 
+def config_for_data(
+    name: str, *, image_size: int, in_channels: int, num_classes: int, **overrides: Any
+) -> ResNetConfig:
+    """Returns what a named network becomes for a data set: its channels, its classes, the stem for its size.
+
+    A network published with the cifar stem keeps it; one with the imagenet stem gets "auto". `overrides` win.
+    """
+    taken: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes}
+    if name in CATALOG and CATALOG[name].config.stem == "imagenet":
+        taken["stem"] = "auto"
+    return model_config(name, image_size=image_size, **{**taken, **overrides})
+
+
 def create_model(name: str, *, image_size: int | None = None, **overrides: Any) -> ResNet:
     """Builds a network of the catalogue, freshly initialised from torch's global generator.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from resnetlab.core.errors import UserError
 from resnetlab.data.sources import LoadOptions
-from resnetlab.models.catalog import CATALOG, model_config
+from resnetlab.models.catalog import config_for_data
 from resnetlab.training.recipes import RECIPES
 
 _RECIPE_OPTIONS = {"epochs": "--epochs", "batch_size": "--batch-size", "lr": "--lr"}
@@ -52,9 +52,7 @@ def _recipe_options(recorded: Mapping[str, Any], mirrors: bool | None) -> Iterat
 def _model_options(settings: Mapping[str, Any]) -> Iterator[list[str]]:
     name, recorded = settings["model"]["name"], settings["model"]["config"]
     taken = {key: recorded[key] for key in ("in_channels", "num_classes")}
-    if CATALOG[name].config.stem == "imagenet":
-        taken["stem"] = "auto"
-    named = model_config(name, image_size=settings["preprocessing"]["image_size"], **taken).to_dict()
+    named = config_for_data(name, image_size=settings["preprocessing"]["image_size"], **taken).to_dict()
     for key, value in recorded.items():
         if value != named[key]:
             yield _set(f"model.{key}", value)

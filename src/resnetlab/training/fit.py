@@ -19,7 +19,7 @@ from resnetlab.core.runs import Run, default_folder, prepare_folder
 from resnetlab.data.sources import load_data, reload_data
 from resnetlab.data.store import ImageData
 from resnetlab.evaluation.evaluate import evaluate_split
-from resnetlab.models.catalog import CATALOG, model_config
+from resnetlab.models.catalog import config_for_data, model_config
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.stems import CIFAR_STEM_LIMIT
@@ -151,11 +151,10 @@ def _train_and_evaluate(model: ResNet, data: ImageData, run: Run, *, resume_run:
         quiet=quiet,
     )
     provenance = {key: settings[key] for key in ("created", "seed", "recipe", "machine")}
-    provenance["data"] = {key: settings["data"][key] for key in ("source", "fingerprint")}
+    provenance["data"] = {"name": data.name, "fingerprint": data.fingerprint}  # no path: weights are passed on
     save(run.weights, model, provenance=provenance)
-    evaluated = [name for name in ("test", "validation") if name in data.splits]
-    if evaluated:
-        evaluate_split(model, data, evaluated[0]).save(run.evaluation())
+    if set(data.splits) != {"train"}:
+        evaluate_split(model, data).save(run.evaluation())
     return run
 
 
@@ -178,10 +177,13 @@ def _network(model: str | ResNetConfig | ResNet, data: ImageData, seed: int, ove
         if isinstance(model, ResNetConfig):
             config = model
         else:
-            taken: dict[str, Any] = {"in_channels": data.channels, "num_classes": data.num_classes}
-            if CATALOG[model].config.stem == "imagenet":
-                taken["stem"] = "auto"
-            config = model_config(model, image_size=data.image_size, **{**taken, **overrides})
+            config = config_for_data(
+                model,
+                image_size=data.image_size,
+                in_channels=data.channels,
+                num_classes=data.num_classes,
+                **overrides,
+            )
         with torch_seeded(seed, "initial weights"):
             network = ResNet(config)
     if (config.in_channels, config.num_classes) != (data.channels, data.num_classes):
