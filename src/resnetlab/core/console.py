@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -10,6 +10,14 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 def notice(message: str) -> None:
     """Prints one line for the person who waits."""
     console.print(message, markup=False)
+
+
+def render(renderable: RenderableType) -> str:
+    """Returns what rich would print, as plain text of at most 100 columns: for `print` and notebooks."""
+    plain = Console(width=100, no_color=True)
+    with plain.capture() as capture:
+        plain.print(renderable)
+    return capture.get().rstrip()
 
 
 def is_live() -> bool:

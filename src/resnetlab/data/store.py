@@ -13,6 +13,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from torch import Tensor
 
+from resnetlab.core.console import render
 from resnetlab.core.errors import UserError
 from resnetlab.core.preprocessing import Preprocessing
 
@@ -149,9 +150,6 @@ class ImageData:
         yield table
 
     def __str__(self) -> str:
-        console = Console(width=100, no_color=True)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get().rstrip()
+        return render(self)
 
     __repr__ = __str__

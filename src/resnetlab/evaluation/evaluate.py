@@ -12,6 +12,7 @@ import torch
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
+from resnetlab.core.console import render
 from resnetlab.core.devices import resolve_device
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import atomic, write_json
@@ -73,10 +74,7 @@ class Evaluation:
         yield table
 
     def __str__(self) -> str:
-        console = Console(width=100, no_color=True)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get().rstrip()
+        return render(self)
 
     __repr__ = __str__
 

@@ -18,6 +18,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from resnetlab.core.checks import check_integer
+from resnetlab.core.console import render
 from resnetlab.core.errors import UserError
 
 
@@ -86,10 +87,7 @@ class Summary:
         return shown[::-1]
 
     def __str__(self) -> str:
-        console = Console(width=100, no_color=True)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get()
+        return render(self)
 
     __repr__ = __str__
 
