@@ -91,6 +91,8 @@ def test_without_a_validation_split_the_history_says_so(tmp_path: Path):
     assert math.isnan(run.history["val_top1"].iloc[0])
     assert run.summary is not None
     assert run.summary["split"] == "test"
+    with pytest.raises(UserError, match=r'keep="best" needs a validation split to tell the best, and digits has none'):
+        fit(TINY, data, out=tmp_path / "best", epochs=1, keep="best", quiet=True)
 
 
 def test_a_name_takes_channels_classes_and_stem_from_the_data(image_folder: Path, tmp_path: Path):

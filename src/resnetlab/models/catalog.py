@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -80,7 +81,12 @@ def model_config(name: str, *, image_size: int | None = None, **overrides: Any) 
 
 
 def config_for_data(
-    name: str, *, image_size: int, in_channels: int, num_classes: int, **overrides: Any
+    name: str,
+    *,
+    image_size: int,
+    in_channels: int,
+    num_classes: int,
+    overrides: Mapping[str, Any] | None = None,
 ) -> ResNetConfig:
     """Returns what a named network becomes for a data set: its channels, its classes, the stem for its size.
 
@@ -89,7 +95,7 @@ def config_for_data(
     taken: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes}
     if name in CATALOG and CATALOG[name].config.stem == "imagenet":
         taken["stem"] = "auto"
-    return model_config(name, image_size=image_size, **{**taken, **overrides})
+    return model_config(name, image_size=image_size, **{**taken, **(overrides or {})})
 
 
 def create_model(name: str, *, image_size: int | None = None, **overrides: Any) -> ResNet:

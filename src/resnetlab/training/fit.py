@@ -85,7 +85,7 @@ def fit(
     if name == "auto":
         name = "resnet20" if data.image_size <= CIFAR_STEM_LIMIT else "resnet18"
     network = _network(name if isinstance(model, str) else model, data, seed, overrides or {})
-    recipe = _resolve_auto(recipe, data)
+    recipe = _recipe_for(recipe, data)
     folder = folder or prepare_folder(default_folder(data.name, name))
     if not quiet:
         console.print(data)
@@ -182,7 +182,7 @@ def _network(model: str | ResNetConfig | ResNet, data: ImageData, seed: int, ove
                 image_size=data.image_size,
                 in_channels=data.channels,
                 num_classes=data.num_classes,
-                **overrides,
+                overrides=overrides,
             )
         with torch_seeded(seed, "initial weights"):
             network = ResNet(config)
@@ -194,7 +194,13 @@ def _network(model: str | ResNetConfig | ResNet, data: ImageData, seed: int, ove
     return network
 
 
-def _resolve_auto(recipe: Recipe, data: ImageData) -> Recipe:
+def _recipe_for(recipe: Recipe, data: ImageData) -> Recipe:
+    """Resolves what the data decide, and refuses what they do not allow."""
+    if recipe.keep == "best" and "validation" not in data.splits:
+        raise UserError(
+            f'keep="best" needs a validation split to tell the best, and {data.name} has none. '
+            'Set keep="final", or load the data with validation_fraction above 0.'
+        )
     if recipe.augment.flip == "auto":
         return recipe.changed(**{"augment.flip": data.mirrors})
     return recipe
