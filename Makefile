@@ -3,7 +3,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DEMO_RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
+ifndef DEMO_RUN
+DEMO_RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
+endif
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow check format clean

@@ -23,12 +23,11 @@ import torchvision
 
 from resnetlab.core.environment import processor_name
 from resnetlab.core.preprocessing import Preprocessing
-from resnetlab.data.augment import Augmentation
 from resnetlab.data.batches import training_batches
 from resnetlab.data.store import Split
 from resnetlab.models.catalog import create_model
 from resnetlab.training.machine import choose_machine
-from resnetlab.training.recipe import Recipe
+from resnetlab.training.recipes import resolve_recipe
 from resnetlab.training.step import build_optimizer, training_step
 
 BAR = 2.0
@@ -54,7 +53,7 @@ def plain_step(batch_size: int) -> Callable[[], None]:
 def our_step(batch_size: int, steps: int) -> tuple[Callable[[], None], str]:
     """Returns one step of `fit`'s loop, and the machine settings that it chose."""
     machine = choose_machine()
-    recipe = Recipe(batch_size=batch_size, lr=0.01, augment=Augmentation(flip=True))
+    recipe = resolve_recipe("quick", **{"batch_size": batch_size, "augment.flip": True})
     preprocessing = Preprocessing(image_size=SIZE, channels=CHANNELS, mean=(0.5,), std=(0.5,))
     model = create_model("resnet18", in_channels=CHANNELS, num_classes=CLASSES, stem="auto", image_size=SIZE)
     machine.place(model).train()

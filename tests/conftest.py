@@ -21,6 +21,10 @@ from resnetlab.training.fit import fit
 TINY = ResNetConfig(depths=(1, 1), widths=(4, 8), stem="cifar", shortcut="A", in_channels=1, num_classes=10)
 
 
+# The tables that a run.toml must have, for tests that look at nothing in them.
+EMPTY_SETTINGS = {"seed": 0, **{name: {} for name in ("model", "data", "preprocessing", "recipe", "machine")}}
+
+
 @pytest.fixture(scope="session")
 def digits() -> ImageData:
     return load_data("digits")

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -118,7 +120,7 @@ MISTAKES = {
     "batch of none": (["train", "digits", "--batch-size", "0"], "batch_size must be an integer of at least 2, got 0"),
     "no data": (["train", "--epochs", "3"], "say what to train on"),
     "unknown option": (["train", "digits", "--epoch", "3"], "--epochs"),
-    "settings with resume": (["train", "digits", "--resume", "x", "--lr", "1"], "does not take data, lr"),
+    "settings with resume": (["train", "digits", "--resume", "x", "--lr", "1"], "does not take lr"),
     "missing run": (["evaluate", "gone"], "gone is not a run: there is no such folder"),
     "missing run to resume": (["train", "--resume", "gone"], "gone is not a run: there is no such folder"),
     "missing run to report": (["report", "gone"], "gone is not a run: there is no such folder"),
@@ -191,10 +193,42 @@ def test_an_unfinished_run_tells_how_to_finish_it(cli: Cli, digits_run: Run, tmp
     assert "Continue it with: resnetlab train --resume" in err
 
 
+def test_a_run_goes_on_after_its_images_have_moved(cli: Cli, image_folder: Path, tmp_path: Path):
+    out = tmp_path / "run"
+    code, _, err = cli("train", image_folder, "--image-size", 16, "--epochs", 1, "--out", out)
+    assert code == 0, err
+    moved = image_folder.rename(tmp_path / "moved")
+    (out / "model.safetensors").unlink()
+    code, _, err = cli("train", "--resume", out)
+    assert code == 2
+    assert "say where they are: resnetlab train FOLDER --resume RUN" in err
+    code, _, err = cli("train", moved, "--resume", out, "--device", "cpu")
+    assert code == 0, err
+    assert "the last bits may differ" in err
+    code, _, err = cli("report", out, "--data", moved)
+    assert code == 0, err
+    assert "pictures are missing" not in (out / "report.html").read_text()
+    Image.new("RGB", (20, 20)).save(moved / "red" / "00.png")
+    code, _, err = cli("report", out, "--data", moved)
+    assert (code, "are not those of the run: their content has changed" in err) == (2, True)
+
+
+def test_predictions_go_to_a_file_not_to_a_folder(cli: Cli, digits_run: Run, tmp_path: Path):
+    Image.new("L", (8, 8)).save(tmp_path / "a[bold].png")
+    code, table, _ = cli("predict", digits_run.path, tmp_path / "a[bold].png")
+    assert code == 0
+    assert "a[bold].png" in table
+    code, _, err = cli("predict", digits_run.path, tmp_path / "a[bold].png", "--out", tmp_path)
+    assert (code, "is a folder. Name a CSV file" in err) == (2, True)
+    code, _, _ = cli("predict", digits_run.path, tmp_path / "a[bold].png", "--out", "/dev/null")
+    assert code == 0
+    assert Path("/dev/null").is_char_device()
+
+
 def test_debug_shows_the_traceback(tmp_path: Path):
     command = [sys.executable, "-m", "resnetlab", "evaluate", str(tmp_path), "--debug"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "Traceback" in done.stderr
     assert "it holds no run.toml" in done.stderr
 
@@ -210,3 +244,10 @@ def test_a_defect_is_called_one(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     assert code == 1
     assert "internal error: KeyError: 'lost'" in err
     assert "--debug" in err
+    for error, words in (
+        (OSError(errno.ENOSPC, "No space left on device", "x.csv"), "cannot write x.csv: No space left on device."),
+        (MemoryError(), "memory ran out. Choose a smaller --batch-size or --image-size"),
+    ):
+        monkeypatch.setattr(catalog, "list_models", Mock(side_effect=error))
+        code, _, err = cli("models")
+        assert (code, words in err) == (2 if isinstance(error, OSError) else 1, True)

@@ -43,11 +43,18 @@ def test_numbers_are_checked(value: object):
         check_number("lr", 0, 0, above=True)
 
 
+def test_numbers_of_numpy_become_plain_ones():
+    assert type(check_integer("epochs", np.int64(3), 1)) is int
+    assert type(check_number("lr", np.float32(0.5), 0)) is float
+
+
 def test_choices_and_unknown_fields_name_the_nearest():
     with pytest.raises(UserError, match=r"unknown stem 'cifer'. Did you mean 'cifar'\?"):
         check_choice("stem", "cifer", ("imagenet", "cifar"))
     with pytest.raises(UserError, match=r"the file has no field 'chanels'. Did you mean 'channels'\?"):
         from_mapping(Preprocessing, {"chanels": 1}, "the file")
+    with pytest.raises(UserError, match="the file lacks the field 'image_size'"):
+        from_mapping(Preprocessing, {"channels": 1}, "the file")
 
 
 def test_draws_are_functions_of_seed_stream_epoch_and_step():
@@ -143,6 +150,12 @@ def test_images_are_fitted_into_the_square_without_squashing(shape: tuple[int, .
     fitted = fit_to_square(torch.full(shape, 9, dtype=torch.uint8), 16)
     assert fitted.shape == (*shape[:-2], 16, 16)
     assert fitted.unique().tolist() == [9]
+
+
+def test_a_long_strip_costs_no_more_than_its_centre():
+    strip = torch.zeros(1, 2, 30_000, dtype=torch.uint8)
+    strip[:, :, 14_990:15_010] = 200
+    assert fit_to_square(strip, 64).unique().tolist() == [200]
 
 
 def test_fitting_keeps_the_centre():

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
+from tests.conftest import EMPTY_SETTINGS
 
 from resnetlab.core.errors import UserError
 from resnetlab.core.runs import HISTORY_COLUMNS, Run, default_folder, prepare_folder
@@ -12,7 +13,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "run"
 
 
 def test_history_keeps_every_float_exactly(tmp_path: Path):
-    run = Run.create(tmp_path, {"seed": 0}, {})
+    run = Run.create(tmp_path, EMPTY_SETTINGS, {})
     row = dict.fromkeys(HISTORY_COLUMNS, 0.1 + 0.2) | {"epoch": 1, "step": 7, "val_loss": math.nan}
     run.write_history([row])
     read = run.history_rows()[0]
@@ -25,8 +26,14 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"nowhere is not a run: there is no such folder\. Give the folder"):
         Run("nowhere")
-    Run.create(tmp_path / "runs" / "mine", {"seed": 0}, {})
+    Run.create(tmp_path / "runs" / "mine", EMPTY_SETTINGS, {})
     with pytest.raises(UserError, match=r"it holds no run\.toml.*there are runs/mine"):
+        Run(tmp_path)
+
+
+def test_an_incomplete_run_is_refused(tmp_path: Path):
+    (tmp_path / "run.toml").write_text("schema = 1\nseed = 0\n[model]\n[data]\n[recipe]\n[machine]")
+    with pytest.raises(UserError, match=r"run\.toml is incomplete: it lacks preprocessing\. Restore the file"):
         Run(tmp_path)
 
 

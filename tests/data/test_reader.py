@@ -67,6 +67,7 @@ def test_the_format_is_told_by_content(tmp_path: Path):
     assert read_image(path, 1).shape == (1, 2, 3)
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_what_is_no_image_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     text, icon = tmp_path / "a.png", tmp_path / "b.ico"
     text.write_text("hello")
@@ -78,9 +79,24 @@ def test_what_is_no_image_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         read_image(tmp_path / "gone.png", 3)
     large = tmp_path / "large.png"
     Image.new("L", (64, 64)).save(large)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(UnreadableImageError, match="exceeds limit"):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
+    with pytest.raises(UnreadableImageError, match="64x64 pixels are more than the 3,000 that are taken as honest"):
         read_image(large, 1)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_photo_with_damaged_exif_is_still_a_photo(tmp_path: Path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "phone.jpg"
+    Image.new("L", (32, 16), 90).save(path, exif=exif)
+    content = path.read_bytes()
+    start = content.index(b"Exif")
+    for at in range(start + 6, start + 32):
+        damaged = bytearray(content)
+        damaged[at] ^= 0xFF
+        path.write_bytes(damaged)
+        assert read_image(path, 1).shape in ((1, 16, 32), (1, 32, 16))
 
 
 def test_a_truncated_photo_is_named(tmp_path: Path):

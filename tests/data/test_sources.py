@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import shutil
 import struct
 from pathlib import Path
 
@@ -56,9 +58,14 @@ def test_data_print_themselves(digits: ImageData):
     [
         ({"source": "fashon_mnist"}, r"unknown data 'fashon_mnist'.*Did you mean 'fashion_mnist'\? Available: digits"),
         ({"source": "digits", "image_size": 0}, "image_size must be an integer of at least 1, got 0"),
+        ({"source": "digits", "split_seed": 2**32}, r"split_seed must be below 2\*\*32, got 4294967296"),
+        ({"source": Path("digits")}, "unknown data 'digits': there is no such folder"),
         ({"source": "digits", "channels": 2}, r"channels must be 1 \(grey\) or 3 \(RGB\), got 2"),
         ({"source": "digits", "validation_fraction": 1.0}, "validation_fraction must be .* below 1, got 1.0"),
-        ({"source": "digits", "test_fraction": 0.999}, "too few to draw a test split of 100%"),
+        (
+            {"source": "digits", "test_fraction": 0.999},
+            r"too few images to draw a test split of 100%.* '8' with 174",
+        ),
         ({"source": __file__}, "is a file. Expected a folder of class folders"),
     ],
 )
@@ -107,6 +114,48 @@ def test_split_folders_are_kept(image_folder: Path, tmp_path: Path):
         load_data(root)
 
 
+def test_split_folders_are_told_in_any_case_and_need_a_training_folder(image_folder: Path):
+    inside = image_folder / "Train"
+    inside.mkdir()
+    for name in ("blue", "red"):
+        (image_folder / name).rename(inside / name)
+    assert set(load_data(image_folder).splits) == {"train", "validation", "test"}
+    shutil.copytree(inside, image_folder / "Test")
+    assert {name: len(split) for name, split in load_data(image_folder).splits.items()} == {
+        "train": 36, "validation": 4, "test": 40,
+    }  # fmt: skip
+    shutil.copytree(inside, image_folder / "training")
+    with pytest.raises(UserError, match=r"two folders for the train split: Train, training\. Keep one"):
+        load_data(image_folder)
+    shutil.rmtree(image_folder / "training")
+    shutil.rmtree(inside)
+    with pytest.raises(UserError, match="has Test but no train folder"):
+        load_data(image_folder)
+
+
+def test_names_that_are_not_text_survive_or_are_refused(image_folder: Path):
+    undecodable = os.fsdecode(b"fen\xeatre.png")
+    (image_folder / "red" / "00.png").rename(image_folder / "red" / undecodable)
+    data = load_data(image_folder)
+    paths = [path for split in data.splits.values() for path in split.paths or ()]
+    assert r"red/fen\xeatre.png" in paths
+    (image_folder / "red").rename(image_folder / os.fsdecode(b"r\xe9d"))
+    with pytest.raises(UserError, match=r"r\\xe9d has a name that is not UTF-8"):
+        load_data(image_folder)
+
+
+def test_a_split_of_unreadable_files_only_is_refused(image_folder: Path):
+    for path in (image_folder / "red").iterdir():
+        path.write_bytes(b"")
+    with pytest.warns(UserWarning), pytest.raises(UserError, match="the train split has no readable image of red"):
+        load_data(image_folder, skip_unreadable=True)
+
+
+def test_images_that_do_not_fit_into_memory_are_refused_before_it_is_taken():
+    with pytest.raises(UserError, match=r"1,797 images of 1x100000x100000 take .* GiB of memory.*smaller image size"):
+        load_data("digits", image_size=100_000)
+
+
 def test_unreadable_files_are_named_and_left_out_only_when_asked(image_folder: Path):
     (image_folder / "red" / "broken.png").write_bytes((image_folder / "red" / "00.png").read_bytes()[:60])
     (image_folder / "red" / "empty.jpg").touch()
@@ -136,7 +185,7 @@ def test_too_few_images_to_split_are_refused(tmp_path: Path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         Image.new("L", (8, 8)).save(tmp_path / name / "only.png")
-    with pytest.raises(UserError, match="2 images of 2 classes are too few to draw a test split"):
+    with pytest.raises(UserError, match="a test split of 20%: 2 of 2 classes, the smallest 'a' with 1"):
         load_data(tmp_path)
 
 

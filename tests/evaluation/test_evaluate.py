@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -54,10 +56,12 @@ def test_with_few_classes_top5_is_one():
 
 def test_answers_do_not_depend_on_the_batch_and_keep_the_mode(digits_run: Run, digits: ImageData):
     model = resnetlab.load(digits_run).train()
+    model.layer1.eval()
+    modes = [module.training for module in model.modules()]
     images = digits.splits["test"].images
     assert model.preprocessing is not None
     whole = answer(model, images, model.preprocessing)
-    assert model.training
+    assert [module.training for module in model.modules()] == modes
     parts = [answer(model, part, model.preprocessing).logits for part in images.split(7)]
     torch.testing.assert_close(torch.cat(parts), whole.logits)
     assert whole.logits.dtype == torch.float32
@@ -84,14 +88,18 @@ def test_another_data_set_goes_to_a_folder_of_its_own(image_folder: Path, tmp_pa
               out=tmp_path / "run", epochs=1, image_size=16, quiet=True)  # fmt: skip
     own = pd.read_parquet(run.evaluation() / "per_image.parquet")
     assert own["path"].str.match(r"(red|blue)/\d\d\.png").all()
-    image_folder.rename(tmp_path / "elsewhere")
+    shutil.copytree(image_folder, tmp_path / "elsewhere")
+    evaluation = resnetlab.evaluate(run, tmp_path / "elsewhere")  # the same images: their splits are kept
+    assert (evaluation.summary["n"], evaluation.folder) == (8, run.evaluation())
+    Image.new("RGB", (20, 20)).save(tmp_path / "elsewhere" / "red" / "new.png")
     evaluation = resnetlab.evaluate(run, tmp_path / "elsewhere")
-    assert evaluation.summary["n"] == 40
+    assert evaluation.summary["n"] == 41
     assert evaluation.folder == run.evaluation("elsewhere")
     assert (run.evaluation("elsewhere") / "per_image.parquet").is_file()
     (tmp_path / "elsewhere" / "red").rename(tmp_path / "elsewhere" / "rot")
     with pytest.raises(UserError, match=r"elsewhere has other classes.*missing \['red'\], unknown .* \['rot'\]"):
         resnetlab.evaluate(run, tmp_path / "elsewhere")
+    image_folder.rename(tmp_path / "moved")
     with pytest.raises(UserError, match=r"the run's images were in .*photos, and there is no such folder now"):
         resnetlab.evaluate(run)
 
@@ -102,6 +110,20 @@ def test_another_split_does_not_overwrite_the_test_splits_tables(digits: ImageDa
     assert resnetlab.evaluate(run, split="train").folder == run.evaluation("train")
     assert resnetlab.evaluate(run, digits).folder == run.evaluation()
     assert run.summary == before
+
+
+def test_images_that_were_trained_on_do_not_pass_for_test_images(tmp_path: Path):
+    data = resnetlab.load_data("digits", split_seed=5)
+    run = fit(TINY, data, out=tmp_path / "run", epochs=1, quiet=True)
+    evaluation = resnetlab.evaluate(run, "digits")
+    assert sorted(evaluation.per_image["index"]) == data.splits["test"].index.tolist()
+
+
+def test_brackets_in_names_are_shown(digits_run: Run, digits: ImageData):
+    evaluation = resnetlab.evaluate(resnetlab.load(digits_run), digits)
+    named = evaluation.per_class.assign(**{"class": [f"a[bold]{number}" for number in range(10)]})
+    assert "a[bold]3" in str(dataclasses.replace(evaluation, per_class=named))
+    assert "a[red]" in str(dataclasses.replace(digits, class_names=tuple(f"a[red]{n}" for n in range(10))))
 
 
 def test_what_cannot_be_evaluated_is_refused(digits_run: Run, digits: ImageData):

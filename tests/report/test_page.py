@@ -242,7 +242,7 @@ def test_a_run_without_evaluation_says_what_to_do(tmp_path):
 def test_images_that_are_gone_are_explained(tmp_path):
     run = make_run(tmp_path / "run", make_data("ab", source=str(tmp_path / "gone")))
     page = Page(write_report(run))
-    assert "The pictures are missing: unknown data" in page.text and not page.attributes("img")
+    assert "The pictures are missing: the run's images were in" in page.text and not page.attributes("img")
     assert page.text.count("taken for") == 5
     page = Page(write_report(run, make_data("ab", size=9)))
     assert "the data given for this page are not those of the run" in page.text and not page.attributes("img")
@@ -399,6 +399,8 @@ def test_losses_that_span_a_lot_get_a_logarithmic_scale():
     history = history.assign(train_top1=0.5, val_top1=0.5)
     assert curve_charts(history)["loss"]["layout"]["yaxis"]["type"] == "log"
     assert "Loss, logarithmic scale" in curves(history)
+    assert "label smoothing" not in curves(history)
+    assert "The training loss includes label smoothing of 0.1, the validation loss does not." in curves(history, 0.1)
     tame = history.assign(val_loss=[2.5, 0.4])
     assert curve_charts(tame)["loss"]["layout"]["yaxis"]["type"] == "linear"
     assert curve_charts(tame.assign(val_loss=float("nan")))["top1"]["layout"]["yaxis"]["type"] == "linear"

@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -103,7 +104,7 @@ def test_a_name_takes_channels_classes_and_stem_from_the_data(image_folder: Path
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(digits: ImageData, tmp_path: Path):
-    with pytest.raises(UserError, match=r"the training loss is no longer finite in epoch 1.*lower --lr"):
+    with pytest.raises(UserError, match=r"the training loss is no longer finite in epoch 1.*lower learning rate"):
         fit(TINY, digits, out=tmp_path / "run", epochs=3, lr=1e30, quiet=True)
 
 
@@ -119,6 +120,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(digits: ImageData, tmp_pat
             r"num_classes=3, and digits has 1 channels and 10 classes",
         ),
         ({"overrides": {"shortcut": "B"}}, "overrides change a network that is given by name"),
+        ({"image_size": 16}, "image_size and data_root are for data that fit loads"),
         ({"data": "digits", "image_size": 0}, "image_size must be an integer"),
     ],
 )
@@ -159,6 +161,11 @@ def test_per_image_rows_are_the_test_split(digits_run: Run, digits: ImageData):
     assert rows["label"].tolist() == [digits.class_names[label] for label in split.labels.tolist()]
     summary = json.loads((digits_run.evaluation() / "summary.json").read_text())
     assert summary["top1"] == (rows["label"] == rows["prediction"]).mean()
+
+
+def test_numbers_of_numpy_are_taken(digits: ImageData, tmp_path: Path):
+    run = fit(TINY, digits, out=tmp_path / "run", seed=np.int64(3), epochs=np.int64(1), lr=np.float32(0.5), quiet=True)
+    assert Run(run.path).settings["seed"] == 3
 
 
 def test_recipes_can_be_objects(digits: ImageData, tmp_path: Path):

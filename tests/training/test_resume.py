@@ -18,11 +18,12 @@ from resnetlab.core.files import write_json
 from resnetlab.core.runs import TIMING_COLUMNS, Run
 from resnetlab.data.store import ImageData
 from resnetlab.models.resnet import ResNet
+from resnetlab.training import loop
 from resnetlab.training.checkpoint import Progress, restore_checkpoint, save_checkpoint
 from resnetlab.training.fit import fit, resume
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.step import build_optimizer, check_memory_layout
-from resnetlab.weights.tensors import read_tensors
+from resnetlab.weights.tensors import read_tensors, write_tensors
 
 SETTINGS = {"epochs": 3, "lr": 0.1, "keep": "best", "precision": "bfloat16", "quiet": True}
 
@@ -104,9 +105,7 @@ def test_a_killed_run_resumes_exactly(
 
 
 def test_a_resumed_run_can_be_killed_again(tmp_path: Path, uninterrupted: Run, monkeypatch: pytest.MonkeyPatch):
-    """In this process: an exception at every eighth step stands for a machine that keeps failing."""
-    from resnetlab.training import loop
-
+    """In this process: an exception at every fifteenth step stands for a machine that keeps failing."""
     step, taken = loop.training_step, 0
 
     def failing(*args, **kwargs):
@@ -179,6 +178,43 @@ def test_state_is_restored_into_the_layout_of_its_parameter(tmp_path: Path):
 def test_only_the_newest_checkpoints_are_kept(uninterrupted: Run):
     names = sorted(path.name for path in uninterrupted.checkpoints.iterdir())
     assert names == ["step-00000022.safetensors", "step-00000033.safetensors"]
+
+
+def test_frozen_layers_stay_frozen_after_a_resume(tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch):
+    def train(out: Path) -> Run:
+        torch.manual_seed(0)
+        model = ResNet(TINY)
+        model.layer1.requires_grad_(False)
+        return fit(model, digits, out=out, epochs=2, quiet=True)
+
+    whole = train(tmp_path / "whole")
+    step, taken = loop.training_step, 0
+
+    def failing(*args, **kwargs):
+        nonlocal taken
+        taken += 1
+        if taken == 15:
+            raise ConnectionError("the machine is gone")
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "training_step", failing)
+    with pytest.raises(ConnectionError):
+        train(tmp_path / "run")
+    resumed = resume(tmp_path / "run", quiet=True)
+    _assert_equal(resumed, whole)
+    torch.manual_seed(0)
+    assert torch.equal(resnetlab.load(resumed).layer1[0].conv1.weight, ResNet(TINY).layer1[0].conv1.weight)
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path: Path, uninterrupted: Run):
+    shutil.copytree(uninterrupted.path, tmp_path / "run")
+    run = Run(tmp_path / "run")
+    run.weights.unlink()
+    newest = sorted(run.checkpoints.iterdir())[-1]
+    tensors, description = read_tensors(newest)
+    write_tensors(newest, tensors, {**description, "schema": 9})
+    with pytest.raises(UserError, match="has schema 9; this version reads schemas up to 1"):
+        resume(run, quiet=True)
 
 
 def test_another_machine_is_told(tmp_path: Path, uninterrupted: Run, capfd: pytest.CaptureFixture[str]):

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.conftest import TINY
+from tests.conftest import EMPTY_SETTINGS, TINY
 
 import resnetlab
 from resnetlab import weights
@@ -70,12 +71,21 @@ def _file(tmp_path: Path) -> Path:
 def test_every_flipped_bit_is_noticed(tmp_path: Path):
     path = _file(tmp_path)
     content = path.read_bytes()
-    for at in range(0, len(content), len(content) // 40):
+    header = 8 + int.from_bytes(content[:8], "little")
+    for at in (*range(header), *range(header, len(content), 97)):
         damaged = bytearray(content)
-        damaged[at] ^= 4
+        damaged[at] ^= 1 << (at % 8)
         path.write_bytes(damaged)
         with pytest.raises(UserError):
             resnetlab.load(path)
+
+
+def test_files_are_readable_by_those_who_may_read_the_folder(tmp_path: Path):
+    mask = os.umask(0o022)
+    try:
+        assert _file(tmp_path).stat().st_mode & 0o777 == 0o644
+    finally:
+        os.umask(mask)
 
 
 def test_a_truncated_file_is_refused(tmp_path: Path):
@@ -111,7 +121,7 @@ def test_files_of_others_and_checkpoints_are_told_apart(tmp_path: Path):
 def test_a_missing_file_and_an_unfinished_run_are_told(tmp_path: Path):
     with pytest.raises(UserError, match=r"there is no file .*gone\.safetensors"):
         resnetlab.load(tmp_path / "gone.safetensors")
-    Run.create(tmp_path / "run", {"seed": 0}, {})
+    Run.create(tmp_path / "run", EMPTY_SETTINGS, {})
     with pytest.raises(UserError, match=r"has no trained network yet.*resnetlab train --resume"):
         resnetlab.load(tmp_path / "run")
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from resnetlab.cli.options import DataRoot, Device, RunFolder
+from resnetlab.cli.options import DataRoot, Device, RunFolder, SkipUnreadable
 from resnetlab.core.console import notice
 
 NAME = "evaluate"
@@ -18,6 +18,7 @@ def command(
     split: Annotated[str | None, typer.Option(help="train, validation or test; test where there is one.")] = None,
     data_root: DataRoot = None,
     device: Device = "auto",
+    skip_unreadable: SkipUnreadable = False,
 ) -> None:
     """Measure a trained network and write the tables into its run folder."""
     from rich.console import Console
@@ -26,6 +27,8 @@ def command(
     from resnetlab.evaluation.evaluate import evaluate
 
     opened = Run(run)
-    evaluation = evaluate(opened, data, split=split, device=device, data_root=data_root)
+    evaluation = evaluate(
+        opened, data, split=split, device=device, data_root=data_root, skip_unreadable=skip_unreadable
+    )
     Console().print(evaluation)
     notice(f"tables  {evaluation.folder}")

@@ -6,9 +6,11 @@ at once.
 
 from __future__ import annotations
 
+import errno
 import functools
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -23,6 +25,8 @@ from resnetlab.core.console import console, notice
 from resnetlab.core.errors import Interrupted, UserError
 
 USER_MISTAKE, FAILURE = 2, 1
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+_NO_MEMORY = "can't allocate memory"  # of torch's allocator on the CPU
 
 app = typer.Typer(
     name="resnetlab",
@@ -61,16 +65,32 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(128 + number) from None
         except Exception as error:
             if _settings["debug"]:
-                raise
-            is_mistake = isinstance(error, (UserError, PermissionError))
-            if is_mistake or isinstance(error, OSError):
-                console.print(f"[bold red]error:[/] {escape(str(error))}")
-            else:
-                console.print(f"[bold red]internal error:[/] {escape(f'{type(error).__name__}: {error}')}")
-                notice("This should not happen. Run it again with --debug for the traceback, and please report it.")
-            raise typer.Exit(USER_MISTAKE if is_mistake else FAILURE) from None
+                traceback.print_exc()
+            title, words, code = _explain(error)
+            console.print(f"[bold red]{title}:[/] {escape(words)}")
+            raise typer.Exit(code) from None
 
     return run
+
+
+def _explain(error: Exception) -> tuple[str, str, int]:
+    """Returns a title, what to say of an error, and the exit code."""
+    if isinstance(error, UserError):
+        return "error", str(error), USER_MISTAKE
+    if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
+        words = f"cannot write {error.filename or 'a file'}: {error.strerror}."
+        return "error", f"{words} Make room, or change who may write there.", USER_MISTAKE
+    if isinstance(error, OSError):
+        return "error", str(error), FAILURE
+    # torch is not imported for this: its errors are told by their names and words.
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError) or _NO_MEMORY in str(error):
+        return "error", "memory ran out. Choose a smaller --batch-size or --image-size.", FAILURE
+    return (
+        "internal error",
+        f"{type(error).__name__}: {error}\nThis should not happen. Run it again with --debug for the traceback, "
+        "and please report it.",
+        FAILURE,
+    )
 
 
 for _verb in (train, evaluate, predict, report, summary, models):

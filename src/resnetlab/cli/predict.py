@@ -24,14 +24,19 @@ def command(
 ) -> None:
     """Tell the classes of images."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from resnetlab.core.files import write_text
     from resnetlab.evaluation.predict import predict
 
+    if out is not None and out.is_dir():
+        raise UserError(f"{out} is a folder. Name a CSV file to write, such as {out / 'predictions.csv'}.")
     if out is not None and str(out) != "-" and not out.resolve().parent.is_dir():
         raise UserError(f"there is no folder {out.resolve().parent} to write {out.name} to. Make it first.")
     frame = predict(network, images, top=top, device=device, skip_unreadable=skip_unreadable)
+    if out is not None and out.is_dir():
+        raise UserError(f"{out} is a folder. Name a CSV file to write, such as {out / 'predictions.csv'}.")
     if out is not None and str(out) == "-":
         typer.echo(frame.to_csv(index=False), nl=False)
     elif out is not None:
@@ -45,6 +50,6 @@ def command(
             table.add_column("prediction" if not rank else f"or{rank.replace('_', ' ')}")
             table.add_column("", justify="right")
         for row in frame.to_dict("records"):
-            cells = [(str(row[f"prediction{rank}"]), f"{row[f'confidence{rank}']:.1%}") for rank in ranks]
-            table.add_row(str(row["path"]), *(cell for pair in cells for cell in pair))
+            cells = [(escape(str(row[f"prediction{rank}"])), f"{row[f'confidence{rank}']:.1%}") for rank in ranks]
+            table.add_row(escape(str(row["path"])), *(cell for pair in cells for cell in pair))
         Console().print(table)

@@ -52,7 +52,11 @@ def command(
     skip_unreadable: SkipUnreadable = False,
     resume: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Go on with an interrupted run; give no other setting with it."),
+        typer.Option(
+            metavar="RUN",
+            help="Go on with an interrupted run, with its own settings. Give DATA only if a folder of "
+            "images has moved, --device only to go on elsewhere.",
+        ),
     ] = None,
 ) -> None:
     """Train a network on images, evaluate it and write its report.
@@ -65,7 +69,7 @@ def command(
     """
     if resume is not None:
         _refuse_settings(context)
-        run = _resume(resume, data_root)
+        run = _resume(resume, data, data_root, None if device == "auto" else device)
     elif data is None:
         raise UserError(
             "say what to train on: resnetlab train DATA, where DATA is digits, fashion_mnist or a folder of class "
@@ -108,19 +112,19 @@ def command(
     notice(f"{run}\nweights     {run.weights}\nevaluation  {run.evaluation()}\nreport      {report}")
 
 
-def _resume(folder: Path, data_root: Path | None) -> Any:
+def _resume(folder: Path, data: str | None, data_root: Path | None, device: str | None) -> Any:
     from resnetlab.core.runs import Run
     from resnetlab.training.fit import resume
 
     run = Run(folder)
     if run.is_complete:
         notice(f"{folder} is complete: there is nothing left to train.")
-    return resume(run, data_root=data_root)
+    return resume(run, data=data, data_root=data_root, device=device)
 
 
 def _refuse_settings(context: typer.Context) -> None:
     """A resumed run goes on as it began; a setting beside --resume would be silently ignored."""
-    allowed = ("resume", "data_root")
+    allowed = ("resume", "data", "data_root", "device")
     given = [
         name
         for name in context.params

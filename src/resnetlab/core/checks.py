@@ -40,11 +40,11 @@ def check_number(
     range_text = f"{'above' if above else 'at least'} {minimum:g}"
     if maximum < math.inf:
         range_text += f" and {'below' if below else 'at most'} {maximum:g}"
-    real = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    inside = real and minimum <= value <= maximum
-    if not inside or (above and value == minimum) or (below and value == maximum):
+    number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
+    inside = math.isfinite(number) and minimum <= number <= maximum
+    if not inside or (above and number == minimum) or (below and number == maximum):
         raise UserError(f"{name} must be a finite number {range_text}, got {value!r}.")
-    return float(value)
+    return number
 
 
 def check_flag(name: str, value: Any) -> bool:
@@ -70,8 +70,17 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         values: field names and values, as read from a file or an option.
         where: what the user wrote them in, for the message.
     """
-    fields = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in values:
         if key not in fields:
             raise UserError(f"{where} has no field {key!r}. {nearest(key, fields)}Its fields: {', '.join(fields)}.")
+    for key, field in fields.items():
+        if key not in values and field.default is field.default_factory is dataclasses.MISSING:
+            raise UserError(f"{where} lacks the field {key!r}. Its fields: {', '.join(fields)}.")
     return cls(**values)
+
+
+def set_checked(instance: object, **values: Any) -> None:
+    """Puts checked values into a frozen dataclass, so that it holds plain numbers whatever came."""
+    for name, value in values.items():
+        object.__setattr__(instance, name, value)

@@ -6,6 +6,7 @@ Every message says what was expected, what came, and what to do.
 from __future__ import annotations
 
 import difflib
+import shlex
 import signal
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,8 +28,12 @@ class Interrupted(KeyboardInterrupt):
         self.signal_number = signal_number
         self.run = run
         name = signal.Signals(signal_number).name
-        super().__init__(f"stopped by {name} after a checkpoint; continue with: "
-                         f"resnetlab train --resume {run}")  # fmt: skip
+        super().__init__(f"stopped by {name} after a checkpoint; continue with: {resume_command(run)}")
+
+
+def resume_command(run: Path) -> str:
+    """Returns the command that continues a run, ready for a shell."""
+    return f"resnetlab train --resume {shlex.quote(str(run))}"
 
 
 def nearest(name: object, choices: Iterable[str]) -> str:

@@ -25,10 +25,10 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     temporary = Path(name)
-    os.fchmod(descriptor, 0o666 & ~_umask())  # mkstemp makes private files; a run folder is shared
     os.close(descriptor)
     try:
         yield temporary
+        temporary.chmod(0o666 & ~_umask())  # temporary files are private; a run folder is shared
         _sync(temporary)
         temporary.replace(path)
         _sync(path.parent)
@@ -38,7 +38,10 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 text file atomically."""
+    """Writes a UTF-8 text file atomically; a pipe or a device is written to as it is."""
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -59,6 +62,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}.") from error
+
+
+def printable(path: Path) -> str:
+    """Returns a path as text that every file and terminal takes: undecodable bytes are escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def make_folder(path: Path) -> None:

@@ -26,7 +26,7 @@ def generator(seed: int, stream: str, *, epoch: int = 0, step: int = 0) -> np.ra
         epoch: the epoch, from 0.
         step: the step within the epoch, from 0.
     """
-    check_integer("seed", seed, 0)
+    seed = check_integer("seed", seed, 0)
     stream_key = int.from_bytes(hashlib.sha256(stream.encode()).digest()[:8], "little")
     key = np.array([seed % 2**64, stream_key], dtype=np.uint64)
     # The draws of one place advance the two low words of the counter, never the high ones.
@@ -36,7 +36,10 @@ def generator(seed: int, stream: str, *, epoch: int = 0, step: int = 0) -> np.ra
 
 @contextmanager
 def torch_seeded(seed: int, stream: str) -> Iterator[None]:
-    """Seeds torch's CPU generator within the block and restores its state after it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(generator(seed, stream).integers(2**63)))
+    """Seeds torch's CPU generator, and no other, within the block and restores its state after it."""
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(int(generator(seed, stream).integers(2**63)))
+    try:
         yield
+    finally:
+        torch.default_generator.set_state(state)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -21,13 +22,14 @@ from typing import Any
 
 import pandas as pd
 
-from resnetlab.core.errors import UserError
+from resnetlab.core.errors import UserError, resume_command
 from resnetlab.core.files import atomic, cannot_write, make_folder, read_toml, write_json, write_toml
 
 SCHEMA_VERSION = 1
 HISTORY_COLUMNS = (
     "epoch", "step", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "images_per_second", "seconds",
 )  # fmt: skip
+_SETTINGS = ("seed", "model", "data", "preprocessing", "recipe", "machine")
 TIMING_COLUMNS = ("images_per_second", "seconds")
 """The history's columns that tell of the machine, not of the training: two equal runs differ in them."""
 
@@ -56,6 +58,9 @@ class Run:
                 f"{self.path}/run.toml has schema {schema!r}; this version reads schemas up to {SCHEMA_VERSION}. "
                 "Use the version of resnetlab that wrote it, or a newer one."
             )
+        missing = [name for name in _SETTINGS if name not in self.settings]
+        if missing:
+            raise UserError(f"{self.path}/run.toml is incomplete: it lacks {', '.join(missing)}. Restore the file.")
 
     @classmethod
     def create(cls, path: Path, settings: Mapping[str, Any], environment: Mapping[str, Any]) -> Run:
@@ -87,8 +92,9 @@ class Run:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Versions and machine that made the run."""
-        return json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
+        """Versions and machine that made the run, as far as they are known."""
+        path = self.path / "environment.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     @property
     def history(self) -> pd.DataFrame:
@@ -133,7 +139,10 @@ class Run:
         lines = [f"Run {self.path}: {model} on {data}, recipe {self.settings['recipe']['name']}"]
         if rows := self.history_rows():
             last = rows[-1]
-            lines.append(f"  {len(rows)} epochs, {last['seconds']:.0f} s, validation top-1 {last['val_top1']:.2%}")
+            line = f"  {len(rows)} epochs, {last['seconds']:.0f} s, training top-1 {last['train_top1']:.2%}"
+            if not math.isnan(last["val_top1"]):
+                line += f", validation top-1 {last['val_top1']:.2%}"
+            lines.append(line)
         if (summary := self.summary) is not None:
             lines.append(f"  {summary['split']} top-1 {summary['top1']:.2%} of {summary['n']} images")
         return "\n".join(lines)
@@ -161,7 +170,7 @@ def prepare_folder(path: str | Path) -> Path:
     if is_full:
         raise UserError(
             f"{path} is not empty, and a run never overwrites anything. Choose another folder with --out, "
-            f"or continue an interrupted run with: resnetlab train --resume {path}"
+            f"or continue an interrupted run with: {resume_command(path)}"
         )
     make_folder(path)
     return path

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resnetlab.core.checks import check_number
+from resnetlab.core.checks import check_number, set_checked
 from resnetlab.core.errors import UserError
 
 
@@ -27,7 +27,7 @@ class Augmentation:
     flip: bool | str = "auto"
 
     def __post_init__(self) -> None:
-        check_number("augment.crop_padding", self.crop_padding, 0, 0.5)
+        set_checked(self, crop_padding=check_number("augment.crop_padding", self.crop_padding, 0, 0.5))
         if self.flip not in (True, False, "auto"):
             raise UserError(f'augment.flip must be true, false or "auto", got {self.flip!r}.')
 
@@ -38,7 +38,7 @@ def augment(images: Tensor, policy: Augmentation, draws: np.random.Generator) ->
     Args:
         images: uint8 (N, C, H, W).
         policy: what to do; `flip` must be resolved, not "auto".
-        draws: the generator of this step; it is advanced by the same number of draws for every policy.
+        draws: the generator of this step.
     """
     count, _, height, width = images.shape
     padding = round(policy.crop_padding * height)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,10 @@ from torch import Tensor
 
 from resnetlab.core.console import console, is_live
 from resnetlab.core.errors import UserError
+from resnetlab.core.files import printable
 from resnetlab.core.preprocessing import fit_to_square
-from resnetlab.data.reader import UnreadableImageError, probe_image, read_image
+from resnetlab.data.reader import UnreadableImageError, describe_failures, probe_image, read_image
+from resnetlab.data.store import check_memory
 
 LARGEST_DEFAULT_SIZE = 224
 """Photos are resized to at most this many pixels unless `image_size` says otherwise."""
@@ -43,31 +45,44 @@ class FolderImages:
         images: uint8 (N, C, H, W).
         labels: int64 (N,).
         paths: relative to the folder that the user named, N of them.
+        kept: int64 (N,), the positions of these images in the list of files; others were unreadable.
     """
 
     images: Tensor
     labels: Tensor
     paths: tuple[str, ...]
+    kept: Tensor
 
 
 def split_folders(root: Path) -> dict[str, Path]:
-    """Returns the split folders of `root` by split name; none where its folders are the classes."""
+    """Returns the split folders of `root` by split name; none where its folders are the classes.
+
+    Raises:
+        UserError: two folders are of one split, or there is no training folder among them.
+    """
     found: dict[str, Path] = {}
-    for split, names in _SPLIT_FOLDERS.items():
-        matching = [root / name for name in names if (root / name).is_dir()]
-        if len(matching) > 1:
-            folders = ", ".join(folder.name for folder in matching)
-            raise UserError(f"{root} has several folders for the {split} split: {folders}. Keep one of them.")
-        if matching:
-            found[split] = matching[0]
-    return found if "train" in found else {}
+    for folder in sorted(entry for entry in _entries(root) if entry.is_dir()):
+        for split, names in _SPLIT_FOLDERS.items():
+            if folder.name.lower() in names and split in found:
+                raise UserError(
+                    f"{root} has two folders for the {split} split: {found[split].name}, {folder.name}. Keep one."
+                )
+            if folder.name.lower() in names:
+                found[split] = folder
+    if found and "train" not in found:
+        there = ", ".join(folder.name for folder in found.values())
+        raise UserError(
+            f"{root} has {there} but no train folder. Add one, or name the folder whose folders are the classes, "
+            f"such as {next(iter(found.values()))}."
+        )
+    return found
 
 
 def list_classes(folder: Path) -> tuple[str, ...]:
     """Returns the names of the class folders, sorted.
 
     Raises:
-        UserError: there are none, or only one.
+        UserError: there are none, or a name is no text.
     """
     names = tuple(sorted(entry.name for entry in _entries(folder) if entry.is_dir()))
     if not names:
@@ -75,6 +90,9 @@ def list_classes(folder: Path) -> tuple[str, ...]:
             f"{folder} holds no class folders. Expected one folder for each class with its images in it, "
             f"such as {folder}/cat/1.jpg and {folder}/dog/2.jpg."
         )
+    for name in names:
+        if printable(Path(name)) != name:
+            raise UserError(f"the class folder {printable(folder / name)} has a name that is not UTF-8. Rename it.")
     return names
 
 
@@ -140,13 +158,13 @@ def read_folder(
         UserError: files cannot be read (all are counted, the first are named), or memory is short.
     """
     every = [path for entries in files.values() for path, _ in entries]
-    probes = _map(probe_image, every, "looking at images")
+    probes = list(map_files(probe_image, every, "looking at images"))
     sound = [probe for probe in probes if not isinstance(probe, UnreadableImageError)]
     if not sound:
         raise _unreadable_error(root, [probe for probe in probes if isinstance(probe, UnreadableImageError)])
     channels = channels or max(probe[0] for probe in sound)
     size = image_size or min(LARGEST_DEFAULT_SIZE, int(median(min(probe[1:]) for probe in sound)))
-    _check_memory(len(every) * channels * size * size)
+    check_memory(len(every), channels, size)
 
     def read(path: Path) -> Tensor:
         return fit_to_square(read_image(path, channels), size)
@@ -156,7 +174,8 @@ def read_folder(
     for split, entries in files.items():
         images = torch.empty(len(entries), channels, size, size, dtype=torch.uint8)
         kept: list[int] = []
-        for position, image in enumerate(_map(read, [path for path, _ in entries], f"reading {split} images")):
+        results = map_files(read, [path for path, _ in entries], f"reading {split} images")
+        for position, image in enumerate(results):
             if isinstance(image, UnreadableImageError):
                 failures.append(image)
             else:
@@ -165,13 +184,34 @@ def read_folder(
         result[split] = FolderImages(
             images=images[: len(kept)],
             labels=torch.tensor([entries[position][1] for position in kept], dtype=torch.int64),
-            paths=tuple(entries[position][0].relative_to(root).as_posix() for position in kept),
+            paths=tuple(printable(entries[position][0].relative_to(root)) for position in kept),
+            kept=torch.tensor(kept, dtype=torch.int64),
         )
     if failures and not skip_unreadable:
         raise _unreadable_error(root, failures)
     if failures:
-        warnings.warn(f"left out {len(failures)} unreadable files: {_first(failures)}", stacklevel=2)
+        warnings.warn(f"left out {len(failures)} unreadable files: {describe_failures(failures)}", stacklevel=2)
     return result
+
+
+def map_files(
+    function: Callable[[Path], T], paths: Sequence[Path], label: str | None = None
+) -> Iterator[T | UnreadableImageError]:
+    """Calls `function` on every path in threads and yields the results in order.
+
+    An unreadable image becomes its error. With a `label` a progress bar is shown.
+    """
+
+    def guarded(path: Path) -> T | UnreadableImageError:
+        try:
+            return function(path)
+        except UnreadableImageError as error:
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        hidden = label is None or not is_live()
+        results = pool.map(guarded, paths)
+        yield from track(results, label or "", len(paths), console=console, transient=True, disable=hidden)
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -181,41 +221,8 @@ def _entries(folder: Path) -> list[Path]:
         raise UserError(f"cannot list the folder {folder}: {error.strerror or error}.") from error
 
 
-def _map(function: Callable[[Path], T], paths: Sequence[Path], label: str) -> Iterable[T | UnreadableImageError]:
-    """Calls `function` on every path in threads, in order; an unreadable image becomes its error."""
-
-    def guarded(path: Path) -> T | UnreadableImageError:
-        try:
-            return function(path)
-        except UnreadableImageError as error:
-            return error
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(guarded, paths)
-        yield from track(results, label, len(paths), console=console, transient=True, disable=not is_live())
-
-
-def _check_memory(needed: int) -> None:
-    """Refuses before the memory is taken, not when the system runs out of it."""
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():
-        return  # no such file outside Linux, and no other way without a further dependency
-    fields = dict(line.split(":", 1) for line in meminfo.read_text(encoding="ascii").splitlines())
-    available = int(fields["MemAvailable"].split()[0]) * 1024
-    if needed > 0.8 * available:
-        raise UserError(
-            f"the images take {needed / 2**30:.1f} GiB of memory and {available / 2**30:.1f} GiB are free. "
-            "Choose a smaller --image-size."
-        )
-
-
 def _unreadable_error(root: Path, failures: Sequence[UnreadableImageError]) -> UserError:
     return UserError(
-        f"{len(failures)} files below {root} are not images that can be read: {_first(failures)} "
-        "Repair or remove them, or leave them out with --skip-unreadable."
+        f"{len(failures)} files below {root} are not images that can be read: {describe_failures(failures)} "
+        "Repair or remove them, or leave them out (--skip-unreadable)."
     )
-
-
-def _first(failures: Sequence[UnreadableImageError], count: int = 10) -> str:
-    named = " ".join(str(failure) for failure in failures[:count])
-    return named + (f" And {len(failures) - count} more." if len(failures) > count else "")

@@ -10,15 +10,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from resnetlab.core.checks import check_flag, check_integer, check_number
+from resnetlab.core.checks import check_flag, check_integer, check_number, set_checked
 from resnetlab.core.console import notice
 from resnetlab.core.errors import UserError, nearest
 from resnetlab.core.preprocessing import fit_to_square
-from resnetlab.data.folder import check_same_classes, list_classes, list_files, read_folder, split_folders
-from resnetlab.data.store import SPLITS, ImageData, Split
+from resnetlab.data.folder import (
+    check_same_classes,
+    list_classes,
+    list_files,
+    read_folder,
+    split_folders,
+    visible_files,
+)
+from resnetlab.data.splits import Drawn, draw_splits
+from resnetlab.data.store import ImageData, Split, check_memory
 
 DATA_ROOT_VARIABLE = "RESNETLAB_DATA"
 
@@ -38,13 +45,18 @@ class LoadOptions:
 
     def __post_init__(self) -> None:
         if self.image_size is not None:
-            check_integer("image_size", self.image_size, 1)
+            set_checked(self, image_size=check_integer("image_size", self.image_size, 1))
         if self.channels not in (None, 1, 3):
             raise UserError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels!r}.")
-        check_integer("split_seed", self.split_seed, 0)
-        check_number("validation_fraction", self.validation_fraction, 0, 1, below=True)
-        check_number("test_fraction", self.test_fraction, 0, 1)
-        check_flag("skip_unreadable", self.skip_unreadable)
+        if check_integer("split_seed", self.split_seed, 0) >= 2**32:
+            raise UserError(f"split_seed must be below 2**32, got {self.split_seed}.")
+        set_checked(
+            self,
+            split_seed=int(self.split_seed),
+            validation_fraction=check_number("validation_fraction", self.validation_fraction, 0, 1, below=True),
+            test_fraction=check_number("test_fraction", self.test_fraction, 0, 1),
+            skip_unreadable=check_flag("skip_unreadable", self.skip_unreadable),
+        )
 
 
 def load_data(
@@ -96,7 +108,7 @@ def load_data(
         test_fraction=test_fraction,
         skip_unreadable=skip_unreadable,
     )
-    if options.source in NAMED_SOURCES:
+    if isinstance(source, str) and source in NAMED_SOURCES:
         return NAMED_SOURCES[options.source](options, download)
     options = replace(options, data_root=None)  # of no use to a folder, so not recorded
     folder = Path(source).expanduser()
@@ -112,23 +124,27 @@ def load_data(
     return _load_folder(folder.resolve(), options)
 
 
-def reload_data(recorded: Mapping[str, Any], *, data_root: str | Path | None = None) -> ImageData:
+def reload_data(
+    recorded: Mapping[str, Any], *, source: str | Path | None = None, data_root: str | Path | None = None
+) -> ImageData:
     """Loads the data that a run folder records, and checks that it is the same. Nothing is downloaded.
 
     Args:
         recorded: the `data` table of run.toml.
+        source: where a folder is now, if it has moved.
         data_root: where the data sets are now, if they have moved.
 
     Raises:
         UserError: the data is gone or has changed; the difference is shown.
     """
-    source = recorded["source"]
-    if source not in NAMED_SOURCES and not Path(source).is_dir():
+    place = str(source or recorded["source"])
+    if place not in NAMED_SOURCES and not Path(place).is_dir():
         raise UserError(
-            f"the run's images were in {source}, and there is no such folder now. Put them back there. "
-            "To evaluate on them where they are: resnetlab evaluate RUN --data FOLDER"
+            f"the run's images were in {place}, and there is no such folder now. Put them back there, or say where "
+            "they are: resnetlab train FOLDER --resume RUN, resnetlab evaluate or report RUN --data FOLDER"
         )
     arguments = {key: recorded[key] for key in LoadOptions.__dataclass_fields__ if key in recorded}
+    arguments["source"] = place
     if data_root is not None:
         arguments["data_root"] = data_root
     data = load_data(**arguments, download=False)
@@ -140,21 +156,28 @@ def reload_data(recorded: Mapping[str, Any], *, data_root: str | Path | None = N
             if now[key] != recorded[key]
         ]
         raise UserError(
-            f"the images of {source} are not those of the run: "
+            f"the images of {place} are not those of the run: "
             f"{'; '.join(changes) or 'their content has changed'}. Restore them, or start a new run."
         )
     return data
 
 
+def may_be_recorded(source: str | Path, recorded: Mapping[str, Any]) -> bool:
+    """Whether `source` could be a run's own data, moved or not, as far as can be told without reading images."""
+    if str(source) in NAMED_SOURCES or recorded["source"] in NAMED_SOURCES:
+        return str(source) == recorded["source"]
+    folder = Path(source)
+    return folder.is_dir() and len(visible_files(folder)) == sum(recorded["counts"].values())
+
+
 def _load_digits(options: LoadOptions, download: bool) -> ImageData:
     from sklearn.datasets import load_digits
 
-    options = replace(options, data_root=None)
     pixels, labels = load_digits(return_X_y=True)
     values = np.rint(np.asarray(pixels).reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)  # 17 grey levels
-    images = _resized(torch.from_numpy(values), options)
-    whole = _split(images, torch.from_numpy(np.asarray(labels, dtype=np.int64)))
-    return _assemble("digits", {"train": whole}, tuple("0123456789"), options, mirrors=False)
+    arrays = {"train": (torch.from_numpy(values), torch.from_numpy(np.asarray(labels, dtype=np.int64)))}
+    options = replace(options, data_root=None)  # of no use here, so not recorded
+    return _from_arrays("digits", arrays, tuple("0123456789"), options, mirrors=False)
 
 
 def _load_fashion_mnist(options: LoadOptions, download: bool) -> ImageData:
@@ -178,28 +201,9 @@ def _load_fashion_mnist(options: LoadOptions, download: bool) -> ImageData:
     except (OSError, RuntimeError, ValueError) as error:
         problem = "is incomplete or damaged" if present else "could not be downloaded"
         raise UserError(f"Fashion-MNIST {problem} ({error}). {remedy}") from error
-    splits = {
-        name: _split(_resized(part.data.unsqueeze(1), options), part.targets.to(torch.int64))
-        for name, part in parts.items()
-    }
-    recorded = replace(options, data_root=str(root))
-    return _assemble("fashion_mnist", splits, tuple(FashionMNIST.classes), recorded, mirrors=True)
-
-
-def _load_folder(folder: Path, options: LoadOptions) -> ImageData:
-    folders = split_folders(folder) or {"train": folder}
-    classes = {split: list_classes(path) for split, path in folders.items()}
-    check_same_classes(classes)
-    names = classes["train"]
-    contents = read_folder(
-        folder,
-        {split: list_files(path, names) for split, path in folders.items()},
-        image_size=options.image_size,
-        channels=options.channels,
-        skip_unreadable=options.skip_unreadable,
-    )
-    splits = {split: _split(part.images, part.labels, part.paths) for split, part in contents.items()}
-    return _assemble(folder.name, splits, names, replace(options, source=str(folder)), mirrors=True)
+    arrays = {name: (part.data.unsqueeze(1), part.targets.to(torch.int64)) for name, part in parts.items()}
+    names, options = tuple(FashionMNIST.classes), replace(options, data_root=str(root))
+    return _from_arrays("fashion_mnist", arrays, names, options, mirrors=True)
 
 
 NAMED_SOURCES: dict[str, Callable[[LoadOptions, bool], ImageData]] = {
@@ -208,44 +212,60 @@ NAMED_SOURCES: dict[str, Callable[[LoadOptions, bool], ImageData]] = {
 }
 
 
-def _resized(images: Tensor, options: LoadOptions) -> Tensor:
-    """Returns grey images (N, 1, H, W) at the size and with the channels that were asked for."""
-    size = options.image_size or min(images.shape[-2:])
-    parts = [fit_to_square(part, size) for part in images.split(4096)]
-    return torch.cat(parts).repeat(1, options.channels or 1, 1, 1)
+def _load_folder(folder: Path, options: LoadOptions) -> ImageData:
+    folders = split_folders(folder) or {"train": folder}
+    classes = {split: list_classes(path) for split, path in folders.items()}
+    check_same_classes(classes)
+    names = classes["train"]
+    files = {split: list_files(path, names) for split, path in folders.items()}
+    labels = {split: torch.tensor([label for _, label in entries]) for split, entries in files.items()}
+    drawn = _draw(labels, names, options)
+    contents = read_folder(
+        folder,
+        {split: [files[part.source][at] for at in part.positions.tolist()] for split, part in drawn.items()},
+        image_size=options.image_size,
+        channels=options.channels,
+        skip_unreadable=options.skip_unreadable,
+    )
+    splits = {}
+    for split, part in contents.items():
+        index = drawn[split].positions[part.kept]
+        splits[split] = Split(images=part.images, labels=part.labels, index=index, paths=part.paths)
+        missing = [name for label, name in enumerate(names) if label not in part.labels]
+        if missing and (split == "train" or not len(part.labels)):
+            raise UserError(f"the {split} split has no readable image of {', '.join(missing)}. Add some.")
+    arguments = vars(replace(options, source=str(folder)))
+    return ImageData(name=folder.name, splits=splits, class_names=names, mirrors=True, arguments=arguments)
 
 
-def _split(images: Tensor, labels: Tensor, paths: tuple[str, ...] | None = None) -> Split:
-    return Split(images=images, labels=labels, index=torch.arange(len(labels)), paths=paths)
-
-
-def _assemble(
-    name: str, splits: dict[str, Split], class_names: tuple[str, ...], options: LoadOptions, *, mirrors: bool
+def _from_arrays(
+    name: str,
+    arrays: Mapping[str, tuple[Tensor, Tensor]],
+    class_names: tuple[str, ...],
+    options: LoadOptions,
+    *,
+    mirrors: bool,
 ) -> ImageData:
-    """Draws the splits that the source does not have, and makes the data set."""
-    if set(splits) == {"train"} and options.test_fraction > 0:
-        splits = _draw(splits["train"], "test", options.test_fraction, options.split_seed)
-    if "train" in splits and "validation" not in splits and options.validation_fraction > 0:
-        drawn = _draw(splits["train"], "validation", options.validation_fraction, options.split_seed)
-        splits = {**splits, **drawn}
-    ordered = {split: splits[split] for split in SPLITS if split in splits}
-    return ImageData(name=name, splits=ordered, class_names=class_names, mirrors=mirrors, arguments=vars(options))
+    """Makes a data set of grey images (N, 1, H, W) and labels by split."""
+    drawn = _draw({split: labels for split, (_, labels) in arrays.items()}, class_names, options)
+    height, width = arrays["train"][0].shape[-2:]
+    size, channels = options.image_size or min(height, width), options.channels or 1
+    check_memory(sum(len(labels) for _, labels in arrays.values()), channels, size)
+    splits = {}
+    for split, part in drawn.items():
+        images, labels = arrays[part.source]
+        resized = torch.empty(len(part.positions), channels, size, size, dtype=torch.uint8)
+        for at in torch.arange(len(part.positions)).split(4096):
+            resized[at] = fit_to_square(images[part.positions[at]], size)
+        splits[split] = Split(images=resized, labels=labels[part.positions], index=part.positions)
+    return ImageData(name=name, splits=splits, class_names=class_names, mirrors=mirrors, arguments=vars(options))
 
 
-def _draw(split: Split, name: str, fraction: float, seed: int) -> dict[str, Split]:
-    """Divides a training split in two, with every class in both."""
-    if fraction == 1:
-        return {name: split}
-    try:
-        kept, drawn = train_test_split(
-            np.arange(len(split)), test_size=fraction, random_state=seed, stratify=split.labels.numpy()
-        )
-    except ValueError as error:
-        raise UserError(
-            f"{len(split)} images of {len(split.labels.unique())} classes are too few to draw a {name} split of "
-            f"{fraction:.0%} with every class in both parts. Add images, or lay the splits out as folders."
-        ) from error
-    return {
-        "train": split.select(torch.from_numpy(np.sort(kept))),
-        name: split.select(torch.from_numpy(np.sort(drawn))),
-    }
+def _draw(labels: Mapping[str, Tensor], class_names: tuple[str, ...], options: LoadOptions) -> dict[str, Drawn]:
+    return draw_splits(
+        labels,
+        class_names,
+        validation_fraction=options.validation_fraction,
+        test_fraction=options.test_fraction,
+        seed=options.split_seed,
+    )

@@ -6,18 +6,18 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
 from resnetlab.core.console import render
 from resnetlab.core.errors import UserError
 from resnetlab.core.preprocessing import Preprocessing
-
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +39,18 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def select(self, positions: Tensor) -> Split:
-        """Returns the images at `positions`, in that order."""
-        paths = None if self.paths is None else tuple(self.paths[position] for position in positions.tolist())
-        return Split(
-            images=self.images[positions],
-            labels=self.labels[positions],
-            index=self.index[positions],
-            paths=paths,
+
+def check_memory(count: int, channels: int, size: int) -> None:
+    """Refuses images that do not fit into memory before it is taken, not when the system runs out of it."""
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        return  # no such file outside Linux, and no other way without a further dependency
+    fields = dict(line.split(":", 1) for line in meminfo.read_text(encoding="ascii").splitlines())
+    needed, available = count * channels * size * size, int(fields["MemAvailable"].split()[0]) * 1024
+    if needed > 0.8 * available:
+        raise UserError(
+            f"{count:,} images of {channels}x{size}x{size} take {needed / 2**30:.1f} GiB of memory, and "
+            f"{available / 2**30:.1f} GiB are free. Choose a smaller image size (--image-size)."
         )
 
 
@@ -136,7 +140,7 @@ class ImageData:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         shape = f"{self.channels}x{self.image_size}x{self.image_size}"
         images = sum(len(split) for split in self.splits.values())
-        title = f"{self.name}: {images:,} images {shape}, {self.num_classes} classes"
+        title = f"{escape(self.name)}: {images:,} images {shape}, {self.num_classes} classes"
         table = Table(title=title, title_justify="left")
         table.add_column("split")
         table.add_column("images", justify="right")
@@ -145,7 +149,8 @@ class ImageData:
         table.add_column("largest class", justify="right")
         for name, split in self.splits.items():
             counts = torch.bincount(split.labels, minlength=self.num_classes)
-            ends = [f"{self.class_names[at]} ({counts[at]:,})" for at in (int(counts.argmin()), int(counts.argmax()))]
+            ends = (int(counts.argmin()), int(counts.argmax()))
+            ends = [f"{escape(self.class_names[at])} ({counts[at]:,})" for at in ends]
             table.add_row(name, f"{len(split):,}", f"{len(split) / images:.1%}", *ends)
         yield table
 

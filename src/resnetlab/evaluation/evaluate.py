@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.markup import escape
 from rich.table import Table
 
 from resnetlab.core.console import render
@@ -17,7 +18,7 @@ from resnetlab.core.devices import resolve_device
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import atomic, write_json
 from resnetlab.core.runs import Run
-from resnetlab.data.sources import NAMED_SOURCES, load_data, reload_data
+from resnetlab.data.sources import NAMED_SOURCES, load_data, may_be_recorded, reload_data
 from resnetlab.data.store import ImageData
 from resnetlab.evaluation.forward import answer
 from resnetlab.evaluation.metrics import by_class, by_image, embedding_frame, overall
@@ -50,8 +51,10 @@ class Evaluation:
         """Writes summary.json and the tables as parquet; the summary last, so that it vouches for them."""
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("per_class", "per_image", "embeddings"):
+            table = getattr(self, name).copy(deep=False)
+            table.attrs = {"schema": SCHEMA_VERSION}  # goes into the file's metadata
             with atomic(folder / f"{name}.parquet") as temporary:
-                getattr(self, name).to_parquet(temporary, index=False)
+                table.to_parquet(temporary, index=False)
         write_json(folder / "summary.json", {"schema": SCHEMA_VERSION, **self.summary})
         return dataclasses.replace(self, folder=folder)
 
@@ -70,7 +73,7 @@ class Evaluation:
             table.add_column(name, justify="right")
         for row in shown.to_dict("records"):
             figures = (f"{row[name]:.2%}" for name in ("precision", "recall", "f1"))
-            table.add_row(str(row["class"]), f"{row['support']:,}", *figures)
+            table.add_row(escape(str(row["class"])), f"{row['support']:,}", *figures)
         yield table
 
     def __str__(self) -> str:
@@ -86,6 +89,7 @@ def evaluate(
     split: str | None = None,
     device: str = "auto",
     data_root: str | Path | None = None,
+    skip_unreadable: bool = False,
 ) -> Evaluation:
     """Evaluates a network in float32, and writes the tables where the subject is a run.
 
@@ -95,10 +99,11 @@ def evaluate(
     Args:
         subject: a run folder, a weights file, or a network.
         data: other images than the run's own; needed where the subject is no run. A folder without
-            split folders is taken whole.
+            split folders is taken whole, unless it holds the run's own images: those keep their splits.
         split: "train", "validation" or "test"; without it test, or validation where there is no test.
         device: "auto", or a device of torch; a network is evaluated on the device that it is on.
         data_root: where the data sets are now, if they have moved.
+        skip_unreadable: leave unreadable files of other images out with a warning instead of raising.
 
     Raises:
         UserError: no data, other classes than the network's, or a network never trained on data.
@@ -118,12 +123,10 @@ def evaluate(
         if run is None:
             raise UserError("evaluate needs data: only a run folder knows which images it was trained on.")
         data = reload_data(run.settings["data"], data_root=data_root)
+    elif run is not None and not isinstance(data, ImageData) and may_be_recorded(data, run.settings["data"]):
+        data = _own_or_whole(data, run, model, data_root, skip_unreadable)
     elif not isinstance(data, ImageData):
-        preprocessing = model.preprocessing
-        fitting: dict[str, Any] = {"image_size": preprocessing.image_size, "channels": preprocessing.channels}
-        if str(data) not in NAMED_SOURCES:
-            fitting["test_fraction"] = 1.0
-        data = load_data(data, data_root=data_root, **fitting)
+        data = _whole(data, model, data_root, skip_unreadable)
     evaluation = evaluate_split(model, data, split)
     if run is not None:
         if data.fingerprint != run.settings["data"]["fingerprint"]:
@@ -154,6 +157,29 @@ def evaluate_split(model: ResNet, data: ImageData, split: str | None = None) -> 
 def default_split(data: ImageData) -> str:
     """Returns "test", or "validation" where there is no test split."""
     return "test" if "test" in data.splits else "validation"
+
+
+def _own_or_whole(
+    source: str | Path, run: Run, model: ResNet, data_root: str | Path | None, skip_unreadable: bool
+) -> ImageData:
+    """The run's own images by another path keep its splits: what was trained on must not pass for test images."""
+    try:
+        return reload_data(run.settings["data"], source=source, data_root=data_root)
+    except UserError:
+        return _whole(source, model, data_root, skip_unreadable)
+
+
+def _whole(source: str | Path, model: ResNet, data_root: str | Path | None, skip_unreadable: bool) -> ImageData:
+    """Loads other images than the run's, as the network wants them; a folder without splits is one test split."""
+    assert model.preprocessing is not None
+    return load_data(
+        source,
+        data_root=data_root,
+        image_size=model.preprocessing.image_size,
+        channels=model.preprocessing.channels,
+        test_fraction=0.2 if str(source) in NAMED_SOURCES else 1.0,
+        skip_unreadable=skip_unreadable,
+    )
 
 
 def _run_of(subject: str | Path | Run | ResNet) -> Run | None:

@@ -31,11 +31,22 @@ class Answers:
 def answer(model: ResNet, images: Tensor, preprocessing: Preprocessing) -> Answers:
     """Returns logits and embeddings of uint8 images (N, C, H, W).
 
-    The network stays on its device and returns to the mode it was in.
+    The network stays on its device, and each of its modules returns to the mode that it was in.
     """
-    parameter = next(model.parameters())
-    was_training = model.training
+    modes = {module: module.training for module in model.modules()}
+    tf32 = torch.backends.cudnn.allow_tf32
     model.eval()
+    torch.backends.cudnn.allow_tf32 = False  # else a GPU rounds float32 convolutions to 10 bits
+    try:
+        return _answer(model, images, preprocessing)
+    finally:
+        torch.backends.cudnn.allow_tf32 = tf32
+        for module, training in modes.items():
+            module.training = training
+
+
+def _answer(model: ResNet, images: Tensor, preprocessing: Preprocessing) -> Answers:
+    parameter = next(model.parameters())
     size = max(1, min(_LARGEST_BATCH, _PIXELS_PER_BATCH // (images.shape[2] * images.shape[3])))
     logits, embeddings = [], []
     for part in images.split(size):
@@ -43,5 +54,4 @@ def answer(model: ResNet, images: Tensor, preprocessing: Preprocessing) -> Answe
         outputs = model(batch.contiguous(memory_format=torch.channels_last), return_features=True)
         logits.append(outputs[0].float().cpu())
         embeddings.append(outputs[1].float().cpu())
-    model.train(was_training)
     return Answers(torch.cat(logits), torch.cat(embeddings))

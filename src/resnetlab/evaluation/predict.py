@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -15,10 +13,11 @@ from torch import Tensor
 from resnetlab.core.checks import check_integer
 from resnetlab.core.devices import resolve_device
 from resnetlab.core.errors import UserError
-from resnetlab.core.preprocessing import Preprocessing, fit_to_square
+from resnetlab.core.files import printable
+from resnetlab.core.preprocessing import fit_to_square
 from resnetlab.core.runs import Run
-from resnetlab.data.folder import visible_files
-from resnetlab.data.reader import UnreadableImageError, read_image
+from resnetlab.data.folder import map_files, visible_files
+from resnetlab.data.reader import UnreadableImageError, describe_failures, read_image
 from resnetlab.evaluation.forward import answer
 from resnetlab.models.resnet import ResNet
 from resnetlab.weights.file import load
@@ -68,22 +67,27 @@ def predict(
     files = list(_files([images] if isinstance(images, (str, Path)) else images))
     if not files:
         raise UserError(f"there are no images below {images}. Give image files, or folders that hold some.")
+    preprocessing = model.preprocessing
+
+    def read(path: Path) -> Tensor:
+        return fit_to_square(read_image(path, preprocessing.channels), preprocessing.image_size)
+
     frames: list[pd.DataFrame] = []
     failures: list[UnreadableImageError] = []
     for start in range(0, len(files), _FILES_AT_ONCE):
-        read = _read(files[start : start + _FILES_AT_ONCE], model.preprocessing)
-        good = [(path, image) for path, image in read if isinstance(image, Tensor)]
-        failures += [image for _, image in read if isinstance(image, UnreadableImageError)]
-        if good:
+        part = files[start : start + _FILES_AT_ONCE]
+        results = list(zip(part, map_files(read, part), strict=True))
+        failures += [image for _, image in results if isinstance(image, UnreadableImageError)]
+        if good := [(path, image) for path, image in results if isinstance(image, Tensor)]:
             paths, pixels = zip(*good, strict=True)
-            frames.append(_table({"path": map(str, paths)}, model, torch.stack(pixels), top))
+            frames.append(_table({"path": map(printable, paths)}, model, torch.stack(pixels), top))
     if failures and (not skip_unreadable or not frames):
         raise UserError(
             f"{len(failures)} of {len(files)} files are not images that can be read: "
-            f"{' '.join(map(str, failures))} Remove them, or leave them out with --skip-unreadable."
+            f"{describe_failures(failures)} Remove them, or leave them out (--skip-unreadable)."
         )
     if failures:
-        warnings.warn(f"left out {len(failures)} unreadable files: {' '.join(map(str, failures))}", stacklevel=2)
+        warnings.warn(f"left out {len(failures)} unreadable files: {describe_failures(failures)}", stacklevel=2)
     return pd.concat(frames, ignore_index=True)
 
 
@@ -95,17 +99,6 @@ def _files(sources: Sequence[str | Path]) -> Iterator[Path]:
             yield from visible_files(source)
         else:
             yield source
-
-
-def _read(files: Sequence[Path], preprocessing: Preprocessing) -> list[tuple[Path, Tensor | UnreadableImageError]]:
-    def read(path: Path) -> Tensor | UnreadableImageError:
-        try:
-            return fit_to_square(read_image(path, preprocessing.channels), preprocessing.image_size)
-        except UnreadableImageError as error:
-            return error
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(zip(files, pool.map(read, files), strict=True))
 
 
 def _table(first: dict, model: ResNet, images: Tensor, top: int) -> pd.DataFrame:

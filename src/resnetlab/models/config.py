@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from resnetlab.core.checks import check_choice, check_flag, check_integer, check_number
+from resnetlab.core.checks import check_choice, check_flag, check_integer, check_number, set_checked
 from resnetlab.core.errors import UserError
 
 STEMS = ("imagenet", "cifar")
@@ -66,13 +66,13 @@ class ResNetConfig:
         check_choice("shortcut", self.shortcut, SHORTCUTS)
         check_choice("stride_on", self.stride_on, STRIDES_ON)
         for name in ("depths", "widths"):
-            object.__setattr__(self, name, _stages(name, getattr(self, name)))
-        check_integer("groups", self.groups, 1)
-        check_integer("width_per_group", self.width_per_group, 1)
-        check_integer("in_channels", self.in_channels, 1)
-        check_number("bottleneck_multiplier", self.bottleneck_multiplier, 0, above=True)
+            set_checked(self, **{name: _stages(name, getattr(self, name))})
+        for name in ("groups", "width_per_group", "in_channels"):
+            set_checked(self, **{name: check_integer(name, getattr(self, name), 1)})
+        multiplier = check_number("bottleneck_multiplier", self.bottleneck_multiplier, 0, above=True)
+        num_classes = check_integer("num_classes", self.num_classes, -(2**31))
+        set_checked(self, bottleneck_multiplier=multiplier, num_classes=max(0, num_classes))
         check_flag("zero_init_residual", self.zero_init_residual)
-        object.__setattr__(self, "num_classes", max(0, check_integer("num_classes", self.num_classes, -(2**31))))
         self._check_combinations()
 
     def _check_combinations(self) -> None:

@@ -180,7 +180,7 @@ def _page(
         "plotly": get_plotlyjs(),
         "caution": _CAUTION if summary["split"] != "test" else "",
         "facts": sections.facts(run, summary, len(results.names)),
-        "curves": sections.curves(run.history),
+        "curves": sections.curves(run.history, settings["recipe"].get("label_smoothing", 0.0)),
         "confusion": sections.confusion(results.names, results.matrix),
         "classes": sections.classes(results.per_class),
         "mistakes": sections.worst_mistakes(mistakes, total - results.correct, total, no_pictures),

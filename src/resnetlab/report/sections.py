@@ -49,8 +49,8 @@ def facts(run: Run, summary: Mapping[str, Any], classes: int) -> str:
     return "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in found.items())
 
 
-def curves(history: pd.DataFrame) -> str:
-    """The learning curves, and in words where they end."""
+def curves(history: pd.DataFrame, label_smoothing: float = 0.0) -> str:
+    """The learning curves, and in words where they end and why the two losses differ."""
     if history.empty:
         return '<p class="note">The history of this run holds no epoch, so there are no curves.</p>'
     last, charts = history.iloc[-1], curve_charts(history)
@@ -68,6 +68,8 @@ def curves(history: pd.DataFrame) -> str:
             else f"; most were right after epoch {best['epoch']:.0f}, {best['val_top1']:.2%}"
         )
     scale = ", logarithmic scale" if is_wide(history) else ""
+    if label_smoothing:
+        summary += f". The training loss includes label smoothing of {label_smoothing:g}, the validation loss does not"
     titles = {"loss": f"Loss{scale}", "top1": "Top-1 accuracy", "lr": "Learning rate"}
     panels = "".join(
         f'<div class="panel {name}"><h3>{title}</h3>'

@@ -7,7 +7,7 @@ is the weights, the optimiser's momentum, the place in the training and the sums
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from resnetlab.core.checks import from_mapping
 from resnetlab.core.console import notice
 from resnetlab.core.errors import UserError
-from resnetlab.weights.tensors import DamagedFileError, read_tensors, write_tensors
+from resnetlab.weights.tensors import DamagedFileError, check_schema, read_tensors, write_tensors
 
 SCHEMA_VERSION = 1
 _KEPT = 2
@@ -71,8 +71,7 @@ def save_checkpoint(
     tensors |= {f"best.{name}": tensor for name, tensor in progress.best_weights.items()}
     for parameter, state in optimizer.state.items():
         tensors |= {f"optimizer.{names[parameter]}.{key}": value for key, value in state.items() if value is not None}
-    place = asdict(progress)
-    del place["best_weights"]
+    place = {name: value for name, value in vars(progress).items() if name != "best_weights"}
     description = {"schema": SCHEMA_VERSION, "progress": place}
     write_tensors(folder / f"step-{total_steps:08d}.safetensors", tensors, description)
     for old in _newest_first(folder)[_KEPT:]:
@@ -94,6 +93,7 @@ def restore_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Op
         except DamagedFileError as error:
             notice(f"warning: {error} Going back to the checkpoint before it.")
             continue
+        check_schema(path, description, SCHEMA_VERSION)
         return _restore(tensors, description, model, optimizer)
     raise UserError(f"{folder} holds no checkpoint that can be read, so the run cannot be resumed. Start it anew.")
 

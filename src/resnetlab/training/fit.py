@@ -68,7 +68,9 @@ def fit(
         UserError: something does not fit; nothing was trained.
         Interrupted: SIGINT or SIGTERM came; `resume` goes on from the checkpoint.
     """
-    check_integer("seed", seed, 0)
+    seed = check_integer("seed", seed, 0)
+    if isinstance(data, ImageData) and (image_size is not None or data_root is not None):
+        raise UserError("image_size and data_root are for data that fit loads. Give them to load_data instead.")
     recipe = resolve_recipe(recipe, **changes)
     name = model if isinstance(model, str) else "custom"
     if overrides and name == "custom":
@@ -96,7 +98,7 @@ def fit(
         {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "seed": seed,
-            "model": {"name": name, "config": network.config.to_dict()},
+            "model": {"name": name, "config": network.config.to_dict(), "frozen": _frozen(network)},
             "data": data.describe(),
             "preprocessing": dataclasses.asdict(preprocessing),
             "recipe": recipe.to_dict(),
@@ -104,10 +106,17 @@ def fit(
         },
         describe_environment(),
     )
-    return _train_and_evaluate(network, data, run, resume_run=False, quiet=quiet)
+    return _train_and_evaluate(network, data, run, machine, resume_run=False, quiet=quiet)
 
 
-def resume(run: str | Path | Run, *, data_root: str | Path | None = None, quiet: bool = False) -> Run:
+def resume(
+    run: str | Path | Run,
+    *,
+    data: str | Path | None = None,
+    data_root: str | Path | None = None,
+    device: str | None = None,
+    quiet: bool = False,
+) -> Run:
     """Goes on with an interrupted run, exactly as if it had never stopped.
 
     On the same machine and a CPU the result is equal bit for bit. A run that is complete is returned
@@ -115,35 +124,48 @@ def resume(run: str | Path | Run, *, data_root: str | Path | None = None, quiet:
 
     Args:
         run: the run folder.
+        data: where the folder of images is now, if it has moved.
         data_root: where the data sets are now, if they have moved.
+        device: another device than the run began on; precision and memory format are chosen anew, and
+            the last bits will differ.
         quiet: show no progress.
 
     Raises:
-        UserError: no checkpoint can be read, or the data have changed.
+        UserError: no checkpoint can be read, the device is not there, or the data have changed.
         Interrupted: SIGINT or SIGTERM came again.
     """
     run = run if isinstance(run, Run) else Run(run)
     if run.is_complete and run.summary is not None:
         return run
-    _tell_of_another_machine(run)
-    data = reload_data(run.settings["data"], data_root=data_root)
-    network = ResNet(from_mapping(ResNetConfig, run.settings["model"]["config"], f"{run.path}/run.toml"))
-    return _train_and_evaluate(network, data, run, resume_run=True, quiet=quiet)
+    settings, where = run.settings, f"{run.path}/run.toml"
+    if device is None:
+        machine = from_mapping(Machine, settings["machine"], where)
+        resolve_device(machine.device)
+        _tell_of_another_machine(run)
+    else:
+        machine = choose_machine(device)
+        notice(f"going on with {machine}: the last bits may differ from those of the run never interrupted.")
+    images = reload_data(settings["data"], source=data, data_root=data_root)
+    with torch_seeded(settings["seed"], "initial weights"):
+        network = ResNet(from_mapping(ResNetConfig, settings["model"]["config"], where))
+    frozen = settings["model"].get("frozen", [])
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    return _train_and_evaluate(network, images, run, machine, resume_run=True, quiet=quiet)
 
 
-def _train_and_evaluate(model: ResNet, data: ImageData, run: Run, *, resume_run: bool, quiet: bool) -> Run:
+def _train_and_evaluate(
+    model: ResNet, data: ImageData, run: Run, machine: Machine, *, resume_run: bool, quiet: bool
+) -> Run:
     """What a fresh and a resumed run have in common: all settings come from the run folder."""
     settings = run.settings
     preprocessing = from_mapping(Preprocessing, settings["preprocessing"], f"{run.path}/run.toml")
-    recipe = Recipe.from_dict(settings["recipe"])
-    machine = from_mapping(Machine, settings["machine"], f"{run.path}/run.toml")
-    resolve_device(machine.device)
     model.class_names, model.preprocessing = data.class_names, preprocessing
     train(
         model,
         data,
         preprocessing=preprocessing,
-        recipe=recipe,
+        recipe=Recipe.from_dict(settings["recipe"]),
         machine=machine,
         seed=settings["seed"],
         run=run,
@@ -158,10 +180,15 @@ def _train_and_evaluate(model: ResNet, data: ImageData, run: Run, *, resume_run:
     return run
 
 
+def _frozen(model: ResNet) -> list[str]:
+    """Names of the parameters that are not trained, so that a resumed run does not train them either."""
+    return [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+
+
 def _tell_of_another_machine(run: Run) -> None:
     then, now = run.environment, describe_environment()
     pairs = {name: (then.get(name), now[name]) for name in ("processor", "accelerator")}
-    pairs["torch"] = (then["packages"]["torch"], now["packages"]["torch"])
+    pairs["torch"] = (then.get("packages", {}).get("torch"), now["packages"]["torch"])
     changes = [f"{name} was {old}, is {new}" for name, (old, new) in pairs.items() if old != new]
     if changes:
         notice(f"this is another machine than the run began on ({'; '.join(changes)}): the last bits may differ.")

@@ -111,15 +111,14 @@ def train(
                 clock = _count_time(progress, clock)
                 display.step(progress.epoch + 1, progress.images / progress.epoch_seconds)
                 if signals.received or clock - last_saved > CHECKPOINT_SECONDS:
-                    _read_results(progress, results)
+                    _read_results(progress, results, run)
                     save_checkpoint(run.checkpoints, model, optimizer, progress, done)
                     last_saved = time.perf_counter()
                 if signals.received:
                     raise Interrupted(signals.received, run.path)
 
-            _read_results(progress, results)
+            _read_results(progress, results, run)
             _count_time(progress, clock)  # on an accelerator, reading the results waited for the last steps
-            _check_finite(progress, run)
             last_lr = learning_rate(recipe, done - 1, total_steps)
             row = _row(progress, model, data, preprocessing, lr=last_lr, done=done)
             if recipe.keep == "best" and row["val_top1"] > progress.best_top1:
@@ -139,8 +138,11 @@ def train(
     model.eval()
 
 
-def _read_results(progress: Progress, results: list[tuple[Tensor, Tensor, int]]) -> None:
-    """Adds (mean loss, correct predictions, images) of steps to the epoch's sums, in order, and forgets them."""
+def _read_results(progress: Progress, results: list[tuple[Tensor, Tensor, int]], run: Run) -> None:
+    """Adds (mean loss, correct predictions, images) of steps to the epoch's sums, in order, and forgets them.
+
+    A loss that is not finite ends the training here, before a checkpoint could be overwritten with it.
+    """
     if results:
         losses = torch.stack([loss for loss, _, _ in results]).tolist()
         correct = torch.stack([count for _, count, _ in results]).tolist()
@@ -148,6 +150,11 @@ def _read_results(progress: Progress, results: list[tuple[Tensor, Tensor, int]])
             progress.loss_sum += loss * images
         progress.correct += sum(correct)
         results.clear()
+    if not math.isfinite(progress.loss_sum):
+        raise UserError(
+            f"the training loss is no longer finite in epoch {progress.epoch + 1}. The last weights before that "
+            f"are in {run.checkpoints}. Start again with a lower learning rate (--lr)."
+        )
 
 
 def _row(
@@ -178,11 +185,3 @@ def _count_time(progress: Progress, since: float) -> float:
     progress.epoch_seconds += now - since
     progress.seconds += now - since
     return now
-
-
-def _check_finite(progress: Progress, run: Run) -> None:
-    if not math.isfinite(progress.loss_sum):
-        raise UserError(
-            f"the training loss is no longer finite in epoch {progress.epoch + 1}. The weights of the epoch before "
-            f"are in {run.checkpoints}. Start again with a lower --lr."
-        )

@@ -117,7 +117,7 @@ def _seconds(machine: Machine, repeats: int = 7) -> float:
         with machine.autocast():
             output = block(images)
         F.mse_loss(output.float(), images.float()).backward()
-        if images.is_cuda:
-            torch.cuda.synchronize()
+        if images.device.type != "cpu":
+            torch.accelerator.synchronize(images.device)
         times.append(time.perf_counter() - start)
     return statistics.median(times[2:])  # the first passes compile and allocate

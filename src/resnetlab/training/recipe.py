@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from resnetlab.core.checks import check_choice, check_flag, check_integer, check_number, from_mapping
+from resnetlab.core.checks import check_choice, check_flag, check_integer, check_number, from_mapping, set_checked
 from resnetlab.core.errors import UserError
 from resnetlab.data.augment import Augmentation
 
@@ -49,18 +49,21 @@ class Recipe:
     keep: str = "final"
 
     def __post_init__(self) -> None:
-        check_integer("epochs", self.epochs, 1)
-        check_integer("batch_size", self.batch_size, 2)
-        check_number("lr", self.lr, 0, above=True)
-        check_number("warmup", self.warmup, 0, 1)
-        check_number("momentum", self.momentum, 0, 1, below=True)
-        check_flag("nesterov", self.nesterov)
-        check_number("weight_decay", self.weight_decay, 0)
-        check_number("clip_norm", self.clip_norm, 0)
-        check_number("label_smoothing", self.label_smoothing, 0, 1, below=True)
-        check_choice("keep", self.keep, ("final", "best"))
+        set_checked(
+            self,
+            epochs=check_integer("epochs", self.epochs, 1),
+            batch_size=check_integer("batch_size", self.batch_size, 2),
+            lr=check_number("lr", self.lr, 0, above=True),
+            warmup=check_number("warmup", self.warmup, 0, 1),
+            momentum=check_number("momentum", self.momentum, 0, 1, below=True),
+            nesterov=check_flag("nesterov", self.nesterov),
+            weight_decay=check_number("weight_decay", self.weight_decay, 0),
+            clip_norm=check_number("clip_norm", self.clip_norm, 0),
+            label_smoothing=check_number("label_smoothing", self.label_smoothing, 0, 1, below=True),
+            keep=check_choice("keep", self.keep, ("final", "best")),
+        )
         if isinstance(self.augment, Mapping):
-            object.__setattr__(self, "augment", from_mapping(Augmentation, self.augment, "augment"))
+            set_checked(self, augment=from_mapping(Augmentation, self.augment, "augment"))
         if not isinstance(self.augment, Augmentation):
             raise UserError(f"augment must be an Augmentation, got {self.augment!r}.")
         if self.nesterov and self.momentum == 0:

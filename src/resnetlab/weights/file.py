@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from resnetlab.core.checks import from_mapping
-from resnetlab.core.errors import UserError
+from resnetlab.core.errors import UserError, resume_command
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.runs import Run
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
-from resnetlab.weights.tensors import DamagedFileError, read_tensors, write_tensors
+from resnetlab.weights.tensors import DamagedFileError, check_schema, read_tensors, write_tensors
 
 SCHEMA_VERSION = 1
 
@@ -52,12 +52,7 @@ def load(source: str | Path | Run) -> ResNet:
     """
     path = _weights_path(source)
     tensors, description = read_tensors(path)
-    schema = description.get("schema")
-    if not isinstance(schema, int) or not 1 <= schema <= SCHEMA_VERSION:
-        raise UserError(
-            f"{path} has schema {schema!r}; this version reads schemas up to {SCHEMA_VERSION}. "
-            "Use the version of resnetlab that wrote it, or a newer one."
-        )
+    check_schema(path, description, SCHEMA_VERSION)
     if "config" not in description:
         raise DamagedFileError(f"{path} is a checkpoint or another file of tensors, not a network.")
     with torch.device("meta"):
@@ -82,6 +77,6 @@ def _weights_path(source: str | Path | Run) -> Path:
     if not run.is_complete:
         raise UserError(
             f"{run.path} has no trained network yet: its training did not reach the end. "
-            f"Continue it with: resnetlab train --resume {run.path}"
+            f"Continue it with: {resume_command(run.path)}"
         )
     return run.weights

@@ -51,11 +51,24 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise DamagedFileError(f"{path} cannot be read as safetensors: {error}.") from error
     if header is None:
         raise DamagedFileError(f"{path} holds tensors but no description by resnetlab; it is another program's.")
-    description = json.loads(header)
-    digest = description.pop("digest", None)
+    try:
+        description = json.loads(header)
+        digest = description.pop("digest", None)
+    except (ValueError, AttributeError) as error:
+        raise DamagedFileError(f"{path} is damaged: its description cannot be read. Use another copy.") from error
     if digest != digest_of(tensors, description):
         raise DamagedFileError(f"{path} is damaged: its content does not match its digest. Use another copy.")
     return tensors, description
+
+
+def check_schema(path: Path, description: Mapping[str, Any], newest: int) -> None:
+    """Raises `UserError` unless this version knows the schema that the file was written in."""
+    schema = description.get("schema")
+    if not isinstance(schema, int) or not 1 <= schema <= newest:
+        raise UserError(
+            f"{path} has schema {schema!r}; this version reads schemas up to {newest}. "
+            "Use the version of resnetlab that wrote it, or a newer one."
+        )
 
 
 def digest_of(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:

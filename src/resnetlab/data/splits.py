@@ -1,0 +1,87 @@
+"""Splits that a source does not come with: drawn from its training images, stratified, fixed by a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+
+from resnetlab.core.errors import UserError
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Where the images of one split come from.
+
+    Attributes:
+        source: the split of the source that they are in.
+        positions: int64, which of its images, in order.
+    """
+
+    source: str
+    positions: Tensor
+
+
+def draw_splits(
+    labels: Mapping[str, Tensor],
+    class_names: Sequence[str],
+    *,
+    validation_fraction: float,
+    test_fraction: float,
+    seed: int,
+) -> dict[str, Drawn]:
+    """Returns the splits to make of those that the source has.
+
+    A source with training images only gets a test split, and one without validation images a
+    validation split; see `load_data`.
+
+    Args:
+        labels: int64 labels of each split of the source.
+        class_names: for the message where there are too few images.
+        validation_fraction: of the training images.
+        test_fraction: of all images; 1 makes all of them test images.
+        seed: fixes what is drawn.
+
+    Raises:
+        UserError: there are too few images of a class.
+    """
+    splits = {name: Drawn(name, torch.arange(len(values))) for name, values in labels.items()}
+
+    def draw(name: str, fraction: float) -> None:
+        train = splits.pop("train")
+        if fraction == 1:
+            splits[name] = train
+            return
+        found = labels[train.source][train.positions]
+        kept, drawn = _cut(found, class_names, name, fraction, seed)
+        splits["train"] = Drawn(train.source, train.positions[kept])
+        splits[name] = Drawn(train.source, train.positions[drawn])
+
+    if set(splits) == {"train"} and test_fraction > 0:
+        draw("test", test_fraction)
+    if "train" in splits and "validation" not in splits and validation_fraction > 0:
+        draw("validation", validation_fraction)
+    return {name: splits[name] for name in SPLITS if name in splits}
+
+
+def _cut(
+    labels: Tensor, class_names: Sequence[str], name: str, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    counts = torch.bincount(labels, minlength=len(class_names)).tolist()
+    smallest = int(np.argmin(counts))
+    try:
+        kept, drawn = train_test_split(
+            np.arange(len(labels)), test_size=fraction, random_state=seed, stratify=labels.numpy()
+        )
+    except ValueError as error:
+        raise UserError(
+            f"too few images to draw a {name} split of {fraction:.0%}: {len(labels)} of {len(counts)} classes, the "
+            f"smallest {class_names[smallest]!r} with {counts[smallest]}. Add images, or lay the splits out as folders."
+        ) from error
+    return np.sort(kept), np.sort(drawn)
