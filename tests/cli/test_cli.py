@@ -16,6 +16,7 @@ from PIL import Image
 from resnetlab import __version__
 from resnetlab.core.runs import Run
 from resnetlab.data.store import ImageData
+from resnetlab.training.recipes import resolve_recipe
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -70,6 +71,9 @@ def test_from_images_to_a_report(cli: Cli, tmp_path: Path, digits: ImageData):
     code, text, _ = cli("predict", out / "model.safetensors", tmp_path / "2.png", "--out", "-")
     assert text.splitlines()[0].startswith("path,prediction,confidence,prediction_2")
 
+    code, table, _ = cli("summary", out)
+    assert (code, "269,434" in table) == (0, True)
+
     run.report.unlink()
     code, _, err = cli("report", out)
     assert code == 0, err
@@ -119,6 +123,7 @@ MISTAKES = {
     "lr = nan": (["train", "digits", "--lr", "nan"], "lr must be a finite number above 0, got nan"),
     "batch of none": (["train", "digits", "--batch-size", "0"], "batch_size must be an integer of at least 2, got 0"),
     "no data": (["train", "--epochs", "3"], "say what to train on"),
+    "one field twice": (["train", "digits", "--epochs", "3", "--set", "epochs=2"], "epochs is given twice"),
     "unknown option": (["train", "digits", "--epoch", "3"], "--epochs"),
     "settings with resume": (["train", "digits", "--resume", "x", "--lr", "1"], "does not take lr"),
     "missing run": (["evaluate", "gone"], "gone is not a run: there is no such folder"),
@@ -191,6 +196,8 @@ def test_an_unfinished_run_tells_how_to_finish_it(cli: Cli, digits_run: Run, tmp
     code, _, err = cli("evaluate", tmp_path / "run")
     assert code == 2
     assert "Continue it with: resnetlab train --resume" in err
+    code, _, err = cli("report", tmp_path / "run")
+    assert (code, "Continue it with: resnetlab train --resume" in err) == (2, True)
 
 
 def test_a_run_goes_on_after_its_images_have_moved(cli: Cli, image_folder: Path, tmp_path: Path):
@@ -223,6 +230,19 @@ def test_predictions_go_to_a_file_not_to_a_folder(cli: Cli, digits_run: Run, tmp
     code, _, _ = cli("predict", digits_run.path, tmp_path / "a[bold].png", "--out", "/dev/null")
     assert code == 0
     assert Path("/dev/null").is_char_device()
+
+
+def test_a_run_within_the_folder_of_images_is_refused(cli: Cli, image_folder: Path):
+    code, _, err = cli("train", image_folder, "--image-size", 16, "--epochs", 1, "--out", image_folder / "run")
+    assert (code, "is within the folder of images. Choose another folder with --out" in err) == (2, True)
+    assert sorted(path.name for path in image_folder.iterdir()) == ["blue", "red"]
+
+
+def test_the_help_names_every_field_of_the_recipe(cli: Cli):
+    text = " ".join(cli("train", "--help")[1].replace("│", " ").split())
+    for key, value in resolve_recipe("quick").to_dict().items():
+        names = [f"{key}.{inner}" for inner in value] if isinstance(value, dict) else [key]
+        assert key == "name" or all(name in text for name in names)
 
 
 def test_debug_shows_the_traceback(tmp_path: Path):

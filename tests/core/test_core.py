@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import signal
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 from resnetlab.core.checks import check_choice, check_integer, check_number, from_mapping
 from resnetlab.core.devices import resolve_device
 from resnetlab.core.errors import Interrupted, UserError, unknown
-from resnetlab.core.files import atomic, make_folder, read_toml, write_json, write_text, write_toml
+from resnetlab.core.files import atomic, read_toml, write_json, write_text, write_toml
 from resnetlab.core.preprocessing import Preprocessing, fit_to_square
 from resnetlab.core.randomness import generator, torch_seeded
 
@@ -32,6 +31,8 @@ def test_interruption_tells_how_to_continue():
 def test_integers_are_checked(value: object):
     with pytest.raises(UserError, match=r"epochs must be an integer of at least 1, got "):
         check_integer("epochs", value, 1)
+    with pytest.raises(UserError, match=r"num_classes must be an integer, got 'ten'"):
+        check_integer("num_classes", "ten")
     assert check_integer("epochs", np.int64(3), 1) == 3
 
 
@@ -103,25 +104,9 @@ def test_text_toml_and_json_round_trip(tmp_path: Path):
         read_toml(tmp_path / "bad.toml")
 
 
-def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path):
-    folder = tmp_path / "locked"
-    folder.mkdir()
-    folder.chmod(0o555)
-    privileged = os.geteuid() == 0
-    if privileged:  # the permissions of others apply to everybody but the superuser
-        tmp_path.chmod(0o755)
-        os.seteuid(65534)
-    try:
-        with pytest.raises(UserError, match=r"cannot write to .*: Permission denied. Choose a folder .* --out"):
-            make_folder(folder / "run")
-    finally:
-        if privileged:
-            os.seteuid(0)
-
-
 def test_unknown_devices_are_refused():
     assert resolve_device("cpu").type == "cpu"
-    with pytest.raises(UserError, match="device 'gpu0' cannot be used on this machine"):
+    with pytest.raises(UserError, match=r"device 'gpu0' cannot be used on this machine.*\. Expected auto, cpu, or"):
         resolve_device("gpu0")
 
 

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from tests.conftest import EMPTY_SETTINGS
 
 from resnetlab.core.errors import UserError
-from resnetlab.core.runs import HISTORY_COLUMNS, Run, default_folder, prepare_folder
+from resnetlab.core.runs import HISTORY_COLUMNS, Run, check_folder, default_folder
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "run"
 
@@ -46,14 +49,44 @@ def test_a_newer_schema_is_refused(tmp_path: Path):
 def test_nothing_is_ever_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"is not empty, and a run never overwrites anything.*--resume"):
-        prepare_folder(tmp_path / "full")
+    with pytest.raises(UserError, match=r"is not empty, and a run never overwrites anything.*with --out\.$"):
+        check_folder(tmp_path / "full")
     with pytest.raises(UserError, match=r"thesis\.txt is a file, not a folder"):
-        prepare_folder(tmp_path / "full" / "thesis.txt")
+        check_folder(tmp_path / "full" / "thesis.txt")
     monkeypatch.chdir(tmp_path)
-    first = prepare_folder(default_folder("digits", "resnet20"))
-    assert default_folder("digits", "resnet20") != first
+    first = check_folder(default_folder("digits", "resnet20"))
     assert first.name.startswith("digits-resnet20-")
+    assert not first.exists()
+    Run.create(first, EMPTY_SETTINGS, {})
+    assert default_folder("digits", "resnet20") != first
+    with pytest.raises(UserError, match=r"or continue the interrupted run in it with: resnetlab train --resume runs/"):
+        check_folder(first)
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path):
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    folder.chmod(0o555)
+    privileged = os.geteuid() == 0
+    if privileged:  # the permissions of others apply to everybody but the superuser
+        tmp_path.chmod(0o755)
+        os.seteuid(65534)
+    try:
+        with pytest.raises(UserError, match=r"cannot write to .*: Permission denied. Choose a folder .* --out"):
+            check_folder(folder / "run")
+    finally:
+        if privileged:
+            os.seteuid(0)
+
+
+def test_two_processes_do_not_train_one_run(tmp_path: Path):
+    run = Run.create(tmp_path / "run", EMPTY_SETTINGS, {})
+    code = f"from resnetlab.core.runs import Run\nwith Run({str(run.path)!r}).locked(): print('held')"
+    with run.locked():
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "is being trained by another process. Wait for it, or stop it" in other.stderr
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert other.stdout == "held\n"
 
 
 def test_a_run_written_by_the_first_version_still_opens():

@@ -60,11 +60,12 @@ def test_data_print_themselves(digits: ImageData):
         ({"source": "digits", "image_size": 0}, "image_size must be an integer of at least 1, got 0"),
         ({"source": "digits", "split_seed": 2**32}, r"split_seed must be below 2\*\*32, got 4294967296"),
         ({"source": Path("digits")}, "unknown data 'digits': there is no such folder"),
+        ({"source": None}, "data must be the name of a data set or the path of a folder, got None"),
         ({"source": "digits", "channels": 2}, r"channels must be 1 \(grey\) or 3 \(RGB\), got 2"),
         ({"source": "digits", "validation_fraction": 1.0}, "validation_fraction must be .* below 1, got 1.0"),
         (
             {"source": "digits", "test_fraction": 0.999},
-            r"too few images to draw a test split of 100%.* '8' with 174",
+            r"too few images to draw a test split of 100%.* class '8' has 174 of 1797",
         ),
         ({"source": __file__}, "is a file. Expected a folder of class folders"),
     ],
@@ -185,7 +186,7 @@ def test_too_few_images_to_split_are_refused(tmp_path: Path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         Image.new("L", (8, 8)).save(tmp_path / name / "only.png")
-    with pytest.raises(UserError, match="a test split of 20%: 2 of 2 classes, the smallest 'a' with 1"):
+    with pytest.raises(UserError, match="a test split of 20% with every class in both parts: class 'a' has 1 of 2"):
         load_data(tmp_path)
 
 

@@ -182,7 +182,9 @@ def test_unreadable_files_stop_a_prediction_unless_skipped(digits_run: Run, digi
 
 def test_predictions_of_nothing_are_refused(digits_run: Run, tmp_path: Path):
     (tmp_path / "none").mkdir()
-    with pytest.raises(UserError, match="there are no images below"):
+    with pytest.raises(UserError, match="images must be paths or a tensor, got None"):
+        resnetlab.predict(digits_run, None)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"there are no images below .*none\. Give image files"):
         resnetlab.predict(digits_run, tmp_path / "none")
     with pytest.raises(UserError, match=r"there is no file or folder 'gone\.png'"):
         resnetlab.predict(digits_run, "gone.png")

@@ -219,6 +219,20 @@ def test_images_of_the_wrong_shape_are_refused():
         model(torch.zeros(2, 3, 32, 32))
 
 
+def test_images_that_are_not_normalised_are_refused():
+    with pytest.raises(UserError, match=r"floating-point type, got torch\.uint8\. Normalise them first"):
+        resnetlab.create_model("resnet20")(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+
+
+def test_a_network_is_built_from_a_config_too():
+    config = CATALOG["resnet20"].config
+    assert resnetlab.create_model(config, num_classes=3).config.num_classes == 3
+    with pytest.raises(UserError, match=r"no field 'clases'"):
+        resnetlab.create_model(config, clases=3)
+    with pytest.raises(UserError, match="ResNet takes a ResNetConfig, got 'resnet20'"):
+        ResNet("resnet20")  # type: ignore[arg-type]
+
+
 def test_a_config_survives_a_file():
     config = CATALOG["resnet50"].config
     assert ResNetConfig(**config.to_dict()) == config

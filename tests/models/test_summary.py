@@ -46,5 +46,9 @@ def test_the_input_shape_is_checked():
     model = resnetlab.create_model("resnet20")
     with pytest.raises(UserError, match=r"input_shape must be \(C, H, W\), got \(32, 32\)"):
         resnetlab.summarize(model, (32, 32))
+    with pytest.raises(UserError, match=r"input_shape must be \(C, H, W\), got 32"):
+        resnetlab.summarize(model, 32)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="summarize takes a network, got 'resnet20'"):
+        resnetlab.summarize("resnet20", (3, 32, 32))  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"expected images of shape \(N, 3, H, W\), got \(1, 1, 32, 32\)"):
         resnetlab.summarize(model, (1, 32, 32))

@@ -121,6 +121,8 @@ def test_files_of_others_and_checkpoints_are_told_apart(tmp_path: Path):
 def test_a_missing_file_and_an_unfinished_run_are_told(tmp_path: Path):
     with pytest.raises(UserError, match=r"there is no file .*gone\.safetensors"):
         resnetlab.load(tmp_path / "gone.safetensors")
+    with pytest.raises(UserError, match="expected a weights file or a run folder, got None"):
+        resnetlab.load(None)  # type: ignore[arg-type]
     Run.create(tmp_path / "run", EMPTY_SETTINGS, {})
     with pytest.raises(UserError, match=r"has no trained network yet.*resnetlab train --resume"):
         resnetlab.load(tmp_path / "run")

@@ -27,6 +27,7 @@ from resnetlab.core.errors import Interrupted, UserError
 USER_MISTAKE, FAILURE = 2, 1
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 _NO_MEMORY = "can't allocate memory"  # of torch's allocator on the CPU
+_settings = {"debug": False}
 
 app = typer.Typer(
     name="resnetlab",
@@ -47,9 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     signal.signal(signal.SIGTERM, _terminate)
     app([argument for argument in arguments if argument != "--debug"], prog_name="resnetlab")
     sys.exit(0)
-
-
-_settings = {"debug": False}
 
 
 def _guarded(command: Callable[..., None]) -> Callable[..., None]:

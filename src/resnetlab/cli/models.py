@@ -38,5 +38,5 @@ def command(
             model = ResNet(model_config(name))
         summary = summarize(model, (3, entry.image_size, entry.image_size))
         size = f"3x{entry.image_size}x{entry.image_size}"
-        table.add_row(name, f"{summary.parameters:,}", f"{summary.macs:,}", size, entry.source)
+        table.add_row(name, f"{summary.parameters:,}", f"{summary.macs:,}", size, entry.source.partition(",")[0])
     Console().print(table)

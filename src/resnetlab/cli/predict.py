@@ -48,7 +48,7 @@ def command(
         ranks = [name.removeprefix("prediction") for name in frame.columns if name.startswith("prediction")]
         for rank in ranks:
             table.add_column("prediction" if not rank else f"or{rank.replace('_', ' ')}")
-            table.add_column("", justify="right")
+            table.add_column("confidence", justify="right")
         for row in frame.to_dict("records"):
             cells = [(escape(str(row[f"prediction{rank}"])), f"{row[f'confidence{rank}']:.1%}") for rank in ranks]
             table.add_row(escape(str(row["path"])), *(cell for pair in cells for cell in pair))

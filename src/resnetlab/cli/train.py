@@ -26,7 +26,7 @@ def command(
         typer.Argument(help="digits, fashion_mnist, or a folder of class folders (with or without train and val)."),
     ] = None,
     model: Annotated[str, typer.Option(help="A name that `resnetlab models` lists; auto goes by image size.")] = "auto",
-    recipe: Annotated[str, typer.Option(help="A named recipe.")] = "quick",
+    recipe: Annotated[str, typer.Option(help="A named recipe: quick.")] = "quick",
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images of one step.")] = None,
     lr: Annotated[float | None, typer.Option(help="The highest learning rate.")] = None,
@@ -35,8 +35,9 @@ def command(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Change any field of the recipe, such as augment.flip=false, or of the network, such as "
-            "model.shortcut=B. May be repeated.",
+            help="Change any field of the recipe (epochs, batch_size, lr, warmup, momentum, nesterov, weight_decay, "
+            "clip_norm, label_smoothing, keep, augment.crop_padding, augment.flip) or of the network (model.shortcut "
+            "and the other fields of ResNetConfig), such as augment.flip=false. May be repeated.",
         ),
     ] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize the images to this many pixels.")] = None,
@@ -48,7 +49,7 @@ def command(
     data_root: DataRoot = None,
     download: Annotated[bool, typer.Option(help="Allow getting a data set that is absent.")] = True,
     device: Device = "auto",
-    precision: Annotated[str, typer.Option(help="auto (measured), float32 or bfloat16.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto (measured), float32, bfloat16 or float64.")] = "auto",
     skip_unreadable: SkipUnreadable = False,
     resume: Annotated[
         Path | None,
@@ -78,7 +79,10 @@ def command(
     else:
         changes, overrides = _assignments(assign or [])
         given = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
-        changes |= {key: value for key, value in given.items() if value is not None}
+        given = {key: value for key, value in given.items() if value is not None}
+        if twice := sorted(set(changes) & set(given)):
+            raise UserError(f"{', '.join(twice)} is given twice, by its option and by --set. Leave one out.")
+        changes |= given
 
         from resnetlab.data.sources import load_data
         from resnetlab.training.fit import fit

@@ -17,10 +17,12 @@ from resnetlab.core.errors import UserError, nearest, unknown
 T = TypeVar("T")
 
 
-def check_integer(name: str, value: Any, minimum: int) -> int:
-    """Returns `value` when it is an integer of at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
-        raise UserError(f"{name} must be an integer of at least {minimum}, got {value!r}.")
+def check_integer(name: str, value: Any, minimum: int | None = None) -> int:
+    """Returns `value` when it is an integer, of at least `minimum` where there is one."""
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_integer or (minimum is not None and value < minimum):
+        bound = "" if minimum is None else f" of at least {minimum}"
+        raise UserError(f"{name} must be an integer{bound}, got {value!r}.")
     return int(value)
 
 

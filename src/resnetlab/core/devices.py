@@ -19,8 +19,10 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        known = "" if reason.startswith("Expected one of") else f" ({reason})"
         raise UserError(
-            f"device {str(name)!r} cannot be used on this machine ({str(error).splitlines()[0]}). "
+            f"device {str(name)!r} cannot be used on this machine{known}. "
             "Expected auto, cpu, or an accelerator that torch sees here, such as cuda or cuda:1."
         ) from error
     return device

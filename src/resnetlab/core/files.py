@@ -69,22 +69,6 @@ def printable(path: Path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def make_folder(path: Path) -> None:
-    """Makes a folder that can be written to, or raises `UserError` saying why it cannot."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise cannot_write(path, error) from error
-
-
-def cannot_write(path: Path, error: OSError) -> UserError:
-    """Returns the error for a folder that the system does not let the program write to."""
-    reason = error.strerror or str(error)
-    return UserError(f"cannot write to {path}: {reason}. Choose a folder that you may write to with --out.")
-
-
 def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_none(entry) for key, entry in value.items() if entry is not None}

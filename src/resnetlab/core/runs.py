@@ -13,9 +13,12 @@ report.html          one page, opens anywhere
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import math
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ from typing import Any
 import pandas as pd
 
 from resnetlab.core.errors import UserError, resume_command
-from resnetlab.core.files import atomic, cannot_write, make_folder, read_toml, write_json, write_toml
+from resnetlab.core.files import atomic, read_toml, write_json, write_toml
 
 SCHEMA_VERSION = 1
 HISTORY_COLUMNS = (
@@ -69,6 +72,19 @@ class Run:
         write_json(path / "environment.json", environment)
         write_toml(path / "run.toml", {"schema": SCHEMA_VERSION, **settings})
         return cls(path)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the run for this process; a second one that would train it is refused.
+
+        The system lets go of the lock when the process ends, however it ends.
+        """
+        with (self.path / "run.toml").open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UserError(f"{self.path} is being trained by another process. Wait for it, or stop it.") from error
+            yield
 
     @property
     def weights(self) -> Path:
@@ -157,23 +173,31 @@ def default_folder(data_name: str, model_name: str) -> Path:
     return path
 
 
-def prepare_folder(path: str | Path) -> Path:
-    """Makes the folder of a new run, or raises `UserError` where it holds something or cannot be written to."""
+def check_folder(path: str | Path) -> Path:
+    """Returns the path of a new run's folder, or raises `UserError` where it holds something or cannot be made.
+
+    Nothing is created: the images may be below the same folder, and are not read yet.
+    """
     path = Path(path)
     try:
-        is_file = path.exists() and not path.is_dir()
-        is_full = path.is_dir() and any(path.iterdir())
+        if path.is_dir() and any(path.iterdir()):
+            begun = (path / "run.toml").exists() and not (path / "model.safetensors").exists()
+            remedy = f", or continue the interrupted run in it with: {resume_command(path)}" if begun else "."
+            raise UserError(
+                f"{path} is not empty, and a run never overwrites anything. Choose another folder with --out{remedy}"
+            )
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is a file, not a folder. Choose another folder with --out.")
+        existing = path.absolute()
+        while not existing.exists():
+            existing = existing.parent
+        with tempfile.TemporaryFile(dir=existing):
+            return path
     except OSError as error:
-        raise cannot_write(path, error) from error
-    if is_file:
-        raise UserError(f"{path} is a file, not a folder. Choose another folder with --out.")
-    if is_full:
+        reason = error.strerror or str(error)
         raise UserError(
-            f"{path} is not empty, and a run never overwrites anything. Choose another folder with --out, "
-            f"or continue an interrupted run with: {resume_command(path)}"
-        )
-    make_folder(path)
-    return path
+            f"cannot write to {path}: {reason}. Choose a folder that you may write to with --out."
+        ) from error
 
 
 def _known_runs() -> str:

@@ -98,6 +98,8 @@ def load_data(
     Raises:
         UserError: the source is unknown, empty, damaged, or cannot be split.
     """
+    if not isinstance(source, (str, Path)):
+        raise UserError(f"data must be the name of a data set or the path of a folder, got {source!r}.")
     options = LoadOptions(
         source=str(source),
         data_root=None if data_root is None else str(data_root),

@@ -81,7 +81,8 @@ def _cut(
         )
     except ValueError as error:
         raise UserError(
-            f"too few images to draw a {name} split of {fraction:.0%}: {len(labels)} of {len(counts)} classes, the "
-            f"smallest {class_names[smallest]!r} with {counts[smallest]}. Add images, or lay the splits out as folders."
+            f"too few images to draw a {name} split of {fraction:.0%} with every class in both parts: class "
+            f"{class_names[smallest]!r} has {counts[smallest]} of {len(labels)}. Add images of it, or lay the splits "
+            "out as folders."
         ) from error
     return np.sort(kept), np.sort(drawn)

@@ -60,8 +60,9 @@ class Evaluation:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         summary = self.summary
+        top5 = f"top-5 {summary['top5']:.2%}, " if len(self.per_class) > 5 else ""  # else it is 1 by definition
         yield (
-            f"{summary['split']}: top-1 {summary['top1']:.2%}, top-5 {summary['top5']:.2%}, "
+            f"{summary['split']}: top-1 {summary['top1']:.2%}, {top5}"
             f"loss {summary['loss']:.4f}, {summary['n']:,} images"
         )
         table, shown = Table(), self.per_class
@@ -112,7 +113,7 @@ def evaluate(
     if isinstance(subject, ResNet):
         model = subject
     else:
-        model = load(run or Path(str(subject))).to(resolve_device(device))
+        model = load(run or subject).to(resolve_device(device))
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if model.preprocessing is None or model.class_names is None:
         raise UserError(
@@ -185,7 +186,7 @@ def _whole(source: str | Path, model: ResNet, data_root: str | Path | None, skip
 def _run_of(subject: str | Path | Run | ResNet) -> Run | None:
     if isinstance(subject, Run):
         return subject
-    if isinstance(subject, ResNet) or Path(subject).is_file():
+    if not isinstance(subject, (str, Path)) or Path(subject).is_file():
         return None
     return Run(subject)
 

@@ -64,9 +64,13 @@ def predict(
             )
         squares = fit_to_square(images, model.preprocessing.image_size)
         return _table({"index": range(len(images))}, model, squares, top)
-    files = list(_files([images] if isinstance(images, (str, Path)) else images))
+    if not isinstance(images, (str, Path, Sequence)):
+        raise UserError(f"images must be paths or a tensor, got {images!r}.")
+    sources = [images] if isinstance(images, (str, Path)) else images
+    files = list(_files(sources))
     if not files:
-        raise UserError(f"there are no images below {images}. Give image files, or folders that hold some.")
+        named = ", ".join(map(str, sources)) or "nothing"
+        raise UserError(f"there are no images below {named}. Give image files, or folders that hold some.")
     preprocessing = model.preprocessing
 
     def read(path: Path) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from resnetlab.core.checks import from_mapping
 from resnetlab.core.errors import UserError, nearest, unknown
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
@@ -98,11 +99,11 @@ def config_for_data(
     return model_config(name, image_size=image_size, **{**taken, **(overrides or {})})
 
 
-def create_model(name: str, *, image_size: int | None = None, **overrides: Any) -> ResNet:
+def create_model(name: str | ResNetConfig, *, image_size: int | None = None, **overrides: Any) -> ResNet:
     """Builds a network of the catalogue, freshly initialised from torch's global generator.
 
     Args:
-        name: a name that `list_models` gives.
+        name: a name that `list_models` gives, or a configuration.
         image_size: height and width of the images in pixels; only `stem="auto"` needs it.
         **overrides: fields of `ResNetConfig` to change, such as `num_classes=10, in_channels=1`.
             `stem="auto"` is "cifar" for images of at most 64 pixels and "imagenet" above.
@@ -111,4 +112,6 @@ def create_model(name: str, *, image_size: int | None = None, **overrides: Any) 
         UserError: an unknown name or field, with the nearest known one, or values that do not go
             together.
     """
+    if isinstance(name, ResNetConfig):
+        return ResNet(from_mapping(ResNetConfig, {**name.to_dict(), **overrides}, "a network"))
     return ResNet(model_config(name, image_size=image_size, **overrides))

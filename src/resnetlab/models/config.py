@@ -70,7 +70,7 @@ class ResNetConfig:
         for name in ("groups", "width_per_group", "in_channels"):
             set_checked(self, **{name: check_integer(name, getattr(self, name), 1)})
         multiplier = check_number("bottleneck_multiplier", self.bottleneck_multiplier, 0, above=True)
-        num_classes = check_integer("num_classes", self.num_classes, -(2**31))
+        num_classes = check_integer("num_classes", self.num_classes)
         set_checked(self, bottleneck_multiplier=multiplier, num_classes=max(0, num_classes))
         check_flag("zero_init_residual", self.zero_init_residual)
         self._check_combinations()

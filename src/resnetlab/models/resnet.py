@@ -27,6 +27,8 @@ class ResNet(nn.Module):
 
     def __init__(self, config: ResNetConfig, parts: Parts = TORCH) -> None:
         super().__init__()
+        if not isinstance(config, ResNetConfig):
+            raise UserError(f"ResNet takes a ResNetConfig, got {config!r}. To build by name, use create_model.")
         self.config = config
         self.class_names: tuple[str, ...] | None = None
         self.preprocessing: Preprocessing | None = None
@@ -64,6 +66,11 @@ class ResNet(nn.Module):
             raise UserError(
                 f"expected images of shape (N, {self.config.in_channels}, H, W), got {tuple(images.shape)}. "
                 "Build the network with in_channels equal to the images' channels, or convert the images."
+            )
+        if not images.is_floating_point():
+            raise UserError(
+                f"expected normalised images of a floating-point type, got {images.dtype}. Normalise them first, "
+                "with model.preprocessing.normalize(images) if the network was trained here."
             )
         x = images
         for name in (*self.stem_names, *self.stage_names):

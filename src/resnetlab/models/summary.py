@@ -102,9 +102,11 @@ def summarize(model: nn.Module, input_shape: Sequence[int]) -> Summary:
     Raises:
         UserError: `input_shape` is not three positive integers, or does not fit the network.
     """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"summarize takes a network, got {model!r}. Build one with create_model.")
+    if not isinstance(input_shape, Sequence) or len(input_shape) != 3:
+        raise UserError(f"input_shape must be (C, H, W), got {input_shape!r}.")
     shape = tuple(check_integer("every entry of input_shape", size, 1) for size in input_shape)
-    if len(shape) != 3:
-        raise UserError(f"input_shape must be (C, H, W), got {tuple(input_shape)}.")
     twin = _meta_twin(model)
     layers: list[Layer] = []
     names = {module: name for name, module in twin.named_modules() if name}

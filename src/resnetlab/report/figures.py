@@ -25,7 +25,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
-from resnetlab.core.files import atomic, make_folder
+from resnetlab.core.files import atomic
 
 MAX_CELL_TEXT = 30
 """More classes than this and the counts no longer fit into the confusion matrix's cells."""
@@ -147,7 +147,7 @@ def save_figures(
     no_pictures: str | None,
 ) -> None:
     """Writes curves.png, confusion.png, mistakes.png to `folder`; `no_pictures` says why there are none."""
-    make_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     _save(folder / "curves.png", (9, 3.4), lambda figure: _draw_curves(figure, history))
     side = float(np.clip(2.5 + 0.36 * len(names), 4, 12))
     _save(folder / "confusion.png", (side, side), lambda figure: _draw_confusion(figure, matrix, names))

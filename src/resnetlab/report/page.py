@@ -20,7 +20,7 @@ from plotly.offline import get_plotlyjs
 from sklearn.metrics import confusion_matrix
 
 from resnetlab import __version__
-from resnetlab.core.errors import UserError
+from resnetlab.core.errors import UserError, resume_command
 from resnetlab.core.files import write_text
 from resnetlab.core.runs import Run
 from resnetlab.data.sources import reload_data
@@ -97,6 +97,11 @@ class _Results:
 def _read_results(run: Run) -> _Results:
     tables = {name: run.evaluation() / f"{name}.parquet" for name in ("per_class", "per_image")}
     summary = run.summary
+    if not run.is_complete:
+        raise UserError(
+            f"{run.path} has nothing to report on yet: its training did not reach the end. "
+            f"Continue it with: {resume_command(run.path)}"
+        )
     if summary is None or not all(path.is_file() for path in tables.values()):
         raise UserError(
             f"{run.path} has no evaluation to report on. "

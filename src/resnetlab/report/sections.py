@@ -70,6 +70,8 @@ def curves(history: pd.DataFrame, label_smoothing: float = 0.0) -> str:
     scale = ", logarithmic scale" if is_wide(history) else ""
     if label_smoothing:
         summary += f". The training loss includes label smoothing of {label_smoothing:g}, the validation loss does not"
+    if len(history) == 1:
+        return f'<p class="caption">One epoch draws no curve. {escape(summary)}.</p>'
     titles = {"loss": f"Loss{scale}", "top1": "Top-1 accuracy", "lr": "Learning rate"}
     panels = "".join(
         f'<div class="panel {name}"><h3>{title}</h3>'

@@ -15,8 +15,8 @@ from resnetlab.core.environment import describe_environment
 from resnetlab.core.errors import UserError
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import torch_seeded
-from resnetlab.core.runs import Run, default_folder, prepare_folder
-from resnetlab.data.sources import load_data, reload_data
+from resnetlab.core.runs import Run, check_folder, default_folder
+from resnetlab.data.sources import NAMED_SOURCES, load_data, reload_data
 from resnetlab.data.store import ImageData
 from resnetlab.evaluation.evaluate import evaluate_split
 from resnetlab.models.catalog import config_for_data, model_config
@@ -78,7 +78,7 @@ def fit(
     if name not in ("auto", "custom"):
         model_config(name, image_size=1, **overrides or {})  # a mistake is told before images are read
     machine = choose_machine(device, precision)
-    folder = prepare_folder(out) if out is not None else None
+    folder = check_folder(out) if out is not None else None
 
     if callable(data):
         data = data()
@@ -88,7 +88,10 @@ def fit(
         name = "resnet20" if data.image_size <= CIFAR_STEM_LIMIT else "resnet18"
     network = _network(name if isinstance(model, str) else model, data, seed, overrides or {})
     recipe = _recipe_for(recipe, data)
-    folder = folder or prepare_folder(default_folder(data.name, name))
+    folder = folder or check_folder(default_folder(data.name, name))
+    images = data.arguments["source"]
+    if images not in NAMED_SOURCES and folder.resolve().is_relative_to(Path(images).resolve()):
+        raise UserError(f"{folder} is within the folder of images. Choose another folder with --out.")
     if not quiet:
         console.print(data)
         notice(f"{name} on {machine}, recipe {recipe.name}, into {folder}")
@@ -161,17 +164,18 @@ def _train_and_evaluate(
     settings = run.settings
     preprocessing = from_mapping(Preprocessing, settings["preprocessing"], f"{run.path}/run.toml")
     model.class_names, model.preprocessing = data.class_names, preprocessing
-    train(
-        model,
-        data,
-        preprocessing=preprocessing,
-        recipe=Recipe.from_dict(settings["recipe"]),
-        machine=machine,
-        seed=settings["seed"],
-        run=run,
-        resume=resume_run,
-        quiet=quiet,
-    )
+    with run.locked():
+        train(
+            model,
+            data,
+            preprocessing=preprocessing,
+            recipe=Recipe.from_dict(settings["recipe"]),
+            machine=machine,
+            seed=settings["seed"],
+            run=run,
+            resume=resume_run,
+            quiet=quiet,
+        )
     provenance = {key: settings[key] for key in ("created", "seed", "recipe", "machine")}
     provenance["data"] = {"name": data.name, "fingerprint": data.fingerprint}  # no path: weights are passed on
     save(run.weights, model, provenance=provenance)

@@ -66,6 +66,8 @@ def load(source: str | Path | Run) -> ResNet:
 
 
 def _weights_path(source: str | Path | Run) -> Path:
+    if not isinstance(source, (str, Path, Run)):
+        raise UserError(f"expected a weights file or a run folder, got {source!r}.")
     run = source if isinstance(source, Run) else None
     path = source.path if isinstance(source, Run) else Path(source)
     if path.is_dir() and run is None:
