@@ -35,8 +35,6 @@ def command(
     if out is not None and str(out) != "-" and not out.resolve().parent.is_dir():
         raise UserError(f"there is no folder {out.resolve().parent} to write {out.name} to. Make it first.")
     frame = predict(network, images, top=top, device=device, skip_unreadable=skip_unreadable)
-    if out is not None and out.is_dir():
-        raise UserError(f"{out} is a folder. Name a CSV file to write, such as {out / 'predictions.csv'}.")
     if out is not None and str(out) == "-":
         typer.echo(frame.to_csv(index=False), nl=False)
     elif out is not None:
@@ -47,9 +45,8 @@ def command(
         table.add_column("image", overflow="fold")
         ranks = [name.removeprefix("prediction") for name in frame.columns if name.startswith("prediction")]
         for rank in ranks:
-            table.add_column("prediction" if not rank else f"or{rank.replace('_', ' ')}")
-            table.add_column("confidence", justify="right")
+            table.add_column(f"or{rank.replace('_', ' ')}" if rank else "prediction", overflow="fold")
         for row in frame.to_dict("records"):
-            cells = [(escape(str(row[f"prediction{rank}"])), f"{row[f'confidence{rank}']:.1%}") for rank in ranks]
-            table.add_row(escape(str(row["path"])), *(cell for pair in cells for cell in pair))
+            cells = (f"{row[f'prediction{rank}']} {row[f'confidence{rank}']:.1%}" for rank in ranks)
+            table.add_row(escape(str(row["path"])), *map(escape, cells))
         Console().print(table)
