@@ -6,6 +6,7 @@ import os
 import signal
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,20 @@ TINY = ResNetConfig(depths=(1, 1), widths=(4, 8), stem="cifar", shortcut="A", in
 
 # The tables that a run.toml must have, for tests that look at nothing in them.
 EMPTY_SETTINGS = {"seed": 0, **{name: {} for name in ("model", "data", "preprocessing", "recipe", "machine")}}
+
+
+@contextmanager
+def unprivileged(folder: Path) -> Iterator[None]:
+    """Acts as a user whom permissions bind, which they do everybody but the superuser; `folder` stays in reach."""
+    privileged = os.geteuid() == 0
+    if privileged:
+        folder.chmod(0o755)
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if privileged:
+            os.seteuid(0)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from unittest.mock import Mock
 import pandas as pd
 import pytest
 from PIL import Image
+from tests.conftest import unprivileged
 
 from resnetlab import __version__
 from resnetlab.core.runs import Run
@@ -172,15 +172,8 @@ def test_an_unreadable_image(cli: Cli, image_folder: Path, tmp_path: Path, digit
 def test_an_output_folder_that_is_read_only_or_full(cli: Cli, tmp_path: Path):
     locked = _empty(tmp_path / "locked")
     locked.chmod(0o555)
-    privileged = os.geteuid() == 0
-    if privileged:  # permissions bind everybody but the superuser
-        tmp_path.chmod(0o755)
-        os.seteuid(65534)
-    try:
+    with unprivileged(tmp_path):
         code, _, err = cli("train", "digits", "--out", locked / "run")
-    finally:
-        if privileged:
-            os.seteuid(0)
     assert code == 2
     assert "cannot write to" in err
     assert "Permission denied. Choose a folder that you may write to with --out" in err

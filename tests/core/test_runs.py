@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from tests.conftest import EMPTY_SETTINGS
+from tests.conftest import EMPTY_SETTINGS, unprivileged
 
 from resnetlab.core.errors import UserError
 from resnetlab.core.runs import HISTORY_COLUMNS, Run, check_folder, default_folder
@@ -67,16 +66,9 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path):
     folder = tmp_path / "locked"
     folder.mkdir()
     folder.chmod(0o555)
-    privileged = os.geteuid() == 0
-    if privileged:  # the permissions of others apply to everybody but the superuser
-        tmp_path.chmod(0o755)
-        os.seteuid(65534)
-    try:
-        with pytest.raises(UserError, match=r"cannot write to .*: Permission denied. Choose a folder .* --out"):
-            check_folder(folder / "run")
-    finally:
-        if privileged:
-            os.seteuid(0)
+    message = r"cannot write to .*: Permission denied. Choose a folder .* --out"
+    with unprivileged(tmp_path), pytest.raises(UserError, match=message):
+        check_folder(folder / "run")
 
 
 def test_two_processes_do_not_train_one_run(tmp_path: Path):

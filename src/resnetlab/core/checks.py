@@ -64,6 +64,15 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
     return value
 
 
+def check_schema(where: object, schema: Any, newest: int) -> None:
+    """Raises `UserError` unless this version knows the schema that a file was written in."""
+    if not isinstance(schema, int) or not 1 <= schema <= newest:
+        raise UserError(
+            f"{where} has schema {schema!r}; this version reads schemas up to {newest}. "
+            "Use the version of resnetlab that wrote it, or a newer one."
+        )
+
+
 def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     """Makes the dataclass `cls` of `values`; a key that is not a field is an error with the nearest one.
 

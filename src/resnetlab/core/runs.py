@@ -25,6 +25,7 @@ from typing import Any
 
 import pandas as pd
 
+from resnetlab.core.checks import check_schema
 from resnetlab.core.errors import UserError, resume_command
 from resnetlab.core.files import atomic, read_toml, write_json, write_toml
 
@@ -55,12 +56,7 @@ class Run:
                 f"{self.path} is not a run: {problem}. Give the folder that `resnetlab train` made{_known_runs()}."
             )
         self.settings: dict[str, Any] = read_toml(self.path / "run.toml")
-        schema = self.settings.get("schema")
-        if not isinstance(schema, int) or not 1 <= schema <= SCHEMA_VERSION:
-            raise UserError(
-                f"{self.path}/run.toml has schema {schema!r}; this version reads schemas up to {SCHEMA_VERSION}. "
-                "Use the version of resnetlab that wrote it, or a newer one."
-            )
+        check_schema(self.path / "run.toml", self.settings.get("schema"), SCHEMA_VERSION)
         missing = [name for name in _SETTINGS if name not in self.settings]
         if missing:
             raise UserError(f"{self.path}/run.toml is incomplete: it lacks {', '.join(missing)}. Restore the file.")

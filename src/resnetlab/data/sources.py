@@ -110,7 +110,7 @@ def load_data(
         test_fraction=test_fraction,
         skip_unreadable=skip_unreadable,
     )
-    if isinstance(source, str) and source in NAMED_SOURCES:
+    if is_named(source):
         return NAMED_SOURCES[options.source](options, download)
     options = replace(options, data_root=None)  # of no use to a folder, so not recorded
     folder = Path(source).expanduser()
@@ -126,6 +126,11 @@ def load_data(
     return _load_folder(folder.resolve(), options)
 
 
+def is_named(source: str | Path) -> bool:
+    """Whether `source` names a data set; a `Path` is always a folder, whatever it is called."""
+    return isinstance(source, str) and source in NAMED_SOURCES
+
+
 def reload_data(
     recorded: Mapping[str, Any], *, source: str | Path | None = None, data_root: str | Path | None = None
 ) -> ImageData:
@@ -139,8 +144,8 @@ def reload_data(
     Raises:
         UserError: the data is gone or has changed; the difference is shown.
     """
-    place = str(source or recorded["source"])
-    if place not in NAMED_SOURCES and not Path(place).is_dir():
+    place = source or recorded["source"]
+    if not is_named(place) and not Path(place).is_dir():
         raise UserError(
             f"the run's images were in {place}, and there is no such folder now. Put them back there, or say where "
             "they are: resnetlab train FOLDER --resume RUN, resnetlab evaluate or report RUN --data FOLDER"
@@ -166,8 +171,8 @@ def reload_data(
 
 def may_be_recorded(source: str | Path, recorded: Mapping[str, Any]) -> bool:
     """Whether `source` could be a run's own data, moved or not, as far as can be told without reading images."""
-    if str(source) in NAMED_SOURCES or recorded["source"] in NAMED_SOURCES:
-        return str(source) == recorded["source"]
+    if is_named(source) or is_named(recorded["source"]):
+        return source == recorded["source"]
     folder = Path(source)
     return folder.is_dir() and len(visible_files(folder)) == sum(recorded["counts"].values())
 

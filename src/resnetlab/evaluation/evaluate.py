@@ -18,9 +18,9 @@ from resnetlab.core.devices import resolve_device
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import atomic, write_json
 from resnetlab.core.runs import Run
-from resnetlab.data.sources import NAMED_SOURCES, load_data, may_be_recorded, reload_data
+from resnetlab.data.sources import LoadOptions, is_named, load_data, may_be_recorded, reload_data
 from resnetlab.data.store import ImageData
-from resnetlab.evaluation.forward import answer
+from resnetlab.evaluation.forward import answer, trained_on
 from resnetlab.evaluation.metrics import by_class, by_image, embedding_frame, overall
 from resnetlab.models.resnet import ResNet
 from resnetlab.weights.file import load
@@ -115,11 +115,7 @@ def evaluate(
     else:
         model = load(run or subject).to(resolve_device(device))
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if model.preprocessing is None or model.class_names is None:
-        raise UserError(
-            "the network has no preprocessing or class names: it was never trained on data. "
-            "Train it with fit, or set model.preprocessing and model.class_names."
-        )
+    trained_on(model)  # a mistake is told before images are read
     if data is None:
         if run is None:
             raise UserError("evaluate needs data: only a run folder knows which images it was trained on.")
@@ -139,8 +135,7 @@ def evaluate(
 
 def evaluate_split(model: ResNet, data: ImageData, split: str | None = None) -> Evaluation:
     """Evaluates a trained network on one split of loaded data; see `evaluate`."""
-    preprocessing, class_names = model.preprocessing, model.class_names
-    assert preprocessing is not None and class_names is not None
+    preprocessing, class_names = trained_on(model)
     _check_fits(model, data)
     name = split or default_split(data)
     chosen = data.split(name)
@@ -172,13 +167,13 @@ def _own_or_whole(
 
 def _whole(source: str | Path, model: ResNet, data_root: str | Path | None, skip_unreadable: bool) -> ImageData:
     """Loads other images than the run's, as the network wants them; a folder without splits is one test split."""
-    assert model.preprocessing is not None
+    preprocessing, _ = trained_on(model)
     return load_data(
         source,
         data_root=data_root,
-        image_size=model.preprocessing.image_size,
-        channels=model.preprocessing.channels,
-        test_fraction=0.2 if str(source) in NAMED_SOURCES else 1.0,
+        image_size=preprocessing.image_size,
+        channels=preprocessing.channels,
+        test_fraction=LoadOptions.test_fraction if is_named(source) else 1.0,
         skip_unreadable=skip_unreadable,
     )
 
@@ -192,14 +187,14 @@ def _run_of(subject: str | Path | Run | ResNet) -> Run | None:
 
 
 def _check_fits(model: ResNet, data: ImageData) -> None:
-    assert model.preprocessing is not None and model.class_names is not None
-    expected, got = set(model.class_names), set(data.class_names)
+    preprocessing, class_names = trained_on(model)
+    expected, got = set(class_names), set(data.class_names)
     if expected != got:
         raise UserError(
             f"{data.name} has other classes than the network: missing {sorted(expected - got) or 'none'}, "
             f"unknown to the network {sorted(got - expected) or 'none'}. Evaluate on images of the same classes."
         )
-    wanted = (model.preprocessing.channels, model.preprocessing.image_size)
+    wanted = (preprocessing.channels, preprocessing.image_size)
     if wanted != (data.channels, data.image_size):
         raise UserError(
             f"the network was trained on images of {wanted[0]} channels and {wanted[1]} pixels, and {data.name} has "

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from resnetlab.core.errors import UserError
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.models.resnet import ResNet
 
@@ -25,6 +26,16 @@ class Answers:
 
     logits: Tensor
     embeddings: Tensor
+
+
+def trained_on(model: ResNet) -> tuple[Preprocessing, tuple[str, ...]]:
+    """Returns the preprocessing and class names of a trained network, or raises `UserError` for any other."""
+    if model.preprocessing is None or model.class_names is None:
+        raise UserError(
+            "the network has no preprocessing or class names: it was never trained on data. "
+            "Train it with fit, or set model.preprocessing and model.class_names."
+        )
+    return model.preprocessing, model.class_names
 
 
 @torch.inference_mode()

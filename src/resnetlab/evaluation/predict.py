@@ -18,7 +18,7 @@ from resnetlab.core.preprocessing import fit_to_square
 from resnetlab.core.runs import Run
 from resnetlab.data.folder import map_files, visible_files
 from resnetlab.data.reader import UnreadableImageError, describe_failures, read_image
-from resnetlab.evaluation.forward import answer
+from resnetlab.evaluation.forward import answer, trained_on
 from resnetlab.models.resnet import ResNet
 from resnetlab.weights.file import load
 
@@ -54,15 +54,14 @@ def predict(
     """
     check_integer("top", top, 1)
     model = subject if isinstance(subject, ResNet) else load(subject).to(resolve_device(device))
-    if model.preprocessing is None or model.class_names is None:
-        raise UserError("the network has no preprocessing or class names: it was never trained on data.")
+    preprocessing, _ = trained_on(model)
     if isinstance(images, Tensor):
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != model.preprocessing.channels:
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != preprocessing.channels:
             raise UserError(
-                f"expected uint8 images of shape (N, {model.preprocessing.channels}, H, W), got {images.dtype} "
+                f"expected uint8 images of shape (N, {preprocessing.channels}, H, W), got {images.dtype} "
                 f"of shape {tuple(images.shape)}. Give values from 0 to 255; normalisation is done here."
             )
-        squares = fit_to_square(images, model.preprocessing.image_size)
+        squares = fit_to_square(images, preprocessing.image_size)
         return _table({"index": range(len(images))}, model, squares, top)
     if not isinstance(images, (str, Path, Sequence)):
         raise UserError(f"images must be paths or a tensor, got {images!r}.")
@@ -71,7 +70,6 @@ def predict(
     if not files:
         named = ", ".join(map(str, sources)) or "nothing"
         raise UserError(f"there are no images below {named}. Give image files, or folders that hold some.")
-    preprocessing = model.preprocessing
 
     def read(path: Path) -> Tensor:
         return fit_to_square(read_image(path, preprocessing.channels), preprocessing.image_size)
@@ -106,12 +104,12 @@ def _files(sources: Sequence[str | Path]) -> Iterator[Path]:
 
 
 def _table(first: dict, model: ResNet, images: Tensor, top: int) -> pd.DataFrame:
-    assert model.preprocessing is not None and model.class_names is not None
-    logits = answer(model, images, model.preprocessing).logits
+    preprocessing, class_names = trained_on(model)
+    logits = answer(model, images, preprocessing).logits
     confidences, classes = logits.double().softmax(1).topk(min(top, logits.shape[1]))
     frame = pd.DataFrame({key: list(values) for key, values in first.items()})
     for rank in range(classes.shape[1]):
         suffix = f"_{rank + 1}" if rank else ""
-        frame[f"prediction{suffix}"] = [model.class_names[label] for label in classes[:, rank].tolist()]
+        frame[f"prediction{suffix}"] = [class_names[label] for label in classes[:, rank].tolist()]
         frame[f"confidence{suffix}"] = confidences[:, rank].numpy()
     return frame

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from resnetlab.core.checks import from_mapping
-from resnetlab.core.errors import UserError, nearest, unknown
+from resnetlab.core.errors import UserError, unknown
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.stems import stem_for
@@ -70,15 +70,11 @@ def model_config(name: str, *, image_size: int | None = None, **overrides: Any) 
     """Returns the configuration that `create_model` builds of the same arguments."""
     if name not in CATALOG:
         raise unknown("model", name, CATALOG)
-    known = [entry.name for entry in fields(ResNetConfig)]
-    for key in overrides:
-        if key not in known:
-            raise UserError(f"a network has no field {key!r}. {nearest(key, known)}Its fields: {', '.join(known)}.")
     if overrides.get("stem") == "auto":
         if image_size is None:
             raise UserError('stem="auto" needs image_size, in pixels. Give it, or choose a stem.')
         overrides["stem"] = stem_for(image_size)
-    return ResNetConfig(**{**CATALOG[name].fields, **overrides})
+    return from_mapping(ResNetConfig, {**CATALOG[name].fields, **overrides}, "a network")
 
 
 def config_for_data(

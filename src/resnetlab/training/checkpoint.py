@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from resnetlab.core.checks import from_mapping
+from resnetlab.core.checks import check_schema, from_mapping
 from resnetlab.core.console import notice
 from resnetlab.core.errors import UserError
-from resnetlab.weights.tensors import DamagedFileError, check_schema, read_tensors, write_tensors
+from resnetlab.weights.tensors import DamagedFileError, read_tensors, write_tensors
 
 SCHEMA_VERSION = 1
 _KEPT = 2
@@ -93,7 +93,7 @@ def restore_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Op
         except DamagedFileError as error:
             notice(f"warning: {error} Going back to the checkpoint before it.")
             continue
-        check_schema(path, description, SCHEMA_VERSION)
+        check_schema(path, description.get("schema"), SCHEMA_VERSION)
         return _restore(tensors, description, model, optimizer)
     raise UserError(f"{folder} holds no checkpoint that can be read, so the run cannot be resumed. Start it anew.")
 

@@ -16,7 +16,7 @@ from resnetlab.core.errors import UserError
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.core.runs import Run, check_folder, default_folder
-from resnetlab.data.sources import NAMED_SOURCES, load_data, reload_data
+from resnetlab.data.sources import is_named, load_data, reload_data
 from resnetlab.data.store import ImageData
 from resnetlab.evaluation.evaluate import evaluate_split
 from resnetlab.models.catalog import config_for_data, model_config
@@ -90,7 +90,7 @@ def fit(
     recipe = _recipe_for(recipe, data)
     folder = folder or check_folder(default_folder(data.name, name))
     images = data.arguments["source"]
-    if images not in NAMED_SOURCES and folder.resolve().is_relative_to(Path(images).resolve()):
+    if not is_named(images) and folder.resolve().is_relative_to(Path(images).resolve()):
         raise UserError(f"{folder} is within the folder of images. Choose another folder with --out.")
     if not quiet:
         console.print(data)

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from resnetlab.core.checks import from_mapping
+from resnetlab.core.checks import check_schema, from_mapping
 from resnetlab.core.errors import UserError, resume_command
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.runs import Run
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
-from resnetlab.weights.tensors import DamagedFileError, check_schema, read_tensors, write_tensors
+from resnetlab.weights.tensors import DamagedFileError, read_tensors, write_tensors
 
 SCHEMA_VERSION = 1
 
@@ -52,7 +52,7 @@ def load(source: str | Path | Run) -> ResNet:
     """
     path = _weights_path(source)
     tensors, description = read_tensors(path)
-    check_schema(path, description, SCHEMA_VERSION)
+    check_schema(path, description.get("schema"), SCHEMA_VERSION)
     if "config" not in description:
         raise DamagedFileError(f"{path} is a checkpoint or another file of tensors, not a network.")
     with torch.device("meta"):

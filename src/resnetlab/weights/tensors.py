@@ -61,16 +61,6 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, description
 
 
-def check_schema(path: Path, description: Mapping[str, Any], newest: int) -> None:
-    """Raises `UserError` unless this version knows the schema that the file was written in."""
-    schema = description.get("schema")
-    if not isinstance(schema, int) or not 1 <= schema <= newest:
-        raise UserError(
-            f"{path} has schema {schema!r}; this version reads schemas up to {newest}. "
-            "Use the version of resnetlab that wrote it, or a newer one."
-        )
-
-
 def digest_of(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
     """Returns the SHA-256 of the sorted (name, type, shape, bytes) and the canonical description.
 
