@@ -1,0 +1,333 @@
+"""The functions as layers, with the constructor arguments, parameter and buffer names of torch.nn's.
+
+State dictionaries go from one to the other and back, and the same seed starts both from the same weights.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from resnetlab.core.checks import check_choice, check_flag, check_integer, check_number
+from resnetlab.core.errors import UserError
+from resnetlab.scratch import functional
+from resnetlab.scratch.initialization import default_
+from resnetlab.scratch.losses import CrossEntropyLoss
+from resnetlab.scratch.normalization import RUNNING_VARIANCES
+from resnetlab.scratch.windows import Pair, pair
+
+__all__ = [
+    "ELU",
+    "GELU",
+    "AvgPool2d",
+    "BatchNorm",
+    "Conv2d",
+    "CrossEntropyLoss",
+    "GlobalAveragePool",
+    "LeakyReLU",
+    "Linear",
+    "MaxPool2d",
+    "PReLU",
+    "ReLU",
+    "SiLU",
+    "Sigmoid",
+]
+
+
+class Conv2d(nn.Module):
+    """2-D convolution of (N, C, H, W); see `functional.conv2d`.
+
+    Attributes:
+        weight: (out_channels, in_channels / groups, KH, KW).
+        bias: (out_channels,), or None.
+        kernel_size, stride, padding, dilation: pairs (vertical, horizontal).
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Pair,
+        stride: int | Pair = 1,
+        padding: int | Pair = 0,
+        dilation: int | Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.in_channels = check_integer("in_channels", in_channels, 1)
+        self.out_channels = check_integer("out_channels", out_channels, 1)
+        self.kernel_size = pair("kernel_size", kernel_size)
+        self.stride = pair("stride", stride)
+        self.padding = pair("padding", padding, 0)
+        self.dilation = pair("dilation", dilation)
+        self.groups = check_integer("groups", groups, 1)
+        if in_channels % groups or out_channels % groups:
+            raise UserError(
+                f"groups must divide in_channels and out_channels, got {groups} groups for {in_channels} and "
+                f"{out_channels} channels. Change the groups or the widths."
+            )
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *self.kernel_size))
+        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the weights afresh, as torch.nn.Conv2d does."""
+        default_(self.weight, self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, O, H', W')."""
+        return functional.conv2d(
+            x,
+            self.weight,
+            self.bias,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
+
+    def extra_repr(self) -> str:
+        """The arguments that differ from their defaults, for `print`."""
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        text += f", padding={self.padding}" if self.padding != (0, 0) else ""
+        text += f", dilation={self.dilation}" if self.dilation != (1, 1) else ""
+        text += f", groups={self.groups}" if self.groups != 1 else ""
+        return text + (", bias=False" if self.bias is None else "")
+
+
+class Linear(nn.Module):
+    """Affine map of the last axis; see `functional.linear`.
+
+    Attributes:
+        weight: (out_features, in_features).
+        bias: (out_features,), or None.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__()
+        self.in_features = check_integer("in_features", in_features, 1)
+        self.out_features = check_integer("out_features", out_features, 1)
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the weights afresh, as torch.nn.Linear does."""
+        default_(self.weight, self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., O)."""
+        return functional.linear(x, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """The arguments, for `print`."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation of (N, C, H, W) or (N, C); see `functional.batch_norm`.
+
+    Attributes:
+        weight, bias: (C,), scale and shift.
+        running_mean, running_var: (C,), what evaluation mode normalises by.
+        num_batches_tracked: batches seen in training mode.
+        running_variance: "unbiased" (torch) or "biased" (Gluon).
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(
+        self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, running_variance: str = "unbiased"
+    ) -> None:
+        super().__init__()
+        self.num_features = check_integer("num_features", num_features, 1)
+        self.eps = check_number("eps", eps, 0)
+        self.momentum = check_number("momentum", momentum, 0, 1)
+        self.running_variance = check_choice("running_variance", running_variance, RUNNING_VARIANCES)
+        self.weight = nn.Parameter(torch.empty(num_features))
+        self.bias = nn.Parameter(torch.empty(num_features))
+        self.register_buffer("running_mean", torch.empty(num_features))
+        self.register_buffer("running_var", torch.empty(num_features))
+        self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
+        self.reset_parameters()
+
+    def reset_running_stats(self) -> None:
+        """Forgets every batch: mean 0, variance 1."""
+        self.running_mean.zero_()
+        self.running_var.fill_(1)
+        self.num_batches_tracked.zero_()
+
+    def reset_parameters(self) -> None:
+        """Starts afresh: the identity up to normalisation, and no batch seen."""
+        self.reset_running_stats()
+        with torch.no_grad():
+            self.weight.fill_(1)
+            self.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keeps the shape."""
+        y = functional.batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            training=self.training,
+            momentum=self.momentum,
+            eps=self.eps,
+            running_variance=self.running_variance,
+        )
+        if self.training:
+            self.num_batches_tracked.add_(1)
+        return y
+
+    def extra_repr(self) -> str:
+        """The arguments, for `print`."""
+        text = f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
+        return text + (f", running_variance={self.running_variance!r}" if self.running_variance != "unbiased" else "")
+
+
+class MaxPool2d(nn.Module):
+    """Largest value of every window; see `functional.max_pool2d`. `stride` is the kernel size where None."""
+
+    def __init__(self, kernel_size: int | Pair, stride: int | Pair | None = None, padding: int | Pair = 0) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.stride = kernel_size if stride is None else stride
+        self.padding = padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H', W')."""
+        return functional.max_pool2d(x, self.kernel_size, self.stride, self.padding)
+
+    def extra_repr(self) -> str:
+        """The arguments, for `print`."""
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+class AvgPool2d(nn.Module):
+    """Mean of every window; see `functional.avg_pool2d`. `stride` is the kernel size where None."""
+
+    def __init__(
+        self,
+        kernel_size: int | Pair,
+        stride: int | Pair | None = None,
+        padding: int | Pair = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+    ) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.stride = kernel_size if stride is None else stride
+        self.padding = padding
+        self.ceil_mode = check_flag("ceil_mode", ceil_mode)
+        self.count_include_pad = check_flag("count_include_pad", count_include_pad)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H', W')."""
+        return functional.avg_pool2d(
+            x, self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad
+        )
+
+    def extra_repr(self) -> str:
+        """The arguments that differ from their defaults, for `print`."""
+        text = f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+        text += ", ceil_mode=True" if self.ceil_mode else ""
+        return text + ("" if self.count_include_pad else ", count_include_pad=False")
+
+
+class GlobalAveragePool(nn.Module):
+    """Average over all positions: (N, C, H, W) -> (N, C, 1, 1)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, 1, 1)."""
+        return functional.global_average_pool(x)
+
+
+class ReLU(nn.Module):
+    """max(0, x)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keeps the shape."""
+        return functional.relu(x)
+
+
+class LeakyReLU(nn.Module):
+    """The identity of positive values, `negative_slope` times the others."""
+
+    def __init__(self, negative_slope: float = 0.01) -> None:
+        super().__init__()
+        self.negative_slope = float(negative_slope)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keeps the shape."""
+        return functional.leaky_relu(x, self.negative_slope)
+
+    def extra_repr(self) -> str:
+        """The slope, for `print`."""
+        return f"negative_slope={self.negative_slope}"
+
+
+class PReLU(nn.Module):
+    """A leaky ReLU whose slope is learned; `weight` is one value, or one for each channel."""
+
+    def __init__(self, num_parameters: int = 1, init: float = 0.25) -> None:
+        super().__init__()
+        self.num_parameters = check_integer("num_parameters", num_parameters, 1)
+        self.init = float(init)
+        self.weight = nn.Parameter(torch.full((num_parameters,), self.init))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keeps the shape."""
+        return functional.prelu(x, self.weight)
+
+    def extra_repr(self) -> str:
+        """The number of slopes, for `print`."""
+        return f"num_parameters={self.num_parameters}"
+
+
+class ELU(nn.Module):
+    """The identity of positive values, alpha * (exp(x) - 1) of the others."""
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        super().__init__()
+        self.alpha = float(alpha)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keeps the shape."""
+        return functional.elu(x, self.alpha)
+
+    def extra_repr(self) -> str:
+        """The scale, for `print`."""
+        return f"alpha={self.alpha}"
+
+
+class SiLU(nn.Module):
+    """x * sigmoid(x)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keeps the shape."""
+        return functional.silu(x)
+
+
+class GELU(nn.Module):
+    """x * Phi(x), exact."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keeps the shape."""
+        return functional.gelu(x)
+
+
+class Sigmoid(nn.Module):
+    """1 / (1 + exp(-x))."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keeps the shape."""
+        return functional.sigmoid(x)

@@ -1,0 +1,72 @@
+"""Softmax and the cross-entropy of logits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from resnetlab.core.checks import check_number
+from resnetlab.core.errors import UserError
+
+
+def log_softmax(logits: Tensor, dim: int = 1) -> Tensor:
+    """Returns z - log(sum(exp(z))) along `dim`, where z are the logits less their largest.
+
+    Subtracting the largest changes nothing in exact arithmetic, and here keeps every exponential at most 1.
+    """
+    shifted = logits - logits.detach().amax(dim, keepdim=True)
+    return shifted - shifted.exp().sum(dim, keepdim=True).log()
+
+
+def softmax(logits: Tensor, dim: int = 1) -> Tensor:
+    """Returns exp(z) / sum(exp(z)) along `dim`: probabilities, stable for logits of any size."""
+    weights = (logits - logits.detach().amax(dim, keepdim=True)).exp()
+    return weights / weights.sum(dim, keepdim=True)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Returns the mean over the batch of -sum over classes of target * log(softmax(logits)).
+
+    The target of a class is label_smoothing / K, and the label's has 1 - label_smoothing more (Szegedy
+    et al., "Rethinking the inception architecture for computer vision", 2016).
+
+    Args:
+        logits: (N, K).
+        labels: (N,), integers below K.
+        label_smoothing: in [0, 1].
+
+    Returns:
+        A scalar, in float32 at least.
+
+    Raises:
+        UserError: other shapes, labels that are no integers, or label smoothing outside [0, 1].
+    """
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        raise UserError(
+            f"cross_entropy expects logits (N, K) and labels (N,), got {tuple(logits.shape)} and "
+            f"{tuple(labels.shape)}. Pass one label an image."
+        )
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise UserError(f"cross_entropy expects integer labels, got {labels.dtype}. Convert them: labels.long().")
+    check_number("label_smoothing", label_smoothing, 0, 1)
+    log_probabilities = log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+    loss = -log_probabilities.gather(1, labels.long()[:, None]).mean()
+    if label_smoothing:
+        loss = (1 - label_smoothing) * loss - label_smoothing * log_probabilities.mean()
+    return loss
+
+
+class CrossEntropyLoss(nn.Module):
+    """`cross_entropy` as a layer."""
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = check_number("label_smoothing", label_smoothing, 0, 1)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(N, K) and (N,) -> scalar."""
+        return cross_entropy(logits, labels, self.label_smoothing)
+
+    def extra_repr(self) -> str:
+        """The arguments, for `print`."""
+        return f"label_smoothing={self.label_smoothing}"

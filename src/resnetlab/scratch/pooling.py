@@ -1,0 +1,183 @@
+"""Pooling: the largest value or the mean of every window, and the mean of a whole map."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from resnetlab.core.errors import UserError
+from resnetlab.scratch.windows import (
+    Pair,
+    Windows,
+    channels_last,
+    check_map,
+    new_map,
+    pad,
+    pair,
+    size_of,
+    taps,
+    unpad,
+)
+
+
+def max_pool2d(x: Tensor, kernel_size: int | Pair, stride: int | Pair | None = None, padding: int | Pair = 0) -> Tensor:
+    """Returns the largest value of every window.
+
+    Padding counts as minus infinity. Where values tie, the first of the window, row by row, receives
+    the whole gradient, as in torch's kernel; `amax` would split it.
+
+    Args:
+        x: images (N, C, H, W), in any memory format.
+        kernel_size: one integer or a pair (vertical, horizontal), as are the next two.
+        stride: distance of neighbouring windows; the kernel size where None.
+        padding: positions on every side, at most half the kernel size.
+
+    Returns:
+        (N, C, (H + 2 padding - kernel_size) // stride + 1, likewise across), in channels_last memory.
+
+    Raises:
+        UserError: another rank, padding above half the kernel, or a window larger than the padded image.
+    """
+    check_map("max_pool2d", x)
+    return _MaxPool.apply(x, _pool_windows(kernel_size, stride, padding))  # type: ignore[return-value]
+
+
+def avg_pool2d(
+    x: Tensor,
+    kernel_size: int | Pair,
+    stride: int | Pair | None = None,
+    padding: int | Pair = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Tensor:
+    """Returns the mean of every window, in torch's conventions.
+
+    Args:
+        x: images (N, C, H, W), in any memory format.
+        kernel_size: one integer or a pair (vertical, horizontal), as are the next two.
+        stride: distance of neighbouring windows; the kernel size where None.
+        padding: zeros on every side, at most half the kernel size.
+        ceil_mode: the number of windows is rounded up, so that the last may reach over the edge; it
+            starts inside the image or its leading padding all the same.
+        count_include_pad: the divisor counts padding. What a window has beyond the padding, under
+            `ceil_mode`, it never counts.
+
+    Returns:
+        (N, C, (H + 2 padding - kernel_size) / stride + 1 rounded down or up, likewise across), in channels_last
+        memory.
+
+    Raises:
+        UserError: another rank, padding above half the kernel, or a window larger than the padded image.
+    """
+    check_map("avg_pool2d", x)
+    windows = _pool_windows(kernel_size, stride, padding)
+    return _AveragePool.apply(x, windows, ceil_mode, count_include_pad)  # type: ignore[return-value]
+
+
+def global_average_pool(x: Tensor) -> Tensor:
+    """Returns the mean of every channel over all positions: (N, C, H, W) -> (N, C, 1, 1).
+
+    Lin, Chen and Yan, "Network in network", 2014. Raises `UserError` for another rank.
+    """
+    check_map("global_average_pool", x)
+    return x.mean((2, 3), keepdim=True)
+
+
+class _MaxPool(torch.autograd.Function):
+    """Walks through the taps of the window and remembers which held the largest value."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, windows: Windows) -> Tensor:
+        x = channels_last(x)
+        views = taps(pad(x, windows.padding, -torch.inf), windows, windows.count(x))
+        largest = next(views).clone()
+        few = windows.kernel[0] * windows.kernel[1] <= 256
+        winner = torch.zeros_like(largest, dtype=torch.uint8 if few else torch.int32)
+        for tap, values in enumerate(views, start=1):
+            # The last tap that was larger than all before it is the first of the largest.
+            winner = torch.maximum(winner, (values > largest).to(winner.dtype) * tap)
+            largest = torch.maximum(largest, values)
+        ctx.save_for_backward(winner)
+        ctx.windows, ctx.size = windows, size_of(x)
+        return largest
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (winner,) = ctx.saved_tensors
+        gradient = channels_last(gradient)
+        padding = ctx.windows.padding
+        received = _new_padded(gradient, ctx.size, padding, padding)
+        won = torch.empty_like(gradient)
+        for tap, values in enumerate(taps(received, ctx.windows, size_of(gradient))):
+            values.addcmul_(gradient, torch.eq(winner, tap, out=won))
+        return unpad(received, padding, ctx.size), None
+
+
+class _AveragePool(torch.autograd.Function):
+    """Adds up the taps of the window and divides by how many count."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, windows: Windows, ceil_mode: bool, count_include_pad: bool) -> Tensor:
+        windows.count(x)
+        (down, below), (across, right) = (
+            _average_side(size, kernel, stride, padding, ceil_mode, count_include_pad)
+            for size, kernel, stride, padding in zip(
+                size_of(x), windows.kernel, windows.stride, windows.padding, strict=True
+            )
+        )
+        padded = pad(channels_last(x), windows.padding, after=(below, right))
+        total = torch.zeros_like(next(taps(padded, windows, (len(down), len(across)))))
+        for values in taps(padded, windows, (len(down), len(across))):
+            total = total + values
+        divisor = x.new_tensor(down)[:, None] * x.new_tensor(across)
+        ctx.save_for_backward(divisor)
+        ctx.windows, ctx.size, ctx.after = windows, size_of(x), (below, right)
+        return total / divisor
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        (divisor,) = ctx.saved_tensors
+        gradient = channels_last(gradient) / divisor
+        received = _new_padded(gradient, ctx.size, ctx.windows.padding, ctx.after)
+        for values in taps(received, ctx.windows, size_of(gradient)):
+            values += gradient
+        return unpad(received, ctx.windows.padding, ctx.size), None, None, None
+
+
+def _pool_windows(kernel_size: int | Pair, stride: int | Pair | None, padding: int | Pair) -> Windows:
+    kernel = pair("kernel_size", kernel_size)
+    windows = Windows(kernel, kernel if stride is None else pair("stride", stride), pair("padding", padding, 0))
+    if any(2 * side > size for side, size in zip(windows.padding, kernel, strict=True)):
+        raise UserError(
+            f"padding of a pooling must be at most half its kernel size {kernel}, got {windows.padding}: "
+            "a window would see padding alone. Use less padding."
+        )
+    return windows
+
+
+def _average_side(
+    size: int, kernel: int, stride: int, padding: int, ceil_mode: bool, count_include_pad: bool
+) -> tuple[list[int], int]:
+    """Returns how many positions each window counts along one side, and the padding needed after it."""
+    spare = size + 2 * padding - kernel
+    windows = -(-spare // stride) + 1 if ceil_mode else spare // stride + 1
+    if ceil_mode and (windows - 1) * stride >= size + padding:
+        windows -= 1
+    counts = []
+    for window in range(windows):
+        start = window * stride - padding
+        end = min(start + kernel, size + padding)
+        counts.append(end - start if count_include_pad else min(end, size) - max(start, 0))
+    return counts, max(padding, (windows - 1) * stride + kernel - size - padding)
+
+
+def _new_padded(gradient: Tensor, size: Pair, before: Pair, after: Pair) -> Tensor:
+    """Zeros of a padded map's shape, to collect its gradient in."""
+    return new_map(
+        gradient, gradient.shape[1], (before[0] + size[0] + after[0], before[1] + size[1] + after[1])
+    ).zero_()
