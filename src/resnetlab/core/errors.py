@@ -42,7 +42,8 @@ def nearest(name: object, choices: Iterable[str]) -> str:
     return f"Did you mean {close[0]!r}? " if close else ""
 
 
-def unknown(what: str, name: object, choices: Iterable[str]) -> UserError:
-    """Returns the error for a name that is not one of `choices`: the nearest, then all of them."""
+def unknown(what: str, name: object, choices: Iterable[str], *, likely: str | None = None) -> UserError:
+    """Returns the error for a name that is not one of `choices`: the nearest, or the `likely` one, then all."""
     known = list(choices)
-    return UserError(f"unknown {what} {name!r}. {nearest(name, known)}Available: {', '.join(known)}.")
+    hint = f"Did you mean {likely!r}? " if likely else nearest(name, known)
+    return UserError(f"unknown {what} {name!r}. {hint}Available: {', '.join(known)}.")
