@@ -10,11 +10,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resnetlab import weights
+    from resnetlab import scratch, weights
     from resnetlab.core.runs import Run
     from resnetlab.data.sources import load_data
     from resnetlab.evaluation.evaluate import evaluate
     from resnetlab.evaluation.predict import predict
+    from resnetlab.models.blocks import register_block
     from resnetlab.models.catalog import create_model, list_models
     from resnetlab.models.config import ResNetConfig
     from resnetlab.models.resnet import ResNet
@@ -31,6 +32,7 @@ _PUBLIC = {
     "ResNetConfig": "resnetlab.models.config",
     "create_model": "resnetlab.models.catalog",
     "list_models": "resnetlab.models.catalog",
+    "register_block": "resnetlab.models.blocks",
     "summarize": "resnetlab.models.summary",
     "load_data": "resnetlab.data.sources",
     "Recipe": "resnetlab.training.recipe",
@@ -42,7 +44,7 @@ _PUBLIC = {
     "load": "resnetlab.weights.file",
     "write_report": "resnetlab.report.page",
 }
-_SUBMODULES = ("weights",)
+_SUBMODULES = ("scratch", "weights")
 
 __all__ = [
     "Recipe",
@@ -56,7 +58,9 @@ __all__ = [
     "load",
     "load_data",
     "predict",
+    "register_block",
     "resume",
+    "scratch",
     "summarize",
     "weights",
     "write_report",

@@ -1,19 +1,27 @@
 """The residual blocks: a branch, a shortcut, and the activation of their sum.
 
     y = activation(branch(x) + shortcut(x))          (He et al. 2016, equation 2)
+    y = branch(x) + shortcut(x)                      with pre-activation (He et al. 2016b)
 
+A kind of block is the list of its branch's convolutions; what stands between them is the same for all.
 Names of parameters are torchvision's.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from resnetlab.models.config import ResNetConfig
+from resnetlab.core.checks import check_integer
+from resnetlab.core.errors import UserError
+from resnetlab.models.config import BLOCKS, BOTTLENECK_FIELDS, BlockTraits, ResNetConfig
 from resnetlab.models.parts import Parts
-from resnetlab.models.shortcuts import build_shortcut
+from resnetlab.models.shortcuts import Projection, build_shortcut
+from resnetlab.models.stochastic import DropBlock, DropPath
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,78 +32,257 @@ class Site:
         in_channels: channels that arrive.
         width: width of the stage.
         stride: 2 where the block halves the resolution, else 1.
+        dilation: of the convolutions with a window.
+        first_dilation: of the convolution that would have had the stride: in the first block of a dilated
+            stage it still has the dilation before it.
+        drop_path: rate at which the branch is dropped in training.
+        drop_block: rate and block size of DropBlock.
     """
 
     in_channels: int
     width: int
-    stride: int
+    stride: int = 1
+    dilation: int = 1
+    first_dilation: int = 1
+    drop_path: float = 0.0
+    drop_block: tuple[float, int] = (0.0, 1)
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions (He et al. 2016, Fig. 5 left).
+@dataclass(frozen=True, kw_only=True)
+class Convolution:
+    """One convolution of a branch; its padding keeps the size, but for the stride."""
 
-    Shapes: (N, in_channels, H, W) -> (N, width, ceil(H / stride), ceil(W / stride)).
+    out_channels: int
+    kernel_size: int
+    stride: int = 1
+    dilation: int = 1
+    groups: int = 1
+
+
+class Flow(NamedTuple):
+    """What is computed in one block; `shortcut` is None in a plain one, whose sum is its branch."""
+
+    branch: Tensor
+    shortcut: Tensor | None
+    sum: Tensor
+    output: Tensor
+
+
+class ResidualBlock(nn.Module):
+    """The frame of every block; a kind of block says which convolutions its branch has.
+
+    Post-activation: convolution, normalisation, activation, ..., the last without activation; then the sum is
+    activated. Pre-activation: normalisation, activation, convolution, ...; the sum is left as it is, and a
+    projection starts from the first activation, as the branch does.
+
+    DropBlock follows every convolution of the branch (behind its activation) and the shortcut; squeeze-and-
+    excitation and then DropPath end the branch.
+
+    Shapes: (N, in_channels, H, W) -> (N, expansion * width, ceil(H / stride), ceil(W / stride)).
     """
+
+    expansion: ClassVar[int] = 1
+    fields: ClassVar[Iterable[str]] = ()
+    """Fields of `ResNetConfig` that this kind of block uses and not every block does."""
 
     def __init__(self, config: ResNetConfig, parts: Parts, site: Site) -> None:
         super().__init__()
+        layout = self.layout(config, site)
+        _check_layout(type(self), layout, config.output_width(site.width), site.stride)
+        self.convolutions = len(layout)
+        self.preactivation = config.preactivation
+        channels = site.in_channels
+        for number, convolution in enumerate(layout, 1):
+            out = convolution.out_channels
+            layer = _convolution(config, parts, channels, convolution)
+            if config.preactivation:
+                self.add_module(f"bn{number}", parts.normalization(channels))
+                self.add_module(f"act{number}", parts.activation())
+                self.add_module(f"conv{number}", layer)
+            else:
+                self.add_module(f"conv{number}", layer)
+                self.add_module(f"bn{number}", parts.normalization(out))
+                if number < len(layout):
+                    self.add_module(f"act{number}", parts.activation())
+            channels = out
+        self.se = SqueezeExcite(parts, channels) if config.squeeze_excite else None
+        self.downsample = build_shortcut(config, parts, site.in_channels, channels, site.stride)
+        if not config.preactivation:
+            self.add_module(f"act{len(layout)}", parts.activation())
+        self.drop_path = DropPath(site.drop_path) if site.drop_path else None
+        places = self.convolutions + (self.downsample is not None)
+        drops = [DropBlock(*site.drop_block) for _ in range(places)] if site.drop_block[0] else []
+        self.drop_blocks = nn.ModuleList(drops)
+
+    @classmethod
+    def layout(cls, config: ResNetConfig, site: Site) -> Sequence[Convolution]:
+        """Returns the convolutions of the branch, in order."""
+        raise NotImplementedError
+
+    @property
+    def last_convolution(self) -> nn.Module:
+        """The convolution that ends a pre-activation branch."""
+        return self.get_submodule(f"conv{self.convolutions}")
+
+    @property
+    def last_normalization(self) -> nn.Module:
+        """The normalisation that ends a post-activation branch."""
+        return self.get_submodule(f"bn{self.convolutions}")
+
+    @property
+    def last_activation(self) -> nn.Module:
+        """The activation of a post-activation block's sum."""
+        return self.get_submodule(f"act{self.convolutions}")
+
+    def flow(self, x: Tensor) -> Flow:
+        """Returns everything that the block computes."""
+        start = self._activated(1, x) if self.preactivation else x
+        branch = self._branch(start)
+        if self.downsample is None:
+            return Flow(branch, None, branch, self._finish(branch))
+        shortcut = self.downsample(start if isinstance(self.downsample, Projection) else x)
+        if self.drop_blocks:
+            shortcut = self.drop_blocks[-1](shortcut)
+        total = branch + shortcut
+        return Flow(branch, shortcut, total, self._finish(total))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the sum of branch and shortcut, activated unless the block is of pre-activation."""
+        return self.flow(x).output
+
+    def _branch(self, x: Tensor) -> Tensor:
+        for number in range(1, self.convolutions + 1):
+            if self.preactivation and number > 1:
+                x = self._activated(number, x)
+            x = self.get_submodule(f"conv{number}")(x)
+            if not self.preactivation:
+                last = number == self.convolutions
+                x = self.last_normalization(x) if last else self._activated(number, x)
+            if self.drop_blocks:
+                x = self.drop_blocks[number - 1](x)
+        if self.se is not None:
+            x = self.se(x)
+        return x if self.drop_path is None else self.drop_path(x)
+
+    def _activated(self, number: int, x: Tensor) -> Tensor:
+        return self.get_submodule(f"act{number}")(self.get_submodule(f"bn{number}")(x))
+
+    def _finish(self, total: Tensor) -> Tensor:
+        return total if self.preactivation else self.last_activation(total)
+
+
+class BasicBlock(ResidualBlock):
+    """Two 3x3 convolutions (He et al. 2016, Fig. 5 left)."""
+
+    @classmethod
+    def layout(cls, config: ResNetConfig, site: Site) -> Sequence[Convolution]:
+        """Returns the two 3x3."""
         out = config.output_width(site.width)
-        self.conv1 = parts.convolution(site.in_channels, out, kernel_size=3, stride=site.stride, padding=1, bias=False)
-        self.bn1 = parts.normalization(out)
-        self.act1 = parts.activation()
-        self.conv2 = parts.convolution(out, out, kernel_size=3, padding=1, bias=False)
-        self.bn2 = parts.normalization(out)
-        self.downsample = build_shortcut(config, parts, site.in_channels, out, site.stride)
-        self.act2 = parts.activation()
-
-    @property
-    def last_normalization(self) -> nn.Module:
-        """The normalisation that ends the branch."""
-        return self.bn2
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns the activated sum of branch and shortcut."""
-        branch = self.act1(self.bn1(self.conv1(x)))
-        branch = self.bn2(self.conv2(branch))
-        total = branch if self.downsample is None else branch + self.downsample(x)
-        return self.act2(total)
+        return (
+            Convolution(out_channels=out, kernel_size=3, stride=site.stride, dilation=site.first_dilation),
+            Convolution(out_channels=out, kernel_size=3, dilation=site.dilation),
+        )
 
 
-class Bottleneck(nn.Module):
-    """1x1 - 3x3 - 1x1, the 3x3 narrow and possibly grouped (He et al. 2016, Fig. 5 right; Xie et al. 2017).
+class Bottleneck(ResidualBlock):
+    """1x1 - 3x3 - 1x1, the 3x3 narrow and possibly grouped (He et al. 2016, Fig. 5 right; Xie et al. 2017)."""
 
-    Shapes: (N, in_channels, H, W) -> (N, 4 * width, ceil(H / stride), ceil(W / stride)).
+    expansion = 4
+    fields = BOTTLENECK_FIELDS
+
+    @classmethod
+    def layout(cls, config: ResNetConfig, site: Site) -> Sequence[Convolution]:
+        """Returns the 1x1, the 3x3 and the 1x1."""
+        inner, groups = config.inner_width(site.width), config.inner_groups(site.width)
+        on_3x3 = config.stride_on == "3x3"
+        return (
+            Convolution(out_channels=inner, kernel_size=1, stride=1 if on_3x3 else site.stride),
+            Convolution(
+                out_channels=inner,
+                kernel_size=3,
+                stride=site.stride if on_3x3 else 1,
+                dilation=site.first_dilation if on_3x3 else site.dilation,
+                groups=groups,
+            ),
+            Convolution(out_channels=config.output_width(site.width), kernel_size=1),
+        )
+
+
+class SqueezeExcite(nn.Module):
+    """Scales each channel by a gate that sees all of them: x * sigmoid(W2 relu(W1 mean(x))) (Hu et al. 2018).
+
+    The hidden width is a sixteenth of the channels, and at least 8.
+
+    Shapes: (N, C, H, W) -> (N, C, H, W).
     """
 
-    def __init__(self, config: ResNetConfig, parts: Parts, site: Site) -> None:
+    def __init__(self, parts: Parts, channels: int) -> None:
         super().__init__()
-        inner, out = config.inner_width(site.width), config.output_width(site.width)
-        stride_1x1, stride_3x3 = (site.stride, 1) if config.stride_on == "1x1" else (1, site.stride)
-        self.conv1 = parts.convolution(site.in_channels, inner, kernel_size=1, stride=stride_1x1, bias=False)
-        self.bn1 = parts.normalization(inner)
-        self.act1 = parts.activation()
-        self.conv2 = parts.convolution(
-            inner, inner, kernel_size=3, stride=stride_3x3, padding=1, groups=config.groups, bias=False
-        )
-        self.bn2 = parts.normalization(inner)
-        self.act2 = parts.activation()
-        self.conv3 = parts.convolution(inner, out, kernel_size=1, bias=False)
-        self.bn3 = parts.normalization(out)
-        self.downsample = build_shortcut(config, parts, site.in_channels, out, site.stride)
-        self.act3 = parts.activation()
-
-    @property
-    def last_normalization(self) -> nn.Module:
-        """The normalisation that ends the branch."""
-        return self.bn3
+        hidden = max(8, channels // 16)
+        self.pool = parts.global_pool()
+        self.fc1 = parts.convolution(channels, hidden, kernel_size=1)
+        self.act = parts.activation()
+        self.fc2 = parts.convolution(hidden, channels, kernel_size=1)
+        self.gate = parts.gate()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the activated sum of branch and shortcut."""
-        branch = self.act1(self.bn1(self.conv1(x)))
-        branch = self.act2(self.bn2(self.conv2(branch)))
-        branch = self.bn3(self.conv3(branch))
-        total = branch if self.downsample is None else branch + self.downsample(x)
-        return self.act3(total)
+        """Returns the channels, scaled."""
+        return x * self.gate(self.fc2(self.act(self.fc1(self.pool(x)))))
 
 
-BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
+BLOCK_CLASSES: dict[str, type[ResidualBlock]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
+
+
+def register_block(name: str, block: type[ResidualBlock]) -> None:
+    """Makes a block of your own known, so that `ResNetConfig(block=name)` builds networks of it.
+
+    Args:
+        name: what configurations call it. A file of weights holds the name and not the code: register the
+            block before loading.
+        block: a subclass of `ResidualBlock` whose `layout` returns the branch's convolutions, the last of
+            `config.output_width(site.width)` channels and all strides together `site.stride`. Its `expansion`
+            is output channels over width, its `fields` the fields it uses of those that only bottlenecks have.
+
+    Raises:
+        UserError: the name is taken by another block, or the class is not one of a block.
+    """
+    if not isinstance(name, str) or not name:
+        raise UserError(f"a block's name must be a text that is not empty, got {name!r}.")
+    if not isinstance(block, type) or not issubclass(block, ResidualBlock):
+        raise UserError(f"register_block takes a subclass of ResidualBlock, got {block!r}.")
+    if BLOCK_CLASSES.get(name, block) is not block:
+        raise UserError(f"there is another block called {name!r} already. Choose another name.")
+    expansion = check_integer(f"the expansion of {block.__name__}", block.expansion, 1)
+    if unknown_fields := set(block.fields) - BOTTLENECK_FIELDS:
+        known = ", ".join(sorted(BOTTLENECK_FIELDS))
+        raise UserError(f"fields of {block.__name__} must be of {known}, got {', '.join(sorted(unknown_fields))}.")
+    BLOCKS[name] = BlockTraits(expansion=expansion, fields=frozenset(block.fields))
+    BLOCK_CLASSES[name] = block
+
+
+def _check_layout(block: type, layout: Sequence[Convolution], out_channels: int, stride: int) -> None:
+    """Refuses a registered block whose branch would not fit its shortcut."""
+    if not layout:
+        raise UserError(f"the layout of {block.__name__} is empty. Give its branch at least one convolution.")
+    got = layout[-1].out_channels, math.prod(convolution.stride for convolution in layout)
+    if got != (out_channels, stride):
+        raise UserError(
+            f"the branch of {block.__name__} ends in {got[0]} channels with stride {got[1]}, and its shortcut in "
+            f"{out_channels} with stride {stride}. In its layout use config.output_width(site.width) and site.stride."
+        )
+    if even := [convolution.kernel_size for convolution in layout if convolution.kernel_size % 2 == 0]:
+        raise UserError(f"the layout of {block.__name__} has the even kernel size {even[0]}; choose an odd one.")
+
+
+def _convolution(config: ResNetConfig, parts: Parts, in_channels: int, convolution: Convolution) -> nn.Module:
+    pointwise = convolution.kernel_size == 1
+    return parts.convolution(
+        in_channels,
+        convolution.out_channels,
+        kernel_size=convolution.kernel_size,
+        stride=convolution.stride,
+        padding=convolution.dilation * (convolution.kernel_size - 1) // 2,
+        dilation=convolution.dilation,
+        groups=convolution.groups,
+        bias=config.conv_bias == "all" or (config.conv_bias == "pointwise" and pointwise),
+    )

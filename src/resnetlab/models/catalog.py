@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,7 @@ class Entry:
 
     Attributes:
         image_size: height and width in pixels that it was published for.
-        source: the paper.
+        source: the paper, or where the network is from.
         fields: its `ResNetConfig`.
     """
 
@@ -34,30 +35,108 @@ class Entry:
         return ResNetConfig(**self.fields)
 
 
-_HE_2016 = "He et al. 2016, Table 1"
-_HE_2016_CIFAR = "He et al. 2016, section 4.2"
+BASIC = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+BOTTLENECK = {26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+
+HE = "He et al. 2016"
+HE_B = "He et al. 2016b"
+BAG_OF_TRICKS = "He et al. 2019"
+HU = "Hu et al. 2018"
+WIDE = "Zagoruyko and Komodakis 2016"
+XIE = "Xie et al. 2017"
+TIMM = "timm"
+GLUON = "Gluon's model zoo"
+OURS = "ResNetLab"
+SYSTEM = "write-up {}"
 
 
-def _imagenet(block: str, *depths: int, shortcut: str = "B") -> Entry:
-    return Entry(224, _HE_2016, {"block": block, "depths": depths, "shortcut": shortcut})
+def _imagenet(layers: int, source: str, **fields: Any) -> Entry:
+    """A network of four stages for photos; its depth says whether its blocks are basic."""
+    kind = {"block": "basic", "depths": BASIC[layers]} if layers in BASIC else {"block": "bottleneck"}
+    return Entry(224, source, {"depths": BOTTLENECK.get(layers), **kind, **fields})
 
 
-def _cifar(layers: int, *, shortcut: str = "A") -> Entry:
-    depth = (layers - 2) // 6
-    config = {"depths": (depth,) * 3, "widths": (16, 32, 64), "stem": "cifar", "shortcut": shortcut}
-    return Entry(32, _HE_2016_CIFAR, {**config, "num_classes": 10})
+def _cifar(layers: int, source: str = HE, **fields: Any) -> Entry:
+    """A network of three stages for images of 32 pixels: 6n + 2 layers of basic blocks, 9n + 2 of bottlenecks."""
+    depth = (layers - 2) // (9 if fields.get("block") == "bottleneck" else 6)
+    network = {"depths": (depth,) * 3, "widths": (16, 32, 64), "stem": "cifar", "num_classes": 10}
+    return Entry(32, source, {**network, **fields})
 
+
+def _wide(layers: int, factor: int) -> Entry:
+    """WRN-layers-factor: 6n + 4 layers, the blocks `factor` times as wide as the stem's 16."""
+    widths = tuple(factor * width for width in (16, 32, 64))
+    return _cifar(layers - 2, WIDE, widths=widths, stem_width=16, **_IDENTITY_MAPPINGS)
+
+
+def _small(layers: int, depth: int) -> Entry:
+    """Three stages of 64, 128 and 256 channels, for grey images of 28 pixels."""
+    fields = {"depths": (depth,) * 3, "widths": (64, 128, 256), "stem": "cifar", "in_channels": 1, "num_classes": 10}
+    return Entry(28, SYSTEM.format("C"), fields)
+
+
+def _table1(layers: int) -> Entry:
+    """Table 1 by the letter: biased convolutions, a bare stem, bare projections."""
+    fields: dict[str, Any] = {"conv_bias": "all", "stem_norm": False, "stem_activation": False, "shortcut_norm": False}
+    if layers not in BASIC:
+        fields |= {"shortcut": "C", "stride_on": "1x1"}
+    return _imagenet(layers, SYSTEM.format("E"), **fields, init="torch")
+
+
+def _zoo(layers: int, version: int) -> Entry:
+    """Gluon's networks: biased 1x1 convolutions and stride on the first in v1, pre-activation in v2."""
+    fields: dict[str, Any] = {"running_variance": "biased"}
+    if version == 2:
+        fields |= {"preactivation": True, "shortcut_norm": False, "input_norm": True}
+    elif layers not in BASIC:
+        fields |= {"conv_bias": "pointwise", "stride_on": "1x1"}
+    return _imagenet(layers, GLUON, **fields)
+
+
+_IDENTITY_MAPPINGS = {"preactivation": True, "stem_norm": False, "stem_activation": False, "shortcut_norm": False}
 
 CATALOG: dict[str, Entry] = {
-    "resnet18": _imagenet("basic", 2, 2, 2, 2),
-    "resnet34": _imagenet("basic", 3, 4, 6, 3),
-    "resnet50": _imagenet("bottleneck", 3, 4, 6, 3),
-    "resnet101": _imagenet("bottleneck", 3, 4, 23, 3),
-    "resnet152": _imagenet("bottleneck", 3, 8, 36, 3),
-    "plain18": _imagenet("basic", 2, 2, 2, 2, shortcut="none"),
-    "plain34": _imagenet("basic", 3, 4, 6, 3, shortcut="none"),
-    **{f"resnet{layers}": _cifar(layers) for layers in (20, 32, 44, 56, 110)},
-    **{f"plain{layers}": _cifar(layers, shortcut="none") for layers in (20, 32, 44, 56, 110)},
+    **{f"resnet{n}": _imagenet(n, TIMM if n == 26 else HE) for n in (18, 26, 34, 50, 101, 152)},
+    **{f"resnet{n}d": _imagenet(n, BAG_OF_TRICKS, stem="deep", avg_down=True) for n in (18, 34, 50, 101, 152)},
+    **{f"seresnet{n}": _imagenet(n, HU, squeeze_excite=True) for n in (18, 34, 50, 101, 152)},
+    **{f"resnetv2_{n}": _imagenet(n, HE_B, **_IDENTITY_MAPPINGS) for n in (18, 34, 50, 101, 152)},
+    **{f"wide_resnet{n}_2": _imagenet(n, WIDE, width_per_group=128) for n in (50, 101)},
+    "resnext50_32x4d": _imagenet(50, XIE, groups=32, width_per_group=4),
+    "resnext101_32x8d": _imagenet(101, XIE, groups=32, width_per_group=8),
+    "resnext101_64x4d": _imagenet(101, XIE, groups=64, width_per_group=4),
+    **{f"plain{n}": _imagenet(n, HE, shortcut="none") for n in (18, 34)},
+    **{f"resnet{n}": _cifar(n, shortcut="A") for n in (20, 32, 44, 56, 110, 1202)},
+    **{f"plain{n}": _cifar(n, shortcut="none") for n in (20, 32, 44, 56, 110)},
+    "preact_resnet110": _cifar(110, HE_B, **_IDENTITY_MAPPINGS),
+    **{
+        f"preact_resnet{n}": _cifar(n, HE_B, block="bottleneck", stem_width=16, **_IDENTITY_MAPPINGS)
+        for n in (164, 1001)
+    },
+    "wrn16_4": _wide(16, 4),
+    "wrn28_10": _wide(28, 10),
+    "wrn40_4": _wide(40, 4),
+    **{f"small_resnet{n}": _small(n, depth) for n, depth in ((14, 2), (20, 3), (32, 5), (44, 7), (56, 9))},
+    "quick_resnet": Entry(
+        32,
+        OURS,
+        {"depths": (1, 1, 1), "widths": (32, 64, 128), "stem": "cifar", "num_classes": 10},
+    ),
+    "scratch_resnet50": Entry(
+        96,
+        SYSTEM.format("A"),
+        {
+            **{"block": "bottleneck", "depths": BOTTLENECK[50], "shortcut": "C", "stride_on": "1x1"},
+            **{"running_variance": "biased", "in_channels": 1, "num_classes": 10, "parts": "scratch"},
+        },
+    ),
+    "d2l_resnet18": Entry(
+        96,
+        SYSTEM.format("B, D"),
+        {"conv_bias": "all", "shortcut_norm": False, "init": "xavier", "in_channels": 1, "num_classes": 10},
+    ),
+    **{f"table1_resnet{n}": _table1(n) for n in (18, 34, 50, 101, 152)},
+    **{f"zoo_resnet{n}_v1": _zoo(n, 1) for n in (18, 34, 50)},
+    **{f"zoo_resnet{n}_v2": _zoo(n, 2) for n in (18, 50)},
 }
 
 
@@ -69,11 +148,11 @@ def list_models(pattern: str = "*") -> list[str]:
 def model_config(name: str, *, image_size: int | None = None, **overrides: Any) -> ResNetConfig:
     """Returns the configuration that `create_model` builds of the same arguments."""
     if name not in CATALOG:
-        raise unknown("model", name, CATALOG)
+        raise unknown("model", name, CATALOG, likely=_of_the_same_kind(name))
     if overrides.get("stem") == "auto":
         if image_size is None:
             raise UserError('stem="auto" needs image_size, in pixels. Give it, or choose a stem.')
-        overrides["stem"] = stem_for(image_size)
+        overrides["stem"] = stem_for(image_size, CATALOG[name].config.stem)
     return from_mapping(ResNetConfig, {**CATALOG[name].fields, **overrides}, "a network")
 
 
@@ -87,10 +166,10 @@ def config_for_data(
 ) -> ResNetConfig:
     """Returns what a named network becomes for a data set: its channels, its classes, the stem for its size.
 
-    A network published with the cifar stem keeps it; one with the imagenet stem gets "auto". `overrides` win.
+    A network published with the cifar stem keeps it; any other gets "auto". `overrides` win.
     """
     taken: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes}
-    if name in CATALOG and CATALOG[name].config.stem == "imagenet":
+    if name in CATALOG and CATALOG[name].config.stem != "cifar":
         taken["stem"] = "auto"
     return model_config(name, image_size=image_size, **{**taken, **(overrides or {})})
 
@@ -102,7 +181,8 @@ def create_model(name: str | ResNetConfig, *, image_size: int | None = None, **o
         name: a name that `list_models` gives, or a configuration.
         image_size: height and width of the images in pixels; only `stem="auto"` needs it.
         **overrides: fields of `ResNetConfig` to change, such as `num_classes=10, in_channels=1`.
-            `stem="auto"` is "cifar" for images of at most 64 pixels and "imagenet" above.
+            `stem="auto"` is "cifar" for images of at most 64 pixels; above that "imagenet", or "deep" where
+            that was published.
 
     Raises:
         UserError: an unknown name or field, with the nearest known one, or values that do not go
@@ -111,3 +191,21 @@ def create_model(name: str | ResNetConfig, *, image_size: int | None = None, **o
     if isinstance(name, ResNetConfig):
         return ResNet(from_mapping(ResNetConfig, {**name.to_dict(), **overrides}, "a network"))
     return ResNet(model_config(name, image_size=image_size, **overrides))
+
+
+def _of_the_same_kind(name: Any) -> str | None:
+    """Returns the network of the nearest depth, where only the number in a name is unknown.
+
+    A digit too many or too few comes before a near number: 500 is 50 rather than 152, and 21 is 20.
+    """
+    shape = re.fullmatch(r"(\D*)(\d+)(.*)", str(name))
+    if shape is None:
+        return None
+    alike = [re.fullmatch(re.escape(shape[1]) + r"(\d+)" + re.escape(shape[3]), known) for known in CATALOG]
+    wanted = shape[2]
+    distances = {
+        match[0]: (not (match[1].startswith(wanted) or wanted.startswith(match[1])), abs(int(match[1]) - int(wanted)))
+        for match in alike
+        if match
+    }
+    return min(distances, key=lambda known: distances[known], default=None)

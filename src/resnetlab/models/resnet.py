@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from resnetlab.core.errors import UserError
 from resnetlab.core.preprocessing import Preprocessing
-from resnetlab.models.blocks import BLOCKS, BasicBlock, Bottleneck, Site
+from resnetlab.models.blocks import BLOCK_CLASSES, ResidualBlock, Site
 from resnetlab.models.config import ResNetConfig
-from resnetlab.models.parts import TORCH, Parts
+from resnetlab.models.parts import parts_for
 from resnetlab.models.stems import build_stem
+from resnetlab.models.stochastic import DropBlock, path_rates
+from resnetlab.scratch.initialization import he_normal_, xavier_uniform_
 
 
 class ResNet(nn.Module):
@@ -23,29 +25,37 @@ class ResNet(nn.Module):
         config: the architecture.
         class_names: what the outputs mean, once the network was trained on data.
         preprocessing: what the images went through in training, likewise.
+        frozen: what `freeze` froze; its normalisation stays in evaluation mode whatever `train` says.
+        altered: why the configuration no longer describes the network, or None; set by surgery that goes
+            beyond the family, such as folding. Such a network cannot be saved as one of the family.
     """
 
-    def __init__(self, config: ResNetConfig, parts: Parts = TORCH) -> None:
+    def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
         if not isinstance(config, ResNetConfig):
             raise UserError(f"ResNet takes a ResNetConfig, got {config!r}. To build by name, use create_model.")
         self.config = config
         self.class_names: tuple[str, ...] | None = None
         self.preprocessing: Preprocessing | None = None
+        self.frozen: frozenset[str] = frozenset()
+        self.altered: str | None = None
 
+        parts = parts_for(config)
         stem = build_stem(config, parts)
         self.stem_names = tuple(stem)
         for name, layer in stem.items():
             self.add_module(name, layer)
-        channels = config.stem_width
         self.stage_names = tuple(f"layer{number}" for number in range(1, len(config.depths) + 1))
-        for number, name in enumerate(self.stage_names):
-            stage = _build_stage(config, parts, number, channels)
-            self.add_module(name, stage)
-            channels = config.output_width(config.widths[number])
+        for stage, name in enumerate(self.stage_names):
+            sites = [block_site(config, stage, index) for index in range(config.depths[stage])]
+            blocks = [build_block(config, site) for site in sites]
+            self.add_module(name, nn.Sequential(*blocks))
+        if config.preactivation:
+            self.norm = parts.normalization(config.embedding_width)
+            self.act = parts.activation()
         self.avgpool = parts.global_pool()
-        self.fc = parts.linear(channels, config.num_classes) if config.num_classes else nn.Identity()
-        _initialize(self, parts)
+        self.fc = build_head(config)
+        _initialize(self)
 
     @overload
     def forward(self, images: Tensor, return_features: Literal[False] = False) -> Tensor: ...
@@ -62,6 +72,80 @@ class ResNet(nn.Module):
             Logits (N, num_classes), or `(logits, embedding)` with the embedding (N, D). Without a head
             (`num_classes` 0) the embedding stands for the logits.
         """
+        x = self._stem(images)
+        for name in self.stage_names:
+            x = self.get_submodule(name)(x)
+        embedding = self.avgpool(self._end(x)).flatten(1)
+        logits = self.fc(embedding)
+        return (logits, embedding) if return_features else logits
+
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """Returns what the network computes on its way, by names that are the same for every member.
+
+        "stem"; for block b of stage s, both from 1, "stage<s>.block<b>" and what it is made of: "....branch",
+        "....shortcut" (not in a plain network) and "....sum", before the activation; "final", what is pooled;
+        "embedding" (N, D); and "logits". All others are (N, C, H, W). Nothing is detached or changed in place,
+        so that gradients can be asked for at each.
+
+        Args:
+            images: (N, in_channels, H, W), floating point, normalised.
+        """
+        x = self._stem(images)
+        taps = {"stem": x}
+        for name, block in self.blocks():
+            if isinstance(block, ResidualBlock):
+                flow = block.flow(x)
+                taps[f"{name}.branch"] = flow.branch
+                if flow.shortcut is not None:
+                    taps[f"{name}.shortcut"] = flow.shortcut
+                taps[f"{name}.sum"] = flow.sum
+                x = flow.output
+            else:  # what surgery left in the place of one
+                x = block(x)
+            taps[name] = x
+        taps["final"] = self._end(x)
+        taps["embedding"] = self.avgpool(taps["final"]).flatten(1)
+        taps["logits"] = self.fc(taps["embedding"])
+        return taps
+
+    def blocks(self) -> list[tuple[str, nn.Module]]:
+        """Returns the blocks in order, under the names of `features`: "stage1.block1", "stage1.block2", ..."""
+        return [
+            (f"stage{stage}.block{number}", block)
+            for stage, name in enumerate(self.stage_names, 1)
+            for number, block in enumerate(self.get_submodule(name).children(), 1)
+        ]
+
+    def sections(self) -> dict[str, list[nn.Module]]:
+        """Returns all layers by "stem", "stage1", ..., "head", from the images to the logits."""
+        sections = {"stem": [self.get_submodule(name) for name in self.stem_names]}
+        for number, name in enumerate(self.stage_names, 1):
+            sections[f"stage{number}"] = [self.get_submodule(name)]
+        closing = [self.norm, self.act] if self.config.preactivation else []
+        sections["head"] = [*closing, self.avgpool, self.fc]
+        return sections
+
+    def train(self, mode: bool = True) -> ResNet:
+        """Sets training or evaluation mode; what is frozen stays in evaluation mode."""
+        super().train(mode)
+        sections = self.sections()
+        for name in self.frozen:
+            for module in sections[name]:
+                module.eval()
+        return self
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether a forward pass in training mode draws at random."""
+        return bool(self.config.drop_path or any(rate for rate, _ in self.config.drop_block))
+
+    def set_drop_progress(self, share: float) -> None:
+        """Tells DropBlock what share of the training is done: its rate rises linearly from 0."""
+        for module in self.modules():
+            if isinstance(module, DropBlock):
+                module.progress = share
+
+    def _stem(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != self.config.in_channels:
             raise UserError(
                 f"expected images of shape (N, {self.config.in_channels}, H, W), got {tuple(images.shape)}. "
@@ -72,37 +156,79 @@ class ResNet(nn.Module):
                 f"expected normalised images of a floating-point type, got {images.dtype}. Normalise them first, "
                 "with model.preprocessing.normalize(images) if the network was trained here."
             )
-        x = images
-        for name in (*self.stem_names, *self.stage_names):
-            x = self.get_submodule(name)(x)
-        embedding = self.avgpool(x).flatten(1)
-        logits = self.fc(embedding)
-        return (logits, embedding) if return_features else logits
+        for name in self.stem_names:
+            images = self.get_submodule(name)(images)
+        return images
+
+    def _end(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(x)) if self.config.preactivation else x
 
 
-def _build_stage(config: ResNetConfig, parts: Parts, number: int, in_channels: int) -> nn.Sequential:
-    width = config.widths[number]
-    blocks = []
-    for index in range(config.depths[number]):
-        stride = 2 if index == 0 and number > 0 else 1
-        site = Site(in_channels=in_channels, width=width, stride=stride)
-        blocks.append(BLOCKS[config.block](config, parts, site))
-        in_channels = config.output_width(width)
-    return nn.Sequential(*blocks)
+def build_head(config: ResNetConfig) -> nn.Module:
+    """Returns the linear head (N, D) -> (N, num_classes), or the identity of a backbone, before `_initialize`."""
+    if not config.num_classes:
+        return nn.Identity()
+    return parts_for(config).linear(config.embedding_width, config.num_classes)
 
 
-def _initialize(model: ResNet, parts: Parts) -> None:
-    """He et al. 2015: normal weights of variance 2 / fan-out for convolutions, 1 and 0 for normalisation.
+def build_block(config: ResNetConfig, site: Site) -> ResidualBlock:
+    """Returns the block for one place, before `initialize_layer`."""
+    return BLOCK_CLASSES[config.block](config, parts_for(config), site)
 
-    The head keeps its layer's own start, uniform within 1 / sqrt(D), as torchvision's does.
+
+def block_site(config: ResNetConfig, stage: int, index: int) -> Site:
+    """Returns the place of block `index` of stage `stage`, both from 0."""
+    halves = [number > 0 and not (config.dilate and config.dilate[number]) for number in range(len(config.depths))]
+    dilation = 2 ** sum(1 for number in range(1, stage + 1) if not halves[number])
+    before = 2 ** sum(1 for number in range(1, stage) if not halves[number])
+    width = config.widths[stage]
+    arriving = config.stem_channels if stage == 0 else config.output_width(config.widths[stage - 1])
+    number = sum(config.depths[:stage]) + index
+    first = index == 0
+    return Site(
+        in_channels=arriving if first else config.output_width(width),
+        width=width,
+        stride=2 if first and halves[stage] else 1,
+        dilation=dilation,
+        first_dilation=before if first else dilation,
+        drop_path=path_rates(config.drop_path, sum(config.depths))[number],
+        drop_block=config.drop_block[stage] if config.drop_block else (0.0, 1),
+    )
+
+
+def initialize_layer(layer: nn.Module, init: str) -> None:
+    """Gives one layer the start that `ResNetConfig.init` names; layers without parameters have none.
+
+    "he" leaves the head its layer's own start, uniform within 1 / sqrt(D), as torchvision does; "torch" leaves
+    that to every layer.
     """
+    weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
+    if init == "torch" or not isinstance(weight, Tensor):
+        return
+    if weight.ndim == 4 and init == "he":
+        he_normal_(weight, mode="fan_out")
+    elif weight.ndim >= 2 and init == "xavier":
+        xavier_uniform_(weight)
+    if isinstance(bias, Tensor) and weight.ndim == 4:
+        nn.init.zeros_(bias)
+
+
+def _initialize(model: ResNet) -> None:
     for module in model.modules():
-        if isinstance(module, parts.convolution):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")  # type: ignore[arg-type]
-        elif isinstance(module, parts.normalization):
-            nn.init.ones_(module.weight)  # type: ignore[arg-type]
-            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        initialize_layer(module, model.config.init)
     if model.config.zero_init_residual:
-        for module in model.modules():
-            if isinstance(module, (BasicBlock, Bottleneck)):
-                nn.init.zeros_(module.last_normalization.weight)  # type: ignore[arg-type]
+        for _, block in model.blocks():
+            zero_branch(block)
+
+
+def zero_branch(block: nn.Module) -> None:
+    """Makes the branch of a block give exactly 0, in a way from which it learns.
+
+    Post-activation: scale and shift of the last normalisation. Pre-activation: the last convolution, since a
+    normalisation of 0 would feed an activation at exactly 0, where a ReLU has no gradient.
+    """
+    if not isinstance(block, ResidualBlock):
+        raise TypeError(f"{block!r} is not a residual block")
+    layer = block.last_convolution if block.preactivation else block.last_normalization
+    for parameter in layer.parameters(recurse=False):
+        nn.init.zeros_(parameter)

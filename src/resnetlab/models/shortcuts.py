@@ -33,6 +33,14 @@ class ZeroPaddedIdentity(nn.Module):
         return f"stride={self.stride}, before={self.before}, after={self.after}"
 
 
+class Projection(nn.Sequential):
+    """Options B and C: a 1x1 convolution, normalised unless told otherwise.
+
+    With `avg_down` the stride is that of a 2x2 average pooling before it, which counts only positions that
+    exist, so that maps of odd size lose none: (N, in, H, W) -> (N, out, ceil(H / stride), ceil(W / stride)) too.
+    """
+
+
 def build_shortcut(
     config: ResNetConfig, parts: Parts, in_channels: int, out_channels: int, stride: int
 ) -> nn.Module | None:
@@ -41,8 +49,18 @@ def build_shortcut(
     if config.shortcut == "none":
         return None
     if config.shortcut == "C" or (config.shortcut == "B" and changes_shape):
-        return nn.Sequential(
-            parts.convolution(in_channels, out_channels, kernel_size=1, stride=stride, bias=False),
-            parts.normalization(out_channels),
-        )
+        return _projection(config, parts, in_channels, out_channels, stride)
     return ZeroPaddedIdentity(in_channels, out_channels, stride) if changes_shape else nn.Identity()
+
+
+def _projection(config: ResNetConfig, parts: Parts, in_channels: int, out_channels: int, stride: int) -> Projection:
+    layers: list[nn.Module] = []
+    if config.avg_down:
+        pool = parts.average_pool(kernel_size=2, stride=2, ceil_mode=True, count_include_pad=False)
+        layers.append(pool if stride == 2 else nn.Identity())
+        stride = 1
+    bias = config.conv_bias == "all"
+    layers.append(parts.convolution(in_channels, out_channels, kernel_size=1, stride=stride, bias=bias))
+    if config.shortcut_norm:
+        layers.append(parts.normalization(out_channels))
+    return Projection(*layers)
