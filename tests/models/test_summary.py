@@ -1,54 +1,391 @@
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from typing import Any
+
 import pytest
+import timm
 import torch
+import torchvision
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import resnetlab
 from resnetlab.core.errors import UserError
+from resnetlab.models.catalog import CATALOG, create_model, model_config
+from resnetlab.models.summary import Summary, blueprint, count, summarize
+from resnetlab.models.summary.outline import units
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+def summary_of(name: str, image_size: int | None = None, style: str = "table", **overrides: Any) -> Summary:
+    config = model_config(name, **overrides)
+    size = image_size or CATALOG[name].image_size
+    return summarize(blueprint(config), (config.in_channels, size, size), style=style, name=name)
 
 
 def test_a_summary_leaves_no_trace():
-    model = resnetlab.create_model("resnet20")
+    model = create_model("resnet20", drop_path=0.5)
     model.train()
-    model.layer1.eval()
+    model.get_submodule("layer1").eval()
     calls: list[int] = []
-    model.layer2.register_forward_hook(lambda *_: calls.append(1))
-    before = {key: value.clone() for key, value in model.state_dict().items()}
+    model.get_submodule("layer2").register_forward_hook(lambda *_: calls.append(1))
+    model.get_submodule("layer2").register_forward_pre_hook(lambda *_: calls.append(1))
+    before = {key: (value.data_ptr(), value.clone()) for key, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
     state = torch.get_rng_state()
     resnetlab.summarize(model, (3, 32, 32))
     assert torch.equal(torch.get_rng_state(), state)
     assert [module.training for module in model.modules()] == modes
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    after = model.state_dict()
+    assert all(after[key].data_ptr() == place for key, (place, _) in before.items())
+    assert all(torch.equal(after[key], value) for key, (_, value) in before.items())
     assert calls == []
-    assert len(model.layer2._forward_hooks) == 1
+    assert [len(module._forward_hooks) for module in model.modules()].count(0) == len(modes) - 1
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet56", "plain34"])
-def test_macs_are_half_of_torchs_flops(name: str):
-    model = resnetlab.create_model(name).eval()
+def test_a_blueprint_draws_nothing_and_holds_nothing():
+    state = torch.get_rng_state()
+    model = blueprint(model_config("resnet20"))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet56", "plain34", "resnet50d", "seresnet18", "resnetv2_18", "resnext50_32x4d"]
+)
+def test_macs_are_half_of_torchs_flops_and_shapes_are_torchs(name: str):
+    model = create_model(name).eval()
+    shapes: list[tuple[int, ...]] = []
+    for module in list(model.modules())[1:]:
+        module.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape)))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 3, 47, 33))
-    assert resnetlab.summarize(model, (3, 47, 33)).macs * 2 == counter.get_total_flops()
+    summary = summarize(model, (3, 47, 33))
+    assert summary.flops == summary.macs * 2 == counter.get_total_flops()
+    assert [layer.output_shape for layer in summary.layers] == shapes
 
 
-def test_the_table_tells_shapes_and_totals_within_a_hundred_columns():
-    text = str(resnetlab.summarize(resnetlab.create_model("resnet50"), (3, 224, 224)))
-    assert "layer2.0" in text
-    assert "512x28x28" in text
-    assert "25,557,032" in text
-    assert "4,089,184,256" in text
-    assert max(map(len, text.splitlines())) <= 100
+def test_transposed_and_one_dimensional_convolutions_are_counted():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up = nn.ConvTranspose2d(3, 8, 2, stride=2)
+            self.line = nn.Conv1d(8, 4, 3, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.line(self.up(x).flatten(2))
+
+    summary = summarize(Net(), (3, 4, 4))
+    assert [layer.macs for layer in summary.layers] == [3 * 16 * 8 * 4, 62 * 4 * 8 * 3]
+    assert [layer.computes for layer in summary.layers] == ["transposed 2x2 8 /2 +b", "3 4"]
+    assert "flatten  8x64" in summary.trace()
 
 
-def test_the_input_shape_is_checked():
-    model = resnetlab.create_model("resnet20")
+def test_what_is_counted_of_whom():
+    model = create_model("resnet20")
+    for parameter in model.get_submodule("layer1").parameters():
+        parameter.requires_grad_(False)
+    summary = summarize(model, (3, 32, 32))
+    frozen = sum(parameter.numel() for parameter in model.get_submodule("layer1").parameters())
+    saved = sum(tensor.numel() for tensor in model.state_dict().values() if tensor.is_floating_point())
+    assert summary.parameters == 269_722 - frozen
+    assert summary.parameters + summary.fixed == saved
+    leaves = [layer for layer in summary.layers if layer.is_leaf]
+    for total in ("parameters", "fixed", "macs", "activation_bytes"):
+        assert getattr(summary, total) == sum(getattr(layer, total) for layer in leaves)
+
+
+def test_tied_layers_count_once_in_the_whole():
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Conv2d(3, 3, 1)
+            self.two = nn.Conv2d(3, 3, 1)
+            self.two.weight = self.one.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.one(self.two(self.one(x)))
+
+    summary = summarize(Tied(), (3, 5, 5), style="gluon")
+    assert [layer.name for layer in summary.layers] == ["one", "two", "one"]
+    assert (summary.parameters, summary.macs) == (15, 3 * 225)
+    assert "Total params: 36\n" in str(summary)
+    assert "Shared params in forward computation graph: 21\nUnique parameters in model: 15" in str(summary)
+
+
+def test_activation_memory_counts_each_memory_once():
+    class Net(nn.Sequential):
+        pass
+
+    def size(*layers: nn.Module) -> int:
+        return summarize(Net(*layers), (3, 4, 4)).activation_bytes
+
+    convolution = nn.Conv2d(3, 5, 1)
+    assert size(convolution) == 5 * 16 * 4
+    assert size(convolution, nn.ReLU()) == 2 * 5 * 16 * 4
+    assert size(convolution, nn.ReLU(inplace=True), nn.Identity(), nn.Flatten()) == 5 * 16 * 4
+    assert size(convolution.half()) == 5 * 16 * 4  # stated in float32 whatever the network is in
+
+
+def test_a_sum_that_a_preactivated_block_hands_on_is_kept():
+    summary = summary_of("resnetv2_18")
+    block = next(layer for layer in summary.layers if layer.name == "layer1.0")
+    assert block.activation_bytes == 7 * 64 * 56 * 56 * 4  # two of each, and the sum
+    block = next(layer for layer in summary_of("resnet18").layers if layer.name == "layer1.0")
+    assert block.activation_bytes == 6 * 64 * 56 * 56 * 4  # two of each: the sum is replaced at once
+
+
+BLOCKS = {
+    "resnet50": ("layer2.0", "1x1 128, 3x3 128 /2, 1x1 512", "1x1 512 /2", "then ReLU"),
+    "resnet18": ("layer1.0", "3x3 64, 3x3 64", "identity", "then ReLU"),
+    "plain18": ("layer2.0", "3x3 128 /2, 3x3 128", "none", ""),
+    "resnet20": ("layer2.0", "3x3 32 /2, 3x3 32", "zero-padded", "then ReLU"),
+    "resnet50d": ("layer2.0", "1x1 128, 3x3 128 /2, 1x1 512", "avg-pool 2x2, 1x1 512", "then ReLU"),
+    "seresnet18": ("layer1.0", "3x3 64, 3x3 64, SE", "identity", "then ReLU"),
+    "resnext50_32x4d": ("layer1.1", "1x1 128, 3x3 128 g32, 1x1 256", "identity", "then ReLU"),
+    "resnetv2_50": ("layer1.0", "1x1 64, 3x3 64, 1x1 256", "1x1 256", "pre-activation"),
+    "d2l_resnet18": ("layer2.0", "3x3 128 /2 +b, 3x3 128 +b", "1x1 128 /2 +b", "then ReLU"),
+    "scratch_resnet50": ("layer1.1", "1x1 64, 3x3 64, 1x1 256", "1x1 256", "then ReLU"),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_what_is_added_to_what(name: str):
+    where, *words = BLOCKS[name]
+    layer = next(layer for layer in summary_of(name).layers if layer.name == where)
+    assert [layer.computes, layer.shortcut, layer.order] == words
+
+
+def test_regularisation_and_dilation_are_told():
+    config = {"drop_path": 0.1, "drop_block": ((0.0, 1), (0.1, 3), (0.1, 5)), "dilate": (False, False, True)}
+    layer = next(layer for layer in summary_of("resnet20", shortcut="B", **config).layers if layer.name == "layer3.1")
+    assert layer.computes == "3x3 64 dilation 2, 3x3 64 dilation 2, DropBlock, DropPath"
+    assert layer.shortcut == "identity, DropBlock"
+
+
+def test_shortcuts_of_networks_that_are_not_ours_are_observed():
+    ours = units(summary_of("resnet50").layers)
+    for theirs in (torchvision.models.resnet50(), timm.create_model("resnet50")):
+        layers = units(summarize(theirs, (3, 224, 224)).layers)
+        blocks = [(layer.computes, layer.shortcut, layer.order) for layer in layers if layer.shortcut]
+        assert blocks == [(layer.computes, layer.shortcut, layer.order) for layer in ours if layer.shortcut]
+    blocks = {
+        layer.name: (layer.computes, layer.shortcut)
+        for layer in units(summarize(timm.create_model("efficientnet_b0"), (3, 224, 224)).layers)
+    }
+    assert blocks["blocks.1.1"] == ("1x1 144, 3x3 144 g144, SE, 1x1 24", "identity")
+    assert blocks["blocks.1.0"] == ("1x1 96, 3x3 96 /2 g96, SE, 1x1 24", "none")
+
+
+def test_a_functional_block_of_someone_else_is_read_too():
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1, self.conv2, self.skip = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.skip(x) + self.conv2(torch.relu(self.conv1(x)))
+
+    (*_, block) = summarize(nn.Sequential(Block()), (3, 8, 8)).layers
+    assert (block.computes, block.shortcut) == ("3x3 3 +b, 1x1 3 +b", "1x1 3 +b")
+
+
+def test_the_frame_has_a_row_for_every_module():
+    model = create_model("resnet20")
+    summary = summarize(model, (3, 32, 32))
+    frame = summary.to_frame()
+    assert sorted(frame["name"]) == sorted(name for name, _ in model.named_modules() if name and "drop" not in name)
+    assert frame.loc[frame.is_leaf, "macs"].sum() == summary.macs
+    assert (frame.flops == 2 * frame.macs).all()
+    row = frame.set_index("name").loc["layer2.0"]
+    assert (row.kind, row.input_shape, row.output_shape) == ("BasicBlock", "16x32x32", "32x16x16")
+    assert (row.computes, row.shortcut, row.parameters) == ("3x3 32 /2, 3x3 32", "zero-padded", 13_952)
+    documented = Summary.to_frame.__doc__ or ""
+    assert all(f"`{column}`" in documented for column in frame)
+
+
+def test_the_table_tells_everything_within_a_hundred_columns():
+    text = str(summary_of("resnet50"))
+    for words in (
+        "resnet50  54 convolutions and linear layers; shortcuts: 12 identity, 4 projection",
+        "╔══ layer2.0             1x1 128, 3x3 128 /2, 1x1 512",
+        "╚═⊕                      1x1 512 /2, then ReLU",
+        "╭── layer2.1 to layer2.3 1x1 128, 3x3 128, 1x1 512",
+        "╰─⊕ 3 x                  identity, then ReLU",
+        "512x28x28",
+        "25,557,032 trainable, and 53,120 values not trained",
+        "4,089,184,256 multiply-accumulates",
+        "8,178,368,512, multiplications and additions counted apart",
+        "122.22 MiB in float32",
+    ):
+        assert words in text
+    assert "\x1b" not in text
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet152", "plain34", "resnet1202", "preact_resnet164", "resnext101_64x4d", "table1_resnet152"]
+)
+def test_every_table_is_one_screen(name: str):
+    lines = str(summary_of(name)).splitlines()
+    assert len(lines) <= 45
+    assert max(map(len, lines)) <= 100
+
+
+def test_shortcuts_look_different_and_a_plain_network_has_none():
+    resnet20, plain20, preact = (str(summary_of(name)) for name in ("resnet20", "plain20", "preact_resnet110"))
+    assert "┌╌╌ layer2.0" in resnet20
+    assert "└╌⊕                      zero-padded, then ReLU" in resnet20
+    assert not any(sign in plain20 for sign in "╭╰╔╚┌└⊕")
+    assert "shortcuts: none" in plain20
+    assert "layer1.0 to layer1.2" in plain20
+    assert "identity, pre-activation" in preact
+
+
+def test_a_long_description_is_broken_between_layers():
+    lines = str(summary_of("resnet50", squeeze_excite=True, drop_path=0.1, conv_bias="all")).splitlines()
+    (first,) = [number for number, line in enumerate(lines) if "╭── layer4.1" in line]
+    assert "1x1 512 +b, 3x3 512 +b, 1x1 2048 +b," in lines[first]
+    assert lines[first + 1].split() == ["│", "SE,", "DropPath"]
+    assert "╰─⊕ 2 x" in lines[first + 2]
+
+
+def test_gluons_table_of_the_tutorial_is_reproduced():
+    text = str(summarize(create_model("d2l_resnet18"), (1, 224, 224), style="gluon"))
+    assert f"{text}\n" == (GOLDEN / "gluon_resnet18_summary.txt").read_text()
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnetv2_18", "seresnet18", "plain18", "resnet20", "scratch_resnet50"])
+def test_gluons_table_of_other_networks(name: str):
+    summary = summary_of(name, style="gluon")
+    lines = str(summary).splitlines()
+    rows = [line.split() for line in lines[4 : lines.index("=" * 80, 3)]]
+    assert sum(int(row[-1]) for row in rows) == summary.parameters + summary.fixed
+    assert f"   Non-trainable params: {summary.fixed}" in lines
+    labels = [row[0] for row in rows]
+    assert [int(label.rpartition("-")[2]) for label in labels] == list(range(1, len(labels) + 1))
+    blocks = sum(model_config(name).depths)
+    assert sum(label.startswith("Residual") for label in labels) == blocks
+    assert sum(label.startswith("Activation") for label in labels) == 1  # of the stem, or of the end
+
+
+SYSTEMS = {
+    "A": (
+        ("scratch_resnet50", 96),
+        "conv1 64x48x48, maxpool 64x24x24, layer1 256x24x24, layer2 512x12x12, layer3 1024x6x6, layer4 2048x3x3, "
+        "flatten 2048, fc 10",
+    ),
+    "B": (
+        ("d2l_resnet18", 96),
+        "maxpool 64x24x24, layer1 64x24x24, layer2 128x12x12, layer3 256x6x6, layer4 512x3x3, fc 10",
+    ),
+    "C": (
+        ("small_resnet14", 28),
+        "conv1 64x28x28, layer1 64x28x28, layer2 128x14x14, layer3 256x7x7, avgpool 256x1x1, flatten 256, fc 10",
+    ),
+    "C, photos": (
+        ("resnet18", 224),
+        "conv1 64x112x112, maxpool 64x56x56, layer1 64x56x56, layer2 128x28x28, layer3 256x14x14, layer4 512x7x7, "
+        "flatten 512, fc 1000",
+    ),
+    "D": (
+        ("d2l_resnet18", 224),
+        "conv1 64x112x112, bn1 64x112x112, act1 64x112x112, maxpool 64x56x56, layer1 64x56x56, layer2 128x28x28, "
+        "layer3 256x14x14, layer4 512x7x7, avgpool 512x1x1, fc 10",
+    ),
+    **{
+        f"E, {depth} layers": (
+            (f"table1_resnet{depth}", 224),
+            f"conv1 64x112x112, maxpool 64x56x56, layer4 {width}x7x7, avgpool {width}x1x1, flatten {width}, fc 1000",
+        )
+        for depth, width in ((18, 512), (34, 512), (50, 2048), (101, 2048), (152, 2048))
+    },
+}
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_the_trace_of_each_source_system(system: str):
+    (name, size), steps = SYSTEMS[system]
+    lines = [" ".join(line.split()) for line in str(summary_of(name, size, style="trace")).splitlines()]
+    places = [lines.index(step) for step in steps.split(", ")]
+    assert places == sorted(places)
+
+
+def test_the_ten_lines_of_system_d_under_gluons_names():
+    assert str(summary_of("d2l_resnet18", 224, style="trace-gluon")).splitlines() == [
+        "conv5        64x112x112",
+        "batchnorm4   64x112x112",
+        "relu0        64x112x112",
+        "pool0        64x56x56",
+        "sequential1  64x56x56",
+        "sequential2  128x28x28",
+        "sequential3  256x14x14",
+        "sequential4  512x7x7",
+        "pool1        512x1x1",
+        "dense0       10",
+    ]
+
+
+def test_gluons_counters_can_begin_anywhere():
+    summary = summary_of("d2l_resnet18")
+    assert summary.trace(names="gluon", counters={}).startswith("conv0 ")
+    assert "dense7" in summary.trace(names="gluon", counters={"dense": 7})
+    with pytest.raises(UserError, match=r"there is no counter 'dens'. Did you mean 'dense'\? Gluon counts conv, batch"):
+        summary.trace(names="gluon", counters={"dens": 7})
+    with pytest.raises(UserError, match=r"counters number Gluon's names. Give names=\"gluon\" too"):
+        summary.trace(counters={"conv": 5})
+    with pytest.raises(UserError, match="unknown names 'mxnet'"):
+        summary.trace(names="mxnet")
+
+
+def test_a_backbone_ends_in_its_embedding():
+    assert summary_of("resnet18", num_classes=0).trace().splitlines()[-2:] == ["flatten  512", "fc       512"]
+
+
+@pytest.mark.parametrize("name", ["resnet110", "resnet101", "preact_resnet164", "scratch_resnet50", "wrn16_4"])
+def test_counting_without_building_everything(name: str):
+    summary = summary_of(name)
+    assert count(model_config(name), CATALOG[name].image_size) == (summary.parameters, summary.macs)
+
+
+def test_the_work_grows_with_the_depth_and_not_with_its_square():
+    def calls(name: str) -> int:
+        model, seen = blueprint(model_config(name)), [0]
+
+        def count_call(frame: object, event: str, argument: object) -> None:
+            seen[0] += event in ("call", "c_call")
+
+        sys.setprofile(count_call)
+        try:
+            str(summarize(model, (3, 32, 32)))
+        finally:
+            sys.setprofile(None)
+        return seen[0]
+
+    calls("resnet20")  # what is done only once
+    assert calls("resnet110") < 2.1 * calls("resnet56")
+
+
+def test_the_arguments_are_checked():
+    model = create_model("resnet20")
     with pytest.raises(UserError, match=r"input_shape must be \(C, H, W\), got \(32, 32\)"):
-        resnetlab.summarize(model, (32, 32))
+        summarize(model, (32, 32))
     with pytest.raises(UserError, match=r"input_shape must be \(C, H, W\), got 32"):
-        resnetlab.summarize(model, 32)  # type: ignore[arg-type]
+        summarize(model, 32)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="every entry of input_shape must be an integer of at least 1, got 0"):
+        summarize(model, (3, 0, 32))
     with pytest.raises(UserError, match="summarize takes a network, got 'resnet20'"):
-        resnetlab.summarize("resnet20", (3, 32, 32))  # type: ignore[arg-type]
+        summarize("resnet20", (3, 32, 32))  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"expected images of shape \(N, 3, H, W\), got \(1, 1, 32, 32\)"):
-        resnetlab.summarize(model, (1, 32, 32))
+        summarize(model, (1, 32, 32))
+    with pytest.raises(UserError, match=r"unknown style 'tabel'. Did you mean 'table'"):
+        summarize(model, (3, 32, 32), style="tabel")
+    with pytest.raises(UserError, match=r"an image of 1x32x32 does not go through ResNet: .*\nGive the"):
+        summarize(torchvision.models.resnet18(), (1, 32, 32))
+    with pytest.raises(UserError, match="an image of 3x4x4 does not go through Conv2d"):
+        summarize(nn.Conv2d(3, 3, 7), (3, 4, 4))
+    with pytest.raises(UserError, match=r"has layers whose shapes are not known yet. Run it once on a batch"):
+        summarize(nn.Sequential(nn.LazyConv2d(3, 1)), (3, 4, 4))

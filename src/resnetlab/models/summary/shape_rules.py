@@ -1,0 +1,162 @@
+"""The shapes that operations return, without torch's own rules for the meta device.
+
+Those are written in Python: a batch normalisation takes them a millisecond or two, and the first convolution
+imports a compiler, which takes seconds. The few operations that networks of this family are made of are answered
+here; any other, and whatever is out of the ordinary, is left to torch, and so are the errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_aten = torch.ops.aten
+_IN_PLACE = {_aten.add_, _aten.copy_, _aten.fill_, _aten.mul_, _aten.normal_, _aten.relu_, _aten.uniform_, _aten.zero_}
+
+
+class ShapesOnly(TorchDispatchMode):
+    """A context in which operations on tensors of the meta device are answered by the rules here."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else the first operation imports the compiler after all
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        """Returns tensors of the right shapes."""
+        return run_on_shapes(func, args, kwargs or {})
+
+
+def run_on_shapes(operation: Any, args: tuple, kwargs: dict) -> Any:
+    """Runs one operation, by a rule of ours where there is one and its first tensor has no memory."""
+    if args and isinstance(args[0], Tensor) and args[0].is_meta and not kwargs:
+        if operation.overloadpacket in _IN_PLACE:
+            return args[0]
+        rule = _RULES.get(operation)
+        shape = None if rule is None else rule(*args)
+        if shape is not None:
+            output = torch.empty(shape, dtype=args[0].dtype, device="meta")
+            # A normalisation's statistics and a pooling's indices are of no use here: they stand for themselves.
+            return (output,) * _OUTPUTS[operation] if operation in _OUTPUTS else output
+    return operation(*args, **kwargs)
+
+
+def _same(x: Tensor, *rest: Any) -> Sequence[int]:
+    return x.shape
+
+
+def _normalization(x: Tensor, *statistics: Any) -> Sequence[int] | None:
+    known = [tensor.shape for tensor in statistics if isinstance(tensor, Tensor)]
+    return x.shape if all(shape == x.shape[1:2] for shape in known) else None
+
+
+def _broadcast(first: Tensor, second: Any) -> Sequence[int] | None:
+    if not isinstance(second, Tensor) or first.dtype != second.dtype or first.ndim != second.ndim:
+        return None
+    pairs = list(zip(first.shape, second.shape, strict=True))
+    return [max(pair) for pair in pairs] if all(a == b or 1 in (a, b) for a, b in pairs) else None
+
+
+def _convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Sequence[int] | None:
+    if transposed or x.ndim != 4 or weight.ndim != 4 or x.shape[1] != weight.shape[1] * groups:
+        return None
+    return _windows(x, weight.shape[0], weight.shape[2:], stride, padding, dilation, False)
+
+
+def _pool(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+    ceil: bool = False,
+) -> Sequence[int] | None:
+    return _windows(x, x.shape[1], kernel, stride or kernel, padding, dilation, ceil)
+
+
+def _average_pool(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0, 0),
+    ceil: bool = False,
+    *rest: Any,
+) -> Sequence[int] | None:
+    return _pool(x, kernel, stride, padding, (1, 1), ceil)
+
+
+def _windows(
+    x: Tensor,
+    channels: int,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil: bool,
+) -> Sequence[int] | None:
+    """Returns the shape of a map with one position for each window; None where that is for torch to say."""
+    if x.ndim != 4 or any(len(sizes) != 2 for sizes in (kernel, stride, padding, dilation)):
+        return None
+    places = []
+    for axis in (0, 1):
+        size, step = x.shape[axis + 2], stride[axis]
+        free = size + 2 * padding[axis] - dilation[axis] * (kernel[axis] - 1) - 1
+        count = -(-free // step) if ceil else free // step
+        if ceil and count * step >= size + padding[axis]:  # a window must start on the map or its left margin
+            count -= 1
+        if free < 0:
+            return None
+        places.append(count + 1)
+    return (x.shape[0], channels, *places)
+
+
+def _affine(bias: Tensor, x: Tensor, weight: Tensor) -> Sequence[int] | None:
+    both = x.ndim == weight.ndim == 2 and x.shape[1] == weight.shape[0]
+    return (x.shape[0], weight.shape[1]) if both and bias.shape == weight.shape[1:] else None
+
+
+def _mean(x: Tensor, axes: Sequence[int] | None, keep: bool = False) -> Sequence[int] | None:
+    if not axes or not keep:
+        return None
+    averaged = {axis % x.ndim for axis in axes}
+    return [1 if axis in averaged else size for axis, size in enumerate(x.shape)]
+
+
+def _pad(x: Tensor, padding: Sequence[int], value: float = 0) -> Sequence[int]:
+    shape = list(x.shape)
+    for axis, (before, after) in enumerate(zip(padding[::2], padding[1::2], strict=True), 1):
+        shape[-axis] += before + after
+    return shape
+
+
+_RULES: dict[Any, Callable[..., Sequence[int] | None]] = {
+    _aten.add.Tensor: _broadcast,
+    _aten.mul.Tensor: _broadcast,
+    _aten.relu.default: _same,
+    _aten.sigmoid.default: _same,
+    _aten.silu.default: _same,
+    _aten.gelu.default: _same,
+    _aten.elu.default: _same,
+    _aten.leaky_relu.default: _same,
+    _aten.native_batch_norm.default: _normalization,
+    _aten.convolution.default: _convolution,
+    _aten.max_pool2d_with_indices.default: _pool,
+    _aten.avg_pool2d.default: _average_pool,
+    _aten.mean.dim: _mean,
+    _aten.addmm.default: _affine,
+    _aten.constant_pad_nd.default: _pad,
+}
+_OUTPUTS = {_aten.native_batch_norm.default: 3, _aten.max_pool2d_with_indices.default: 2}

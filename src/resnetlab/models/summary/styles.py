@@ -1,0 +1,146 @@
+"""The tables that users of Gluon know, and the trace of shapes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from resnetlab.core.checks import check_integer
+from resnetlab.core.errors import UserError, nearest
+from resnetlab.models.summary.outline import shape_text, steps, units
+from resnetlab.models.summary.tracing import Layer
+from resnetlab.models.summary.words import is_activation, is_normalization, pooling
+
+if TYPE_CHECKING:
+    from resnetlab.models.summary import Summary
+
+GLUON_COUNTERS = {"conv": 5, "batchnorm": 4, "sequential": 1}
+"""Where Gluon's counters stand when the write-up builds its network; see `Summary.trace`."""
+_UNSEEN = ("Identity", "Flatten", "Sequential", "ModuleList", "Projection", "ZeroPaddedIdentity")
+_RULE, _WIDTH = 80, (20, 44, 16)
+
+
+def trace_lines(layers: Sequence[Layer], *, gluon: bool, counters: Mapping[str, int] | None) -> str:
+    """Returns a line for every step of the network: its name and the shape that it returns, without N."""
+    if counters is not None and not gluon:
+        raise UserError('counters number Gluon\'s names. Give names="gluon" too, or leave counters out.')
+    found = steps(layers)
+    names = [step.name for step in found]
+    if gluon:
+        found = [step for step in found if step.kind not in ("Flatten", "Identity")]
+        names = _numbered([_gluon_prefix(step.kind) for step in found], counters)
+    width = max(map(len, names), default=0)
+    return "\n".join(
+        f"{name:<{width}}  {shape_text(step.output_shape)}" for name, step in zip(names, found, strict=True)
+    )
+
+
+def gluon_table(summary: Summary) -> str:
+    """Returns the table that Gluon's `summary` prints for this network.
+
+    As there, a block follows what is in it and owns only what is in nothing else, activations within a block are
+    functions and have no row, sequences have none either, and running statistics are parameters, of the kind that
+    is not trained.
+    """
+    inside = _names_inside_blocks(summary.layers)
+    rows = [_gluon_row("Input", (1, *summary.input_shape), 0)]
+    blocks = {layer.name for layer in units(summary.layers) if layer.shortcut}
+    total = fixed = 0
+    for layer, own, own_fixed in _own_values(summary.layers):
+        total, fixed = total + own, fixed + own_fixed
+        is_unseen = layer.kind in _UNSEEN or layer.is_container
+        if is_unseen or (layer.name in inside and is_activation(layer.kind)):
+            continue
+        kind = "Residual" if layer.name in blocks else _gluon_kind(layer)
+        rows.append(_gluon_row(f"{kind}-{len(rows)}", layer.output_shape, own))
+    unique = summary.parameters + summary.fixed
+    return "\n".join(
+        [
+            "-" * _RULE,
+            "".join(f"{word:>{width}}" for word, width in zip(_HEADINGS, _WIDTH, strict=True)),
+            "=" * _RULE,
+            *rows,
+            "=" * _RULE,
+            "Parameters in forward computation graph, duplicate included",
+            f"   Total params: {total}",
+            f"   Trainable params: {total - fixed}",
+            f"   Non-trainable params: {fixed}",
+            f"Shared params in forward computation graph: {max(0, total - unique)}",
+            f"Unique parameters in model: {unique}",
+            "-" * _RULE,
+        ]
+    )
+
+
+_HEADINGS = ("Layer (type)", "Output Shape", "Param #")
+
+
+def _gluon_row(label: str, shape: tuple[int, ...], values: int) -> str:
+    cells = (label, str(shape), str(values))
+    return "".join(f"{cell:>{width}}" for cell, width in zip(cells, _WIDTH, strict=True))
+
+
+def _own_values(layers: Sequence[Layer]) -> list[tuple[Layer, int, int]]:
+    """Returns each layer with the values, and those of them that are not trained, that are in no other within it."""
+    found: list[tuple[Layer, int, int]] = []
+    within: dict[int, list[int]] = {}
+    for layer in layers:  # children before their parent
+        values, fixed = within.pop(layer.depth + 1, [0, 0])
+        found.append((layer, layer.parameters + layer.fixed - values, layer.fixed - fixed))
+        siblings = within.setdefault(layer.depth, [0, 0])
+        siblings[0] += layer.parameters + layer.fixed
+        siblings[1] += layer.fixed
+    return found
+
+
+def _names_inside_blocks(layers: Sequence[Layer]) -> set[str]:
+    blocks = {layer.name for layer in units(layers) if not layer.is_leaf}
+    names: set[str] = set()
+    for layer in layers:
+        parts = layer.name.split(".")
+        if any(".".join(parts[:end]) in blocks for end in range(1, len(parts))):
+            names.add(layer.name)
+    return names
+
+
+def _gluon_kind(layer: Layer) -> str:
+    """Returns Gluon's class for a layer of ours, or the name of its own class where Gluon has none."""
+    kind = layer.kind
+    if pool := pooling(kind):
+        return {"max": "MaxPool2D", "average": "AvgPool2D", "global": "GlobalAvgPool2D"}[pool]
+    if kind == "Conv2d":
+        return "Conv2D"
+    if kind == "Linear":
+        return "Dense"
+    if is_activation(kind):
+        return "Activation"
+    return "BatchNorm" if "BatchNorm" in kind else kind
+
+
+def _gluon_prefix(kind: str) -> str:
+    """Returns what Gluon's names of such layers begin with."""
+    if pooling(kind):
+        return "pool"
+    if is_normalization(kind):
+        return "batchnorm"
+    return {"Conv2d": "conv", "Linear": "dense"}.get(kind, kind.lower())
+
+
+def _numbered(prefixes: Sequence[str], counters: Mapping[str, int] | None) -> list[str]:
+    """Returns each prefix with its number: those of one kind count on from where their counter stands."""
+    for key, value in (counters or {}).items():
+        if key not in _PREFIXES:
+            raise UserError(
+                f"there is no counter {key!r}. {nearest(key, _PREFIXES)}Gluon counts {', '.join(_PREFIXES)}."
+            )
+        check_integer(f"the counter of {key}", value, 0)
+    numbers = Counter(GLUON_COUNTERS if counters is None else counters)
+    names = []
+    for prefix in prefixes:
+        names.append(f"{prefix}{numbers[prefix]}")
+        numbers[prefix] += 1
+    return names
+
+
+_PREFIXES = ("conv", "batchnorm", "relu", "pool", "sequential", "dense")

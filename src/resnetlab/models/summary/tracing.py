@@ -1,0 +1,297 @@
+"""One forward pass through a network on torch's meta device, and everything it tells.
+
+Tensors of the meta device have shapes and no memory: nothing is computed, and the network itself is not
+touched, since the pass goes through a copy that shares its structure only. While it runs, every tensor is
+followed back to the layers it came from, so that what a block adds to what is observed, not assumed, and known
+for any network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from resnetlab.core.errors import UserError
+from resnetlab.models.summary.meta import structure_of
+from resnetlab.models.summary.shape_rules import ShapesOnly, run_on_shapes
+from resnetlab.models.summary.ways import Step, fork_of, length_of, way_between
+from resnetlab.models.summary.words import (
+    GATE,
+    NONE,
+    PREACTIVATION,
+    Word,
+    is_activation,
+    layer_word,
+    multiply_accumulates,
+    path_words,
+)
+
+BYTES = 4
+"""Of a value in float32."""
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_aten = torch.ops.aten
+_ADDITIONS = (_aten.add.Tensor, _aten.add_.Tensor)
+_PRODUCTS = (_aten.mul.Tensor, _aten.mul_.Tensor)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layer:
+    """One call of one module of a network: a convolution, a block, a stage.
+
+    Attributes:
+        name: the module's name in the network.
+        kind: its class.
+        depth: 1 for what the network itself calls, 2 for what that calls, and so on.
+        is_leaf: whether it holds no other module.
+        is_container: whether it only strings blocks together, as a stage does.
+        input_shape: of the first tensor that it takes, with N = 1; () where it takes none.
+        output_shape: of the first tensor that it returns.
+        computes: in words, "3x3 128 /2 g32" of a convolution; of a block its branch, "1x1 64, 3x3 64, 1x1 256".
+        shortcut: what a block adds to its branch: "identity", "1x1 256 /2", "zero-padded", "avg-pool 2x2, 1x1
+            256"; "none" where it adds nothing, and "" for what is no block.
+        order: "pre-activation" of a block that activates before its first convolution; "then ReLU" where a ReLU
+            follows the sum; otherwise "".
+        parameters: trainable parameters within it.
+        fixed: values within it that are saved and not trained: running statistics, frozen parameters.
+        macs: multiply-accumulates of the convolutions and linear layers within it, for one image.
+        activation_bytes: memory of the outputs made within it; see `Summary`.
+    """
+
+    name: str
+    kind: str
+    depth: int
+    is_leaf: bool
+    is_container: bool
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    computes: str
+    shortcut: str
+    order: str
+    parameters: int
+    fixed: int
+    macs: int
+    activation_bytes: int
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations: a multiply-accumulate is two, a multiplication and an addition."""
+        return 2 * self.macs
+
+
+def trace(model: nn.Module, input_shape: Sequence[int]) -> tuple[Layer, ...]:
+    """Returns every call of a module for one image, in the order of their ends: a parent after its children.
+
+    The last is the network itself, with the name "" and the depth 0.
+
+    Args:
+        model: any network; neither run nor changed.
+        input_shape: (C, H, W) of the image.
+
+    Raises:
+        UserError: an image of this shape does not go through the network.
+    """
+    twin = structure_of(model).eval()
+    tracer = _Tracer(twin)
+    image = torch.empty(1, *input_shape, device="meta")
+    try:
+        with torch.no_grad(), tracer:
+            tracer.begin(image)
+            twin(image)
+    except UserError:
+        raise
+    except (RuntimeError, NotImplementedError, ValueError, TypeError, IndexError) as error:
+        shape = "x".join(map(str, input_shape))
+        raise UserError(
+            f"an image of {shape} does not go through {type(model).__name__}: {error}\n"
+            "Give the (C, H, W) of the images that the network takes."
+        ) from error
+    return tuple(tracer.layers)
+
+
+_IMAGE, _SUM = Word("", "image"), Word("", "sum")
+
+
+@dataclass(slots=True)
+class _Call:
+    """A module that is running: what has been seen of it so far."""
+
+    module: nn.Module
+    is_leaf: bool
+    start: Step | None
+    input_shape: tuple[int, ...]
+    macs: int = 0
+    activation_bytes: int = 0
+    words: list[Word] = field(default_factory=list)
+    sums: list[tuple[str, str]] = field(default_factory=list)
+    has_sums_within: bool = False
+
+
+class _Tracer(ShapesOnly):
+    """Follows one forward pass: the calls of modules through hooks, the tensors through every operation."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.layers: list[Layer] = []
+        self._names = {module: name for name, module in network.named_modules()}
+        self._parameters: dict[nn.Module, tuple[int, int]] = {}
+        _count_within(network, self._parameters)
+        self._running: list[_Call] = []
+        self._steps: dict[int, Step] = {}
+        self._counted: set[int] = set()
+        self._alive: dict[int, torch.UntypedStorage] = {}  # an address names one memory only while that is kept
+        for module in self._names:
+            module.register_forward_pre_hook(self._enter)
+            module.register_forward_hook(self._leave)
+
+    def begin(self, image: Tensor) -> None:
+        """Takes note of the image, where every way starts."""
+        self._steps[self._memory(image)] = Step(_IMAGE, None)
+        self._counted.add(self._memory(image))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        output = run_on_shapes(func, args, kwargs or {})
+        if not self._running or self._running[-1].is_leaf:
+            return output  # a leaf is one step, whatever it is made of
+        for result in _tensors(output):
+            self._follow(func, args, result)
+        return output
+
+    def _follow(self, operation: Any, args: tuple, result: Tensor) -> None:
+        """Takes note of where the result of an operation between layers comes from."""
+        inputs = [(tensor, self._steps.get(self._memory(tensor))) for tensor in _tensors(args)]
+        known = [(tensor, step) for tensor, step in inputs if step is not None]
+        if not known:
+            return
+        step = max((step for _, step in known), key=lambda step: step.depth)
+        if len(known) == 2 and operation in _ADDITIONS and _are_alike(known[0][0], known[1][0]):
+            step = self._add(known[0][1], known[1][1])
+        elif len(known) == 2 and operation in _PRODUCTS and known[0][0].numel() != known[1][0].numel():
+            step = Step(GATE, max(known, key=lambda pair: pair[0].numel())[1])
+        elif self._memory(result) in self._steps:
+            return  # a view
+        self._steps[self._memory(result)] = step
+
+    def _add(self, first: Step, second: Step) -> Step:
+        """Takes note of a sum: the shorter way from where both come from is the shortcut, the other the branch."""
+        fork = fork_of(first, second)
+        # Where both are as long, `branch + shortcut` is taken at its word.
+        shortcut, branch = sorted((way_between(fork, second), way_between(fork, first)), key=length_of)
+        self._running[-1].sums.append((path_words(branch), path_words(shortcut)))
+        for call in self._running[:-1]:
+            call.has_sums_within = True
+        self._running[-1].words.append(_SUM)
+        return Step(_SUM, max(first, second, key=lambda step: step.depth))
+
+    def _enter(self, module: nn.Module, inputs: tuple) -> None:
+        tensor = next(_tensors(inputs), None)
+        start = None if tensor is None else self._steps.get(self._memory(tensor))
+        is_leaf = next(module.children(), None) is None
+        self._running.append(_Call(module, is_leaf, start, () if tensor is None else tuple(tensor.shape)))
+
+    def _leave(self, module: nn.Module, inputs: tuple, output: Any) -> None:
+        call = self._running.pop()
+        result, given = next(_tensors(output), None), next(_tensors(inputs), None)
+        word = None
+        if result is not None and (call.is_leaf or not call.words):  # attention calls none of the layers it holds
+            word = layer_word(module, result.ndim - 2)
+            call.macs = 0 if given is None else multiply_accumulates(module, given, result)
+            call.words.append(word)
+            if word.role == "note" or (given is not None and self._memory(given) != self._memory(result)):
+                self._steps[self._memory(result)] = Step(word, call.start)
+        if result is not None and self._memory(result) not in self._counted:
+            self._counted.add(self._memory(result))
+            call.activation_bytes += result.numel() * BYTES
+        self.layers.append(self._layer(call, word, result))
+        if self._running:
+            parent = self._running[-1]
+            parent.macs += call.macs
+            parent.activation_bytes += call.activation_bytes
+            parent.words += call.words
+
+    def _layer(self, call: _Call, word: Word | None, result: Tensor | None) -> Layer:
+        module = call.module
+        is_container = not call.is_leaf and not call.sums and (call.has_sums_within or _strings_blocks(module))
+        computes, shortcut, order = "", "", ""
+        if word is not None:
+            computes = word.text
+        elif call.sums:
+            branches, shortcuts = zip(*call.sums, strict=True)
+            computes, shortcut, order = "; ".join(branches), "; ".join(shortcuts), _order(call.words)
+        elif not is_container and result is not None:
+            step = self._steps.get(self._memory(result))
+            way = [] if step is None else way_between(call.start, step)
+            computes = path_words(way) if way else type(module).__name__
+            if not isinstance(module, nn.Sequential) and any(word.role == "weights" for word in way):
+                shortcut, order = NONE, _order(call.words)
+        trainable, fixed = self._parameters[module]
+        return Layer(
+            name=self._names[module],
+            kind=type(module).__name__,
+            depth=len(self._running),
+            is_leaf=call.is_leaf,
+            is_container=is_container,
+            input_shape=call.input_shape,
+            output_shape=() if result is None else tuple(result.shape),
+            computes=computes,
+            shortcut=shortcut,
+            order=order,
+            parameters=trainable,
+            fixed=fixed,
+            macs=call.macs,
+            activation_bytes=call.activation_bytes,
+        )
+
+    def _memory(self, tensor: Tensor) -> int:
+        storage = tensor.untyped_storage()
+        self._alive.setdefault(storage._cdata, storage)
+        return storage._cdata
+
+
+def _are_alike(first: Any, second: Any) -> bool:
+    both = isinstance(first, Tensor) and isinstance(second, Tensor)
+    return both and first.shape == second.shape and first.dtype == second.dtype
+
+
+def _count_within(module: nn.Module, counts: dict[nn.Module, tuple[int, int]]) -> dict[int, Tensor]:
+    """Counts what is trained and what is only saved in a module and all within it, tied tensors once."""
+    saved = {
+        id(tensor): tensor for tensor in (*module._parameters.values(), *module._buffers.values()) if tensor is not None
+    }
+    for child in module.children():
+        saved |= _count_within(child, counts)
+    trainable = sum(tensor.numel() for tensor in saved.values() if tensor.requires_grad)
+    values = sum(tensor.numel() for tensor in saved.values() if tensor.is_floating_point())
+    counts[module] = trainable, values - trainable
+    return saved
+
+
+def _strings_blocks(module: nn.Module) -> bool:
+    """Whether a module without a sum is a row of others that are more than layers, such as a stage."""
+    has_more = any(next(child.children(), None) is not None for child in module.children())
+    return isinstance(module, _CONTAINERS) and has_more
+
+
+def _order(words: Sequence[Word]) -> str:
+    """Returns where a block normalises and activates, of the words of all its layers and sums in order."""
+    roles = [word.role for word in words]
+    if next((role for role in roles if role in ("activation", "weights")), "") == "activation":
+        return PREACTIVATION
+    after = words[len(roles) - roles[::-1].index("sum") :] if "sum" in roles else ()
+    return next((f"then {word.text}" for word in after if is_activation(word.text)), "")
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    """Gives the tensors among arguments or results, in order."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, (tuple, list)):
+        for value in values:
+            yield from _tensors(value)
+    elif isinstance(values, dict):
+        for value in values.values():
+            yield from _tensors(value)
