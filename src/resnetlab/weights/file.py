@@ -27,7 +27,15 @@ def save(path: str | Path, model: ResNet, *, provenance: Mapping[str, Any] | Non
         path: the file.
         model: its `class_names` and `preprocessing` go with it where they are known.
         provenance: how it came to be, ready for JSON.
+
+    Raises:
+        UserError: surgery made the network one that no configuration describes.
     """
+    if model.altered:
+        raise UserError(
+            f"{model.altered}, so no configuration describes the network and it could not be loaded again. "
+            "Save the network that it was made from."
+        )
     description = {
         "schema": SCHEMA_VERSION,
         "config": model.config.to_dict(),
