@@ -39,6 +39,19 @@ def test_splits_are_disjoint_stratified_and_fixed_by_their_seed(digits: ImageDat
     assert other.fingerprint != digits.fingerprint
 
 
+def test_a_limit_keeps_the_classes_in_proportion_and_the_other_splits(digits: ImageData):
+    limited = load_data("digits", limit=101)
+    train = limited.split("train")
+    assert len(train) == 101
+    assert set(torch.bincount(train.labels).tolist()) <= {9, 10, 11}
+    assert set(train.index.tolist()) < set(digits.split("train").index.tolist())
+    assert torch.equal(limited.split("test").images, digits.split("test").images)
+    assert torch.equal(load_data("digits", limit=101).split("train").index, train.index)
+    assert not torch.equal(load_data("digits", limit=101, split_seed=1).split("train").index, train.index)
+    assert len(load_data("digits", limit=10**6).split("train")) == len(digits.split("train"))
+    assert reload_data(limited.describe()).fingerprint == limited.fingerprint
+
+
 def test_statistics_are_the_training_splits(digits: ImageData):
     values = digits.splits["train"].images.double() / 255
     assert digits.preprocessing.mean == pytest.approx([values.mean().item()])
@@ -58,6 +71,8 @@ def test_data_print_themselves(digits: ImageData):
     [
         ({"source": "fashon_mnist"}, r"unknown data 'fashon_mnist'.*Did you mean 'fashion_mnist'\? Available: digits"),
         ({"source": "digits", "image_size": 0}, "image_size must be an integer of at least 1, got 0"),
+        ({"source": "digits", "limit": 9}, "limit=9 is fewer images than the 10 classes. Choose at least 10"),
+        ({"source": "digits", "limit": 1.5}, "limit must be an integer of at least 1, got 1.5"),
         ({"source": "digits", "split_seed": 2**32}, r"split_seed must be below 2\*\*32, got 4294967296"),
         ({"source": Path("digits")}, "unknown data 'digits': there is no such folder"),
         ({"source": None}, "data must be the name of a data set or the path of a folder, got None"),

@@ -41,11 +41,14 @@ class LoadOptions:
     split_seed: int = 0
     validation_fraction: float = 0.1
     test_fraction: float = 0.2
+    limit: int | None = None
     skip_unreadable: bool = False
 
     def __post_init__(self) -> None:
         if self.image_size is not None:
             set_checked(self, image_size=check_integer("image_size", self.image_size, 1))
+        if self.limit is not None:
+            set_checked(self, limit=check_integer("limit", self.limit, 1))
         if self.channels not in (None, 1, 3):
             raise UserError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels!r}.")
         if check_integer("split_seed", self.split_seed, 0) >= 2**32:
@@ -68,6 +71,7 @@ def load_data(
     split_seed: int = 0,
     validation_fraction: float = 0.1,
     test_fraction: float = 0.2,
+    limit: int | None = None,
     skip_unreadable: bool = False,
     download: bool = True,
 ) -> ImageData:
@@ -92,6 +96,8 @@ def load_data(
             source has none; 0 for none.
         test_fraction: share of all images that becomes the test split of a source without splits; 1
             puts all of them there.
+        limit: the most training images to take, drawn with the classes in proportion and fixed by
+            `split_seed`, for a first try or a small budget; the other splits stay whole.
         skip_unreadable: leave unreadable files out with a warning instead of raising.
         download: get a data set that is absent; what, how much and where to is printed first.
 
@@ -108,6 +114,7 @@ def load_data(
         split_seed=split_seed,
         validation_fraction=validation_fraction,
         test_fraction=test_fraction,
+        limit=limit,
         skip_unreadable=skip_unreadable,
     )
     if is_named(source):
@@ -274,5 +281,6 @@ def _draw(labels: Mapping[str, Tensor], class_names: tuple[str, ...], options: L
         class_names,
         validation_fraction=options.validation_fraction,
         test_fraction=options.test_fraction,
+        limit=options.limit,
         seed=options.split_seed,
     )

@@ -11,6 +11,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from resnetlab.core.errors import UserError
+from resnetlab.core.randomness import generator
 
 SPLITS = ("train", "validation", "test")
 
@@ -34,6 +35,7 @@ def draw_splits(
     *,
     validation_fraction: float,
     test_fraction: float,
+    limit: int | None = None,
     seed: int,
 ) -> dict[str, Drawn]:
     """Returns the splits to make of those that the source has.
@@ -46,6 +48,7 @@ def draw_splits(
         class_names: for the message where there are too few images.
         validation_fraction: of the training images.
         test_fraction: of all images; 1 makes all of them test images.
+        limit: the most training images to keep, None for all.
         seed: fixes what is drawn.
 
     Raises:
@@ -67,7 +70,23 @@ def draw_splits(
         draw("test", test_fraction)
     if "train" in splits and "validation" not in splits and validation_fraction > 0:
         draw("validation", validation_fraction)
+    if limit is not None and "train" in splits and limit < len(splits["train"].positions):
+        train = splits["train"]
+        kept = _limited(labels[train.source][train.positions].numpy(), len(class_names), limit, seed)
+        splits["train"] = Drawn(train.source, train.positions[kept])
     return {name: splits[name] for name in SPLITS if name in splits}
+
+
+def _limited(labels: np.ndarray, classes: int, limit: int, seed: int) -> np.ndarray:
+    """Returns the positions of `limit` labels, the classes in proportion by largest remainders."""
+    if limit < classes:
+        raise UserError(f"limit={limit} is fewer images than the {classes} classes. Choose at least {classes}.")
+    shares = np.bincount(labels, minlength=classes) * (limit / len(labels))
+    quotas = np.floor(shares).astype(int)
+    quotas[np.argsort(quotas - shares, kind="stable")[: limit - quotas.sum()]] += 1
+    order = generator(seed, "limit").permutation(len(labels))
+    drawn = [order[labels[order] == label][:quota] for label, quota in enumerate(quotas)]
+    return np.sort(np.concatenate(drawn))
 
 
 def _cut(
