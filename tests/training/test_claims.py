@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import statistics
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+import resnetlab
 from resnetlab.core.runs import Run
+from resnetlab.data.store import ImageData
+from resnetlab.models.config import ResNetConfig
+from resnetlab.models.surgery import deepen
+from resnetlab.training.fit import fit
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -59,3 +67,71 @@ def test_a_folder_of_photos_trains(cli: Cli, tmp_path: Path, data_root: Path):
     code, table, err = cli("predict", out, photo)
     assert code == 0, err
     assert photo.name[-20:] in table.replace("\n", "")
+
+
+@pytest.mark.slow
+def test_a_network_from_scratch_trains_on_fashion_mnist(cli: Cli, tmp_path: Path, data_root: Path):
+    """The first write-up's job, one pass over 12,000 images: layers, loss and optimiser from scratch."""
+    out = tmp_path / "run"
+    arguments = ("--data-root", data_root, "--model", "scratch_resnet50", "--image-size", 96, "--limit", 12_000)
+    settings = ("--epochs", 1, "--batch-size", 64, "--lr", 0.05)
+    scratch = ("--set", "optimizer=scratch_sgd", "--set", "loss=scratch_cross_entropy")
+    code, _, err = cli("train", "fashion_mnist", *arguments, *settings, *scratch, "--out", out)
+    assert code == 0, err
+    run = Run(out)
+    assert run.settings["model"]["config"]["parts"] == "scratch"
+    assert run.settings["data"]["counts"]["train"] == 12_000
+    assert run.summary is not None
+    assert (run.summary["split"], run.summary["n"]) == ("test", 10_000)
+    assert run.summary["top1"] >= 0.75
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preactivation", [False, True])
+def test_a_deepened_network_trained_on_is_not_worse(preactivation: bool, tmp_path: Path, digits: ImageData):
+    """Median of three seeds on digits; the noise is the standard error of an accuracy on 360 images."""
+    config = ResNetConfig(
+        depths=(1, 1, 1),
+        widths=(16, 32, 64),
+        stem="cifar",
+        in_channels=1,
+        num_classes=10,
+        preactivation=preactivation,
+        shortcut_norm=not preactivation,
+    )
+    shallow, deeper = [], []
+    for seed in range(3):
+        run = fit(
+            config,
+            digits,
+            out=tmp_path / f"shallow-{seed}",
+            epochs=15,
+            batch_size=64,
+            seed=seed,
+            precision="float32",
+            quiet=True,
+        )
+        model = resnetlab.load(run)
+        images = torch.rand(16, 1, 8, 8)
+        before = model(images)
+        for stage in (1, 2, 3):
+            deepen(model, stage)
+        assert torch.equal(model(images), before)
+        began = {name: value.clone() for name, value in model.named_parameters() if ".1." in name}
+        again = fit(
+            model,
+            digits,
+            out=tmp_path / f"deeper-{seed}",
+            epochs=15,
+            batch_size=64,
+            seed=seed,
+            precision="float32",
+            quiet=True,
+        )
+        assert not any(torch.equal(value, began[name]) for name, value in model.named_parameters() if name in began)
+        shallow.append(run.summary["top1"])
+        deeper.append(again.summary["top1"])
+    accuracy = statistics.median(shallow)
+    noise = (accuracy * (1 - accuracy) / 360) ** 0.5
+    sys.stdout.write(f"shallow {shallow}, deepened and trained on {deeper}, noise {noise:.4f}\n")
+    assert statistics.median(deeper) >= accuracy - noise

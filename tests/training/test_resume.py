@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from resnetlab.core.files import write_json
 from resnetlab.core.runs import TIMING_COLUMNS, Run
 from resnetlab.data.store import ImageData
 from resnetlab.models.resnet import ResNet
+from resnetlab.models.surgery import freeze
 from resnetlab.training import loop
 from resnetlab.training.checkpoint import Progress, restore_checkpoint, save_checkpoint
 from resnetlab.training.fit import fit, resume
@@ -180,12 +183,37 @@ def test_only_the_newest_checkpoints_are_kept(uninterrupted: Run):
     assert names == ["step-00000022.safetensors", "step-00000033.safetensors"]
 
 
-def test_frozen_layers_stay_frozen_after_a_resume(tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch):
+def _one_layer_frozen() -> ResNet:
+    model = ResNet(TINY)
+    model.layer1.requires_grad_(False)
+    return model
+
+
+VARIANTS: dict[str, tuple[Callable[[], ResNet], dict[str, str]]] = {
+    "parameters that do not require gradients": (_one_layer_frozen, {}),
+    "a frozen stage, its statistics too": (lambda: freeze(ResNet(TINY), "stage1"), {}),
+    "stochastic depth and DropBlock": (
+        lambda: ResNet(dataclasses.replace(TINY, drop_path=0.3, drop_block=((0.2, 3), (0.1, 2)))),
+        {},
+    ),
+    "all from scratch": (
+        lambda: ResNet(dataclasses.replace(TINY, parts="scratch")),
+        {"optimizer": "scratch_sgd", "loss": "scratch_cross_entropy"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "settings"), VARIANTS.values(), ids=VARIANTS)
+def test_every_kind_of_network_resumes_exactly(
+    tmp_path: Path,
+    digits: ImageData,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[], ResNet],
+    settings: dict[str, str],
+):
     def train(out: Path) -> Run:
         torch.manual_seed(0)
-        model = ResNet(TINY)
-        model.layer1.requires_grad_(False)
-        return fit(model, digits, out=out, epochs=2, quiet=True)
+        return fit(make(), digits, out=out, epochs=2, quiet=True, **settings)
 
     whole = train(tmp_path / "whole")
     step, taken = loop.training_step, 0
@@ -203,7 +231,13 @@ def test_frozen_layers_stay_frozen_after_a_resume(tmp_path: Path, digits: ImageD
     resumed = resume(tmp_path / "run", quiet=True)
     _assert_equal(resumed, whole)
     torch.manual_seed(0)
-    assert torch.equal(resnetlab.load(resumed).layer1[0].conv1.weight, ResNet(TINY).layer1[0].conv1.weight)
+    began, ended = make().state_dict(), resnetlab.load(resumed).state_dict()
+    unchanged = {name for name, value in ended.items() if torch.equal(value, began[name])}
+    frozen = {name for name, parameter in make().named_parameters() if not parameter.requires_grad}
+    statistics = {name for name in began if name.startswith("layer1") and "running" in name}
+    assert unchanged - {name for name in began if "num_batches" in name} == frozen | (
+        statistics if make().frozen else set()
+    )
 
 
 def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path: Path, uninterrupted: Run):

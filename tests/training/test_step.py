@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -12,7 +13,8 @@ from tests.conftest import TINY
 
 import resnetlab
 from resnetlab.core.errors import UserError
-from resnetlab.data.batches import Batch
+from resnetlab.data.augment import Augmentation
+from resnetlab.data.batches import Batch, training_batches
 from resnetlab.data.store import ImageData
 from resnetlab.models.resnet import ResNet
 from resnetlab.training.machine import Machine, choose_machine
@@ -147,6 +149,30 @@ def test_a_network_is_placed_in_the_memory_format():
         assert model(machine.arrange(torch.randn(2, 1, 8, 8))).dtype == torch.bfloat16
 
 
+def test_training_from_scratch_is_training_with_torch(digits: ImageData):
+    """Layers, loss and optimiser from scratch take the steps that torch's take, in float64."""
+    machine = Machine(device="cpu", precision="float64", memory_format="contiguous", threads=1)
+    losses, networks = [], []
+    for parts, optimizer, loss in (
+        ("torch", "sgd", "cross_entropy"),
+        ("scratch", "scratch_sgd", "scratch_cross_entropy"),
+    ):
+        recipe = Recipe(optimizer=optimizer, loss=loss, label_smoothing=0.1, clip_norm=1.0)
+        torch.manual_seed(0)
+        model = ResNet(dataclasses.replace(TINY, parts=parts))
+        machine.place(model).train()
+        sgd = build_optimizer(model, recipe)
+        settings = {"preprocessing": digits.preprocessing, "recipe": recipe, "machine": machine, "lr": 0.1}
+        batches = training_batches(
+            digits.split("train"), batch_size=128, policy=Augmentation(flip=False), seed=0, epoch=0
+        )
+        losses.append([training_step(model, sgd, batch, **settings)[0].item() for batch in batches])
+        networks.append(model.state_dict())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-9)
+    for name, value in networks[0].items():
+        torch.testing.assert_close(networks[1][name], value, rtol=1e-7, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -159,6 +185,8 @@ def test_a_network_is_placed_in_the_memory_format():
         ({"augment.flop": True}, r"augment has no field 'flop'\. Did you mean 'flip'\?"),
         ({"augment": 3}, "augment must be an Augmentation, got 3"),
         ({"clip_norm": -1}, "clip_norm must be a finite number at least 0, got -1"),
+        ({"optimizer": "adam"}, "unknown optimizer 'adam'. Available: sgd, scratch_sgd"),
+        ({"loss": "scratch"}, "unknown loss 'scratch'. .*Available: cross_entropy, scratch_cross_entropy"),
         ({"keep": "last"}, "unknown keep 'last'. Available: final, best"),
         ({"momentum": 0.0}, "nesterov=True needs momentum above 0"),
     ],

@@ -35,11 +35,22 @@ def generator(seed: int, stream: str, *, epoch: int = 0, step: int = 0) -> np.ra
 
 
 @contextmanager
-def torch_seeded(seed: int, stream: str) -> Iterator[None]:
-    """Seeds torch's CPU generator, and no other, within the block and restores its state after it."""
-    state = torch.default_generator.get_state()
-    torch.default_generator.manual_seed(int(generator(seed, stream).integers(2**63)))
+def torch_seeded(
+    seed: int, stream: str, *, epoch: int = 0, step: int = 0, device: torch.device | None = None
+) -> Iterator[None]:
+    """Seeds torch's CPU generator within the block, and that of a CUDA `device`, and restores their states after it.
+
+    Arguments as of `generator`.
+    """
+    generators = [torch.default_generator]
+    if device is not None and device.type == "cuda":
+        generators.append(torch.cuda.default_generators[device.index or 0])
+    states = [one.get_state() for one in generators]
+    drawn = int(generator(seed, stream, epoch=epoch, step=step).integers(2**63))
+    for one in generators:
+        one.manual_seed(drawn)
     try:
         yield
     finally:
-        torch.default_generator.set_state(state)
+        for one, state in zip(generators, states, strict=True):
+            one.set_state(state)

@@ -23,6 +23,7 @@ from resnetlab.models.catalog import config_for_data, model_config
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.stems import CIFAR_STEM_LIMIT
+from resnetlab.models.surgery import freeze
 from resnetlab.training.loop import train
 from resnetlab.training.machine import Machine, choose_machine
 from resnetlab.training.recipe import Recipe
@@ -75,9 +76,7 @@ def fit(
     name = model if isinstance(model, str) else "custom"
     if overrides and name == "custom":
         raise UserError("overrides change a network that is given by name. Change the config that the network has.")
-    if name not in ("auto", "custom"):
-        model_config(name, image_size=1, **overrides or {})  # a mistake is told before images are read
-    machine = choose_machine(device, precision)
+    machine = choose_machine(device, precision, parts=_parts(model, overrides or {}))
     folder = check_folder(out) if out is not None else None
 
     if callable(data):
@@ -101,7 +100,12 @@ def fit(
         {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "seed": seed,
-            "model": {"name": name, "config": network.config.to_dict(), "frozen": _frozen(network)},
+            "model": {
+                "name": name,
+                "config": network.config.to_dict(),
+                "frozen": _frozen(network),
+                "frozen_parts": sorted(network.frozen),
+            },
             "data": data.describe(),
             "preprocessing": dataclasses.asdict(preprocessing),
             "recipe": recipe.to_dict(),
@@ -154,6 +158,7 @@ def resume(
     frozen = settings["model"].get("frozen", [])
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in frozen)
+    freeze(network, *settings["model"].get("frozen_parts", []))
     return _train_and_evaluate(network, images, run, machine, resume_run=True, quiet=quiet)
 
 
@@ -189,6 +194,17 @@ def _frozen(model: ResNet) -> list[str]:
     return [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
 
 
+def _parts(model: str | ResNetConfig | ResNet, overrides: Mapping[str, Any]) -> str:
+    """Returns what the layers will be made of; a mistake in a network's name or fields is told here, before images."""
+    if isinstance(model, ResNet):
+        return model.config.parts
+    if isinstance(model, ResNetConfig):
+        return model.parts
+    if model == "auto":  # the network is chosen when the images are known
+        return overrides.get("parts", "torch")
+    return model_config(model, image_size=1, **overrides).parts
+
+
 def _tell_of_another_machine(run: Run) -> None:
     then, now = run.environment, describe_environment()
     pairs = {name: (then.get(name), now[name]) for name in ("processor", "accelerator")}
@@ -203,6 +219,8 @@ def _network(model: str | ResNetConfig | ResNet, data: ImageData, seed: int, ove
     if data.num_classes < 2:
         raise UserError(f"{data.name} has one class only ({data.class_names[0]}). Training needs at least two.")
     if isinstance(model, ResNet):
+        if model.altered:
+            raise UserError(f"{model.altered}, so it could not be saved. Train the network that it was made from.")
         config, network = model.config, model
     else:
         if isinstance(model, ResNetConfig):

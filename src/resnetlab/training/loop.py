@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from resnetlab.core.errors import Interrupted, UserError
 from resnetlab.core.preprocessing import Preprocessing
+from resnetlab.core.randomness import torch_seeded
 from resnetlab.core.runs import Run
 from resnetlab.data.batches import batch_bounds, training_batches
 from resnetlab.data.store import ImageData
@@ -94,16 +96,17 @@ def train(
             )
             clock = time.perf_counter()
             for batch in batches:
-                loss, correct = training_step(
-                    model,
-                    optimizer,
-                    batch,
-                    preprocessing=preprocessing,
-                    recipe=recipe,
-                    machine=machine,
-                    lr=learning_rate(recipe, done, total_steps),
-                    check_layout=first_step,
-                )
+                with _drops(model, done / total_steps, seed, progress.epoch, batch.step):
+                    loss, correct = training_step(
+                        model,
+                        optimizer,
+                        batch,
+                        preprocessing=preprocessing,
+                        recipe=recipe,
+                        machine=machine,
+                        lr=learning_rate(recipe, done, total_steps),
+                        check_layout=first_step,
+                    )
                 first_step = False
                 results.append((loss, correct, len(batch.labels)))
                 progress.step, done = batch.step + 1, done + 1
@@ -136,6 +139,17 @@ def train(
     if recipe.keep == "best":
         model.load_state_dict(progress.best_weights)
     model.eval()
+
+
+def _drops(model: ResNet, share: float, seed: int, epoch: int, step: int) -> AbstractContextManager[None]:
+    """Makes what the network drops at random a function of (seed, epoch, step), like every other draw.
+
+    `share` of the training is done, which DropBlock's rate follows.
+    """
+    if not model.is_stochastic:
+        return nullcontext()
+    model.set_drop_progress(share)
+    return torch_seeded(seed, "drops", epoch=epoch, step=step, device=next(model.parameters()).device)
 
 
 def _read_results(progress: Progress, results: list[tuple[Tensor, Tensor, int]], run: Run) -> None:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from resnetlab.core.checks import check_choice, check_integer
 from resnetlab.core.devices import resolve_device
+from resnetlab.models.config import ResNetConfig
+from resnetlab.models.parts import parts_for
 
 PRECISIONS = ("float32", "bfloat16", "float64")
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -71,7 +73,7 @@ class Machine:
         return asdict(self)
 
 
-def choose_machine(device: str = "auto", precision: str = "auto") -> Machine:
+def choose_machine(device: str = "auto", precision: str = "auto", *, parts: str = "torch") -> Machine:
     """Returns the settings with which a residual block trains fastest on this machine.
 
     Forward and backward passes of one block are timed, in well under a second, for each of float32,
@@ -81,35 +83,37 @@ def choose_machine(device: str = "auto", precision: str = "auto") -> Machine:
     Args:
         device: "auto", or a device of torch.
         precision: "auto", or the one to take instead of the fastest.
+        parts: what the block is made of, as in `ResNetConfig`.
     """
     check_choice("precision", precision, ("auto", *PRECISIONS))
     name = str(resolve_device(device))
     if precision == "float64":
         measured = (precision, "contiguous")
     else:
-        measured = _fastest(name, precision, torch.get_num_threads())
+        measured = _fastest(name, precision, torch.get_num_threads(), parts)
     return Machine(device=name, precision=measured[0], memory_format=measured[1], threads=torch.get_num_threads())
 
 
 @functools.cache
-def _fastest(device: str, precision: str, threads: int) -> tuple[str, str]:
+def _fastest(device: str, precision: str, threads: int, parts: str) -> tuple[str, str]:
     candidates = [pair for pair in _CANDIDATES if precision in ("auto", pair[0])]
     machines = [
         Machine(device=device, precision=precision, memory_format=memory_format, threads=threads)
         for precision, memory_format in candidates
     ]
-    best, best_time = machines[0], _seconds(machines[0])
+    best, best_time = machines[0], _seconds(machines[0], parts)
     for machine in machines[1:]:
-        if (seconds := _seconds(machine)) * _ADVANTAGE < best_time:
+        if (seconds := _seconds(machine, parts)) * _ADVANTAGE < best_time:
             best, best_time = machine, seconds
     return best.precision, best.memory_format
 
 
-def _seconds(machine: Machine, repeats: int = 7) -> float:
+def _seconds(machine: Machine, parts: str, repeats: int = 7) -> float:
     """Returns the median time of a block's forward and backward pass."""
     with torch.random.fork_rng(devices=[]):
-        layers = [nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
-        block = machine.place(nn.Sequential(*layers, nn.Conv2d(64, 64, 3, padding=1, bias=False)))
+        make = parts_for(ResNetConfig(parts=parts))
+        first, second = (make.convolution(64, 64, kernel_size=3, padding=1, bias=False) for _ in range(2))
+        block = machine.place(nn.Sequential(first, make.normalization(64), make.activation(), second))
         images = machine.arrange(torch.randn(32, 64, 16, 16, dtype=machine.dtype).to(machine.device))
     times = []
     for _ in range(repeats + 2):

@@ -11,6 +11,9 @@ from resnetlab.core.checks import check_choice, check_flag, check_integer, check
 from resnetlab.core.errors import UserError
 from resnetlab.data.augment import Augmentation
 
+OPTIMIZERS = ("sgd", "scratch_sgd")
+LOSSES = ("cross_entropy", "scratch_cross_entropy")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -22,11 +25,13 @@ class Recipe:
         batch_size: images of one step.
         lr: the highest learning rate of the one-cycle schedule.
         warmup: share of all steps in which the learning rate rises.
+        optimizer: "sgd", torch's stochastic gradient descent, or "scratch_sgd", that of `resnetlab.scratch`.
         momentum: of stochastic gradient descent.
         nesterov: whether momentum looks ahead (Sutskever et al. 2013).
         weight_decay: on weights of convolutions and linear layers; not on normalisation or biases.
         clip_norm: longest gradient, over all parameters together, that is taken as it is; a longer one is
             scaled down to it (Pascanu et al. 2013). 0 leaves every gradient as it is.
+        loss: "cross_entropy", torch's, or "scratch_cross_entropy", that of `resnetlab.scratch`.
         label_smoothing: share of the target spread over all classes (Szegedy et al. 2016).
         augment: what happens to the training images.
         keep: the weights that the run ends with: "final", or those of the "best" validation top-1.
@@ -40,10 +45,12 @@ class Recipe:
     batch_size: int = 128
     lr: float = 0.1
     warmup: float = 0.25
+    optimizer: str = "sgd"
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
     clip_norm: float = 0.0
+    loss: str = "cross_entropy"
     label_smoothing: float = 0.0
     augment: Augmentation = field(default_factory=Augmentation)
     keep: str = "final"
@@ -55,6 +62,8 @@ class Recipe:
             batch_size=check_integer("batch_size", self.batch_size, 2),
             lr=check_number("lr", self.lr, 0, above=True),
             warmup=check_number("warmup", self.warmup, 0, 1),
+            optimizer=check_choice("optimizer", self.optimizer, OPTIMIZERS),
+            loss=check_choice("loss", self.loss, LOSSES),
             momentum=check_number("momentum", self.momentum, 0, 1, below=True),
             nesterov=check_flag("nesterov", self.nesterov),
             weight_decay=check_number("weight_decay", self.weight_decay, 0),

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resnetlab import scratch
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.data.batches import Batch
 from resnetlab.training.machine import Machine
 from resnetlab.training.recipe import Recipe
 
+_LOSSES: dict[str, Callable[..., Tensor]] = {
+    "cross_entropy": F.cross_entropy,
+    "scratch_cross_entropy": scratch.losses.cross_entropy,
+}
 
-def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+
+def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Returns stochastic gradient descent over the trainable parameters, in two groups.
 
-    Weight decay is on weights of two and more dimensions; scales, shifts and biases have none. The
-    update is fused into one kernel where torch has one for the device.
+    Weight decay is on weights of two and more dimensions; scales, shifts and biases have none. torch's
+    update is fused into one kernel where there is one for the device.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
+    if recipe.optimizer == "scratch_sgd":
+        return scratch.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
     fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
 
@@ -69,7 +77,7 @@ def training_step(
         optimizer: of `build_optimizer`.
         batch: uint8 images and their labels.
         preprocessing: normalises the images.
-        recipe: its label smoothing and gradient clipping.
+        recipe: its loss, label smoothing and gradient clipping.
         machine: precision and memory format.
         lr: the learning rate of this step.
         check_layout: make sure that the optimiser's tensors lie as the parameters do; on the first
@@ -81,7 +89,7 @@ def training_step(
     with machine.autocast():
         logits = model(images)
     logits = logits.to(machine.dtype)
-    loss = F.cross_entropy(logits, batch.labels, label_smoothing=recipe.label_smoothing)
+    loss = _LOSSES[recipe.loss](logits, batch.labels, label_smoothing=recipe.label_smoothing)
     loss.backward()
     if recipe.clip_norm:
         _clip_gradients(model, recipe.clip_norm)
