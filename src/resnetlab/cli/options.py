@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import tomllib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from resnetlab.core.errors import UserError
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...; auto is the GPU where there is one.")]
 DataRoot = Annotated[
@@ -16,3 +20,17 @@ SkipUnreadable = Annotated[
     bool, typer.Option("--skip-unreadable", help="Leave unreadable image files out instead of stopping.")
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that `resnetlab train` made.")]
+
+
+def read_assignments(items: Iterable[str], example: str = "lr=0.1") -> dict[str, Any]:
+    """Returns the values of --set KEY=VALUE by key: read as TOML, or else as text; the last of a key counts."""
+    assigned: dict[str, Any] = {}
+    for item in items:
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set expects KEY=VALUE, such as --set {example}, got {item!r}.")
+        try:
+            assigned[key] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            assigned[key] = text
+    return assigned

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resnetlab.cli.options import DataRoot, Device, SkipUnreadable
+from resnetlab.cli.options import DataRoot, Device, SkipUnreadable, read_assignments
 from resnetlab.core.console import notice
 from resnetlab.core.errors import UserError
 
@@ -35,14 +34,18 @@ def command(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Change any field of the recipe (epochs, batch_size, lr, warmup, momentum, nesterov, weight_decay, "
-            "clip_norm, label_smoothing, keep, augment.crop_padding, augment.flip) or of the network (model.shortcut "
-            "and the other fields of ResNetConfig), such as augment.flip=false. May be repeated.",
+            help="Change any field of the recipe (epochs, batch_size, lr, warmup, optimizer, momentum, nesterov, "
+            "weight_decay, clip_norm, loss, label_smoothing, keep, augment.crop_padding, augment.flip) or of the "
+            "network (model.shortcut and the other fields of ResNetConfig), such as augment.flip=false. May be "
+            "repeated.",
         ),
     ] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize the images to this many pixels.")] = None,
     seed: Annotated[int, typer.Option(help="Of initial weights, order and augmentation.")] = 0,
     split_seed: Annotated[int, typer.Option(help="Of the splits that the data do not come with.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(help="Train on at most this many images, the classes in proportion.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The run folder; runs/<data>-<model>-<date and time> without it.")
     ] = None,
@@ -95,6 +98,7 @@ def command(
                 data_root=data_root,
                 image_size=image_size,
                 split_seed=split_seed,
+                limit=limit,
                 skip_unreadable=skip_unreadable,
                 download=download,
             )
@@ -142,17 +146,10 @@ def _refuse_settings(context: typer.Context) -> None:
 
 
 def _assignments(items: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns what --set changes in the recipe and in the network; values are read as TOML or else as text."""
+    """Returns what --set changes in the recipe and in the network, whose fields are called model.<field>."""
     recipe: dict[str, Any] = {}
     network: dict[str, Any] = {}
-    for item in items:
-        key, equals, text = item.partition("=")
-        if not equals or not key:
-            raise UserError(f"--set expects KEY=VALUE, such as --set lr=0.1, got {item!r}.")
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
+    for key, value in read_assignments(items).items():
         if key.startswith("model."):
             network[key.removeprefix("model.")] = value
         else:

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from resnetlab.core.runs import Run
+
+Cli = Callable[..., tuple[int, str, str]]
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+def test_the_help_loads_no_torch():
+    code = (
+        "import sys\n"
+        "from resnetlab.cli.main import main\n"
+        "for verb in ('summary', 'models'):\n"
+        "    try: main([verb, '--help'])\n"
+        "    except SystemExit as stop: assert not stop.code, stop.code\n"
+        "assert not {'torch', 'numpy', 'pandas'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_table_and_what_it_is_published_with(cli: Cli):
+    code, table, err = cli("summary", "d2l_resnet18")
+    assert code == 0, err
+    assert "input        1x96x96" in table
+    assert "11,178,378 trainable" in table
+    assert max(map(len, table.splitlines())) <= 100
+    assert "input        3x32x32" in cli("summary", "resnet20", "--channels", 3)[1]
+
+
+def test_gluons_table_comes_out_byte_for_byte(cli: Cli, tmp_path: Path):
+    golden = (GOLDEN / "gluon_resnet18_summary.txt").read_text()
+    arguments = ("summary", "d2l_resnet18", "--image-size", 224, "--style", "gluon")
+    assert cli(*arguments)[:2] == (0, golden)
+    code, out, err = cli(*arguments, "--out", tmp_path / "table.txt")
+    assert (code, out) == (0, "")
+    assert "d2l_resnet18" in err
+    assert (tmp_path / "table.txt").read_text() == golden
+
+
+def test_traces(cli: Cli):
+    assert cli("summary", "d2l_resnet18", "--style", "trace")[1].startswith("conv1    64x48x48\n")
+    assert cli("summary", "d2l_resnet18", "--style", "trace-gluon")[1].startswith("conv5        64x48x48\n")
+
+
+def test_any_field_can_be_set(cli: Cli):
+    arguments = ("--set", "depths=[1,1]", "--set", "widths=[8,16]", "--set", "parts=scratch", "--set", "num_classes=7")
+    code, table, err = cli("summary", "resnet20", *arguments)
+    assert code == 0, err
+    assert "linear 7" in table
+    assert "layer3" not in table
+    assert cli("summary", "resnet20", "--set", "shortcut=C")[1] == cli("summary", "resnet20", "--shortcut", "C")[1]
+
+
+def test_json(cli: Cli, tmp_path: Path):
+    code, text, _ = cli("summary", "resnet18", "--json")
+    found = json.loads(text)
+    assert code == 0
+    assert found["totals"] == {
+        "parameters": 11_689_512,
+        "fixed": 9_600,
+        "macs": 1_814_073_344,
+        "flops": 3_628_146_688,
+        "activation_bytes": 29_910_944,
+    }
+    assert (found["model"], found["input_shape"], found["output_shape"]) == ("resnet18", [3, 224, 224], [1000])
+    assert found["layers"][0]["computes"] == "7x7 64 /2"
+    cli("summary", "resnet18", "--out", tmp_path / "resnet18.json")
+    assert json.loads((tmp_path / "resnet18.json").read_text()) == found
+
+
+def test_drawings(cli: Cli, tmp_path: Path):
+    code, svg, _ = cli("summary", "resnet20", "--svg")
+    assert code == 0
+    assert ElementTree.fromstring(svg).tag.endswith("svg")
+    cli("summary", "resnet20", "--out", tmp_path / "a.SVG")
+    cli("summary", "resnet20", "--svg", "--out", tmp_path / "b.txt")
+    assert (tmp_path / "a.SVG").read_text() == (tmp_path / "b.txt").read_text() == svg
+    cli("summary", "resnet20", "--style", "trace", "--out", tmp_path / "c.svg")
+    assert (tmp_path / "c.svg").read_text().startswith("conv1")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.SVG", "b.txt", "c.svg"]
+
+
+def test_a_run_and_its_weights(cli: Cli, digits_run: Run):
+    for source in (digits_run.path, digits_run.weights):
+        code, text, err = cli("summary", source, "--json")
+        assert code == 0, err
+        found = json.loads(text)
+        assert (found["input_shape"], found["totals"]["parameters"]) == ([1, 8, 8], 269_434)
+
+
+def test_a_network_wins_over_a_file_called_like_it(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "resnet20").mkdir()
+    assert "269,722 trainable" in cli("summary", "resnet20")[1]
+    code, _, err = cli("summary", "./resnet20")
+    assert (code, "is not a run" in err) == (2, True)
+
+
+MISTAKES = {
+    "an unknown network": (["resnet19"], "unknown model 'resnet19'. Did you mean 'resnet18'?"),
+    "an unknown style": (["resnet20", "--style", "tabel"], "unknown style 'tabel'. Did you mean 'table'?"),
+    "two ways to show": (["resnet20", "--svg", "--json"], "expected one of --style, --svg and --json, got --svg and"),
+    "an unknown field": (["resnet20", "--set", "stm=cifar"], "no field 'stm'. Did you mean 'stem'?"),
+    "no value": (["resnet20", "--set", "stem"], "--set expects KEY=VALUE, such as --set shortcut=C, got 'stem'"),
+    "one field twice": (["resnet20", "--stem", "cifar", "--set", "stem=deep"], "stem is given twice, by its option"),
+    "no pixels": (["resnet20", "--image-size", "0"], "every entry of input_shape must be an integer of at least 1"),
+    "a folder to write to": (["resnet20", "--out", "."], "is a folder. Name a file to write, such as summary.svg"),
+    "no folder to write to": (["resnet20", "--out", "gone/a.svg"], "gone to write a.svg to. Make it first."),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_message_and_exit_code_2(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mistake: str
+):
+    monkeypatch.chdir(tmp_path)
+    arguments, words = MISTAKES[mistake]
+    code, out, err = cli("summary", *arguments)
+    assert (code, out) == (2, "")
+    assert words in " ".join(err.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trained_network_stays_what_it_is(cli: Cli, digits_run: Run):
+    code, _, err = cli("summary", digits_run.path, "--shortcut", "B", "--channels", 3)
+    assert code == 2
+    assert "is a trained network and stays what it is, got in_channels, shortcut. Leave that out" in err
