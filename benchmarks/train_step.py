@@ -12,16 +12,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import statistics
 import sys
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 import torchvision
 
-from resnetlab.core.environment import processor_name
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.data.batches import training_batches
 from resnetlab.data.store import Split
@@ -29,6 +26,7 @@ from resnetlab.models.catalog import create_model
 from resnetlab.training.machine import choose_machine
 from resnetlab.training.recipes import resolve_recipe
 from resnetlab.training.step import build_optimizer, training_step
+from timing import medians
 
 BAR = 2.0
 CHANNELS, SIZE, CLASSES = 1, 96, 10
@@ -76,13 +74,6 @@ def our_step(batch_size: int, steps: int) -> tuple[Callable[[], None], str]:
     return step, str(machine)
 
 
-def seconds(step: Callable[[], None]) -> float:
-    """Returns the time of one step."""
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
-
-
 def main() -> int:
     """Runs both in turn and prints the ratio of their median speeds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -94,22 +85,11 @@ def main() -> int:
     torch.manual_seed(0)
     plain = plain_step(options.batch_size)
     ours, settings = our_step(options.batch_size, options.steps + options.warmup)
-    print(f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"ResNet-18, {options.batch_size} images of {CHANNELS}x{SIZE}x{SIZE}; ours: {settings}")
-    times: dict[str, list[float]] = {"plain": [], "ours": []}
-    for step in range(options.warmup + options.steps):
-        measured = {"plain": seconds(plain), "ours": seconds(ours)}
-        if step < options.warmup:
-            continue
-        for name, value in measured.items():
-            times[name].append(value)
-        speeds = ", ".join(f"{name} {options.batch_size / value:.0f} img/s" for name, value in measured.items())
-        print(f"step {step - options.warmup + 1}/{options.steps}: {speeds}", flush=True)
-
-    for name, values in times.items():
-        rates = sorted(options.batch_size / value for value in values)
-        print(f"{name}: median {statistics.median(rates):.0f} img/s, from {rates[0]:.0f} to {rates[-1]:.0f}")
-    ratio = statistics.median(times["plain"]) / statistics.median(times["ours"])
+    times = medians(
+        {"plain": plain, "ours": ours}, images=options.batch_size, rounds=options.steps, warmup=options.warmup
+    )
+    ratio = times["plain"] / times["ours"]
     if "bfloat16" not in settings:
         print(f"train_step: {ratio:.2f}x (no bar: bfloat16 is not the faster on this machine)")
         return 0

@@ -1,0 +1,69 @@
+"""Claim: a training step from scratch takes at most 1.5 times as long as one of torch's layers.
+
+The network of the first write-up (ResNet-50, one channel, ten classes, batch 32 of 96x96) in float32, built twice
+from the same configuration and seed: of torch's layers with torch's cross-entropy and fused SGD, and of
+`resnetlab.scratch` with its own. torch is timed in both memory layouts, and the faster one counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from resnetlab import scratch
+from resnetlab.models.catalog import create_model
+from timing import medians
+
+BAR = 1.5
+CHANNELS, SIZE, CLASSES = 1, 96, 10
+
+
+def training_step(parts: str, batch_size: int, memory_format: torch.memory_format) -> Callable[[], None]:
+    """Returns one step of a network of torch's parts or of those from scratch."""
+    torch.manual_seed(0)
+    model = create_model("scratch_resnet50", parts=parts, in_channels=CHANNELS, num_classes=CLASSES).train()
+    model.to(memory_format=memory_format)  # type: ignore[call-overload]
+    images = torch.randn(batch_size, CHANNELS, SIZE, SIZE).contiguous(memory_format=memory_format)
+    labels = torch.randint(0, CLASSES, (batch_size,))
+    if parts == "scratch":
+        optimizer = scratch.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+        loss_of = scratch.losses.cross_entropy
+    else:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, fused=True)
+        loss_of = F.cross_entropy
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss_of(model(images), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def main() -> int:
+    """Runs them in turn and prints the ratio of their median times."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=9, help="counted steps of each (default 9)")
+    parser.add_argument("--warmup", type=int, default=2, help="steps of each that are not counted (default 2)")
+    parser.add_argument("--batch-size", type=int, default=32, help="images of a step (default 32)")
+    options = parser.parse_args()
+    runs = {
+        "torch, contiguous": training_step("torch", options.batch_size, torch.contiguous_format),
+        "torch, channels_last": training_step("torch", options.batch_size, torch.channels_last),
+        "from scratch": training_step("scratch", options.batch_size, torch.contiguous_format),
+    }
+    print(f"ResNet-50 of write-up A, {options.batch_size} images of {CHANNELS}x{SIZE}x{SIZE}, float32")
+    times = medians(runs, images=options.batch_size, rounds=options.steps, warmup=options.warmup)
+    for name in ("torch, contiguous", "torch, channels_last"):
+        print(f"time from scratch over {name}: {times['from scratch'] / times[name]:.2f}x")
+    ratio = times["from scratch"] / min(times["torch, contiguous"], times["torch, channels_last"])
+    print(f"scratch_step: {ratio:.2f}x (bar {BAR:.2f}x, at most)")
+    return 0 if ratio <= BAR else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
