@@ -61,6 +61,19 @@ def test_any_field_can_be_set(cli: Cli):
     assert cli("summary", "resnet20", "--set", "shortcut=C")[1] == cli("summary", "resnet20", "--shortcut", "C")[1]
 
 
+def test_compound_scaling_shows_its_steps_and_efficientnets(cli: Cli, digits_run: Run):
+    code, table, err = cli("summary", "resnet18", "--phi", 2)
+    assert code == 0, err
+    assert "resnet18, phi 2" in table
+    assert "input        3x296x296" in table
+    rows = [line.split() for line in table.splitlines() if line.strip().startswith(tuple("01234567")) and " B" in line]
+    assert [row[0] for row in rows] == list("01234567")
+    assert rows[4][1:4] + rows[4][-4:] == ["2.07", "1.46", "1.75", "B4", "1.8", "1.4", "380"]
+    code, _, err = cli("summary", digits_run.path, "--phi", 1)
+    assert code == 2
+    assert "is a trained network and stays what it is, got phi" in err
+
+
 def test_json(cli: Cli, tmp_path: Path):
     code, text, _ = cli("summary", "resnet18", "--json")
     found = json.loads(text)

@@ -89,49 +89,30 @@ def test_a_network_from_scratch_trains_on_fashion_mnist(cli: Cli, tmp_path: Path
 @pytest.mark.slow
 @pytest.mark.parametrize("preactivation", [False, True])
 def test_a_deepened_network_trained_on_is_not_worse(preactivation: bool, tmp_path: Path, digits: ImageData):
-    """Median of three seeds on digits; the noise is the standard error of an accuracy on 360 images."""
-    config = ResNetConfig(
-        depths=(1, 1, 1),
-        widths=(16, 32, 64),
-        stem="cifar",
-        in_channels=1,
-        num_classes=10,
-        preactivation=preactivation,
-        shortcut_norm=not preactivation,
-    )
+    """Median of three seeds on digits, the noise being the standard error of a difference on 360 images.
+
+    It is trained on at a quarter of the rate, as one does with a network that has learned.
+    """
+    blocks = {"preactivation": preactivation, "shortcut_norm": not preactivation}
+    config = ResNetConfig(depths=(1, 1, 1), widths=(16, 32, 64), stem="cifar", in_channels=1, num_classes=10, **blocks)
+    settings = {"epochs": 15, "batch_size": 64, "precision": "float32", "quiet": True}
     shallow, deeper = [], []
     for seed in range(3):
-        run = fit(
-            config,
-            digits,
-            out=tmp_path / f"shallow-{seed}",
-            epochs=15,
-            batch_size=64,
-            seed=seed,
-            precision="float32",
-            quiet=True,
-        )
+        run = fit(config, digits, out=tmp_path / f"shallow-{seed}", seed=seed, **settings)
         model = resnetlab.load(run)
         images = torch.rand(16, 1, 8, 8)
         before = model(images)
         for stage in (1, 2, 3):
             deepen(model, stage)
         assert torch.equal(model(images), before)
-        began = {name: value.clone() for name, value in model.named_parameters() if ".1." in name}
-        again = fit(
-            model,
-            digits,
-            out=tmp_path / f"deeper-{seed}",
-            epochs=15,
-            batch_size=64,
-            seed=seed,
-            precision="float32",
-            quiet=True,
-        )
+        began = {name: value.clone() for name, value in model.named_parameters() if name.split(".")[1] == "1"}
+        again = fit(model, digits, out=tmp_path / f"deeper-{seed}", seed=seed, lr=0.05, **settings)
         assert not any(torch.equal(value, began[name]) for name, value in model.named_parameters() if name in began)
+        assert run.summary is not None
+        assert again.summary is not None
         shallow.append(run.summary["top1"])
         deeper.append(again.summary["top1"])
     accuracy = statistics.median(shallow)
-    noise = (accuracy * (1 - accuracy) / 360) ** 0.5
+    noise = (2 * accuracy * (1 - accuracy) / 360) ** 0.5
     sys.stdout.write(f"shallow {shallow}, deepened and trained on {deeper}, noise {noise:.4f}\n")
     assert statistics.median(deeper) >= accuracy - noise

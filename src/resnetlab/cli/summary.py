@@ -144,12 +144,12 @@ def _scaling_table(config: ResNetConfig, image_size: int) -> Table:
     headings = ("phi", "depth", "width", "resolution", "blocks", "pixels", "parameters", "M MACs", "x", "EfficientNet")
     for heading in headings:
         table.add_column(heading, justify="right")
-    for row in scaling_table(config, image_size=image_size).itertuples():
-        depth, width, pixels = row.published
+    for row in scaling_table(config, image_size=image_size).to_dict("records"):
+        phi, (depth, width, pixels) = row["phi"], row["published"]
         table.add_row(
-            *(str(row.phi), f"{row.depth:.2f}", f"{row.width:.2f}", f"{row.resolution:.2f}"),
-            *("-".join(map(str, row.depths)), str(row.image_size), f"{row.parameters:,}"),
-            *(f"{row.macs / 1e6:,.0f}", f"{row.times_macs:.1f}", f"B{row.phi} {depth} {width} {pixels}"),
+            *(str(phi), f"{row['depth']:.2f}", f"{row['width']:.2f}", f"{row['resolution']:.2f}"),
+            *("-".join(map(str, row["depths"])), str(row["image_size"]), f"{row['parameters']:,}"),
+            *(f"{row['macs'] / 1e6:,.0f}", f"{row['times_macs']:.1f}", f"B{phi} {depth} {width} {pixels}"),
         )
     table.caption = "EfficientNet: depth, width and pixels as released (Tan and Le 2019), which are no exact powers"
     table.caption_justify = "left"
