@@ -74,6 +74,13 @@ def test_compound_scaling_shows_its_steps_and_efficientnets(cli: Cli, digits_run
     assert "is a trained network and stays what it is, got phi" in err
 
 
+@pytest.mark.parametrize("field", ["image_size", "name"])
+def test_arguments_that_are_no_fields_are_told_as_such(cli: Cli, field: str):
+    code, _, err = cli("summary", "resnet18", "--set", f"{field}=3")
+    assert code == 2
+    assert f"a network has no field '{field}'" in err
+
+
 def test_json(cli: Cli, tmp_path: Path):
     code, text, _ = cli("summary", "resnet18", "--json")
     found = json.loads(text)

@@ -48,6 +48,7 @@ def test_a_limit_keeps_the_classes_in_proportion_and_the_other_splits(digits: Im
     assert torch.equal(limited.split("test").images, digits.split("test").images)
     assert torch.equal(load_data("digits", limit=101).split("train").index, train.index)
     assert not torch.equal(load_data("digits", limit=101, split_seed=1).split("train").index, train.index)
+    assert torch.bincount(load_data("digits", limit=10).split("train").labels).tolist() == [1] * 10
     assert len(load_data("digits", limit=10**6).split("train")) == len(digits.split("train"))
     assert reload_data(limited.describe()).fingerprint == limited.fingerprint
 

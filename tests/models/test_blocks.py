@@ -90,7 +90,9 @@ def test_a_registered_block_makes_networks(fields: dict, tmp_path):
     resnetlab.weights.save(tmp_path / "model.safetensors", model)
     images = torch.randn(2, 3, 9, 9)
     assert torch.equal(resnetlab.load(tmp_path / "model.safetensors")(images), model.eval()(images))
-    resnetlab.register_block("inverted", Inverted)  # once more, as a notebook cell does
+    again = type("Inverted", (Inverted,), {"__module__": __name__})  # as a notebook's cell that is run again
+    resnetlab.register_block("inverted", again)
+    assert BLOCK_CLASSES["inverted"] is again
     with pytest.raises(UserError, match="there is another block called 'inverted' already"):
         resnetlab.register_block("inverted", BasicBlock)
     with pytest.raises(UserError, match="groups=2 means nothing with block='inverted'"):
@@ -111,7 +113,16 @@ def test_a_network_of_a_block_that_is_not_registered_is_not_loaded(tmp_path):
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
-        ((), "the layout of Wrong is empty"),
+        ((), r"the layout of Wrong must be a sequence of at least one Convolution, got \(\)"),
+        (((8, 3),), r"at least one Convolution, got \(\(8, 3\),\)"),
+        (
+            (Convolution(out_channels=4, kernel_size=3, groups=3),),
+            "has 3 groups, which do not divide its 4",
+        ),
+        (
+            (Convolution(out_channels=4, kernel_size=3, dilation=2),),
+            "ignores dilate: a convolution has dilation 2",
+        ),
         ((Convolution(out_channels=5, kernel_size=3),), "ends in 5 channels with stride 1, and its shortcut in 4 with"),
         ((Convolution(out_channels=4, kernel_size=3, stride=2),), "ends in 4 channels with stride 2"),
         ((Convolution(out_channels=4, kernel_size=2),), "has the even kernel size 2; choose an odd one"),
@@ -130,6 +141,8 @@ def test_a_block_whose_branch_does_not_fit_is_refused(layout: tuple[Convolution,
         ("", Inverted, "a block's name must be a text that is not empty, got ''"),
         ("linear", torch.nn.Linear, r"register_block takes a subclass of ResidualBlock, got <class"),
         ("basic", Inverted, "there is another block called 'basic' already"),
+        ("odd", type("Odd", (ResidualBlock,), {}), "Odd has no layout. Define a class method that returns"),
+        ("odd", type("Odd", (BasicBlock,), {"forward": lambda self, x: x}), "Odd overrides forward. Override flow"),
         ("odd", type("Odd", (BasicBlock,), {"expansion": 0}), "the expansion of Odd must be an integer of at least 1"),
         (
             "odd",
@@ -139,9 +152,10 @@ def test_a_block_whose_branch_does_not_fit_is_refused(layout: tuple[Convolution,
     ],
 )
 def test_what_is_no_block_is_not_registered(name: str, block: type, message: str):
+    before = set(BLOCKS)
     with pytest.raises(UserError, match=message):
         resnetlab.register_block(name, block)
-    assert set(BLOCKS) == set(BLOCK_CLASSES) == {"basic", "bottleneck"}
+    assert set(BLOCKS) == set(BLOCK_CLASSES) == before
 
 
 @pytest.mark.parametrize("parts", ["torch", "scratch"])

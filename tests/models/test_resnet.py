@@ -116,6 +116,15 @@ def test_names_are_checked_and_listed():
     assert resnetlab.list_models() == list(CATALOG)
 
 
+def test_auto_and_odd_arguments():
+    config = CATALOG["resnet18"].config
+    assert resnetlab.create_model(config, stem="auto", image_size=28).config.stem == "cifar"
+    with pytest.raises(UserError, match="image_size must be an integer of at least 1, got '28'"):
+        resnetlab.create_model("resnet18", stem="auto", image_size="28")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"unknown model \['resnet18'\]"):
+        resnetlab.create_model(["resnet18"])  # type: ignore[arg-type]
+
+
 def test_images_of_the_wrong_shape_are_refused():
     model = resnetlab.create_model("resnet20", in_channels=1)
     with pytest.raises(UserError, match=r"expected images of shape \(N, 1, H, W\), got \(2, 3, 32, 32\)"):

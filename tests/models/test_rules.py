@@ -61,7 +61,15 @@ BOTTLENECK = {"block": "bottleneck"}
         ({"shortcut": "none", "avg_down": True}, r"avg_down=True means nothing with shortcut='none'"),
         ({"shortcut": "A", "widths": (64, 32, 64, 64)}, "cannot narrow.*shortcut 'B' or 'C'"),
         ({"shortcut": "A", "stem_width": 80}, r"channels of stem and stages are \[80, 64, 128, 256, 512\]"),
+        ({"depths": (2,), "widths": (64,), "avg_down": True}, "avg_down=True means nothing with one stage"),
+        (BOTTLENECK | {"depths": (2,), "widths": (64,), "stride_on": "1x1"}, "stride_on='1x1' means nothing with one"),
+        (
+            {"depths": (2,), "widths": (64,), "shortcut_norm": False},
+            "shortcut_norm=False .* of one shape",
+        ),
         # Drops.
+        ({"drop_path": (0.1, 0.2)}, "drop_path has 2 rates and depths 8 blocks. Give one rate a block"),
+        ({"drop_path": (0.1,) * 7 + (1,)}, "every rate of drop_path must be a finite number at least 0 and below 1"),
         ({"drop_path": 1}, "drop_path must be a finite number at least 0 and below 1, got 1"),
         ({"drop_block": 0.1}, r"drop_block must be a \(rate, block size\) for each stage, such as"),
         ({"drop_block": ((0.1, 7),)}, "drop_block has 1 entries and depths 4 stages. Give one entry a stage"),
@@ -78,6 +86,10 @@ BOTTLENECK = {"block": "bottleneck"}
 def test_what_means_nothing_is_refused(fields: dict, message: str):
     with pytest.raises(UserError, match=message):
         ResNetConfig(**fields)
+
+
+def test_a_narrow_basic_network_is_not_measured_as_a_bottleneck():
+    assert ResNetConfig(depths=(1, 1), widths=(1, 2)).output_width(2) == 2
 
 
 @pytest.mark.parametrize("name", CATALOG)

@@ -42,5 +42,9 @@ def test_cost_grows_about_as_the_ratios_say():
 def test_ratios_are_checked():
     with pytest.raises(UserError, match="phi must be a finite number"):
         compound_scale(CATALOG["resnet18"].config, float("nan"), image_size=224)
-    with pytest.raises(UserError, match="beta must be a finite number above 0, got 0"):
+    with pytest.raises(
+        UserError, match="compound_scale takes a ResNetConfig, such as a network's config, got 'resnet18'"
+    ):
+        compound_scale("resnet18", 1, image_size=224)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="beta must be a finite number above 0 and at most 10, got 0"):
         compound_scale(CATALOG["resnet18"].config, 1, image_size=224, beta=0)

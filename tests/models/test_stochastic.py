@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import resnetlab
 from resnetlab.core.errors import UserError
 from resnetlab.models.resnet import ResNet
-from resnetlab.models.stochastic import DropBlock, DropPath, path_rates
+from resnetlab.models.stochastic import DropBlock, DropPath
 
 
 def _dropped(drop: DropBlock, height: int, width: int, count: int = 400) -> float:
@@ -91,11 +91,17 @@ def test_droppath_drops_at_its_rate_and_keeps_the_expectation(rate: float, seed:
 
 @given(rate=st.floats(0, 0.99), blocks=st.integers(1, 60))
 def test_rates_rise_linearly_to_the_last_block(rate: float, blocks: int):
-    rates = path_rates(rate, blocks)
+    rates = resnetlab.ResNetConfig(depths=(blocks,), widths=(8,), drop_path=rate).path_rates
     assert len(rates) == blocks
     assert rates[-1] == pytest.approx(rate)
     for index, one in enumerate(rates):
         assert one == pytest.approx(rate if blocks == 1 else rate * index / (blocks - 1))
+
+
+def test_every_block_can_have_a_rate_of_its_own():
+    config = resnetlab.ResNetConfig(depths=(2, 1), widths=(8, 16), stem="cifar", drop_path=[0.3, 0, 0.1])
+    assert config.path_rates == (0.3, 0.0, 0.1)
+    assert _drops(ResNet(config))[0] == [0.3, 0.0, 0.1]
 
 
 def _drops(model: ResNet) -> tuple[list[float], list[tuple[float, int]]]:
@@ -110,7 +116,6 @@ def test_a_network_has_the_rates_of_its_configuration():
     assert paths == pytest.approx([0.1 * index for index in range(8)])
     # two blocks a stage, and in each the two convolutions and the shortcut
     assert blocks == [(0.05, 5)] * 6 + [(0.1, 7)] * 6
-    assert model.is_stochastic
     model.set_drop_progress(0.25)
     assert {module.progress for module in model.modules() if isinstance(module, DropBlock)} == {0.25}
 
@@ -138,7 +143,6 @@ def test_drops_that_are_off_leave_training_unchanged_bit_for_bit():
     for fields in ({}, {"drop_path": 0.0, "drop_block": ((0.0, 7),) * 3}):
         torch.manual_seed(0)
         model = resnetlab.create_model("resnet20", **fields)
-        assert not model.is_stochastic
         state = torch.get_rng_state()
         logits = model.train()(images)
         assert torch.equal(torch.get_rng_state(), state)

@@ -21,7 +21,7 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 
 
 def summary_of(name: str, image_size: int | None = None, style: str = "table", **overrides: Any) -> Summary:
-    config = model_config(name, **overrides)
+    config = model_config(name, overrides)
     size = image_size or CATALOG[name].image_size
     return summarize(blueprint(config), (config.in_channels, size, size), style=style, name=name)
 

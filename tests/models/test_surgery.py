@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -116,12 +117,19 @@ def test_a_deepened_network_goes_into_a_file_and_keeps_its_memory_layout(tmp_pat
     torch.testing.assert_close(loaded(_images()), model(_images()))
 
 
-def test_deepen_gives_the_new_block_its_neighbours_drop_rate_and_leaves_the_others():
+def test_deepen_gives_the_new_block_its_neighbours_drop_rate_and_leaves_the_others(tmp_path: Path):
     model = ResNet(dataclasses.replace(BASIC, drop_path=0.3))
-    before = [block.drop_path.rate if block.drop_path else 0 for _, block in model.blocks()]
+
+    def rates(network: ResNet) -> list[float]:
+        return [block.drop_path.rate if block.drop_path else 0 for _, block in network.blocks()]
+
+    before = rates(model)
     deepen(model, 2, 1)
-    after = [block.drop_path.rate if block.drop_path else 0 for _, block in model.blocks()]
-    assert after == pytest.approx([before[0], before[1], before[1], *before[2:]])
+    expected = [before[0], before[1], before[1], *before[2:]]
+    assert rates(model) == expected
+    resnetlab.weights.save(tmp_path / "model.safetensors", model)
+    assert rates(resnetlab.load(tmp_path / "model.safetensors")) == expected
+    assert deepen(ResNet(BASIC), 1).config.drop_path == 0
 
 
 @pytest.mark.parametrize(
@@ -300,7 +308,40 @@ def test_a_network_beyond_the_family_cannot_be_saved_or_operated_on(tmp_path: Pa
         reset_head(torch.nn.Linear(1, 1), 2)  # type: ignore[arg-type]
 
 
-def test_a_deleted_block_gives_no_gradient_to_its_branch():
+def test_a_deleted_block_leaves_none_of_its_parameters():
     lesioned = without_block(ResNet(TINY), 1, 1)
     assert not any(isinstance(module, ResidualBlock) for module in lesioned.layer1.modules())
     assert not any(name.startswith("layer1") for name, _ in lesioned.named_parameters())
+
+
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+def test_a_deleted_block_with_an_identity_shortcut_is_the_identity_whatever_arrives(activation: str):
+    config = dataclasses.replace(BASIC, stem_norm=False, stem_activation=False, activation=activation)
+    taps = without_block(ResNet(config).eval(), 1, 1).features(_images())
+    assert (taps["stem"] < 0).any()
+    assert torch.equal(taps["stage1.block1"], taps["stem"])
+
+
+def test_folding_twice_is_folding_once():
+    model, _ = _trained(BASIC)
+    once = fold_batch_norm(model)
+    assert torch.equal(fold_batch_norm(once)(_images()), once(_images()))
+
+
+@pytest.mark.parametrize(
+    ("operate", "message"),
+    [
+        (lambda linear, model: freeze(linear, "stem"), "expected a network of create_model, got Linear"),
+        (lambda linear, model: without_block(linear, 1, 1), "expected a network of create_model, got Linear"),
+        (lambda linear, model: fold_batch_norm(linear), "expected a network of create_model, got Linear"),
+        (lambda linear, model: freeze(model), "say what to freeze: one or more of stem, stage1, "),
+        (lambda linear, model: freeze(model, ["stem"]), r"unknown part of the network \['stem'\]"),
+        (
+            lambda linear, model: deepen(model, 1, optimizer=linear),
+            "optimizer must be an optimiser of torch",
+        ),
+    ],
+)
+def test_strangers_are_refused(operate: Callable, message: str):
+    with pytest.raises(UserError, match=message):
+        operate(torch.nn.Linear(1, 1), ResNet(BASIC))

@@ -14,7 +14,7 @@ def settings():
     recipe["augment"]["flip"] = False
     return {
         "seed": 3,
-        "model": {"name": "resnet20", "config": model_config("resnet20", in_channels=1).to_dict()},
+        "model": {"name": "resnet20", "config": model_config("resnet20", {"in_channels": 1}).to_dict()},
         "data": {"source": "digits", "split_seed": 0, "validation_fraction": 0.1, "test_fraction": 0.2,
                  "skip_unreadable": False, "fingerprint": "0", "class_names": list("ab"), "counts": {"test": 2}},
         "preprocessing": {"image_size": 8, "channels": 1, "mean": [0.3], "std": [0.4]},
@@ -47,7 +47,7 @@ def test_every_difference_is_given(settings):
 
 
 def test_the_stem_follows_the_image_size_as_in_training(settings):
-    config = model_config("resnet18", in_channels=1, num_classes=2, stem="cifar").to_dict()
+    config = model_config("resnet18", {"in_channels": 1, "num_classes": 2, "stem": "cifar"}).to_dict()
     settings["model"] = {"name": "resnet18", "config": config}
     assert "--set" not in line(settings, mirrors=False)
     config["stem"] = "imagenet"

@@ -43,7 +43,7 @@ def make_run(folder, data, *, wrong=5, epochs=4, split="test", settings=None):
         {
             "created": "2026-11-21T22:00:00+00:00",
             "seed": 7,
-            "model": {"name": "resnet20", "config": model_config("resnet20", in_channels=1).to_dict()},
+            "model": {"name": "resnet20", "config": model_config("resnet20", {"in_channels": 1}).to_dict()},
             "data": data.describe(),
             "preprocessing": {"image_size": data.image_size, "channels": data.channels},
             "recipe": {"name": "quick", "epochs": epochs, "augment": {"flip": False, "crop_padding": 0.125}},

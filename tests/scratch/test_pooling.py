@@ -15,12 +15,15 @@ small = st.integers(1, 4)
 
 
 @st.composite
-def poolings(draw: st.DrawFn) -> tuple[Tensor, tuple[int, int], tuple[int, int] | None, tuple[int, int]]:
-    """Images, kernel, stride and padding under which at least one window fits."""
+def poolings(
+    draw: st.DrawFn, *, all_fit: bool = True
+) -> tuple[Tensor, tuple[int, int], tuple[int, int] | None, tuple[int, int]]:
+    """Images, kernel, stride and padding, under which at least one window fits if `all_fit`."""
     kernel = (draw(small), draw(small))
     stride = draw(st.none() | st.tuples(small, small))
     padding = (draw(st.integers(0, kernel[0] // 2)), draw(st.integers(0, kernel[1] // 2)))
-    height, width = (max(1, k - 2 * p) + draw(st.integers(0, 7)) for k, p in zip(kernel, padding, strict=True))
+    smallest = [max(1, k - 2 * p) if all_fit else 1 for k, p in zip(kernel, padding, strict=True)]
+    height, width = (size + draw(st.integers(0, 7)) for size in smallest)
     x = normal(draw(st.integers(1, 2)), draw(small), height, width, dtype=draw(dtypes))
     if draw(st.booleans()):
         x = x.round()  # small integers: most windows tie
@@ -39,6 +42,14 @@ def test_max_pooling_is_torchs_where_values_tie_too(case: tuple):
 def test_average_pooling_is_torchs(case: tuple, ceil_mode: bool, count_include_pad: bool):
     x, *settings = case
     settings += [ceil_mode, count_include_pad]
+    assert_parity(lambda x: avg_pool2d(x, *settings), lambda x: F.avg_pool2d(x, *settings), x)
+
+
+@given(poolings(all_fit=False), st.booleans())
+@quick
+def test_average_pooling_rounded_up_takes_maps_smaller_than_the_window(case: tuple, count_include_pad: bool):
+    x, kernel, _, padding = case
+    settings = (kernel, kernel, padding, True, count_include_pad)
     assert_parity(lambda x: avg_pool2d(x, *settings), lambda x: F.avg_pool2d(x, *settings), x)
 
 

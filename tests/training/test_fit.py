@@ -15,7 +15,7 @@ from resnetlab.core.errors import UserError
 from resnetlab.core.runs import HISTORY_COLUMNS, Run
 from resnetlab.data.store import ImageData
 from resnetlab.models.resnet import ResNet
-from resnetlab.models.surgery import fold_batch_norm
+from resnetlab.models.surgery import fold_batch_norm, freeze
 from resnetlab.training.fit import fit
 from resnetlab.training.recipe import Recipe
 
@@ -122,6 +122,10 @@ def test_a_loss_that_is_not_finite_stops_the_training(digits: ImageData, tmp_pat
         ),
         ({"overrides": {"shortcut": "B"}}, "overrides change a network that is given by name"),
         ({"model": fold_batch_norm(ResNet(TINY))}, "batch normalisation was folded .*, so it could not be saved"),
+        (
+            {"model": freeze(ResNet(TINY), *ResNet(TINY).sections())},
+            "every part of the network is frozen",
+        ),
         ({"image_size": 16}, "image_size and data_root are for data that fit loads"),
         ({"data": "digits", "image_size": 0}, "image_size must be an integer"),
     ],

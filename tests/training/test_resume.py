@@ -19,8 +19,11 @@ from resnetlab.core.errors import UserError
 from resnetlab.core.files import write_json
 from resnetlab.core.runs import TIMING_COLUMNS, Run
 from resnetlab.data.store import ImageData
+from resnetlab.models.blocks import BasicBlock, Flow, Site
+from resnetlab.models.config import ResNetConfig
+from resnetlab.models.parts import Parts
 from resnetlab.models.resnet import ResNet
-from resnetlab.models.surgery import freeze
+from resnetlab.models.surgery import deepen, freeze
 from resnetlab.training import loop
 from resnetlab.training.checkpoint import Progress, restore_checkpoint, save_checkpoint
 from resnetlab.training.fit import fit, resume
@@ -189,6 +192,22 @@ def _one_layer_frozen() -> ResNet:
     return model
 
 
+class Dropping(BasicBlock):
+    """A block as a user would register it, with randomness that the package knows nothing of."""
+
+    def __init__(self, config: ResNetConfig, parts: Parts, site: Site) -> None:
+        super().__init__(config, parts, site)
+        self.dropout = torch.nn.Dropout(0.3)
+
+    def flow(self, x: torch.Tensor) -> Flow:
+        return super().flow(self.dropout(x))
+
+
+def _with_dropout() -> ResNet:
+    resnetlab.register_block("dropping", Dropping)
+    return ResNet(dataclasses.replace(TINY, block="dropping"))
+
+
 VARIANTS: dict[str, tuple[Callable[[], ResNet], dict[str, str]]] = {
     "parameters that do not require gradients": (_one_layer_frozen, {}),
     "a frozen stage, its statistics too": (lambda: freeze(ResNet(TINY), "stage1"), {}),
@@ -196,6 +215,11 @@ VARIANTS: dict[str, tuple[Callable[[], ResNet], dict[str, str]]] = {
         lambda: ResNet(dataclasses.replace(TINY, drop_path=0.3, drop_block=((0.2, 3), (0.1, 2)))),
         {},
     ),
+    "deepened, with the drop rates it had": (
+        lambda: deepen(ResNet(dataclasses.replace(TINY, drop_path=0.3)), 1),
+        {},
+    ),
+    "a block that drops by torch's own layer": (_with_dropout, {}),
     "all from scratch": (
         lambda: ResNet(dataclasses.replace(TINY, parts="scratch")),
         {"optimizer": "scratch_sgd", "loss": "scratch_cross_entropy"},

@@ -47,7 +47,7 @@ def command(
     ] = None,
     phi: Annotated[
         float | None,
-        typer.Option(help="Scale depth, width and image size together (EfficientNet's rule), and show the steps."),
+        typer.Option(help="Scale depth, width and image size by EfficientNet's rule; the table shows the steps too."),
     ] = None,
     style: Annotated[
         str | None,
@@ -121,7 +121,7 @@ def _summary(
         size = image_size if image_size is not None else known
         return summarize(model, (model.config.in_channels, size, size), style=style, name=name), None
     size = image_size if image_size is not None or name not in CATALOG else CATALOG[name].image_size
-    config = model_config(name, image_size=size, **overrides)  # an unknown name ends here
+    config = model_config(name, overrides, image_size=size)  # an unknown name ends here
     size = _usual_size(config.stem) if size is None else size
     scaling = None
     if phi is not None:

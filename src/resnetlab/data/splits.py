@@ -78,12 +78,15 @@ def draw_splits(
 
 
 def _limited(labels: np.ndarray, classes: int, limit: int, seed: int) -> np.ndarray:
-    """Returns the positions of `limit` labels, the classes in proportion by largest remainders."""
+    """Returns the positions of `limit` labels, the classes in proportion and at least one of each."""
     if limit < classes:
         raise UserError(f"limit={limit} is fewer images than the {classes} classes. Choose at least {classes}.")
     shares = np.bincount(labels, minlength=classes) * (limit / len(labels))
-    quotas = np.floor(shares).astype(int)
-    quotas[np.argsort(quotas - shares, kind="stable")[: limit - quotas.sum()]] += 1
+    quotas = np.maximum(np.floor(shares).astype(int), 1)
+    while (missing := limit - quotas.sum()) > 0:
+        quotas[np.argsort(quotas - shares, kind="stable")[:missing]] += 1
+    while (excess := quotas.sum() - limit) > 0:  # taken by rare classes: from the largest
+        quotas[np.argsort(-quotas, kind="stable")[:excess]] -= 1
     order = generator(seed, "limit").permutation(len(labels))
     drawn = [order[labels[order] == label][:quota] for label, quota in enumerate(quotas)]
     return np.sort(np.concatenate(drawn))

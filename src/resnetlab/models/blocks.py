@@ -88,7 +88,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, config: ResNetConfig, parts: Parts, site: Site) -> None:
         super().__init__()
         layout = self.layout(config, site)
-        _check_layout(type(self), layout, config.output_width(site.width), site.stride)
+        _check_layout(type(self), layout, config, site)
         self.convolutions = len(layout)
         self.preactivation = config.preactivation
         channels = site.in_channels
@@ -242,6 +242,8 @@ def register_block(name: str, block: type[ResidualBlock]) -> None:
         block: a subclass of `ResidualBlock` whose `layout` returns the branch's convolutions, the last of
             `config.output_width(site.width)` channels and all strides together `site.stride`. Its `expansion`
             is output channels over width, its `fields` the fields it uses of those that only bottlenecks have.
+            What the block computes is changed in `flow`, which `forward` and `ResNet.features` share. The same
+            class defined anew, as by running a notebook's cell again, replaces the old one.
 
     Raises:
         UserError: the name is taken by another block, or the class is not one of a block.
@@ -250,28 +252,48 @@ def register_block(name: str, block: type[ResidualBlock]) -> None:
         raise UserError(f"a block's name must be a text that is not empty, got {name!r}.")
     if not isinstance(block, type) or not issubclass(block, ResidualBlock):
         raise UserError(f"register_block takes a subclass of ResidualBlock, got {block!r}.")
-    if BLOCK_CLASSES.get(name, block) is not block:
+    known = BLOCK_CLASSES.get(name, block)
+    if (known.__module__, known.__qualname__) != (block.__module__, block.__qualname__):
         raise UserError(f"there is another block called {name!r} already. Choose another name.")
+    if block.layout.__func__ is ResidualBlock.layout.__func__:  # type: ignore[attr-defined]
+        raise UserError(f"{block.__name__} has no layout. Define a class method that returns its convolutions.")
+    if block.forward is not ResidualBlock.forward:
+        raise UserError(f"{block.__name__} overrides forward. Override flow, which forward and features share.")
     expansion = check_integer(f"the expansion of {block.__name__}", block.expansion, 1)
     if unknown_fields := set(block.fields) - BOTTLENECK_FIELDS:
-        known = ", ".join(sorted(BOTTLENECK_FIELDS))
-        raise UserError(f"fields of {block.__name__} must be of {known}, got {', '.join(sorted(unknown_fields))}.")
+        names = ", ".join(sorted(BOTTLENECK_FIELDS))
+        raise UserError(f"fields of {block.__name__} must be of {names}, got {', '.join(sorted(unknown_fields))}.")
     BLOCKS[name] = BlockTraits(expansion=expansion, fields=frozenset(block.fields))
     BLOCK_CLASSES[name] = block
 
 
-def _check_layout(block: type, layout: Sequence[Convolution], out_channels: int, stride: int) -> None:
-    """Refuses a registered block whose branch would not fit its shortcut."""
-    if not layout:
-        raise UserError(f"the layout of {block.__name__} is empty. Give its branch at least one convolution.")
+def _check_layout(block: type, layout: Sequence[Convolution], config: ResNetConfig, site: Site) -> None:
+    """Refuses a registered block whose branch would not fit its shortcut, or ignores its place."""
+    of_block = f"the layout of {block.__name__}"
+    if not layout or not all(isinstance(convolution, Convolution) for convolution in layout):
+        raise UserError(f"{of_block} must be a sequence of at least one Convolution, got {layout!r}.")
     got = layout[-1].out_channels, math.prod(convolution.stride for convolution in layout)
-    if got != (out_channels, stride):
+    wanted = config.output_width(site.width), site.stride
+    if got != wanted:
         raise UserError(
             f"the branch of {block.__name__} ends in {got[0]} channels with stride {got[1]}, and its shortcut in "
-            f"{out_channels} with stride {stride}. In its layout use config.output_width(site.width) and site.stride."
+            f"{wanted[0]} with stride {wanted[1]}. In its layout use config.output_width(site.width) and site.stride."
         )
-    if even := [convolution.kernel_size for convolution in layout if convolution.kernel_size % 2 == 0]:
-        raise UserError(f"the layout of {block.__name__} has the even kernel size {even[0]}; choose an odd one.")
+    arriving = site.in_channels
+    for convolution in layout:
+        if convolution.kernel_size % 2 == 0:
+            raise UserError(f"{of_block} has the even kernel size {convolution.kernel_size}; choose an odd one.")
+        if arriving % convolution.groups or convolution.out_channels % convolution.groups:
+            raise UserError(
+                f"{of_block} has {convolution.groups} groups, which do not divide its {arriving} channels in and "
+                f"{convolution.out_channels} out. Choose a divisor of both."
+            )
+        if convolution.kernel_size > 1 and convolution.dilation not in (site.first_dilation, site.dilation):
+            raise UserError(
+                f"{of_block} ignores dilate: a convolution has dilation {convolution.dilation} where its place has "
+                f"{site.dilation}. Use site.first_dilation for the one with the stride, site.dilation for the others."
+            )
+        arriving = convolution.out_channels
 
 
 def _convolution(config: ResNetConfig, parts: Parts, in_channels: int, convolution: Convolution) -> nn.Module:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from resnetlab.core.checks import from_mapping
+from resnetlab.core.checks import check_integer, from_mapping
 from resnetlab.core.errors import UserError, unknown
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
@@ -145,15 +145,13 @@ def list_models(pattern: str = "*") -> list[str]:
     return [name for name in CATALOG if fnmatch.fnmatchcase(name, pattern)]
 
 
-def model_config(name: str, *, image_size: int | None = None, **overrides: Any) -> ResNetConfig:
-    """Returns the configuration that `create_model` builds of the same arguments."""
-    if name not in CATALOG:
+def model_config(
+    name: str, overrides: Mapping[str, Any] | None = None, *, image_size: int | None = None
+) -> ResNetConfig:
+    """Returns the configuration that `create_model` builds of a name and the fields to change."""
+    if not isinstance(name, str) or name not in CATALOG:
         raise unknown("model", name, CATALOG, likely=_of_the_same_kind(name))
-    if overrides.get("stem") == "auto":
-        if image_size is None:
-            raise UserError('stem="auto" needs image_size, in pixels. Give it, or choose a stem.')
-        overrides["stem"] = stem_for(image_size, CATALOG[name].config.stem)
-    return from_mapping(ResNetConfig, {**CATALOG[name].fields, **overrides}, "a network")
+    return _changed(CATALOG[name].fields, CATALOG[name].config.stem, overrides or {}, image_size)
 
 
 def config_for_data(
@@ -171,7 +169,7 @@ def config_for_data(
     taken: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes}
     if name in CATALOG and CATALOG[name].config.stem != "cifar":
         taken["stem"] = "auto"
-    return model_config(name, image_size=image_size, **{**taken, **(overrides or {})})
+    return model_config(name, {**taken, **(overrides or {})}, image_size=image_size)
 
 
 def create_model(name: str | ResNetConfig, *, image_size: int | None = None, **overrides: Any) -> ResNet:
@@ -179,7 +177,7 @@ def create_model(name: str | ResNetConfig, *, image_size: int | None = None, **o
 
     Args:
         name: a name that `list_models` gives, or a configuration.
-        image_size: height and width of the images in pixels; only `stem="auto"` needs it.
+        image_size: height and width of the images in pixels; only `stem="auto"` looks at it.
         **overrides: fields of `ResNetConfig` to change, such as `num_classes=10, in_channels=1`.
             `stem="auto"` is "cifar" for images of at most 64 pixels; above that "imagenet", or "deep" where
             that was published.
@@ -189,8 +187,21 @@ def create_model(name: str | ResNetConfig, *, image_size: int | None = None, **o
             together.
     """
     if isinstance(name, ResNetConfig):
-        return ResNet(from_mapping(ResNetConfig, {**name.to_dict(), **overrides}, "a network"))
-    return ResNet(model_config(name, image_size=image_size, **overrides))
+        return ResNet(_changed(name.to_dict(), name.stem, overrides, image_size))
+    return ResNet(model_config(name, overrides, image_size=image_size))
+
+
+def _changed(
+    fields: Mapping[str, Any], published_stem: str, overrides: Mapping[str, Any], image_size: int | None
+) -> ResNetConfig:
+    changed = {**fields, **overrides}
+    if image_size is not None:
+        image_size = check_integer("image_size", image_size, 1)
+    if changed.get("stem") == "auto":
+        if image_size is None:
+            raise UserError('stem="auto" needs image_size, in pixels. Give it, or choose a stem.')
+        changed["stem"] = stem_for(image_size, published_stem)
+    return from_mapping(ResNetConfig, changed, "a network")
 
 
 def _of_the_same_kind(name: Any) -> str | None:

@@ -8,13 +8,13 @@ from typing import Any
 
 from resnetlab.core.checks import check_choice, check_flag, check_integer, check_number, set_checked
 from resnetlab.core.errors import UserError, nearest
+from resnetlab.scratch.normalization import RUNNING_VARIANCES
 
 STEMS = ("imagenet", "deep", "cifar")
 SHORTCUTS = ("A", "B", "C", "none")
 STRIDES_ON = ("3x3", "1x1")
 CONV_BIASES = ("none", "all", "pointwise")
 ACTIVATIONS = ("relu", "leaky_relu", "prelu", "elu", "silu", "gelu")
-RUNNING_VARIANCES = ("unbiased", "biased")
 INITS = ("he", "xavier", "torch")
 PARTS = ("torch", "scratch")
 
@@ -78,7 +78,7 @@ class ResNetConfig:
         stride_on: the convolution of a bottleneck that takes the stride: "3x3", as torchvision and most
             since ("v1.5"), or the first "1x1", as in the paper.
         conv_bias: the convolutions that have a bias: "none", "all", or "pointwise", those of the branch with
-            kernel 1x1.
+            kernel 1x1. Those of squeeze-and-excitation always have one.
         activation: "relu", "leaky_relu" (slope 0.01), "prelu" (one learned slope each), "elu", "silu" or
             "gelu" (exact).
         running_variance: the batch variance that the moving average takes: "unbiased" (divided by n - 1, as
@@ -91,7 +91,7 @@ class ResNetConfig:
             uniform with variance 2 / (fan-in + fan-out), of the head too (Glorot and Bengio 2010); "torch",
             what the layers start with.
         drop_path: rate at which the last block's branch is dropped in training; it rises from 0 at the first
-            block (Huang et al. 2016). 0 is off.
+            block (Huang et al. 2016). 0 is off. A sequence has the rate of every block, as after `deepen`.
         drop_block: (rate, block size in positions) of DropBlock in each stage (Ghiasi et al. 2018); () is off.
         dilate: for each stage, whether it dilates its convolutions instead of halving the resolution
             (Yu et al. 2017); () is nowhere.
@@ -128,7 +128,7 @@ class ResNetConfig:
     squeeze_excite: bool = False
     zero_init_residual: bool = False
     init: str = "he"
-    drop_path: float = 0.0
+    drop_path: float | tuple[float, ...] = 0.0
     drop_block: tuple[tuple[float, int], ...] = ()
     dilate: tuple[bool, ...] = ()
     in_channels: int = 3
@@ -165,7 +165,7 @@ class ResNetConfig:
             self,
             bottleneck_multiplier=check_number("bottleneck_multiplier", self.bottleneck_multiplier, 0, above=True),
             num_classes=max(0, check_integer("num_classes", self.num_classes)),
-            drop_path=check_number("drop_path", self.drop_path, 0, 1, below=True),
+            drop_path=_drop_path(self.drop_path),
             drop_block=_drop_block(self.drop_block),
             dilate=_flags("dilate", self.dilate),
         )
@@ -187,6 +187,16 @@ class ResNetConfig:
     def embedding_width(self) -> int:
         """Length of the pooled embedding."""
         return self.output_width(self.widths[-1])
+
+    @property
+    def path_rates(self) -> tuple[float, ...]:
+        """The rate at which each block's branch is dropped: p * i / (n - 1) of block i of n, or as configured."""
+        blocks = sum(self.depths)
+        if isinstance(self.drop_path, tuple):
+            return self.drop_path
+        if blocks == 1:
+            return (self.drop_path,)
+        return tuple(self.drop_path * index / (blocks - 1) for index in range(blocks))
 
     def output_width(self, width: int) -> int:
         """Output channels of the blocks of a stage of this width."""
@@ -224,6 +234,12 @@ def _flags(name: str, values: Any) -> tuple[bool, ...]:
     if not _is_sequence(values):
         raise UserError(f"{name} must be a sequence of true and false, one a stage, got {values!r}.")
     return tuple(check_flag(f"every entry of {name}", value) for value in values)
+
+
+def _drop_path(value: Any) -> float | tuple[float, ...]:
+    if not _is_sequence(value):
+        return check_number("drop_path", value, 0, 1, below=True)
+    return tuple(check_number("every rate of drop_path", rate, 0, 1, below=True) for rate in value)
 
 
 def _drop_block(values: Any) -> tuple[tuple[float, int], ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from resnetlab.core.checks import check_number
 from resnetlab.core.errors import UserError, unknown
-from resnetlab.models.resnet import ResNet
+from resnetlab.models.resnet import ResNet, check_network
 
 
 def parameter_groups(
@@ -35,7 +35,7 @@ def parameter_groups(
     Raises:
         UserError: a part is unknown, a rate is out of range, both ways are given, or all is frozen.
     """
-    sections = model.sections()
+    sections = check_network(model).sections()
     given = _rates(list(sections), check_number("lr", lr, 0, above=True), rates, layer_decay)
     groups = []
     for name, modules in sections.items():

@@ -12,7 +12,7 @@ from resnetlab.models.blocks import BLOCK_CLASSES, ResidualBlock, Site
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.parts import parts_for
 from resnetlab.models.stems import build_stem
-from resnetlab.models.stochastic import DropBlock, path_rates
+from resnetlab.models.stochastic import DropBlock
 from resnetlab.scratch.initialization import he_normal_, xavier_uniform_
 
 
@@ -85,7 +85,8 @@ class ResNet(nn.Module):
         "stem"; for block b of stage s, both from 1, "stage<s>.block<b>" and what it is made of: "....branch",
         "....shortcut" (not in a plain network) and "....sum", before the activation; "final", what is pooled;
         "embedding" (N, D); and "logits". All others are (N, C, H, W). Nothing is detached or changed in place,
-        so that gradients can be asked for at each.
+        so that gradients can be asked for at each. Hooks on layers fire as in a forward pass; those on a whole
+        block or stage do not.
 
         Args:
             images: (N, in_channels, H, W), floating point, normalised.
@@ -134,11 +135,6 @@ class ResNet(nn.Module):
                 module.eval()
         return self
 
-    @property
-    def is_stochastic(self) -> bool:
-        """Whether a forward pass in training mode draws at random."""
-        return bool(self.config.drop_path or any(rate for rate, _ in self.config.drop_block))
-
     def set_drop_progress(self, share: float) -> None:
         """Tells DropBlock what share of the training is done: its rate rises linearly from 0."""
         for module in self.modules():
@@ -162,6 +158,13 @@ class ResNet(nn.Module):
 
     def _end(self, x: Tensor) -> Tensor:
         return self.act(self.norm(x)) if self.config.preactivation else x
+
+
+def check_network(model: ResNet) -> ResNet:
+    """Returns the network, or raises `UserError` for anything that is none of ours."""
+    if not isinstance(model, ResNet):
+        raise UserError(f"expected a network of create_model, got {type(model).__name__}.")
+    return model
 
 
 def build_head(config: ResNetConfig) -> nn.Module:
@@ -191,7 +194,7 @@ def block_site(config: ResNetConfig, stage: int, index: int) -> Site:
         stride=2 if first and halves[stage] else 1,
         dilation=dilation,
         first_dilation=before if first else dilation,
-        drop_path=path_rates(config.drop_path, sum(config.depths))[number],
+        drop_path=config.path_rates[number],
         drop_block=config.drop_block[stage] if config.drop_block else (0.0, 1),
     )
 

@@ -17,8 +17,9 @@ def refuse_combinations(config: ResNetConfig) -> None:
     _check_stages(config)
     _check_block(config)
     _check_shortcut(config)
-    for width in config.widths:
-        _check_inner_width(config, width)
+    if "bottleneck_multiplier" in BLOCKS[config.block].fields:
+        for width in config.widths:
+            _check_inner_width(config, width)
 
 
 def _check_stages(config: ResNetConfig) -> None:
@@ -33,6 +34,18 @@ def _check_stages(config: ResNetConfig) -> None:
             raise UserError(
                 f"{name} has {len(values)} entries and depths {stages} stages. Give one entry a stage, or () for none."
             )
+    if isinstance(config.drop_path, tuple) and len(config.drop_path) != sum(config.depths):
+        raise UserError(
+            f"drop_path has {len(config.drop_path)} rates and depths {sum(config.depths)} blocks. Give one rate a "
+            "block, or a single one, which rises to the last block."
+        )
+    if stages == 1:
+        for name, means in (("avg_down", config.avg_down), ("stride_on", config.stride_on != "3x3")):
+            if means:
+                raise UserError(
+                    f"{name}={getattr(config, name)!r} means nothing with one stage, which halves no resolution. "
+                    f"Leave {name} out, or give more stages."
+                )
     if config.dilate and config.dilate[0]:
         raise UserError(
             f"dilate={config.dilate} dilates the first stage, which halves no resolution: there is no stride to "
@@ -75,7 +88,7 @@ def _check_shortcut(config: ResNetConfig) -> None:
                 "zero_init_residual=True with shortcut='none' makes every block output zero, and nothing is learned. "
                 "Set zero_init_residual=False, or choose shortcut 'A', 'B' or 'C'."
             )
-        if config.drop_path:
+        if any(config.path_rates):
             raise UserError(
                 f"drop_path={config.drop_path} with shortcut='none' would drop the only path there is. "
                 "Set drop_path=0, or choose shortcut 'A', 'B' or 'C'."
@@ -87,6 +100,12 @@ def _check_shortcut(config: ResNetConfig) -> None:
                     f"{name}={value} means nothing with shortcut={config.shortcut!r}, which has no projection. "
                     f"Leave {name} out, or choose shortcut 'B' or 'C'."
                 )
+    keeps_shape = len(config.depths) == 1 and config.stem_channels == config.output_width(config.widths[0])
+    if config.shortcut == "B" and not config.shortcut_norm and keeps_shape:
+        raise UserError(
+            "shortcut_norm=False means nothing with shortcut='B' in a network of one shape, which projects nowhere. "
+            "Leave shortcut_norm out, or choose shortcut='C'."
+        )
     if config.shortcut == "A":
         outputs = [config.stem_channels, *(config.output_width(width) for width in config.widths)]
         if outputs != sorted(outputs):

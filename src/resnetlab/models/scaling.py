@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from resnetlab.core.checks import check_integer, check_number
+from resnetlab.core.errors import UserError
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.summary import count
 
@@ -54,10 +55,12 @@ def compound_scale(
         beta: ratio of width.
         gamma: ratio of resolution.
     """
+    if not isinstance(config, ResNetConfig):
+        raise UserError(f"compound_scale takes a ResNetConfig, such as a network's config, got {config!r}.")
     phi = check_number("phi", phi, -20, 20)
     size = check_integer("image_size", image_size, 1)
     ratios = {"alpha": alpha, "beta": beta, "gamma": gamma}
-    depth, width, resolution = (check_number(name, ratio, 0, above=True) ** phi for name, ratio in ratios.items())
+    depth, width, resolution = (check_number(name, ratio, 0, 10, above=True) ** phi for name, ratio in ratios.items())
     stem_width = None if config.stem_width is None else _scaled_width(config.stem_width, width)
     scaled = dataclasses.replace(
         config,

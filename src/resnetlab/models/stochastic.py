@@ -18,7 +18,7 @@ class DropPath(nn.Module):
 
     In training each sample's branch is kept with probability keep = 1 - rate and scaled by 1 / keep, so that
     its expectation stays; in evaluation nothing happens. Huang et al. drop per batch, start at rate p / n and
-    scale in evaluation instead; per sample and `path_rates` are what is common since.
+    scale in evaluation instead; per sample and the rates of `ResNetConfig.drop_path` are what is common since.
 
     Shapes: (N, ...) -> (N, ...).
     """
@@ -33,7 +33,7 @@ class DropPath(nn.Module):
             return x
         keep = 1 - self.rate
         kept = torch.rand((len(x), *[1] * (x.ndim - 1)), device=x.device) < keep
-        return x * (kept / keep).to(x.dtype)
+        return x * (kept.to(x.dtype) / keep)
 
     def extra_repr(self) -> str:
         """Returns what `print(module)` shows."""
@@ -78,15 +78,10 @@ class DropBlock(nn.Module):
         # A position is dropped when one of the blocks that reach it is: a maximum over a window, axis by axis.
         corners = F.pad(corners, (columns - 1, columns - 1, rows - 1, rows - 1))
         dropped = corners.unfold(2, rows, 1).amax(-1).unfold(3, columns, 1).amax(-1)
-        mask = 1 - dropped
-        scale = mask.numel() / mask.sum().clamp(min=1)  # all dropped: zeros, not a division by zero
-        return x * (mask * scale).to(x.dtype)
+        mask = 1 - dropped.to(x.dtype)
+        kept = mask.sum(dtype=torch.promote_types(x.dtype, torch.float32))
+        return x * mask * (mask.numel() / kept.clamp(min=1)).to(x.dtype)  # all dropped: zeros, not a division by zero
 
     def extra_repr(self) -> str:
         """Returns what `print(module)` shows."""
         return f"rate={self.rate:g}, size={self.size}"
-
-
-def path_rates(rate: float, blocks: int) -> list[float]:
-    """Returns the drop rate of each block: rate * i / (blocks - 1) of block i from 0, and `rate` for a single one."""
-    return [rate * index / (blocks - 1) for index in range(blocks)] if blocks > 1 else [rate] * blocks

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import itertools
 from collections.abc import Iterable
 
 import torch
@@ -17,8 +16,29 @@ from torch import Tensor, nn
 from resnetlab.core.checks import check_integer
 from resnetlab.core.errors import UserError, unknown
 from resnetlab.models.blocks import ResidualBlock
-from resnetlab.models.resnet import ResNet, block_site, build_block, build_head, initialize_layer, zero_branch
+from resnetlab.models.config import ResNetConfig
+from resnetlab.models.folding import fold_batch_norm, is_convolution
+from resnetlab.models.resnet import (
+    ResNet,
+    block_site,
+    build_block,
+    build_head,
+    check_network,
+    initialize_layer,
+    zero_branch,
+)
 from resnetlab.models.shortcuts import Projection
+
+__all__ = [
+    "ShortcutOnly",
+    "adapt_input_channels",
+    "deepen",
+    "fold_batch_norm",
+    "freeze",
+    "reset_head",
+    "unfreeze",
+    "without_block",
+]
 
 
 def reset_head(model: ResNet, num_classes: int) -> ResNet:
@@ -56,7 +76,7 @@ def adapt_input_channels(model: ResNet, in_channels: int) -> ResNet:
             "not have. Build a network with other in_channels instead."
         )
     modules = model.get_submodule("conv1").modules()
-    convolution = next(module for module in modules if _is_convolution(module))
+    convolution = next(module for module in modules if is_convolution(module))
     weight = convolution.get_parameter("weight").detach()
     if new == 1:
         adapted = weight.sum(1, keepdim=True)
@@ -80,12 +100,14 @@ def freeze(model: ResNet, *names: str) -> ResNet:
         model: the network.
         names: of "stem", "stage1", ..., "head".
     """
+    if not names:
+        raise UserError(f"say what to freeze: one or more of {', '.join(check_network(model).sections())}.")
     return _set_frozen(model, names, True)
 
 
 def unfreeze(model: ResNet, *names: str) -> ResNet:
     """Undoes `freeze`, for the parts named or, without names, for all that are frozen."""
-    return _set_frozen(model, names or tuple(model.frozen), False)
+    return _set_frozen(model, names or tuple(check_network(model).frozen), False)
 
 
 def deepen(
@@ -130,12 +152,11 @@ def deepen(
     after = len(blocks) if block is None else _block_number(model, stage, block)
     if f"stage{stage}" in model.frozen:
         raise UserError(f"stage{stage} is frozen, and a new block in it could not learn. Call unfreeze first.")
-    depths = [depth + (number == stage) for number, depth in enumerate(config.depths, 1)]
-    deeper = dataclasses.replace(config, depths=tuple(depths))
+    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+        raise UserError(f"optimizer must be an optimiser of torch, got {type(optimizer).__name__}.")
     before = blocks[after - 1]
-    rate = before.drop_path.rate if isinstance(before, ResidualBlock) and before.drop_path is not None else 0.0
-    site = dataclasses.replace(block_site(deeper, stage - 1, after), drop_path=rate)
-    new = build_block(deeper, site)
+    deeper = _one_block_deeper(config, stage, after)
+    new = build_block(deeper, block_site(deeper, stage - 1, after))
     for layer in new.modules():
         initialize_layer(layer, config.init)
     zero_branch(new)
@@ -152,9 +173,9 @@ def deepen(
 def without_block(model: ResNet, stage: int, block: int) -> ResNet:
     """Returns a copy of the network in which one block is reduced to its shortcut (Veit et al. 2016).
 
-    Nothing is trained again and no statistics are moved. With an identity shortcut the block then hands on what
-    arrives, since in post-activation that is not negative. A block with a projection keeps the projection. The
-    other blocks keep their numbers.
+    Nothing is trained again and no statistics are moved. With an identity shortcut the block then is the identity:
+    it hands on what arrives. Any other keeps its shortcut, activated as the sum was. The other blocks keep their
+    numbers.
 
     Args:
         model: the network; it is not changed.
@@ -165,7 +186,7 @@ def without_block(model: ResNet, stage: int, block: int) -> ResNet:
         UserError: there is no such block, or a plain block changes the shape and has no shortcut to be
             reduced to.
     """
-    _block_number(model, stage, block)
+    _block_number(check_network(model), stage, block)
     lesioned = copy.deepcopy(model)
     blocks = _stage(lesioned, stage)
     old = blocks[block - 1]
@@ -184,7 +205,7 @@ def without_block(model: ResNet, stage: int, block: int) -> ResNet:
 
 
 class ShortcutOnly(nn.Module):
-    """What is left of a block without its branch; of a plain block, the identity."""
+    """What is left of a block without its branch: the identity, or a shortcut that changes the shape."""
 
     def __init__(self, block: ResidualBlock) -> None:
         super().__init__()
@@ -195,66 +216,27 @@ class ShortcutOnly(nn.Module):
         self.finish = nn.Identity() if block.preactivation else block.last_activation
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the shortcut, activated as the block's sum would be."""
-        return x if self.shortcut is None else self.finish(self.shortcut(self.start(x)))
+        """Returns the input, or the shortcut that it needs, activated as the block's sum would be."""
+        if self.shortcut is None or isinstance(self.shortcut, nn.Identity):
+            return x
+        return self.finish(self.shortcut(self.start(x)))
 
 
-def fold_batch_norm(model: ResNet) -> ResNet:
-    """Returns a copy for inference whose normalisations are part of the convolutions before them.
-
-        weight' = weight * scale / sqrt(variance + eps)
-        bias'   = shift + (bias - mean) * scale / sqrt(variance + eps)
-
-    It gives the same logits up to rounding, in evaluation mode, with fewer passes over memory. A normalisation
-    that follows no convolution stays: of the input, and the first of each pre-activation block.
-    """
-    folded = copy.deepcopy(model).eval()
-    for parent in list(folded.modules()):
-        for convolution, normalization in _pairs(parent):
-            _fold(parent.get_submodule(convolution), parent.get_submodule(normalization))
-            parent._modules[normalization] = nn.Identity()
-    folded.altered = "its batch normalisation was folded into the convolutions"
-    return folded
-
-
-def _pairs(parent: nn.Module) -> list[tuple[str, str]]:
-    """Returns the names of convolutions in a module and of the normalisations that follow them."""
-    if isinstance(parent, ResidualBlock):
-        shift = int(parent.preactivation)  # there bn2 follows conv1, and the sum follows the last convolution
-        return [(f"conv{n}", f"bn{n + shift}") for n in range(1, parent.convolutions + 1 - shift)]
-    names = list(parent._modules)
-    adjacent = [
-        (first, second)
-        for first, second in itertools.pairwise(names)
-        if _is_convolution(parent._modules[first]) and _is_normalization(parent._modules[second])
-    ]
-    if isinstance(parent, ResNet) and isinstance(parent.conv1, nn.Sequential) and parent.config.stem_norm:
-        last = len(parent.conv1) - 1
-        adjacent.append((f"conv1.{last}", "bn1"))
-    return adjacent
-
-
-def _is_convolution(module: nn.Module | None) -> bool:
-    return getattr(getattr(module, "weight", None), "ndim", 0) == 4
-
-
-def _is_normalization(module: nn.Module | None) -> bool:
-    return isinstance(getattr(module, "running_var", None), Tensor)
-
-
-@torch.no_grad()
-def _fold(convolution: nn.Module, normalization: nn.Module) -> None:
-    weight, bias = convolution.weight, convolution.bias
-    scale = normalization.weight * torch.rsqrt(normalization.running_var + normalization.eps)  # type: ignore[operator]
-    shift = normalization.running_mean if bias is None else normalization.running_mean - bias  # type: ignore[operator]
-    convolution.weight = nn.Parameter(weight * scale.reshape(-1, 1, 1, 1))  # type: ignore[operator]
-    convolution.bias = nn.Parameter(normalization.bias - shift * scale)  # type: ignore[operator]
+def _one_block_deeper(config: ResNetConfig, stage: int, after: int) -> ResNetConfig:
+    """Returns the configuration with one block more, the drop rates of the old ones spelled out."""
+    depths = tuple(depth + (number == stage) for number, depth in enumerate(config.depths, 1))
+    drop_path = config.drop_path
+    if drop_path:
+        place = sum(config.depths[: stage - 1]) + after
+        rates = config.path_rates
+        drop_path = (*rates[:place], rates[place - 1], *rates[place:])
+    return dataclasses.replace(config, depths=depths, drop_path=drop_path)
 
 
 def _set_frozen(model: ResNet, names: Iterable[str], frozen: bool) -> ResNet:
-    sections = model.sections()
+    sections = check_network(model).sections()
     for name in names:
-        if name not in sections:
+        if name not in list(sections):
             raise unknown("part of the network", name, sections)
         for module in sections[name]:
             module.requires_grad_(not frozen)
@@ -286,9 +268,7 @@ def _memory_format(*weights: Tensor) -> torch.memory_format:
 
 
 def _check_family(model: ResNet) -> None:
-    if not isinstance(model, ResNet):
-        raise UserError(f"expected a network of create_model, got {type(model).__name__}.")
-    if model.altered:
+    if check_network(model).altered:
         raise UserError(f"{model.altered}: it is no longer a network of the family. Take the one it was made from.")
 
 

@@ -40,6 +40,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) 
 
     Raises:
         UserError: other shapes, labels that are no integers, or label smoothing outside [0, 1].
+        RuntimeError: torch's, for a label outside 0 ... K - 1; looking for one would wait for the device.
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise UserError(

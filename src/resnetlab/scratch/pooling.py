@@ -70,7 +70,8 @@ def avg_pool2d(
         memory.
 
     Raises:
-        UserError: another rank, padding above half the kernel, or a window larger than the padded image.
+        UserError: another rank, padding above half the kernel, or, unless `ceil_mode`, a window larger than the
+            padded image.
     """
     check_map("avg_pool2d", x)
     windows = _pool_windows(kernel_size, stride, padding)
@@ -122,7 +123,8 @@ class _AveragePool(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, windows: Windows, ceil_mode: bool, count_include_pad: bool) -> Tensor:
-        windows.count(x)
+        if not ceil_mode:
+            windows.count(x)  # refuses a window larger than the map, of which ceil_mode takes what there is
         (down, below), (across, right) = (
             _average_side(size, kernel, stride, padding, ceil_mode, count_include_pad)
             for size, kernel, stride, padding in zip(

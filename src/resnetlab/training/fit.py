@@ -158,7 +158,8 @@ def resume(
     frozen = settings["model"].get("frozen", [])
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in frozen)
-    freeze(network, *settings["model"].get("frozen_parts", []))
+    if parts := settings["model"].get("frozen_parts"):
+        freeze(network, *parts)
     return _train_and_evaluate(network, images, run, machine, resume_run=True, quiet=quiet)
 
 
@@ -202,7 +203,7 @@ def _parts(model: str | ResNetConfig | ResNet, overrides: Mapping[str, Any]) -> 
         return model.parts
     if model == "auto":  # the network is chosen when the images are known
         return overrides.get("parts", "torch")
-    return model_config(model, image_size=1, **overrides).parts
+    return model_config(model, overrides, image_size=1).parts
 
 
 def _tell_of_another_machine(run: Run) -> None:
@@ -221,6 +222,8 @@ def _network(model: str | ResNetConfig | ResNet, data: ImageData, seed: int, ove
     if isinstance(model, ResNet):
         if model.altered:
             raise UserError(f"{model.altered}, so it could not be saved. Train the network that it was made from.")
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise UserError("every part of the network is frozen, so there is nothing to train. Unfreeze one.")
         config, network = model.config, model
     else:
         if isinstance(model, ResNetConfig):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -95,8 +94,10 @@ def train(
                 device=device,
             )
             clock = time.perf_counter()
+            # What the network draws at random is a function of (seed, epoch, step), like every other draw.
             for batch in batches:
-                with _drops(model, done / total_steps, seed, progress.epoch, batch.step):
+                model.set_drop_progress(done / total_steps)
+                with torch_seeded(seed, "network", epoch=progress.epoch, step=batch.step, device=device):
                     loss, correct = training_step(
                         model,
                         optimizer,
@@ -136,20 +137,10 @@ def train(
             if signals.received:
                 raise Interrupted(signals.received, run.path)
 
+    model.set_drop_progress(1.0)
     if recipe.keep == "best":
         model.load_state_dict(progress.best_weights)
     model.eval()
-
-
-def _drops(model: ResNet, share: float, seed: int, epoch: int, step: int) -> AbstractContextManager[None]:
-    """Makes what the network drops at random a function of (seed, epoch, step), like every other draw.
-
-    `share` of the training is done, which DropBlock's rate follows.
-    """
-    if not model.is_stochastic:
-        return nullcontext()
-    model.set_drop_progress(share)
-    return torch_seeded(seed, "drops", epoch=epoch, step=step, device=next(model.parameters()).device)
 
 
 def _read_results(progress: Progress, results: list[tuple[Tensor, Tensor, int]], run: Run) -> None:

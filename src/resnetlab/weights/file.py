@@ -14,7 +14,7 @@ from resnetlab.core.errors import UserError, resume_command
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.runs import Run
 from resnetlab.models.config import ResNetConfig
-from resnetlab.models.resnet import ResNet
+from resnetlab.models.resnet import ResNet, check_network
 from resnetlab.weights.tensors import DamagedFileError, read_tensors, write_tensors
 
 SCHEMA_VERSION = 1
@@ -31,7 +31,7 @@ def save(path: str | Path, model: ResNet, *, provenance: Mapping[str, Any] | Non
     Raises:
         UserError: surgery made the network one that no configuration describes.
     """
-    if model.altered:
+    if check_network(model).altered:
         raise UserError(
             f"{model.altered}, so no configuration describes the network and it could not be loaded again. "
             "Save the network that it was made from."
@@ -47,7 +47,7 @@ def save(path: str | Path, model: ResNet, *, provenance: Mapping[str, Any] | Non
 
 
 def load(source: str | Path | Run) -> ResNet:
-    """Returns the network of a weights file or of a run folder, in evaluation mode, on the CPU.
+    """Returns the network of a weights file or of a run folder, in evaluation mode and float32, on the CPU.
 
     Its `class_names` and `preprocessing` are what it was trained with. Nothing else is needed, and
     the random state of the program is not touched.

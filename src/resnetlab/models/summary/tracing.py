@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from resnetlab.core.errors import UserError
 from resnetlab.models.summary.meta import structure_of
 from resnetlab.models.summary.shape_rules import ShapesOnly, run_on_shapes
-from resnetlab.models.summary.ways import Step, fork_of, length_of, way_between
+from resnetlab.models.summary.ways import Step, fork_of, way_between, weights_on
 from resnetlab.models.summary.words import (
     GATE,
     NONE,
@@ -179,8 +179,8 @@ class _Tracer(ShapesOnly):
     def _add(self, first: Step, second: Step) -> Step:
         """Takes note of a sum: the shorter way from where both come from is the shortcut, the other the branch."""
         fork = fork_of(first, second)
-        # Where both are as long, `branch + shortcut` is taken at its word.
-        shortcut, branch = sorted((way_between(fork, second), way_between(fork, first)), key=length_of)
+        # Where both have as many layers with weights, `branch + shortcut` is taken at its word.
+        shortcut, branch = sorted((way_between(fork, second), way_between(fork, first)), key=weights_on)
         self._running[-1].sums.append((path_words(branch), path_words(shortcut)))
         for call in self._running[:-1]:
             call.has_sums_within = True

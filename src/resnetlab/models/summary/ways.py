@@ -40,6 +40,6 @@ def way_between(start: Step | None, end: Step) -> list[Word]:
     return words[::-1]
 
 
-def length_of(way: Sequence[Word]) -> tuple[int, int]:
-    """Returns how long a way is: first its layers with weights count, then all of its steps."""
-    return sum(word.role == "weights" for word in way), len(way)
+def weights_on(way: Sequence[Word]) -> int:
+    """Returns how many layers with weights are on a way."""
+    return sum(word.role == "weights" for word in way)

@@ -1,0 +1,66 @@
+"""Batch normalisation folded into the convolutions before it, for inference."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import torch
+from torch import Tensor, nn
+
+from resnetlab.models.blocks import ResidualBlock
+from resnetlab.models.resnet import ResNet, check_network
+
+
+def fold_batch_norm(model: ResNet) -> ResNet:
+    """Returns a copy for inference whose normalisations are part of the convolutions before them.
+
+        weight' = weight * scale / sqrt(variance + eps)
+        bias'   = shift + (bias - mean) * scale / sqrt(variance + eps)
+
+    It gives the same logits up to rounding, in evaluation mode, with fewer passes over memory. A normalisation
+    that follows no convolution stays: of the input, and the first of each pre-activation block.
+    """
+    folded = copy.deepcopy(check_network(model)).eval()
+    for parent in list(folded.modules()):
+        for convolution, normalization in _pairs(parent):
+            if _is_normalization(parent.get_submodule(normalization)):  # not folded already
+                _fold(parent.get_submodule(convolution), parent.get_submodule(normalization))
+                parent._modules[normalization] = nn.Identity()
+    folded.altered = "its batch normalisation was folded into the convolutions"
+    return folded
+
+
+def _pairs(parent: nn.Module) -> list[tuple[str, str]]:
+    """Returns the names of convolutions in a module and of the normalisations that follow them."""
+    if isinstance(parent, ResidualBlock):
+        shift = int(parent.preactivation)  # there bn2 follows conv1, and the sum follows the last convolution
+        return [(f"conv{n}", f"bn{n + shift}") for n in range(1, parent.convolutions + 1 - shift)]
+    names = list(parent._modules)
+    adjacent = [
+        (first, second)
+        for first, second in itertools.pairwise(names)
+        if is_convolution(parent._modules[first]) and _is_normalization(parent._modules[second])
+    ]
+    if isinstance(parent, ResNet) and isinstance(parent.conv1, nn.Sequential) and parent.config.stem_norm:
+        last = len(parent.conv1) - 1
+        adjacent.append((f"conv1.{last}", "bn1"))
+    return adjacent
+
+
+def is_convolution(module: nn.Module | None) -> bool:
+    """Whether a module is a convolution, of torch's parts or from scratch."""
+    return getattr(getattr(module, "weight", None), "ndim", 0) == 4
+
+
+def _is_normalization(module: nn.Module | None) -> bool:
+    return isinstance(getattr(module, "running_var", None), Tensor)
+
+
+@torch.no_grad()
+def _fold(convolution: nn.Module, normalization: nn.Module) -> None:
+    weight, bias = convolution.weight, convolution.bias
+    scale = normalization.weight * torch.rsqrt(normalization.running_var + normalization.eps)  # type: ignore[operator]
+    shift = normalization.running_mean if bias is None else normalization.running_mean - bias  # type: ignore[operator]
+    convolution.weight = nn.Parameter(weight * scale.reshape(-1, 1, 1, 1))  # type: ignore[operator]
+    convolution.bias = nn.Parameter(normalization.bias - shift * scale)  # type: ignore[operator]
