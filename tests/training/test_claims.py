@@ -74,9 +74,11 @@ def test_a_network_from_scratch_trains_on_fashion_mnist(cli: Cli, tmp_path: Path
     """The first write-up's job, one pass over 12,000 images: layers, loss and optimiser from scratch."""
     out = tmp_path / "run"
     arguments = ("--data-root", data_root, "--model", "scratch_resnet50", "--image-size", 96, "--limit", 12_000)
-    settings = ("--epochs", 1, "--batch-size", 64, "--lr", 0.05)
-    scratch = ("--set", "optimizer=scratch_sgd", "--set", "loss=scratch_cross_entropy")
-    code, _, err = cli("train", "fashion_mnist", *arguments, *settings, *scratch, "--out", out)
+    settings = ("--epochs", 1, "--batch-size", 32, "--lr", 0.025)
+    changes = ("clip_norm=0", "label_smoothing=0", "augment.crop_padding=0", "augment.flip=false")
+    scratch = ("optimizer=scratch_sgd", "loss=scratch_cross_entropy")
+    assigned = [word for change in (*changes, *scratch) for word in ("--set", change)]
+    code, _, err = cli("train", "fashion_mnist", *arguments, *settings, *assigned, "--out", out)
     assert code == 0, err
     run = Run(out)
     assert run.settings["model"]["config"]["parts"] == "scratch"
