@@ -133,7 +133,7 @@ MISTAKES = {
     "an unknown field": (["resnet20", "--set", "stm=cifar"], "no field 'stm'. Did you mean 'stem'?"),
     "no value": (["resnet20", "--set", "stem"], "--set expects KEY=VALUE, such as --set shortcut=C, got 'stem'"),
     "one field twice": (["resnet20", "--stem", "cifar", "--set", "stem=deep"], "stem is given twice, by its option"),
-    "no pixels": (["resnet20", "--image-size", "0"], "every entry of input_shape must be an integer of at least 1"),
+    "no pixels": (["resnet20", "--image-size", "0"], "image_size must be an integer of at least 1, got 0"),
     "a folder to write to": (["resnet20", "--out", "."], "is a folder. Name a file to write, such as summary.svg"),
     "no folder to write to": (["resnet20", "--out", "gone/a.svg"], "gone to write a.svg to. Make it first."),
 }
