@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import torch
 from resnetlab.core.checks import check_choice, check_integer, check_number, from_mapping
 from resnetlab.core.devices import resolve_device
 from resnetlab.core.errors import Interrupted, UserError, unknown
-from resnetlab.core.files import atomic, read_toml, write_json, write_text, write_toml
-from resnetlab.core.preprocessing import Preprocessing, fit_to_square
+from resnetlab.core.files import atomic, printable, read_toml, write_json, write_text, write_toml
+from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import generator, torch_seeded
+from resnetlab.core.resize import fit_to_square, shrink
 
 
 def test_an_unknown_name_is_told_with_the_nearest_and_all_known():
@@ -104,6 +106,21 @@ def test_text_toml_and_json_round_trip(tmp_path: Path):
         read_toml(tmp_path / "bad.toml")
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"caf\xc3\xa9/\xe7\x8c\xab \xc2\xa0.png", "café/猫 \u00a0.png"),
+        (b"fen\xeatre.png", r"fen\xeatre.png"),
+        (b"a\nerror: b\r\t", r"a\nerror: b\r\t"),
+        (b"\x1b[2J\x07\x7f\xc2\x9b", r"\x1b[2J\x07\x7f\x9b"),
+        ("a\u2028b\u202egnp".encode(), r"a\u2028b\u202egnp"),
+    ],
+)
+def test_names_are_shown_without_what_forges_lines_or_commands_terminals(name: bytes, shown: str):
+    assert printable(Path(os.fsdecode(name))) == shown
+    assert printable(os.fsdecode(name)) == shown
+
+
 def test_unknown_devices_are_refused():
     assert resolve_device("cpu").type == "cpu"
     with pytest.raises(UserError, match=r"device 'gpu0' cannot be used on this machine.*\. Expected auto, cpu, or"):
@@ -130,20 +147,32 @@ def test_preprocessing_is_checked(fields: dict, message: str):
         Preprocessing(**{"image_size": 8, "channels": 1, "mean": (0.5,), "std": (0.5,), **fields})
 
 
-@pytest.mark.parametrize("shape", [(3, 40, 60), (3, 60, 40), (1, 7, 7), (2, 3, 500, 3)])
-def test_images_are_fitted_into_the_square_without_squashing(shape: tuple[int, ...]):
-    fitted = fit_to_square(torch.full(shape, 9, dtype=torch.uint8), 16)
-    assert fitted.shape == (*shape[:-2], 16, 16)
-    assert fitted.unique().tolist() == [9]
+@pytest.mark.parametrize("shape", [(40, 60, 3), (60, 40, 3), (7, 7, 1), (500, 3, 3), (9, 9, 2)])
+@pytest.mark.parametrize("fit", ["crop", "squash"])
+def test_images_are_fitted_into_the_square(shape: tuple[int, int, int], fit: str):
+    fitted = fit_to_square(np.full(shape, 9, dtype=np.uint8), 16, fit)
+    assert fitted.shape == (16, 16, shape[2])
+    assert np.unique(fitted).tolist() == [9]
 
 
-def test_a_long_strip_costs_no_more_than_its_centre():
-    strip = torch.zeros(1, 2, 30_000, dtype=torch.uint8)
-    strip[:, :, 14_990:15_010] = 200
-    assert fit_to_square(strip, 64).unique().tolist() == [200]
+def test_fitting_shows_the_centre_or_squashes_the_whole():
+    image = np.zeros((4, 8, 1), dtype=np.uint8)
+    image[:, 2:6] = 255
+    assert np.unique(fit_to_square(image, 4)).tolist() == [255]
+    squashed = fit_to_square(image, 4, "squash")[0, :, 0].astype(int)
+    assert squashed[0] == squashed[3] < squashed[1] == squashed[2]
+    strip = np.zeros((2, 30_000, 1), dtype=np.uint8)
+    strip[:, 14_990:15_010] = 200
+    assert np.unique(fit_to_square(strip, 64)).tolist() == [200]
 
 
-def test_fitting_keeps_the_centre():
-    image = torch.zeros(1, 4, 8, dtype=torch.uint8)
-    image[:, :, 2:6] = 255
-    assert fit_to_square(image, 4).unique().tolist() == [255]
+def test_an_image_of_the_right_size_is_cut_and_not_resampled():
+    image = np.random.default_rng(0).integers(0, 256, (9, 16, 3), dtype=np.uint8)
+    assert np.array_equal(fit_to_square(image, 9), image[:, 3:12])
+
+
+def test_photos_are_shrunk_in_shape_and_never_enlarged():
+    image = np.random.default_rng(0).integers(0, 256, (30, 45, 3), dtype=np.uint8)
+    assert shrink(image, 20).shape == (20, 30, 3)
+    assert shrink(image, 30) is image
+    assert shrink(image, 300) is image

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from resnetlab.data.reader import UnreadableImageError, probe_image, read_image
+from resnetlab.data.reader import UnreadableImageError, decode_image, probe_image, read_image
 
 
 @pytest.fixture
@@ -67,7 +69,6 @@ def test_the_format_is_told_by_content(tmp_path: Path):
     assert read_image(path, 1).shape == (1, 2, 3)
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_what_is_no_image_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     text, icon = tmp_path / "a.png", tmp_path / "b.ico"
     text.write_text("hello")
@@ -84,7 +85,6 @@ def test_what_is_no_image_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         read_image(large, 1)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_photo_with_damaged_exif_is_still_a_photo(tmp_path: Path):
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -105,3 +105,22 @@ def test_a_truncated_photo_is_named(tmp_path: Path):
     path.write_bytes(path.read_bytes()[:700])
     with pytest.raises(UnreadableImageError, match=r"cut\.jpg' cannot be read: .*truncated"):
         read_image(path, 1)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_mode_becomes_plain_bytes(tmp_path: Path, mode: str, channels: int):
+    path = tmp_path / "a.png"
+    Image.new(mode, (5, 4)).save(path)
+    pixels = decode_image(path, channels)
+    assert pixels.shape == (4, 5, channels)
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.c_contiguous
+    assert pixels.flags.writeable
+    assert torch.equal(read_image(path, channels), torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+def test_processes_that_only_decode_do_not_pay_for_torch():
+    code = "import sys, resnetlab.data.reader, resnetlab.data.scan; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

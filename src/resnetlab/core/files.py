@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 import tomllib
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from typing import Any
 import tomli_w
 
 from resnetlab.core.errors import UserError
+
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 @contextmanager
@@ -64,9 +67,14 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid TOML: {error}.") from error
 
 
-def printable(path: Path) -> str:
-    """Returns a path as text that every file and terminal takes: undecodable bytes are escaped."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+def printable(path: Path | str) -> str:
+    """Returns a path as text that every file and terminal takes.
+
+    Undecodable bytes, control characters, line breaks and marks that turn the direction of text are
+    written as backslash escapes, so that no name can forge a line of a message or command a terminal.
+    """
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def _without_none(value: Any) -> Any:

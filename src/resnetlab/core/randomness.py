@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -32,6 +33,25 @@ def generator(seed: int, stream: str, *, epoch: int = 0, step: int = 0) -> np.ra
     # The draws of one place advance the two low words of the counter, never the high ones.
     counter = np.array([0, 0, step, epoch], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random draws of one step: a generator for each stream, so that one kind of draw never shifts another.
+
+    Attributes:
+        seed: the run's seed, 0 or more.
+        epoch: the epoch, from 0.
+        step: the step within the epoch, from 0.
+    """
+
+    seed: int
+    epoch: int = 0
+    step: int = 0
+
+    def stream(self, name: str) -> np.random.Generator:
+        """Returns the generator of one stream, at its beginning."""
+        return generator(self.seed, name, epoch=self.epoch, step=self.step)
 
 
 @contextmanager
