@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from resnetlab.core.runs import Run
@@ -18,6 +19,9 @@ from resnetlab.data.sources import load_data
 from resnetlab.data.store import ImageData
 from resnetlab.models.config import ResNetConfig
 from resnetlab.training.fit import fit
+
+settings.register_profile("untimed", deadline=None)  # a slow machine is no failure
+settings.load_profile("untimed")
 
 TINY = ResNetConfig(depths=(1, 1), widths=(4, 8), stem="cifar", shortcut="A", in_channels=1, num_classes=10)
 

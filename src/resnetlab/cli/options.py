@@ -16,6 +16,17 @@ DataRoot = Annotated[
     Path | None,
     typer.Option(help="Where downloaded data sets are, in torchvision's layout.", envvar="RESNETLAB_DATA"),
 ]
+Fit = Annotated[str, typer.Option(help="How images that are no squares become squares: crop to the centre, or squash.")]
+Detail = Annotated[
+    float, typer.Option(help="Keep photos with up to so many times the image size, for random crops to be cut from.")
+]
+Store = Annotated[
+    str, typer.Option(help="Where photos are kept: memory, pack (files mapped into memory), or auto, by their size.")
+]
+Workers = Annotated[int | None, typer.Option(help="Decoding threads or processes; one for each processor without it.")]
+FollowLinks = Annotated[
+    bool, typer.Option("--follow-links", help="Follow symbolic links that leave the folder of images.")
+]
 SkipUnreadable = Annotated[
     bool, typer.Option("--skip-unreadable", help="Leave unreadable image files out instead of stopping.")
 ]

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resnetlab.cli.options import DataRoot, Device, SkipUnreadable, read_assignments
+from resnetlab.cli.options import (
+    DataRoot,
+    Detail,
+    Device,
+    Fit,
+    FollowLinks,
+    SkipUnreadable,
+    Store,
+    Workers,
+    read_assignments,
+)
 from resnetlab.core.console import notice
 from resnetlab.core.errors import UserError
 
@@ -22,7 +32,10 @@ def command(
     context: typer.Context,
     data: Annotated[
         str | None,
-        typer.Argument(help="digits, fashion_mnist, or a folder of class folders (with or without train and val)."),
+        typer.Argument(
+            help="digits, mnist, fashion_mnist, cifar10, cifar100, imagenette, a folder of class folders (with or "
+            "without train and val), a .csv or .parquet table of paths and labels, or a pack."
+        ),
     ] = None,
     model: Annotated[str, typer.Option(help="A name that `resnetlab models` lists; auto goes by image size.")] = "auto",
     recipe: Annotated[str, typer.Option(help="A named recipe: quick.")] = "quick",
@@ -35,12 +48,16 @@ def command(
             "--set",
             metavar="KEY=VALUE",
             help="Change any field of the recipe (epochs, batch_size, lr, warmup, optimizer, momentum, nesterov, "
-            "weight_decay, clip_norm, loss, label_smoothing, keep, augment.crop_padding, augment.flip) or of the "
+            "weight_decay, clip_norm, loss, label_smoothing, keep, augment.rotation and so on) or of the "
             "network (model.shortcut and the other fields of ResNetConfig), such as augment.flip=false. May be "
             "repeated.",
         ),
     ] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize the images to this many pixels.")] = None,
+    fit: Fit = "crop",
+    detail: Detail = 1.5,
+    store: Store = "auto",
+    workers: Workers = None,
     seed: Annotated[int, typer.Option(help="Of initial weights, order and augmentation.")] = 0,
     split_seed: Annotated[int, typer.Option(help="Of the splits that the data do not come with.")] = 0,
     limit: Annotated[
@@ -54,6 +71,7 @@ def command(
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="auto (measured), float32, bfloat16 or float64.")] = "auto",
     skip_unreadable: SkipUnreadable = False,
+    follow_links: FollowLinks = False,
     resume: Annotated[
         Path | None,
         typer.Option(
@@ -76,8 +94,9 @@ def command(
         run = _resume(resume, data, data_root, None if device == "auto" else device)
     elif data is None:
         raise UserError(
-            "say what to train on: resnetlab train DATA, where DATA is digits, fashion_mnist or a folder of class "
-            "folders. To go on with an interrupted run: resnetlab train --resume RUN"
+            "say what to train on: resnetlab train DATA, where DATA is digits, fashion_mnist, a folder of class "
+            "folders or another source that `resnetlab train --help` lists. To go on with an interrupted run: "
+            "resnetlab train --resume RUN"
         )
     else:
         changes, overrides = _assignments(assign or [])
@@ -88,7 +107,7 @@ def command(
         changes |= given
 
         from resnetlab.data.sources import load_data
-        from resnetlab.training.fit import fit
+        from resnetlab.training.fit import fit as train_network
         from resnetlab.training.recipes import resolve_recipe
 
         @functools.cache
@@ -97,13 +116,18 @@ def command(
                 data,
                 data_root=data_root,
                 image_size=image_size,
+                fit=fit,
+                detail=detail,
+                store=store,
+                workers=workers,
                 split_seed=split_seed,
                 limit=limit,
                 skip_unreadable=skip_unreadable,
+                follow_links=follow_links,
                 download=download,
             )
 
-        run = fit(
+        run = train_network(
             model,
             images,
             overrides=overrides,

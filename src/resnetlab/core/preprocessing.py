@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from resnetlab.core.checks import check_integer, check_number, set_checked
+from resnetlab.core.checks import check_choice, check_integer, check_number, set_checked
 from resnetlab.core.errors import UserError
+from resnetlab.core.resize import FITS, fit_to_square
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +23,14 @@ class Preprocessing:
         channels: 1 (grey) or 3 (red, green, blue).
         mean: mean of the training images by channel, of values in [0, 1].
         std: standard deviation of the training images by channel, of values in [0, 1].
+        fit: how an image becomes a square: "crop" to its centre, or "squash".
     """
 
     image_size: int
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    fit: str = "crop"
 
     def __post_init__(self) -> None:
         set_checked(self, image_size=check_integer("image_size", self.image_size, 1))
@@ -39,11 +42,28 @@ class Preprocessing:
             set_checked(self, **{name: values})
         if min(self.std) == 0:
             raise UserError("std must be above 0 in every channel.")
+        check_choice("fit", self.fit, FITS)
+
+    def squares(self, images: Tensor) -> Tensor:
+        """Returns uint8 images (N, C, H, W) as squares of the network's size; see `fit_to_square`."""
+        if images.shape[2:] == (self.image_size, self.image_size):
+            return images
+        return torch.stack([to_tensor(fit_to_square(to_array(image), self.image_size, self.fit)) for image in images])
 
     def normalize(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Returns (value / 255 - mean) / std of uint8 images (N, C, H, W), in `dtype`."""
+        """Returns (value / 255 - mean) / std of images (N, C, H, W) with values from 0 to 255, in `dtype`."""
         scale, shift = _scale_and_shift(self, dtype, images.device)
         return torch.addcmul(shift, images.to(dtype), scale)
+
+
+def to_tensor(pixels: np.ndarray) -> Tensor:
+    """Returns pixels (H, W, C) as a tensor (C, H, W) of its own memory."""
+    return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
+
+
+def to_array(image: Tensor) -> np.ndarray:
+    """Returns an image (C, H, W) as pixels (H, W, C)."""
+    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
 
 @functools.cache
@@ -52,24 +72,3 @@ def _scale_and_shift(preprocessing: Preprocessing, dtype: torch.dtype, device: t
     mean = torch.tensor(preprocessing.mean, dtype=dtype).reshape(1, -1, 1, 1)
     std = torch.tensor(preprocessing.std, dtype=dtype).reshape(1, -1, 1, 1)
     return (1 / (255 * std)).to(device), (-mean / std).to(device)
-
-
-def fit_to_square(images: Tensor, size: int) -> Tensor:
-    """Resizes uint8 images (..., C, H, W) so that the shorter side is `size`, then cuts the centre square.
-
-    Bilinear with antialiasing; the shape of what is seen is kept, unlike with squashing.
-    """
-    height, width = images.shape[-2:]
-    if max(height, width) > 3 * min(height, width):  # a long strip: what is far from the centre is not needed
-        rows, columns = (min(side, 3 * min(height, width)) for side in (height, width))
-        top, left = (height - rows) // 2, (width - columns) // 2
-        images = images[..., top : top + rows, left : left + columns]
-        height, width = rows, columns
-    if min(height, width) != size:
-        scale = size / min(height, width)
-        new_size = (max(size, round(height * scale)), max(size, round(width * scale)))
-        batch = images.reshape(-1, *images.shape[-3:])
-        batch = F.interpolate(batch, new_size, mode="bilinear", antialias=True)
-        images = batch.reshape(*images.shape[:-2], *new_size)
-    top, left = (images.shape[-2] - size) // 2, (images.shape[-1] - size) // 2
-    return images[..., top : top + size, left : left + size].contiguous()

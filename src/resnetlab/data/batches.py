@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from resnetlab.core.randomness import generator
+from resnetlab.core.randomness import Draws, generator
 from resnetlab.data.augment import Augmentation, augment
+from resnetlab.data.augment.mixing import draw_mix
 from resnetlab.data.store import Split
 
 
@@ -19,13 +21,17 @@ class Batch:
 
     Attributes:
         step: the step within the epoch, from 0.
-        images: uint8 (N, C, H, W).
+        images: (N, C, H, W), values 0 to 255; uint8 where pixels were only moved, else float32.
         labels: int64 (N,).
+        other_labels: int64 (N,), of the samples mixed in; None where none are.
+        share: float32 (N,), what `labels` have of the target, the rest being that of `other_labels`.
     """
 
     step: int
     images: Tensor
     labels: Tensor
+    other_labels: Tensor | None = None
+    share: Tensor | None = None
 
 
 def batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
@@ -48,14 +54,50 @@ def training_batches(
     seed: int,
     epoch: int,
     first_step: int = 0,
+    size: int | None = None,
+    fit: str = "crop",
     device: torch.device | None = None,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Iterator[Batch]:
-    """Yields the batches of one epoch from `first_step` on, shuffled and augmented on `device`."""
-    order = torch.from_numpy(generator(seed, "order", epoch=epoch).permutation(len(split)))
+    """Yields the batches of one epoch from `first_step` on, shuffled and augmented on `device`.
+
+    Args:
+        split: where the images are.
+        batch_size: images of a step, over all ranks.
+        policy: what happens to them.
+        seed: of order and augmentation.
+        epoch: from 0.
+        first_step: batches before it are passed over; they cost nothing.
+        size: height and width of the batches; those of the images where None, if they are all of one size.
+        fit: what a sample without a random crop shows, as in evaluation.
+        device: where to augment; the CPU without it.
+        rank: which of `ranks` processes this is. Each gets every `ranks`-th sample of the global batch, which
+            does not depend on how many they are, and reads no others but their partners in a mixture.
+        ranks: number of processes.
+    """
+    if size is None:
+        if not isinstance(split.images, Tensor):
+            raise ValueError("images of many sizes need the size of the batches")
+        size = split.images.shape[2]
+    order = generator(seed, "order", epoch=epoch).permutation(len(split))
+    device = device or torch.device("cpu")
     for step, (start, stop) in enumerate(batch_bounds(len(split), batch_size)):
         if step < first_step:
             continue
-        chosen = order[start:stop]
-        images = split.images[chosen].to(device)
-        images = augment(images, policy, generator(seed, "augment", epoch=epoch, step=step))
-        yield Batch(step, images, split.labels[chosen].to(device))
+        chosen, draws = order[start:stop], Draws(seed, epoch, step)
+        labels = split.labels[torch.from_numpy(chosen)]
+
+        def make(rows: np.ndarray, chosen: np.ndarray = chosen, draws: Draws = draws) -> Tensor:
+            return augment(split.images, chosen, policy, draws, size=size, fit=fit, rows=rows, device=device)
+
+        own = np.arange(rank, len(chosen), ranks)
+        images, mix = make(own), draw_mix(policy, len(chosen), size, draws)
+        if mix is None:
+            yield Batch(step, images, labels[own].to(device))
+            continue
+        partners = mix.partners[own]
+        others = images[torch.from_numpy(partners).to(device)] if ranks == 1 else make(partners)
+        share = torch.from_numpy(mix.share[own]).to(device, torch.float32)
+        mixed = mix(images, others, own)
+        yield Batch(step, mixed, labels[own].to(device), labels[partners].to(device), share)

@@ -72,12 +72,12 @@ def draw_splits(
         draw("validation", validation_fraction)
     if limit is not None and "train" in splits and limit < len(splits["train"].positions):
         train = splits["train"]
-        kept = _limited(labels[train.source][train.positions].numpy(), len(class_names), limit, seed)
+        kept = limited(labels[train.source][train.positions].numpy(), len(class_names), limit, seed)
         splits["train"] = Drawn(train.source, train.positions[kept])
     return {name: splits[name] for name in SPLITS if name in splits}
 
 
-def _limited(labels: np.ndarray, classes: int, limit: int, seed: int) -> np.ndarray:
+def limited(labels: np.ndarray, classes: int, limit: int, seed: int) -> np.ndarray:
     """Returns the positions of `limit` labels, the classes in proportion and at least one of each."""
     if limit < classes:
         raise UserError(f"limit={limit} is fewer images than the {classes} classes. Choose at least {classes}.")

@@ -18,9 +18,10 @@ from resnetlab.core.devices import resolve_device
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import atomic, write_json
 from resnetlab.core.runs import Run
-from resnetlab.data.sources import LoadOptions, is_named, load_data, may_be_recorded, reload_data
+from resnetlab.data.options import LoadOptions
+from resnetlab.data.sources import is_named, load_data, may_be_recorded, reload_data
 from resnetlab.data.store import ImageData
-from resnetlab.evaluation.forward import answer, trained_on
+from resnetlab.evaluation.forward import answer_split, trained_on
 from resnetlab.evaluation.metrics import by_class, by_image, embedding_frame, overall
 from resnetlab.models.resnet import ResNet
 from resnetlab.weights.file import load
@@ -139,7 +140,7 @@ def evaluate_split(model: ResNet, data: ImageData, split: str | None = None) -> 
     _check_fits(model, data)
     name = split or default_split(data)
     chosen = data.split(name)
-    answers = answer(model, chosen.images, preprocessing)
+    answers = answer_split(model, data, name, preprocessing)
     order = torch.tensor([class_names.index(label) for label in data.class_names])
     labels = order[chosen.labels]
     return Evaluation(
@@ -173,6 +174,7 @@ def _whole(source: str | Path, model: ResNet, data_root: str | Path | None, skip
         data_root=data_root,
         image_size=preprocessing.image_size,
         channels=preprocessing.channels,
+        fit=preprocessing.fit,
         test_fraction=LoadOptions.test_fraction if is_named(source) else 1.0,
         skip_unreadable=skip_unreadable,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from resnetlab.core.errors import UserError
 from resnetlab.core.preprocessing import Preprocessing
+from resnetlab.data.store import ImageData
 from resnetlab.models.resnet import ResNet
 
 _PIXELS_PER_BATCH = 2**22  # keeps the widest activations of a ResNet within about a gigabyte
@@ -38,31 +40,40 @@ def trained_on(model: ResNet) -> tuple[Preprocessing, tuple[str, ...]]:
     return model.preprocessing, model.class_names
 
 
-@torch.inference_mode()
 def answer(model: ResNet, images: Tensor, preprocessing: Preprocessing) -> Answers:
-    """Returns logits and embeddings of uint8 images (N, C, H, W).
+    """Returns logits and embeddings of uint8 images (N, C, H, W) of the network's size.
 
     The network stays on its device, and each of its modules returns to the mode that it was in.
     """
+    return _answer(model, images.split(_batch_size(images.shape[2])), preprocessing)
+
+
+def answer_split(model: ResNet, data: ImageData, split: str, preprocessing: Preprocessing) -> Answers:
+    """Returns logits and embeddings of all images of a split, a batch at a time; see `answer`."""
+    parts = torch.arange(len(data.split(split))).split(_batch_size(data.image_size))
+    return _answer(model, (data.squares(split, part) for part in parts), preprocessing)
+
+
+def _batch_size(image_size: int) -> int:
+    return max(1, min(_LARGEST_BATCH, _PIXELS_PER_BATCH // image_size**2))
+
+
+@torch.inference_mode()
+def _answer(model: ResNet, batches: Iterable[Tensor], preprocessing: Preprocessing) -> Answers:
     modes = {module: module.training for module in model.modules()}
     tf32 = torch.backends.cudnn.allow_tf32
     model.eval()
     torch.backends.cudnn.allow_tf32 = False  # else a GPU rounds float32 convolutions to 10 bits
     try:
-        return _answer(model, images, preprocessing)
+        parameter = next(model.parameters())
+        logits, embeddings = [], []
+        for images in batches:
+            batch = preprocessing.normalize(images.to(parameter.device), parameter.dtype)
+            outputs = model(batch.contiguous(memory_format=torch.channels_last), return_features=True)
+            logits.append(outputs[0].float().cpu())
+            embeddings.append(outputs[1].float().cpu())
+        return Answers(torch.cat(logits), torch.cat(embeddings))
     finally:
         torch.backends.cudnn.allow_tf32 = tf32
         for module, training in modes.items():
             module.training = training
-
-
-def _answer(model: ResNet, images: Tensor, preprocessing: Preprocessing) -> Answers:
-    parameter = next(model.parameters())
-    size = max(1, min(_LARGEST_BATCH, _PIXELS_PER_BATCH // (images.shape[2] * images.shape[3])))
-    logits, embeddings = [], []
-    for part in images.split(size):
-        batch = preprocessing.normalize(part.to(parameter.device), parameter.dtype)
-        outputs = model(batch.contiguous(memory_format=torch.channels_last), return_features=True)
-        logits.append(outputs[0].float().cpu())
-        embeddings.append(outputs[1].float().cpu())
-    return Answers(torch.cat(logits), torch.cat(embeddings))

@@ -14,10 +14,12 @@ from resnetlab.core.checks import check_integer
 from resnetlab.core.devices import resolve_device
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import printable
-from resnetlab.core.preprocessing import fit_to_square
+from resnetlab.core.preprocessing import to_tensor
+from resnetlab.core.resize import fit_to_square
 from resnetlab.core.runs import Run
-from resnetlab.data.folder import map_files, visible_files
-from resnetlab.data.reader import UnreadableImageError, describe_failures, read_image
+from resnetlab.data.reader import UnreadableImageError, decode_image, describe_failures
+from resnetlab.data.reading import map_files
+from resnetlab.data.scan import visible_files
 from resnetlab.evaluation.forward import answer, trained_on
 from resnetlab.models.resnet import ResNet
 from resnetlab.weights.file import load
@@ -61,8 +63,7 @@ def predict(
                 f"expected uint8 images of shape (N, {preprocessing.channels}, H, W), got {images.dtype} "
                 f"of shape {tuple(images.shape)}. Give values from 0 to 255; normalisation is done here."
             )
-        squares = fit_to_square(images, preprocessing.image_size)
-        return _table({"index": range(len(images))}, model, squares, top)
+        return _table({"index": range(len(images))}, model, preprocessing.squares(images), top)
     if not isinstance(images, (str, Path, Sequence)):
         raise UserError(f"images must be paths or a tensor, got {images!r}.")
     sources = [images] if isinstance(images, (str, Path)) else images
@@ -72,7 +73,8 @@ def predict(
         raise UserError(f"there are no images below {named}. Give image files, or folders that hold some.")
 
     def read(path: Path) -> Tensor:
-        return fit_to_square(read_image(path, preprocessing.channels), preprocessing.image_size)
+        pixels = decode_image(path, preprocessing.channels)
+        return to_tensor(fit_to_square(pixels, preprocessing.image_size, preprocessing.fit))
 
     frames: list[pd.DataFrame] = []
     failures: list[UnreadableImageError] = []

@@ -7,12 +7,22 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from resnetlab.core.errors import UserError
-from resnetlab.data.sources import LoadOptions
+from resnetlab.data.options import LoadOptions
 from resnetlab.models.catalog import config_for_data
 from resnetlab.training.recipes import RECIPES
 
 _RECIPE_OPTIONS = {"epochs": "--epochs", "batch_size": "--batch-size", "lr": "--lr"}
-_DATA_OPTIONS = {"data_root": "--data-root", "image_size": "--image-size", "split_seed": "--split-seed"}
+_DATA_OPTIONS = {
+    "data_root": "--data-root",
+    "image_size": "--image-size",
+    "fit": "--fit",
+    "detail": "--detail",
+    "store": "--store",
+    "split_seed": "--split-seed",
+    "limit": "--limit",
+}
+_TAKEN = ("source", "class_names")  # the first is the argument; the second is what the images themselves say
+_DATA_FLAGS = {"skip_unreadable": "--skip-unreadable", "follow_links": "--follow-links"}
 
 
 def train_command(settings: Mapping[str, Any], *, mirrors: bool | None = None) -> list[list[str]] | None:
@@ -40,8 +50,9 @@ def train_command(settings: Mapping[str, Any], *, mirrors: bool | None = None) -
 
 
 def _recipe_options(recorded: Mapping[str, Any], mirrors: bool | None) -> Iterator[list[str]]:
-    named = dict(_flatten(RECIPES[recorded["name"]]().to_dict()))
-    for key, value in _flatten(recorded):
+    # As a file holds them: no tuples, and nothing where there is None.
+    named = dict(_flatten(json.loads(json.dumps(RECIPES[recorded["name"]]().to_dict()))))
+    for key, value in _flatten(json.loads(json.dumps(recorded))):
         usual = mirrors if key == "augment.flip" and named[key] == "auto" else named[key]
         if key in _RECIPE_OPTIONS and (value != usual or key == "epochs"):
             yield [_RECIPE_OPTIONS[key], str(value)]
@@ -59,13 +70,13 @@ def _model_options(settings: Mapping[str, Any]) -> Iterator[list[str]]:
 
 
 def _data_options(recorded: Mapping[str, Any]) -> Iterator[list[str]]:
-    defaults = {name: field.default for name, field in LoadOptions.__dataclass_fields__.items() if name != "source"}
+    defaults = {name: field.default for name, field in LoadOptions.__dataclass_fields__.items() if name not in _TAKEN}
     for key, usual in defaults.items():
         value = recorded.get(key, usual)
-        if value == usual:
+        if value == usual or (key, value) == ("store", "memory"):  # what "auto" became is no wish
             continue
-        if key == "skip_unreadable":
-            yield ["--skip-unreadable"]
+        if key in _DATA_FLAGS:
+            yield [_DATA_FLAGS[key]]
         else:
             yield [_DATA_OPTIONS[key], str(value)]
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from PIL import Image
 from plotly.offline import get_plotlyjs
 from sklearn.metrics import confusion_matrix
 
@@ -149,10 +151,14 @@ def _worst_mistakes(results: _Results, data: ImageData | None) -> list[Mistake]:
                 confidence=row["confidence"],
                 loss=row["loss"],
                 place=path if isinstance(path, str) else f"index {row['index']}",
-                picture=None if split is None or at is None else to_picture(split.images[at]),
+                picture=None if data is None or at is None else _picture(data, results, at),
             )
         )
     return mistakes
+
+
+def _picture(data: ImageData, results: _Results, position: int) -> Image.Image:
+    return to_picture(data.squares(results.summary["split"], torch.tensor([position]))[0])
 
 
 def _page(

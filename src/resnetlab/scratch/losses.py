@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from resnetlab.core.checks import check_number
+from resnetlab.core.checks import check_choice, check_number
 from resnetlab.core.errors import UserError
 
 
@@ -24,7 +24,7 @@ def softmax(logits: Tensor, dim: int = 1) -> Tensor:
     return weights / weights.sum(dim, keepdim=True)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, *, reduction: str = "mean") -> Tensor:
     """Returns the mean over the batch of -sum over classes of target * log(softmax(logits)).
 
     The target of a class is label_smoothing / K, and the label's has 1 - label_smoothing more (Szegedy
@@ -34,9 +34,10 @@ def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) 
         logits: (N, K).
         labels: (N,), integers below K.
         label_smoothing: in [0, 1].
+        reduction: "mean" over the batch, or "none" for the loss of each sample.
 
     Returns:
-        A scalar, in float32 at least.
+        A scalar, or (N,), in float32 at least.
 
     Raises:
         UserError: other shapes, labels that are no integers, or label smoothing outside [0, 1].
@@ -50,11 +51,12 @@ def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) 
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise UserError(f"cross_entropy expects integer labels, got {labels.dtype}. Convert them: labels.long().")
     check_number("label_smoothing", label_smoothing, 0, 1)
+    check_choice("reduction", reduction, ("mean", "none"))
     log_probabilities = log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)))
-    loss = -log_probabilities.gather(1, labels.long()[:, None]).mean()
+    loss = -log_probabilities.gather(1, labels.long()[:, None])[:, 0]
     if label_smoothing:
-        loss = (1 - label_smoothing) * loss - label_smoothing * log_probabilities.mean()
-    return loss
+        loss = (1 - label_smoothing) * loss - label_smoothing * log_probabilities.mean(1)
+    return loss.mean() if reduction == "mean" else loss
 
 
 class CrossEntropyLoss(nn.Module):

@@ -43,7 +43,7 @@ class Progress:
     seconds: float = 0.0
     epoch_seconds: float = 0.0
     loss_sum: float = 0.0
-    correct: int = 0
+    correct: float = 0
     images: int = 0
     best_top1: float = -1.0
     best_weights: dict[str, Tensor] = field(default_factory=dict)

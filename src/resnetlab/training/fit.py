@@ -89,7 +89,7 @@ def fit(
     recipe = _recipe_for(recipe, data)
     folder = folder or check_folder(default_folder(data.name, name))
     images = data.arguments["source"]
-    if not is_named(images) and folder.resolve().is_relative_to(Path(images).resolve()):
+    if Path(images).is_dir() and not is_named(images) and folder.resolve().is_relative_to(Path(images).resolve()):
         raise UserError(f"{folder} is within the folder of images. Choose another folder with --out.")
     if not quiet:
         console.print(data)

@@ -15,7 +15,7 @@ from resnetlab.core.randomness import torch_seeded
 from resnetlab.core.runs import Run
 from resnetlab.data.batches import batch_bounds, training_batches
 from resnetlab.data.store import ImageData
-from resnetlab.evaluation.forward import answer
+from resnetlab.evaluation.forward import answer_split
 from resnetlab.evaluation.metrics import overall
 from resnetlab.models.resnet import ResNet
 from resnetlab.training.checkpoint import Progress, restore_checkpoint, save_checkpoint
@@ -91,6 +91,8 @@ def train(
                 seed=seed,
                 epoch=progress.epoch,
                 first_step=progress.step,
+                size=data.image_size,
+                fit=data.fit,
                 device=device,
             )
             clock = time.perf_counter()
@@ -169,8 +171,8 @@ def _row(
     start = time.perf_counter()
     validation = {"loss": math.nan, "top1": math.nan}
     if "validation" in data.splits:
-        held_out = data.splits["validation"]
-        validation = overall(answer(model, held_out.images, preprocessing).logits, held_out.labels)
+        labels = data.splits["validation"].labels
+        validation = overall(answer_split(model, data, "validation", preprocessing).logits, labels)
     progress.seconds += time.perf_counter() - start
     return {
         "epoch": progress.epoch + 1,

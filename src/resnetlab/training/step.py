@@ -70,12 +70,13 @@ def training_step(
     """Takes one step and returns (loss, number of correct predictions) as scalars on the device.
 
     Nothing here waits for the device. The loss is the recipe's objective, label smoothing included,
-    its mean over the batch.
+    its mean over the batch. A prediction for a mixture of two classes is correct by the share of the
+    class that it names.
 
     Args:
         model: in training mode, placed by `machine`.
         optimizer: of `build_optimizer`.
-        batch: uint8 images and their labels.
+        batch: images, values 0 to 255, and their labels.
         preprocessing: normalises the images.
         recipe: its loss, label smoothing and gradient clipping.
         machine: precision and memory format.
@@ -89,7 +90,7 @@ def training_step(
     with machine.autocast():
         logits = model(images)
     logits = logits.to(machine.dtype)
-    loss = _LOSSES[recipe.loss](logits, batch.labels, label_smoothing=recipe.label_smoothing)
+    loss = _loss(logits, batch, recipe)
     loss.backward()
     if recipe.clip_norm:
         _clip_gradients(model, recipe.clip_norm)
@@ -100,8 +101,27 @@ def training_step(
         check_memory_layout(optimizer)
     optimizer.zero_grad(set_to_none=True)
     with torch.no_grad():
-        correct = (logits.argmax(1) == batch.labels).sum()
+        correct = _count_correct(logits.argmax(1), batch)
     return loss.detach(), correct
+
+
+def _loss(logits: Tensor, batch: Batch, recipe: Recipe) -> Tensor:
+    """Returns the mean loss; that of a mixture is the losses for both labels, each by its share."""
+    loss = _LOSSES[recipe.loss]
+    if batch.share is None or batch.other_labels is None:
+        return loss(logits, batch.labels, label_smoothing=recipe.label_smoothing)
+    own, other = (
+        loss(logits, labels, label_smoothing=recipe.label_smoothing, reduction="none")
+        for labels in (batch.labels, batch.other_labels)
+    )
+    return torch.lerp(other, own, batch.share.to(own.dtype)).mean()
+
+
+def _count_correct(predictions: Tensor, batch: Batch) -> Tensor:
+    if batch.share is None or batch.other_labels is None:
+        return (predictions == batch.labels).sum()
+    own, other = (predictions == labels for labels in (batch.labels, batch.other_labels))
+    return (own * batch.share + other * (1 - batch.share)).sum()
 
 
 def _clip_gradients(model: nn.Module, longest: float) -> None:

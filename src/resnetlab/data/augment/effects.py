@@ -1,0 +1,106 @@
+"""What is neither geometry nor an affine map of colours: each function changes the samples that ask for it.
+
+Images are float32 (N, C, H, W), values 0 to 255.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from resnetlab.data.augment.samples import Samples
+
+
+def apply_effects(images: Tensor, samples: Samples, *, blur_kernel: int, erase_fill: int) -> Tensor:
+    """Changes the images in place, in the fixed order, and returns them."""
+    device = images.device
+
+    def tensor(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(device, torch.float32)[:, None, None, None]
+
+    def where(chosen: np.ndarray, effect: Callable[[Tensor, np.ndarray], Tensor]) -> None:
+        rows = chosen.nonzero()[0]
+        if len(rows):
+            at = torch.from_numpy(rows).to(device)
+            images[at] = effect(images[at], rows)
+
+    where(samples.equalize, lambda part, rows: equalize(part))
+    where(samples.bits < 8, lambda part, rows: posterize(part, tensor(samples.bits[rows])))
+    where(samples.threshold <= 255, lambda part, rows: solarize(part, tensor(samples.threshold[rows])))
+    where(samples.autocontrast, lambda part, rows: autocontrast(part))
+    where(samples.sharpness != 1, lambda part, rows: sharpen(part, tensor(samples.sharpness[rows])))
+    where(samples.sigma > 0, lambda part, rows: blur(part, tensor(samples.sigma[rows]), blur_kernel))
+    for row in samples.hole[:, 2].nonzero()[0]:
+        top, left, height, width = samples.hole[row].tolist()
+        images[row, :, top : top + height, left : left + width] = erase_fill
+    return images
+
+
+def equalize(images: Tensor) -> Tensor:
+    """Returns images each of whose channels has a flat histogram, as far as 256 values allow (Pillow's rule)."""
+    count, channels, height, width = images.shape
+    planes = images.round().long().reshape(count * channels, -1)
+    offsets = torch.arange(len(planes), device=images.device)[:, None] * 256
+    histograms = torch.bincount((planes + offsets).flatten(), minlength=256 * len(planes)).reshape(-1, 256)
+    occupied = torch.where(histograms > 0, torch.arange(256, device=images.device), -1)
+    last = histograms.gather(1, occupied.amax(1, keepdim=True))
+    step = (height * width - last) // 255
+    below = F.pad(histograms.cumsum(1), (1, -1))
+    table = ((below + step // 2) // step.clamp(min=1)).clamp(max=255)
+    table = torch.where(step == 0, torch.arange(256, device=images.device), table)
+    return table.gather(1, planes).reshape(images.shape).to(images.dtype)
+
+
+def posterize(images: Tensor, bits: Tensor) -> Tensor:
+    """Returns images whose values keep their highest `bits` of 8 bits; bits (N, 1, 1, 1)."""
+    step = 2 ** (8 - bits)
+    return torch.floor(images.round() / step) * step
+
+
+def solarize(images: Tensor, threshold: Tensor) -> Tensor:
+    """Returns images whose values from `threshold` (N, 1, 1, 1) on are inverted."""
+    return torch.where(images >= threshold, 255 - images, images)
+
+
+def autocontrast(images: Tensor) -> Tensor:
+    """Returns images each of whose channels reaches from 0 to 255; a constant channel stays as it is."""
+    low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
+    constant = high == low
+    scale = torch.where(constant, 1.0, 255 / (high - low).clamp(min=1e-6))
+    return (images - torch.where(constant, 0.0, low)).mul_(scale)
+
+
+def sharpen(images: Tensor, factor: Tensor) -> Tensor:
+    """Returns factor * image + (1 - factor) * smoothed, clamped; factor (N, 1, 1, 1).
+
+    Smoothing is a 3x3 mean whose centre counts five times; the outermost pixels stay as they are (Pillow's rule).
+    """
+    if min(images.shape[2:]) < 3:
+        return images
+    rows = images[:, :, :-2] + images[:, :, 1:-1] + images[:, :, 2:]
+    centre = images[:, :, 1:-1, 1:-1]
+    smoothed = (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]).add_(centre, alpha=4).div_(13)
+    result = images.clone()
+    result[:, :, 1:-1, 1:-1] = torch.lerp(smoothed, centre, factor).clamp_(0, 255)
+    return result
+
+
+def blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
+    """Returns images convolved with a Gaussian of `sigma` (N, 1, 1, 1) pixels, edges mirrored."""
+    radius = kernel_size // 2
+    if min(images.shape[2:]) <= radius:
+        return images
+    taps = torch.exp(-0.5 * (torch.arange(radius + 1, device=images.device) / sigma) ** 2)
+    taps = taps / (2 * taps.sum(3, keepdim=True) - 1)  # the centre's tap is 1 and counted once
+    for dimension, padding in ((2, (0, 0, radius, radius)), (3, (radius, radius, 0, 0))):
+        padded, length = F.pad(images, padding, mode="reflect"), images.shape[dimension]
+        total = padded.narrow(dimension, radius, length) * taps[..., :1]
+        for offset in range(1, radius + 1):
+            pair = padded.narrow(dimension, radius - offset, length) + padded.narrow(dimension, radius + offset, length)
+            total.addcmul_(pair, taps[..., offset : offset + 1])
+        images = total
+    return images

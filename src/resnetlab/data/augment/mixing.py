@@ -1,0 +1,61 @@
+"""Two samples made into one: mixup and CutMix, over the whole batch of all ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from resnetlab.core.randomness import Draws
+from resnetlab.data.augment.policy import Augmentation
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How each sample of a batch is mixed.
+
+    Attributes:
+        partners: int64 (N,), the positions in the batch of the samples that are mixed in.
+        share: float64 (N,), what a sample keeps of itself, in its pixels and in its label.
+        boxes: int64 (N, 4), top, left, height and width of the rectangle that comes from the partner;
+            None blends all pixels.
+    """
+
+    partners: np.ndarray
+    share: np.ndarray
+    boxes: np.ndarray | None = None
+
+    def __call__(self, images: Tensor, others: Tensor, rows: np.ndarray) -> Tensor:
+        """Returns float32 images mixed with their partners `others`; `rows` are their positions in the batch."""
+        if self.boxes is None:
+            share = torch.from_numpy(self.share[rows]).to(images.device, torch.float32)
+            return torch.lerp(others.float(), images.float(), share[:, None, None, None])
+        mixed = images.clone()
+        for image, other, box in zip(mixed, others, self.boxes[rows].tolist(), strict=True):
+            top, left, height, width = box
+            image[:, top : top + height, left : left + width] = other[:, top : top + height, left : left + width]
+        return mixed
+
+
+def draw_mix(policy: Augmentation, count: int, size: int, draws: Draws) -> Mix | None:
+    """Draws partners and shares of a batch of `count` samples; None where the policy mixes nothing.
+
+    Shares are Beta(alpha, alpha), one a sample. The share of CutMix is that of the area kept, its
+    rectangle having the image's shape and its centre anywhere, so that it is cut at the border.
+    """
+    if not policy.mixes or count < 2:
+        return None
+    stream = draws.stream("mix")
+    partners = stream.permutation(count)
+    cut = stream.random() < 0.5 if policy.mixup and policy.cutmix else bool(policy.cutmix)
+    alpha = policy.cutmix if cut else policy.mixup
+    share = stream.beta(alpha, alpha, count)
+    if not cut:
+        return Mix(partners, share)
+    half = np.rint(size * np.sqrt(1 - share) / 2).astype(np.int64)
+    centres = stream.integers(0, size, (2, count))
+    (top, left), (bottom, right) = np.maximum(centres - half, 0), np.minimum(centres + half, size)
+    boxes = np.stack([top, left, bottom - top, right - left], axis=1)
+    return Mix(partners, 1 - boxes[:, 2] * boxes[:, 3] / size**2, boxes)

@@ -1,0 +1,108 @@
+"""`augment`: the images of a batch, cut and changed as a policy asks."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from resnetlab.core.randomness import Draws
+from resnetlab.data.augment.automatic import add_operations
+from resnetlab.data.augment.color import change_colors
+from resnetlab.data.augment.effects import apply_effects
+from resnetlab.data.augment.geometry import source_maps
+from resnetlab.data.augment.policy import Augmentation
+from resnetlab.data.augment.samples import Samples, draw_samples, draw_shifts
+from resnetlab.data.augment.warp import warp
+from resnetlab.data.images import ImageSource, Ragged, Stack
+
+_CACHED_PIXELS = 16 * 224 * 224
+"""On a CPU so many output pixels are worked on at a time that they stay in its cache."""
+
+
+def augment(
+    images: Tensor | Ragged,
+    positions: np.ndarray,
+    policy: Augmentation,
+    draws: Draws,
+    *,
+    size: int,
+    fit: str = "crop",
+    rows: np.ndarray | None = None,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Returns a batch (N, C, size, size), values 0 to 255: uint8 where pixels only move, else float32.
+
+    Args:
+        images: uint8 (M, C, H, W), or images of many sizes.
+        positions: int (B,), the images of the whole batch.
+        policy: what to do; `flip` must be resolved, not "auto".
+        draws: those of this step.
+        size: height and width of the result.
+        fit: what a sample without a random crop shows, as in evaluation.
+        rows: int (N,), the part of the batch to make; None for all of it.
+        device: where to compute; the CPU without it.
+    """
+    device = device or torch.device("cpu")
+    rows = np.arange(len(positions)) if rows is None else rows
+    if isinstance(images, Tensor) and images.shape[2:] == (size, size) and not policy.warps:
+        shift, flips = draw_shifts(policy, len(positions), size, draws)
+        result = _move(images[torch.from_numpy(positions[rows])].to(device), shift[rows], flips[rows])
+        if not _changes_values(policy) and not policy.vertical_flip:
+            return result
+        shapes = np.full((len(positions), 2), size)
+        samples = draw_samples(policy, shapes, size, draws)[rows]
+        if policy.vertical_flip:
+            upside_down = torch.from_numpy(samples.vertical_flip).to(device)
+            result = torch.where(upside_down[:, None, None, None], result.flip(2), result)
+        return _change_values(result.float(), samples, policy) if _changes_values(policy) else result
+    source: ImageSource = Stack(images) if isinstance(images, Tensor) else images
+    samples = draw_samples(policy, source.shapes[positions], size, draws, fit)
+    add_operations(samples, policy, size, draws)
+    samples, positions = samples[rows], positions[rows]
+    part = len(rows) if device.type != "cpu" else max(1, _CACHED_PIXELS // size**2)
+    result = torch.empty(len(rows), source.channels, size, size, device=device)
+    for start in range(0, len(rows), part):
+        chosen = slice(start, start + part)
+        result[chosen] = _make(source, positions[chosen], samples[chosen], policy, size, device)
+    return result
+
+
+def _make(
+    source: ImageSource, positions: np.ndarray, samples: Samples, policy: Augmentation, size: int, device: torch.device
+) -> Tensor:
+    maps = source_maps(samples, size)
+    images = warp(source, positions, maps, size, fill=policy.fill, device=device)
+    return _change_values(images, samples, policy)
+
+
+def _change_values(images: Tensor, samples: Samples, policy: Augmentation) -> Tensor:
+    if policy.colors:
+        images = change_colors(images, samples)
+    return apply_effects(images, samples, blur_kernel=policy.blur_kernel, erase_fill=policy.erase_fill)
+
+
+def _changes_values(policy: Augmentation) -> bool:
+    effects = policy.autocontrast_p or policy.sharpness_p or policy.blur_p or policy.erase_p
+    return bool(policy.colors or effects)
+
+
+def _move(images: Tensor, shift: np.ndarray, flips: np.ndarray) -> Tensor:
+    """Returns uint8 (N, C, H, W) moved by whole pixels, black where nothing was, and mirrored."""
+    count, _, height, width = images.shape
+    padding = int(np.abs(shift).max(initial=0))
+    if padding == 0 and not flips.any():
+        return images
+    rows = padding - shift[:, 1, None] + np.arange(height)
+    columns = padding - shift[:, 0, None] + np.arange(width)
+    columns = np.where(flips[:, None], columns[:, ::-1], columns)
+    padded = F.pad(images, (padding, padding, padding, padding))
+    at = torch.arange(count, device=images.device)[:, None, None]
+    # Advanced indexing on both sides of the channel axis puts the channels last: one gather cuts all crops.
+    cut = padded[at, :, _to(rows, images)[:, :, None], _to(columns, images)[:, None, :]]
+    return cut.permute(0, 3, 1, 2)
+
+
+def _to(array: np.ndarray, images: Tensor) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).to(images.device)

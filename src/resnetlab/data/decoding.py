@@ -1,0 +1,113 @@
+"""From image files to shards of pixels: what decoding threads and decoding processes do alike.
+
+Nothing here imports torch, so that a decoding process starts in a moment and takes little memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from resnetlab.core.resize import fit_to_square, shrink
+from resnetlab.data.reader import Stamp, UnreadableImageError, decode_image
+
+DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFormat:
+    """In what form the images of a data set are kept.
+
+    Attributes:
+        channels: 1 (grey) or 3 (RGB).
+        image_size: height and width that the network sees, in pixels.
+        fit: how an image becomes a square, as in `fit_to_square`.
+        detail: training images keep their shape, and so many times `image_size` on the shorter side, if they
+            have it; random crops are cut from that.
+    """
+
+    channels: int
+    image_size: int
+    fit: str
+    detail: float
+
+    def store(self, pixels: np.ndarray, *, training: bool) -> np.ndarray:
+        """Returns what is kept of an image, uint8 (H, W, C).
+
+        Images of validation and test that are larger than the square become the square at once, others
+        stay as they are, so that in either case the network sees exactly what prediction would show it.
+        """
+        if training:
+            return shrink(pixels, math.ceil(self.detail * self.image_size))
+        if min(pixels.shape[:2]) > self.image_size:
+            return fit_to_square(pixels, self.image_size, self.fit)
+        return pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardFacts:
+    """What there is to know of consecutive files of a split that were decoded, in values that JSON has.
+
+    Attributes:
+        rows: the positions in the list of files of those that could be read, K of them.
+        shapes: K heights and widths.
+        digests: K hexadecimal digests of the pixels as they were decoded.
+        histogram: (C, 256), how often each value occurs, of training images.
+        failures: the message of each file that could not be read.
+    """
+
+    rows: list[int]
+    shapes: list[list[int]]
+    digests: list[str]
+    histogram: list[list[int]]
+    failures: list[str]
+
+
+def decode_shard(
+    files: Sequence[tuple[Path, Stamp]], first: int, stored: StoredFormat, *, training: bool
+) -> tuple[np.ndarray, ShardFacts]:
+    """Decodes files and returns the pixels, uint8 (H, W, C) one image after another, and what they are.
+
+    Args:
+        files: with the stamps that they had when they were listed.
+        first: the position of the first of them in its split's list.
+        stored: the form in which to keep them.
+        training: whether random crops will be cut from them.
+    """
+    kept: list[np.ndarray] = []
+    facts = ShardFacts(rows=[], shapes=[], digests=[], histogram=[], failures=[])
+    histogram = np.zeros((stored.channels, 256), dtype=np.int64)
+    for row, (path, stamp) in enumerate(files, start=first):
+        try:
+            pixels = decode_image(path, stored.channels, stamp)
+        except UnreadableImageError as error:
+            facts.failures.append(str(error))
+            continue
+        facts.rows.append(row)
+        facts.digests.append(pixel_digest(pixels))
+        pixels = stored.store(pixels, training=training)
+        facts.shapes.append(list(pixels.shape[:2]))
+        if training:
+            histogram += _histogram(pixels)
+        kept.append(pixels.reshape(-1))
+    facts.histogram.extend(histogram.tolist())
+    return np.concatenate([np.zeros(0, dtype=np.uint8), *kept]), facts
+
+
+def pixel_digest(pixels: np.ndarray) -> str:
+    """Returns a digest of an image (H, W, C): equal pixels, equal digest, whatever file they came from."""
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()[: 2 * DIGEST_BYTES]
+
+
+def _histogram(pixels: np.ndarray) -> np.ndarray:
+    channels = pixels.shape[2]
+    counts = Image.fromarray(pixels if channels == 3 else pixels[:, :, 0]).histogram()
+    return np.array(counts, dtype=np.int64).reshape(channels, 256)

@@ -1,0 +1,228 @@
+"""From a source to a data set: splits drawn, images decoded, in memory or in a pack."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from resnetlab.core.console import notice
+from resnetlab.core.errors import UserError
+from resnetlab.core.files import printable
+from resnetlab.core.preprocessing import to_array, to_tensor
+from resnetlab.core.resize import fit_to_square
+from resnetlab.data.arrays import ArraySource
+from resnetlab.data.images import ReadFiles
+from resnetlab.data.listing import FileSource
+from resnetlab.data.options import LoadOptions
+from resnetlab.data.pack import build_pack, files_digest, finish_pack, is_pack, open_pack
+from resnetlab.data.reader import describe_failures
+from resnetlab.data.reading import (
+    fits_in_memory,
+    probe_files,
+    read_into_memory,
+    stored_bytes,
+    stored_format,
+    unreadable_error,
+)
+from resnetlab.data.scan import ListedFile
+from resnetlab.data.splits import Drawn, draw_splits, limited
+from resnetlab.data.store import ImageData, Split, check_memory
+
+CACHE_VARIABLE = "RESNETLAB_CACHE"
+
+
+def from_arrays(source: ArraySource, options: LoadOptions) -> ImageData:
+    """Makes a data set of images in memory: squares of the size and channels asked for."""
+    drawn = _draw({split: labels for split, (_, labels) in source.splits.items()}, source.class_names, options)
+    given, height, width = next(iter(source.splits.values()))[0].shape[1:]
+    size, channels = options.image_size or min(height, width), options.channels or given
+    check_memory(sum(len(part.positions) for part in drawn.values()), channels, size)
+    splits = {}
+    for split, part in drawn.items():
+        images, labels = source.splits[part.source]
+        squares = torch.empty(len(part.positions), channels, size, size, dtype=torch.uint8)
+        chunks = torch.arange(len(part.positions)).split(1024)
+
+        def fill(at: Tensor, images: Tensor = images, part: Drawn = part, squares: Tensor = squares) -> None:
+            squares[at] = _squares(_with_channels(images[part.positions[at]], channels), size, options.fit)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(fill, chunks))
+        splits[split] = Split(images=squares, labels=labels[part.positions], index=part.positions)
+    return ImageData(
+        name=source.name,
+        splits=splits,
+        class_names=source.class_names,
+        mirrors=source.mirrors,
+        arguments=asdict(options),
+        image_size=size,
+        channels=channels,
+        fit=options.fit,
+    )
+
+
+def from_files(
+    source: FileSource, options: LoadOptions, *, pack: Path | None = None, workers: int | None = None
+) -> ImageData:
+    """Makes a data set of image files: in memory, in the pack at `pack`, or where `options.store` says."""
+    labels = {
+        split: torch.tensor([entry.label for entry in entries], dtype=torch.int64)
+        for split, entries in source.files.items()
+    }
+    drawn = _draw(labels, source.class_names, options)
+    files = {split: [source.files[part.source][at] for at in part.positions.tolist()] for split, part in drawn.items()}
+    probes = probe_files(files, source.root)
+    stored = stored_format(
+        probes,
+        image_size=options.image_size,
+        channels=options.channels,
+        fit=options.fit,
+        detail=options.detail,
+    )
+    needed, count = stored_bytes(probes, files, stored), len(probes)
+    in_memory = pack is None and options.store != "pack"
+    if in_memory and fits_in_memory(needed, count, insist=options.store == "memory"):
+        contents = read_into_memory(files, stored, workers=workers)
+        _check_failures(source, contents, options)
+        splits = {}
+        for split, part in contents.items():
+            labels_, index, paths = _facts(part, files[split], drawn[split], source.root)
+            splits[split] = Split(images=part.images, labels=labels_, index=index, paths=paths)
+        _check_classes(splits, source.class_names)
+        return ImageData(
+            name=source.name,
+            splits=splits,
+            class_names=source.class_names,
+            mirrors=True,
+            arguments=asdict(replace(options, store="memory")),
+            image_size=stored.image_size,
+            channels=stored.channels,
+            fit=stored.fit,
+        )
+    if pack is None:
+        pack = _cache_folder() / f"{source.name}-{files_digest(files, stored, source.root)[:16]}"
+    if not is_pack(pack):
+        notice(f"packing {count:,} images, {needed / 2**30:.1f} GiB, into {printable(pack)}")
+        contents = build_pack(pack, files, stored, workers=workers)
+        _check_failures(source, contents, options)
+        tables = []
+        for split, part in contents.items():
+            labels_, index, paths = _facts(part, files[split], drawn[split], source.root)
+            columns = {"split": split, "label": labels_.numpy(), "index": index.numpy(), "path": paths}
+            tables.append(part.images.table().assign(**columns))
+        facts = {
+            "name": source.name,
+            "class_names": list(source.class_names),
+            "format": asdict(stored),
+            "arguments": {key: value for key, value in asdict(options).items() if value is not None},
+        }
+        finish_pack(pack, pd.concat(tables, ignore_index=True), facts)
+    data = from_pack(pack, replace(options, image_size=None, channels=None, limit=None))
+    return replace(data, name=source.name, arguments=asdict(replace(options, store="pack")))
+
+
+def from_pack(folder: Path, options: LoadOptions) -> ImageData:
+    """Opens a pack as a data set; its splits and sizes are those that it was made with."""
+    facts, table, images = open_pack(folder)
+    stored = facts["format"]
+    for name in ("image_size", "channels"):
+        if getattr(options, name) not in (None, stored[name]):
+            raise UserError(
+                f"the pack {folder} was made for {name}={stored[name]}, and {getattr(options, name)} is asked for. "
+                "Leave that out, or pack the images again."
+            )
+    names, splits = tuple(facts["class_names"]), {}
+    for split, rows in table.groupby("split", sort=False):
+        at = np.arange(len(rows))
+        if split == "train" and options.limit is not None:
+            at = limited(rows["label"].to_numpy(), len(names), options.limit, options.split_seed)
+        rows = rows.iloc[at]
+        splits[str(split)] = Split(
+            images=images[str(split)].select(at),
+            labels=torch.tensor(rows["label"].to_numpy(), dtype=torch.int64),
+            index=torch.tensor(rows["index"].to_numpy(), dtype=torch.int64),
+            paths=tuple(rows["path"]),
+        )
+    _check_classes(splits, names)
+    return ImageData(
+        name=facts["name"],
+        splits=splits,
+        class_names=names,
+        mirrors=True,
+        arguments=asdict(options),
+        image_size=stored["image_size"],
+        channels=stored["channels"],
+        fit=stored["fit"],
+    )
+
+
+def _draw(labels: Mapping[str, Tensor], class_names: tuple[str, ...], options: LoadOptions) -> dict[str, Drawn]:
+    return draw_splits(
+        labels,
+        class_names,
+        validation_fraction=options.validation_fraction,
+        test_fraction=options.test_fraction,
+        limit=options.limit,
+        seed=options.split_seed,
+    )
+
+
+def _with_channels(images: Tensor, channels: int) -> Tensor:
+    """Returns uint8 images (N, C, H, W) in grey or in RGB."""
+    if images.shape[1] == channels:
+        return images
+    if channels == 3:
+        return images.expand(-1, 3, -1, -1)
+    # ITU-R BT.601 in 16-bit fixed point, rounded, as Pillow has it.
+    weights = torch.tensor([19595, 38470, 7471]).reshape(1, 3, 1, 1)
+    return ((images * weights).sum(1, keepdim=True) + 2**15 >> 16).to(torch.uint8)
+
+
+def _squares(images: Tensor, size: int, fit: str) -> Tensor:
+    if images.shape[2:] == (size, size):
+        return images
+    return torch.stack([to_tensor(fit_to_square(to_array(image), size, fit)) for image in images])
+
+
+def _facts(
+    part: ReadFiles, files: list[ListedFile], drawn: Drawn, root: Path
+) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """Returns labels, positions in the source, and relative paths of the files that could be read."""
+    kept = [files[row] for row in part.rows.tolist()]
+    labels = torch.tensor([entry.label for entry in kept], dtype=torch.int64)
+    return labels, drawn.positions[torch.from_numpy(part.rows)], tuple(_relative(entry.path, root) for entry in kept)
+
+
+def _relative(path: Path, root: Path) -> str:
+    return printable(path.relative_to(root) if path.is_relative_to(root) else path)
+
+
+def _check_failures(source: FileSource, contents: Mapping[str, ReadFiles], options: LoadOptions) -> None:
+    failures = [message for part in contents.values() for message in part.failures]
+    if failures and not options.skip_unreadable:
+        raise unreadable_error(source.root, failures)
+    if failures:
+        warnings.warn(f"left out {len(failures)} unreadable files: {describe_failures(failures)}", stacklevel=3)
+
+
+def _check_classes(splits: Mapping[str, Split], class_names: tuple[str, ...]) -> None:
+    for name, split in splits.items():
+        present = set(split.labels.tolist())
+        missing = [class_name for label, class_name in enumerate(class_names) if label not in present]
+        if missing and (name == "train" or not present):
+            raise UserError(f"the {name} split has no readable image of {', '.join(missing)}. Add some.")
+
+
+def _cache_folder() -> Path:
+    """Where packs go that have no folder of their own."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get(CACHE_VARIABLE) or Path(home) / "resnetlab") / "packs"
