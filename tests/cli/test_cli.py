@@ -166,7 +166,7 @@ def test_an_unreadable_image(cli: Cli, image_folder: Path, tmp_path: Path, digit
     arguments = ("--out", tmp_path / "run", "--epochs", 1, "--image-size", 16, "--skip-unreadable")
     code, _, err = cli("train", image_folder, *arguments)
     assert code == 0, err
-    assert "warning: left out 1 unreadable files" in err
+    assert "warning: left out 1 unreadable file" in err
 
 
 def test_an_output_folder_that_is_read_only_or_full(cli: Cli, tmp_path: Path):

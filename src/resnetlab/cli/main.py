@@ -20,7 +20,7 @@ import typer
 from rich.markup import escape
 
 from resnetlab import __version__
-from resnetlab.cli import evaluate, models, predict, report, summary, train
+from resnetlab.cli import data, evaluate, models, predict, report, summary, train
 from resnetlab.core.console import console, notice
 from resnetlab.core.errors import Interrupted, UserError
 
@@ -99,6 +99,12 @@ def _print_version(value: bool) -> None:
     if value:
         typer.echo(f"resnetlab {__version__}")
         raise typer.Exit
+
+
+_data = typer.Typer(help=data.HELP, no_args_is_help=True)
+for _name, _command in (("inspect", data.inspect_command), ("pack", data.pack_command)):
+    _data.command(_name, no_args_is_help=True)(_guarded(_command))
+app.add_typer(_data, name=data.NAME)
 
 
 @app.callback()

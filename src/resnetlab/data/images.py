@@ -15,7 +15,7 @@ from torch import Tensor
 
 from resnetlab.core.preprocessing import to_tensor
 from resnetlab.core.resize import fit_to_square
-from resnetlab.data.decoding import ShardFacts
+from resnetlab.data.decoding import ShardFacts, count_values
 
 
 class ImageSource(Protocol):
@@ -29,15 +29,16 @@ class ImageSource(Protocol):
     shapes: np.ndarray
     channels: int
 
-    def patches(self, positions: np.ndarray, low: np.ndarray, high: np.ndarray) -> Tensor:
+    def patches(self, positions: np.ndarray, low: np.ndarray, high: np.ndarray, fill: int) -> Tensor:
         """Returns uint8 (n, h, w, C): rectangles of the images at `positions`, side by side in one tensor.
 
         h and w are those of the largest; smaller ones are continued by their last row and column.
 
         Args:
             positions: int (n,).
-            low: int (n, 2), x and y of each rectangle's first pixel.
-            high: int (n, 2), x and y behind its last one.
+            low: int (n, 2), x and y of each rectangle's first pixel; it may lie before the image's first.
+            high: int (n, 2), x and y behind its last one, which may lie behind the image's last.
+            fill: the value of what is outside an image.
         """
         ...
 
@@ -51,8 +52,8 @@ class Ragged:
         offsets: int (N,), where in it the image begins.
         shapes: int (N, 2), heights and widths.
         channels: of every image.
-        digests: of the pixels of each image as it was decoded.
-        histogram: int (C, 256), how often each value occurs in all images; computed where None.
+        digests: of the file of each image.
+        histogram: int (C, 256), how often each value occurs; see `count_values`. Computed where None.
     """
 
     def __init__(
@@ -111,9 +112,9 @@ class Ragged:
         size = height * width * self.channels
         return self._opened[number][offset : offset + size].reshape(height, width, self.channels)
 
-    def patches(self, positions: np.ndarray, low: np.ndarray, high: np.ndarray) -> Tensor:
+    def patches(self, positions: np.ndarray, low: np.ndarray, high: np.ndarray, fill: int) -> Tensor:
         """See `ImageSource`."""
-        return _patches(self.pixels, self.channels, positions, low, high)
+        return _patches(self.pixels, self.channels, positions, low, high, fill)
 
     def squares(self, positions: np.ndarray, size: int, fit: str) -> Tensor:
         """Returns uint8 (n, C, size, size), as prediction would show the images."""
@@ -127,13 +128,10 @@ class Ragged:
         return result
 
     def sums(self) -> tuple[int, Tensor, Tensor]:
-        """Returns the number of pixels, and the sums of values and of squares by channel."""
+        """Returns the number of values a channel, and their sums and the sums of their squares; see `count_values`."""
         if self._histogram is None:
-            counts = np.zeros((self.channels, 256), dtype=np.int64)
-            for position in range(len(self)):
-                flat = self.pixels(position).reshape(-1, self.channels)
-                counts += [np.bincount(flat[:, channel], minlength=256) for channel in range(self.channels)]
-            self._histogram = counts
+            counts = sum(count_values(self.pixels(position)) for position in range(len(self)))
+            self._histogram = np.asarray(counts)
         histogram, values = torch.from_numpy(self._histogram), torch.arange(256)
         return int(histogram[0].sum()), (histogram * values).sum(1), (histogram * values * values).sum(1)
 
@@ -180,21 +178,31 @@ class Stack:
         self.shapes = np.tile(np.array(images.shape[2:], dtype=np.int64), (len(images), 1))
         self._pixels = images.numpy().transpose(0, 2, 3, 1)
 
-    def patches(self, positions: np.ndarray, low: np.ndarray, high: np.ndarray) -> Tensor:
+    def patches(self, positions: np.ndarray, low: np.ndarray, high: np.ndarray, fill: int) -> Tensor:
         """See `ImageSource`."""
-        return _patches(self._pixels.__getitem__, self.channels, positions, low, high)
+        return _patches(self._pixels.__getitem__, self.channels, positions, low, high, fill)
 
 
 def _patches(
-    pixels: Callable[[int], np.ndarray], channels: int, positions: np.ndarray, low: np.ndarray, high: np.ndarray
+    pixels: Callable[[int], np.ndarray],
+    channels: int,
+    positions: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    fill: int,
 ) -> Tensor:
     width, height = (high - low).max(0)
     result = np.empty((len(positions), height, width, channels), dtype=np.uint8)
     for target, position, (left, top), (right, bottom) in zip(
         result, positions.tolist(), low.tolist(), high.tolist(), strict=True
     ):
+        image = pixels(position)
         rows, columns = bottom - top, right - left
-        target[:rows, :columns] = pixels(position)[top:bottom, left:right]
+        before_x, before_y = max(-left, 0), max(-top, 0)
+        after_x, after_y = min(columns, image.shape[1] - left), min(rows, image.shape[0] - top)
+        if (before_x, before_y, after_x, after_y) != (0, 0, columns, rows):
+            target[:rows, :columns] = fill
+        target[before_y:after_y, before_x:after_x] = image[max(top, 0) : bottom, max(left, 0) : right]
         if columns < width:
             target[:rows, columns:] = target[:rows, columns - 1 : columns]
         if rows < height:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -24,15 +23,7 @@ from resnetlab.data.images import ReadFiles
 from resnetlab.data.listing import FileSource
 from resnetlab.data.options import LoadOptions
 from resnetlab.data.pack import build_pack, files_digest, finish_pack, is_pack, open_pack
-from resnetlab.data.reader import describe_failures
-from resnetlab.data.reading import (
-    fits_in_memory,
-    probe_files,
-    read_into_memory,
-    stored_bytes,
-    stored_format,
-    unreadable_error,
-)
+from resnetlab.data.reading import check_failures, fits_in_memory, read_into_memory, survey
 from resnetlab.data.scan import ListedFile
 from resnetlab.data.splits import Drawn, draw_splits, limited
 from resnetlab.data.store import ImageData, Split, check_memory
@@ -80,19 +71,19 @@ def from_files(
     }
     drawn = _draw(labels, source.class_names, options)
     files = {split: [source.files[part.source][at] for at in part.positions.tolist()] for split, part in drawn.items()}
-    probes = probe_files(files, source.root)
-    stored = stored_format(
-        probes,
+    stored, needed = survey(
+        files,
+        source.root,
         image_size=options.image_size,
         channels=options.channels,
         fit=options.fit,
         detail=options.detail,
     )
-    needed, count = stored_bytes(probes, files, stored), len(probes)
+    count = sum(map(len, files.values()))
     in_memory = pack is None and options.store != "pack"
     if in_memory and fits_in_memory(needed, count, insist=options.store == "memory"):
         contents = read_into_memory(files, stored, workers=workers)
-        _check_failures(source, contents, options)
+        check_failures(_failures(contents), source.root, skip=options.skip_unreadable)
         splits = {}
         for split, part in contents.items():
             labels_, index, paths = _facts(part, files[split], drawn[split], source.root)
@@ -111,9 +102,10 @@ def from_files(
     if pack is None:
         pack = _cache_folder() / f"{source.name}-{files_digest(files, stored, source.root)[:16]}"
     if not is_pack(pack):
-        notice(f"packing {count:,} images, {needed / 2**30:.1f} GiB, into {printable(pack)}")
+        notice(f"packing {count:,} images, about {needed / 2**30:.1f} GiB, into {printable(pack)}")
         contents = build_pack(pack, files, stored, workers=workers)
-        _check_failures(source, contents, options)
+        failures = _failures(contents)
+        check_failures(failures, source.root, skip=options.skip_unreadable)
         tables = []
         for split, part in contents.items():
             labels_, index, paths = _facts(part, files[split], drawn[split], source.root)
@@ -124,8 +116,11 @@ def from_files(
             "class_names": list(source.class_names),
             "format": asdict(stored),
             "arguments": {key: value for key, value in asdict(options).items() if value is not None},
+            "failures": failures,
         }
         finish_pack(pack, pd.concat(tables, ignore_index=True), facts)
+    else:
+        check_failures(open_pack(pack)[0]["failures"], source.root, skip=options.skip_unreadable)
     data = from_pack(pack, replace(options, image_size=None, channels=None, limit=None))
     return replace(data, name=source.name, arguments=asdict(replace(options, store="pack")))
 
@@ -206,12 +201,8 @@ def _relative(path: Path, root: Path) -> str:
     return printable(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
-def _check_failures(source: FileSource, contents: Mapping[str, ReadFiles], options: LoadOptions) -> None:
-    failures = [message for part in contents.values() for message in part.failures]
-    if failures and not options.skip_unreadable:
-        raise unreadable_error(source.root, failures)
-    if failures:
-        warnings.warn(f"left out {len(failures)} unreadable files: {describe_failures(failures)}", stacklevel=3)
+def _failures(contents: Mapping[str, ReadFiles]) -> list[str]:
+    return [message for part in contents.values() for message in part.failures]
 
 
 def _check_classes(splits: Mapping[str, Split], class_names: tuple[str, ...]) -> None:

@@ -31,6 +31,8 @@ class LoadOptions:
     follow_links: bool = False
 
     def __post_init__(self) -> None:
+        if self.data_root is not None:
+            set_checked(self, data_root=str(self.data_root))  # a path, as files hold it
         if self.image_size is not None:
             set_checked(self, image_size=check_integer("image_size", self.image_size, 1))
         if self.limit is not None:

@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,7 +30,6 @@ import numpy as np
 import pandas as pd
 from rich.progress import track
 
-import resnetlab
 from resnetlab.core.checks import check_schema
 from resnetlab.core.console import console, is_live
 from resnetlab.core.errors import UserError
@@ -120,7 +120,7 @@ def finish_pack(folder: Path, table: pd.DataFrame, facts: Mapping[str, Any]) -> 
     shards = {}
     for path in sorted((folder / "shards").glob("*.json")):
         fact = json.loads(path.read_text(encoding="utf-8"))
-        shards[path.stem] = {"bytes": fact["bytes"], "sha256": fact["sha256"], "histogram": fact["histogram"]}
+        shards[path.stem] = {"bytes": fact["bytes"], "crc32": fact["crc32"], "histogram": fact["histogram"]}
     names = [_shard_name(split, number) for split, number in zip(table["split"], table["array"], strict=True)]
     table = table.drop(columns="array").assign(shard=names)
     table.attrs = {"schema": SCHEMA_VERSION}
@@ -135,7 +135,7 @@ def finish_pack(folder: Path, table: pd.DataFrame, facts: Mapping[str, Any]) -> 
 def open_pack(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, dict[str, Ragged]]:
     """Opens a complete pack and returns its facts, its table (a row an image), and the images of each split.
 
-    A shard's digest is compared when the first image of it is asked for.
+    A shard's checksum is compared when the first image of it is asked for.
 
     Raises:
         UserError: the pack is damaged, or a newer version wrote it.
@@ -202,15 +202,15 @@ def _written(task: Mapping[str, Any], *, check: bool = False) -> dict[str, Any] 
 
 
 def _opener(path: Path, facts: Mapping[str, Any]) -> Callable[[], np.ndarray]:
-    """Returns a function that maps a shard into memory and compares its digest."""
+    """Returns a function that maps a shard into memory and compares its checksum."""
 
     def open_shard() -> np.ndarray:
         if not facts["bytes"]:
             return np.zeros(0, dtype=np.uint8)
         array = np.memmap(path, dtype=np.uint8, mode="r")
-        if hashlib.sha256(array.data).hexdigest() != facts["sha256"]:
+        if zlib.crc32(array.data) != facts["crc32"]:
             raise UserError(
-                f"the pack's file {path} is damaged: its digest is another. Remove the pack and pack again."
+                f"the pack's file {path} is damaged: its checksum is another. Remove the pack and pack again."
             )
         return array
 
@@ -234,8 +234,8 @@ def _run_workers(tasks: Sequence[dict[str, Any]], workers: int, folder: Path) ->
     done: SimpleQueue[Exception | None] = SimpleQueue()
     for task in tasks:
         waiting.put(task)
-    package = str(Path(resnetlab.__file__).parent.parent)
-    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    package = Path(__file__).parents[2]
+    paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-m", "resnetlab.data.pack_worker"]
     processes = [

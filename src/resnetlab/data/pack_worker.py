@@ -6,14 +6,17 @@ ends when its input does, so that it does not outlive who started it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 import warnings
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from resnetlab.core.memory import keep_freed_memory
 from resnetlab.data.decoding import StoredFormat, decode_shard
 from resnetlab.data.reader import FirstFrameWarning
 
@@ -21,31 +24,30 @@ from resnetlab.data.reader import FirstFrameWarning
 def write_shard(task: dict[str, Any]) -> None:
     """Decodes the files of a task, writes their pixels, and then what there is to know of them, beside the pixels."""
     files = [(Path(path), (size, modified)) for path, size, modified in task["files"]]
-    with warnings.catch_warnings(record=True) as caught:
+    target, checksum, written = Path(task["target"]), 0, 0
+    pixels, facts = target.with_suffix(".bin"), target.with_suffix(".json")
+    # No fsync: whoever goes on with the pack compares the checksum, and makes a torn shard again.
+    with _part(pixels).open("wb") as file, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", FirstFrameWarning)
-        pixels, known = decode_shard(
-            files, task["first"], StoredFormat(**task["format"]), training=task["split"] == "train"
-        )
-    facts = {
-        "key": task["key"],
-        **asdict(known),
-        "warnings": [str(warning.message) for warning in caught],
-        "bytes": pixels.nbytes,
-        "sha256": hashlib.sha256(pixels.data).hexdigest(),
-    }
-    target = Path(task["target"])
-    for path, content in (
-        (target.with_suffix(".bin"), pixels.data),
-        (target.with_suffix(".json"), json.dumps(facts).encode()),
-    ):
-        # No fsync: whoever goes on with the pack compares the digest, and makes a torn shard again.
-        temporary = path.with_name(path.name + ".part")
-        temporary.write_bytes(content)
-        temporary.replace(path)
+
+        def keep(image: np.ndarray) -> None:
+            nonlocal checksum, written
+            content = np.ascontiguousarray(image).data
+            checksum = zlib.crc32(content, checksum)
+            written += file.write(content)
+
+        stored, training = StoredFormat(**task["format"]), task["split"] == "train"
+        known = decode_shard(files, task["first"], stored, training=training, keep=keep)
+    _part(pixels).replace(pixels)
+    messages = [str(warning.message) for warning in caught]
+    found = {"key": task["key"], **asdict(known), "warnings": messages, "bytes": written, "crc32": checksum}
+    _part(facts).write_text(json.dumps(found), encoding="utf-8")
+    _part(facts).replace(facts)
 
 
 def main() -> None:
     """Answers tasks until the input ends."""
+    keep_freed_memory()
     for line in sys.stdin:
         try:
             write_shard(json.loads(line))
@@ -54,6 +56,10 @@ def main() -> None:
             answer = {"errno": error.errno, "error": error.strerror or str(error)}
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
 
 
 if __name__ == "__main__":

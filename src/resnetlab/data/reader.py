@@ -5,14 +5,16 @@ Processes that only decode import this file, so it costs them no import of torch
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 from PIL import Image, ImageChops, ImageFile
@@ -70,7 +72,7 @@ def probe_image(path: Path) -> tuple[int, int, int]:
     Raises:
         UnreadableImageError: the head is not that of an image, or declares too many pixels.
     """
-    with _opened(path) as image:
+    with _reading(path), path.open("rb") as file, _opened(file) as image:
         width, height = image.size
         # Pillow tells a TIFF file's size upright already.
         if image.format != "TIFF" and _orientation(image) >= 5:
@@ -100,20 +102,39 @@ def decode_image(path: Path, channels: int, stamp: Stamp | None = None) -> np.nd
     Warns:
         FirstFrameWarning: the file has further frames or pages.
     """
-    with _opened(path, stamp) as opened:
+    return decode_content(path, read_content(path, stamp), channels)
+
+
+def read_content(path: Path, stamp: Stamp | None = None) -> bytes:
+    """Returns what is in a file, or raises as `decode_image` does."""
+    with _reading(path):
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            content = file.read()
+        if stamp is not None and not stamp == (status.st_size, status.st_mtime_ns) == file_stamp(path):
+            raise UnreadableImageError(
+                f"'{printable(path)}' has changed since it was listed. Leave the images alone while they are read."
+            )
+        return content
+
+
+def decode_content(path: Path, content: bytes, channels: int) -> np.ndarray:
+    """Decodes the content of a file as `decode_image` does; `path` is for messages."""
+    mode = "L" if channels == 1 else "RGB"
+    with _reading(path), _opened(BytesIO(content)) as opened:
         raw = _raw_mode(opened)
         opened.load()  # from here on a TIFF file is upright, and has lost its orientation
         image = _opaque(_eight_bits(opened, raw))
         orientation = _orientation(opened)
         if orientation in _UPRIGHT:
             image = image.transpose(_UPRIGHT[orientation])
-        pixels = np.array(image.convert("L" if channels == 1 else "RGB"))
+        pixels = np.asarray(image if image.mode == mode else image.convert(mode))
         has_more = _has_more_frames(opened)
     if has_more:
         warnings.warn(
             f"'{printable(path)}' has several frames or pages; the first is read. Split it to use the others.",
             FirstFrameWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     return pixels.reshape(*pixels.shape[:2], channels)
 
@@ -122,7 +143,7 @@ def read_image(path: Path, channels: int) -> Tensor:
     """Returns `decode_image` as a tensor, uint8 (channels, H, W)."""
     import torch  # here, for the sake of the processes that only decode
 
-    return torch.from_numpy(decode_image(path, channels)).permute(2, 0, 1).contiguous()
+    return torch.tensor(decode_image(path, channels)).permute(2, 0, 1).contiguous()
 
 
 def describe_failures(failures: Sequence[object], shown: int = 10) -> str:
@@ -164,33 +185,29 @@ _quiet_pillow = _QuietPillow()
 
 
 @contextmanager
-def _opened(path: Path, stamp: Stamp | None = None) -> Iterator[ImageFile.ImageFile]:
-    """Opens an image; whatever goes wrong until the block ends becomes an `UnreadableImageError`."""
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever goes wrong until the block ends becomes an `UnreadableImageError`."""
     try:
-        _check_stamp(path, stamp)
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
             raise ValueError("not a regular file")
         if not status.st_size:
             raise UnreadableImageError(f"'{printable(path)}' is empty (0 bytes).")
-        with _quiet_pillow, path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
-            limit = Image.MAX_IMAGE_PIXELS
-            if limit is not None and image.width * image.height > limit:
-                raise ValueError(f"{image.width}x{image.height} pixels are {_too_many(limit)}")
-            yield image
-        _check_stamp(path, stamp)
+        yield
     except UnreadableImageError:
         raise
     except Exception as error:  # decoders raise anything on damaged files
-        _check_stamp(path, stamp)
         raise _unreadable(path, error) from error
 
 
-def _check_stamp(path: Path, stamp: Stamp | None) -> None:
-    if stamp is not None and file_stamp(path) != stamp:
-        raise UnreadableImageError(
-            f"'{printable(path)}' has changed since it was listed. Leave the images alone while they are read."
-        )
+@contextmanager
+def _opened(file: IO[bytes]) -> Iterator[ImageFile.ImageFile]:
+    """Opens an image in a format that is read, and of an honest size."""
+    with _quiet_pillow, Image.open(file, formats=FORMATS) as image:
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None and image.width * image.height > limit:
+            raise ValueError(f"{image.width}x{image.height} pixels are {_too_many(limit)}")
+        yield image
 
 
 def _raw_mode(image: ImageFile.ImageFile) -> str:

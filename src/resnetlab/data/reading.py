@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -17,7 +17,6 @@ from rich.progress import track
 from resnetlab.core.console import console, is_live, notice
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import printable
-from resnetlab.core.resize import shrunk_shape
 from resnetlab.data.decoding import ShardFacts, StoredFormat, decode_shard
 from resnetlab.data.images import ReadFiles, join_shards
 from resnetlab.data.pack import FILES_IN_A_SHARD
@@ -28,62 +27,63 @@ from resnetlab.data.store import available_memory
 LARGEST_DEFAULT_SIZE = 224
 """Photos are resized to at most this many pixels unless `image_size` says otherwise."""
 
+_SAMPLE = 500
 _WORTH_A_WORD = 2**28
 T = TypeVar("T")
 
 
-def probe_files(
-    files: Mapping[str, Sequence[ListedFile]], root: Path
-) -> list[tuple[int, int, int] | UnreadableImageError]:
-    """Returns (channels, height, width) of every file, or its error, from the files' heads.
-
-    Raises:
-        UserError: none of them is an image.
-    """
-    every = [entry.path for entries in files.values() for entry in entries]
-    probes = list(map_files(probe_image, every, "looking at images"))
-    failures = [probe for probe in probes if isinstance(probe, UnreadableImageError)]
-    if len(failures) == len(probes):
-        raise unreadable_error(root, [str(failure) for failure in failures])
-    return probes
-
-
-def stored_format(
-    probes: Sequence[tuple[int, int, int] | UnreadableImageError],
+def survey(
+    files: Mapping[str, Sequence[ListedFile]],
+    root: Path,
     *,
     image_size: int | None,
     channels: int | None,
     fit: str,
     detail: float,
-) -> StoredFormat:
-    """Returns the form in which to keep images; what is None is decided by what they are."""
-    sound = [probe for probe in probes if not isinstance(probe, UnreadableImageError)]
-    return StoredFormat(
-        channels=channels or max(probe[0] for probe in sound),
-        image_size=image_size or min(LARGEST_DEFAULT_SIZE, int(median(min(probe[1:]) for probe in sound))),
+) -> tuple[StoredFormat, int]:
+    """Returns the form in which to keep images, and about how many bytes they will take.
+
+    Only the files' heads are read, and not of all where a sample tells enough.
+
+    Args:
+        files: of every split.
+        root: the folder that the user named.
+        image_size: in pixels; None is the median of the shorter sides, at most `LARGEST_DEFAULT_SIZE`.
+        channels: 1 or 3; None is 1 where every image is grey, else 3.
+        fit: as in `fit_to_square`.
+        detail: as in `StoredFormat`.
+
+    Raises:
+        UserError: none of the files is an image.
+    """
+    every = [(split, entry.path) for split, entries in files.items() for entry in entries]
+    sample = every[:: max(1, len(every) // _SAMPLE)]
+    probes = _probe(sample)
+    colored = any(probe[0] == 3 for _, probe in probes)
+    if len(sample) < len(every) and (image_size is None or not probes or not (channels or colored)):
+        sample, probes = every, _probe(every)
+    if not probes:
+        failures = map_files(probe_image, [path for _, path in every])
+        check_failures([str(failure) for failure in failures], root, skip=False)
+    stored = StoredFormat(
+        channels=channels or max(probe[0] for _, probe in probes),
+        image_size=image_size or min(LARGEST_DEFAULT_SIZE, int(median(min(probe[1:]) for _, probe in probes))),
         fit=fit,
         detail=detail,
     )
+    kept = [stored.kept_shape(*probe[1:], training=split == "train") for split, probe in probes]
+    pixels = sum(height * width for height, width in kept)
+    return stored, round(pixels * stored.channels * len(every) / len(sample))
 
 
-def stored_bytes(
-    probes: Sequence[tuple[int, int, int] | UnreadableImageError],
-    files: Mapping[str, Sequence[ListedFile]],
-    stored: StoredFormat,
-) -> int:
-    """Returns how many bytes the pixels of all images will take."""
-    total, size = 0, stored.image_size
-    splits = [split for split, entries in files.items() for _ in entries]
-    for split, probe in zip(splits, probes, strict=True):
-        if isinstance(probe, UnreadableImageError):
-            continue
-        height, width = probe[1:]
-        if split == "train":
-            height, width = shrunk_shape(height, width, math.ceil(stored.detail * size))
-        elif min(height, width) > size:
-            height = width = size
-        total += height * width * stored.channels
-    return total
+def _probe(files: Sequence[tuple[str, Path]]) -> list[tuple[str, tuple[int, int, int]]]:
+    """Returns split and (channels, height, width) of the files that are images."""
+    results = map_files(probe_image, [path for _, path in files], "looking at images")
+    return [
+        (split, probe)
+        for (split, _), probe in zip(files, results, strict=True)
+        if not isinstance(probe, UnreadableImageError)
+    ]
 
 
 def fits_in_memory(needed: int, count: int, *, insist: bool) -> bool:
@@ -118,7 +118,15 @@ def read_into_memory(
 
     def decode(task: tuple[str, Sequence[ListedFile], int]) -> tuple[np.ndarray, ShardFacts]:
         split, entries, first = task
-        return decode_shard([(entry.path, entry.stamp) for entry in entries], first, stored, training=split == "train")
+        pixels: list[np.ndarray] = []
+        facts = decode_shard(
+            [(entry.path, entry.stamp) for entry in entries],
+            first,
+            stored,
+            training=split == "train",
+            keep=lambda image: pixels.append(image.reshape(-1)),
+        )
+        return np.concatenate([np.zeros(0, dtype=np.uint8), *pixels]), facts
 
     found: dict[str, list[tuple[np.ndarray, ShardFacts]]] = {split: [] for split in files}
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
@@ -157,9 +165,14 @@ def map_files(
         yield from track(results, label or "", len(paths), console=console, transient=True, disable=hidden)
 
 
-def unreadable_error(root: Path, messages: Sequence[str]) -> UserError:
-    """Returns the error for files that cannot be read: their number, and the first by name."""
-    return UserError(
-        f"{len(messages)} files below {printable(root)} are not images that can be read: {describe_failures(messages)} "
-        "Repair or remove them, or leave them out (--skip-unreadable)."
-    )
+def check_failures(messages: Sequence[str], root: Path, *, skip: bool) -> None:
+    """Raises `UserError` for files that cannot be read, or warns where they are to be left out."""
+    if not messages:
+        return
+    number = f"{len(messages)} unreadable file{'s' if len(messages) > 1 else ''}"
+    if not skip:
+        raise UserError(
+            f"{number} below {printable(root)}: {describe_failures(messages)} "
+            "Repair or remove them, or leave them out (--skip-unreadable)."
+        )
+    warnings.warn(f"left out {number}: {describe_failures(messages)}", stacklevel=3)

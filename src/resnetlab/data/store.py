@@ -45,7 +45,7 @@ class Split:
 
     @cached_property
     def digests(self) -> tuple[str, ...]:
-        """A digest of each image's pixels: equal images have equal ones."""
+        """A digest of each image, of its file where it has one, else of its pixels: equal ones, equal images."""
         if isinstance(self.images, Ragged):
             return self.images.digests
         return tuple(map(pixel_digest, self.images.numpy().transpose(0, 2, 3, 1)))
@@ -142,7 +142,7 @@ class ImageData:
         digest = hashlib.sha256("\0".join(self.class_names).encode())
         for name, split in self.splits.items():
             if isinstance(split.images, Ragged):
-                # The images as they were decoded: the same in memory and in a pack, whatever size is kept.
+                # The files: the same for memory and a pack, whatever size is kept of the images.
                 digest.update(f"\0{name}{(self.channels, self.image_size, self.fit)}".encode())
                 digest.update("".join(split.images.digests).encode())
             else:

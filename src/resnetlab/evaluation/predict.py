@@ -91,7 +91,8 @@ def predict(
             f"{describe_failures(failures)} Remove them, or leave them out (--skip-unreadable)."
         )
     if failures:
-        warnings.warn(f"left out {len(failures)} unreadable files: {describe_failures(failures)}", stacklevel=2)
+        number = f"{len(failures)} unreadable file{'s' if len(failures) > 1 else ''}"
+        warnings.warn(f"left out {number}: {describe_failures(failures)}", stacklevel=2)
     return pd.concat(frames, ignore_index=True)
 
 

@@ -17,7 +17,7 @@ from resnetlab.data.augment.samples import Samples, draw_samples, draw_shifts
 from resnetlab.data.augment.warp import warp
 from resnetlab.data.images import ImageSource, Ragged, Stack
 
-_CACHED_PIXELS = 16 * 224 * 224
+_CACHED_PIXELS = 8 * 224 * 224
 """On a CPU so many output pixels are worked on at a time that they stay in its cache."""
 
 
@@ -46,35 +46,37 @@ def augment(
     """
     device = device or torch.device("cpu")
     rows = np.arange(len(positions)) if rows is None else rows
-    if isinstance(images, Tensor) and images.shape[2:] == (size, size) and not policy.warps:
+    shapes = np.array([images.shape[2:]]) if isinstance(images, Tensor) else images.shapes[positions]
+    fits = bool((shapes == size).all())
+    if fits and not policy.warps and not policy.vertical_flip:
         shift, flips = draw_shifts(policy, len(positions), size, draws)
-        result = _move(images[torch.from_numpy(positions[rows])].to(device), shift[rows], flips[rows])
-        if not _changes_values(policy) and not policy.vertical_flip:
+        result = _move(_whole(images, positions[rows], size).to(device), shift[rows], flips[rows], policy.fill)
+        if not _changes_values(policy):
             return result
-        shapes = np.full((len(positions), 2), size)
-        samples = draw_samples(policy, shapes, size, draws)[rows]
-        if policy.vertical_flip:
-            upside_down = torch.from_numpy(samples.vertical_flip).to(device)
-            result = torch.where(upside_down[:, None, None, None], result.flip(2), result)
-        return _change_values(result.float(), samples, policy) if _changes_values(policy) else result
+        samples = draw_samples(policy, np.full((len(positions), 2), size), size, draws)[rows]
+        return _change_values(result.to(torch.float32, memory_format=torch.contiguous_format), samples, policy)
     source: ImageSource = Stack(images) if isinstance(images, Tensor) else images
     samples = draw_samples(policy, source.shapes[positions], size, draws, fit)
     add_operations(samples, policy, size, draws)
     samples, positions = samples[rows], positions[rows]
+    maps = source_maps(samples, size)
     part = len(rows) if device.type != "cpu" else max(1, _CACHED_PIXELS // size**2)
     result = torch.empty(len(rows), source.channels, size, size, device=device)
+    # Samples of a kind are worked on together, so that what only some need is not done for the others.
+    order = np.argsort(samples.corners.any((1, 2)), kind="stable")
     for start in range(0, len(rows), part):
-        chosen = slice(start, start + part)
-        result[chosen] = _make(source, positions[chosen], samples[chosen], policy, size, device)
+        chosen = order[start : start + part]
+        made = warp(source, positions[chosen], maps[chosen], size, fill=policy.fill, device=device)
+        result[torch.from_numpy(chosen).to(device)] = _change_values(made, samples[chosen], policy)
     return result
 
 
-def _make(
-    source: ImageSource, positions: np.ndarray, samples: Samples, policy: Augmentation, size: int, device: torch.device
-) -> Tensor:
-    maps = source_maps(samples, size)
-    images = warp(source, positions, maps, size, fill=policy.fill, device=device)
-    return _change_values(images, samples, policy)
+def _whole(images: Tensor | Ragged, positions: np.ndarray, size: int) -> Tensor:
+    """Returns uint8 (N, C, size, size) of images that have this size."""
+    if isinstance(images, Tensor):
+        return images[torch.from_numpy(positions)]
+    corner = np.zeros((len(positions), 2), dtype=np.int64)
+    return images.patches(positions, corner, corner + size, 0).permute(0, 3, 1, 2)
 
 
 def _change_values(images: Tensor, samples: Samples, policy: Augmentation) -> Tensor:
@@ -88,8 +90,8 @@ def _changes_values(policy: Augmentation) -> bool:
     return bool(policy.colors or effects)
 
 
-def _move(images: Tensor, shift: np.ndarray, flips: np.ndarray) -> Tensor:
-    """Returns uint8 (N, C, H, W) moved by whole pixels, black where nothing was, and mirrored."""
+def _move(images: Tensor, shift: np.ndarray, flips: np.ndarray, fill: int) -> Tensor:
+    """Returns uint8 (N, C, H, W) moved by whole pixels, the fill where nothing was, and mirrored."""
     count, _, height, width = images.shape
     padding = int(np.abs(shift).max(initial=0))
     if padding == 0 and not flips.any():
@@ -97,7 +99,7 @@ def _move(images: Tensor, shift: np.ndarray, flips: np.ndarray) -> Tensor:
     rows = padding - shift[:, 1, None] + np.arange(height)
     columns = padding - shift[:, 0, None] + np.arange(width)
     columns = np.where(flips[:, None], columns[:, ::-1], columns)
-    padded = F.pad(images, (padding, padding, padding, padding))
+    padded = F.pad(images, (padding, padding, padding, padding), value=fill)
     at = torch.arange(count, device=images.device)[:, None, None]
     # Advanced indexing on both sides of the channel axis puts the channels last: one gather cuts all crops.
     cut = padded[at, :, _to(rows, images)[:, :, None], _to(columns, images)[:, None, :]]

@@ -5,8 +5,8 @@ half-width 1. The difference is made before sampling: the source is smoothed alo
 kernel whose variance is (s^2 - 1) / 6, what the wider triangle has more. The kernel mixes the two
 discrete triangles of the next whole widths; at whole s the result is the wide triangle exactly.
 
-**Edges.** Samples near the photo's edge repeat its last pixels; what lies beyond the photo is the fill,
-the border between them one output pixel wide.
+**Edges.** Near an edge of the photo its last pixels are repeated, as torch's own resizing does. Where a
+sample looks beyond an edge, the photo passes into the fill over one pixel there.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from resnetlab.data.augment.geometry import apply, footprints
 if TYPE_CHECKING:
     from resnetlab.data.images import ImageSource
 
-_SHARPEST = 1.02
-"""A footprint up to this is sampled without smoothing."""
+_SHARPEST = 1.1
+"""A footprint up to this is sampled without smoothing, which would change next to nothing."""
 
 
 def warp(
-    source: ImageSource, positions: np.ndarray, maps: np.ndarray, size: int, *, fill: float, device: torch.device
+    source: ImageSource, positions: np.ndarray, maps: np.ndarray, size: int, *, fill: int, device: torch.device
 ) -> Tensor:
     """Returns float32 (N, C, size, size), values 0 to 255, of the source's images at `positions`.
 
@@ -48,22 +48,16 @@ def warp(
     low = np.floor(corners.min(1) - margin)
     high = np.ceil(corners.max(1) + margin)
     limit = shapes[:, ::-1]  # as (x, y)
-    low = np.clip(low, 0, limit - 1).astype(np.int64)
-    high = np.clip(high, low + 1, limit).astype(np.int64)
-    images = source.patches(positions, low, high).to(device)  # uint8 (N, h, w, C)
+    # On the sides where a sample looks beyond the photo, one pixel of fill more, which sampling continues.
+    tolerance = 1e-6 * limit
+    before, after = corners.min(1) < -tolerance, corners.max(1) > limit + tolerance
+    low = np.clip(low, -before.astype(np.int64), limit - 1).astype(np.int64)
+    high = np.clip(high, low + 1, limit + after).astype(np.int64)
+    images = source.patches(positions, low, high, fill).to(device)  # uint8 (N, h, w, C)
     values = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     values = _smooth(values, spans)
-    patch = np.array([values.shape[3], values.shape[2]])
-    grid = _grid(maps, low, patch, size, device)
-    result = F.grid_sample(values, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    tolerance = 1e-6 * limit[:, None]
-    outside = (corners < -tolerance) | (corners > limit[:, None] + tolerance)
-    (beyond,) = np.nonzero(outside.any(axis=(1, 2)))
-    if len(beyond):
-        rows = torch.from_numpy(beyond).to(device)
-        inside = _coverage(grid[rows], low[beyond], limit[beyond], spans[beyond], patch)
-        result[rows] = (result[rows] - fill).mul_(inside[:, None]).add_(fill)
-    return result
+    grid = _grid(maps, low, np.array([values.shape[3], values.shape[2]]), size, device)
+    return F.grid_sample(values, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def _grid(maps: np.ndarray, low: np.ndarray, patch: np.ndarray, size: int, device: torch.device) -> Tensor:
@@ -74,31 +68,17 @@ def _grid(maps: np.ndarray, low: np.ndarray, patch: np.ndarray, size: int, devic
     entries = torch.from_numpy(normalised).to(device, torch.float32)
     centres = torch.arange(size, dtype=torch.float32, device=device) + 0.5
 
-    def plane(row: int) -> Tensor:
+    def lines(row: int) -> tuple[Tensor, Tensor]:
         along_x = entries[:, row, 0, None] * centres
         along_y = entries[:, row, 1, None] * centres + entries[:, row, 2, None]
-        return along_x[:, None, :] + along_y[:, :, None]
+        return along_x[:, None, :], along_y[:, :, None]
 
-    x, y = plane(0), plane(1)
+    grid = torch.empty(len(maps), size, size, 2, device=device)
+    for row in (0, 1):
+        torch.add(*lines(row), out=grid[..., row])
     if (maps[:, 2, :2] != 0).any():
-        scale = plane(2).reciprocal_()
-        x.mul_(scale)
-        y.mul_(scale)
-    return torch.stack([x, y], dim=3)
-
-
-def _coverage(grid: Tensor, low: np.ndarray, limit: np.ndarray, spans: np.ndarray, patch: np.ndarray) -> Tensor:
-    """Returns (N, size, size), 1 within the photo and 0 beyond it, falling over one output pixel."""
-    # Along each axis the distance to the nearer edge is half - |x - middle|, here in the grid's own units.
-    middle = (limit / 2 - low) * (2 / patch) - 1
-    unit = patch / (2 * np.maximum(spans, 1e-6))  # output pixels in one unit of the grid
-    half = limit / (2 * np.maximum(spans, 1e-6)) + 0.5
-
-    def tensor(values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(grid.device, torch.float32)[:, None, None, :]
-
-    distance = (grid - tensor(middle)).abs_().mul_(tensor(-unit)).add_(tensor(half))
-    return torch.minimum(distance[..., 0], distance[..., 1]).clamp_(0, 1)
+        grid.div_(torch.add(*lines(2))[..., None])
+    return grid
 
 
 def _smooth(images: Tensor, spans: np.ndarray) -> Tensor:

@@ -1,0 +1,238 @@
+"""Claims on the way from files to batches, measured on Imagenette's 160 px files, in one run.
+
+- `augmented`: write-up C's whole augmentation at 224 px, batches of 64, ours from the pack against
+  torchvision's v2 transforms in a DataLoader with the best number of workers: at least 5 times the images.
+- `plain`: without augmentation, resized and normalised only: at least 3 times.
+- `packing`: the time of building the pack over that of decoding all files once with as many processes:
+  at most 1.3.
+- `outside`: share of a training step of ResNet-18 at 128 px that is not the network's: at most 10 %.
+
+Ours and the peer run turn by turn; medians are compared. Both end with a normalised float32 batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from resnetlab.core.environment import processor_name
+from resnetlab.core.memory import keep_freed_memory
+from resnetlab.core.preprocessing import Preprocessing
+from resnetlab.data.augment import Augmentation
+from resnetlab.data.batches import training_batches
+from resnetlab.data.sources import load_data, pack_data
+from resnetlab.data.store import ImageData
+from resnetlab.models.catalog import create_model
+from resnetlab.training.machine import choose_machine
+from resnetlab.training.recipes import resolve_recipe
+from resnetlab.training.step import build_optimizer, training_step
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SIZE, BATCH = 224, 64
+WRITE_UP_C = Augmentation(
+    crop_scale=(0.75, 1.0), crop_ratio=(0.9, 1.05), flip=True, rotation=10, perspective=0.15, perspective_p=0.3,
+    brightness=0.15, contrast=0.15, saturation=0.1, hue=0.05, autocontrast_p=0.2, blur_p=0.3, blur_kernel=3,
+    blur_sigma=(0.1, 1.0), sharpness=1.5, sharpness_p=0.3, erase_p=0.1, erase_area=(0.02, 0.08), erase_ratio=(0.3, 3.3),
+)  # fmt: skip
+PLAIN = Augmentation(crop_padding=0.0, flip=False)
+
+
+def peer_transforms(augmented: bool) -> v2.Compose:
+    """Returns torchvision's own chain for the same list, in the write-up's order."""
+    ending = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    if not augmented:
+        return v2.Compose([v2.ToImage(), v2.Resize((SIZE, SIZE), antialias=True), *ending])
+    return v2.Compose(
+        [
+            v2.ToImage(),
+            v2.RandomResizedCrop(SIZE, scale=(0.75, 1.0), ratio=(0.9, 1.05), antialias=True),
+            v2.RandomHorizontalFlip(0.5),
+            v2.RandomRotation(10, interpolation=v2.InterpolationMode.BILINEAR),
+            v2.ColorJitter(0.15, 0.15, 0.1, 0.05),
+            v2.RandomAutocontrast(0.2),
+            v2.RandomApply([v2.GaussianBlur(3, (0.1, 1.0))], 0.3),
+            v2.RandomAdjustSharpness(1.5, 0.3),
+            v2.RandomPerspective(0.15, 0.3),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.RandomErasing(0.1, (0.02, 0.08), (0.3, 3.3), 0),
+            v2.Normalize(MEAN, STD),
+        ]
+    )
+
+
+def peer_batches(folder: Path, augmented: bool, workers: int) -> Iterator[torch.Tensor]:
+    """Yields batches without end, as a user of torchvision makes them; workers stay from epoch to epoch."""
+    images: Dataset = ImageFolder(folder / "train", peer_transforms(augmented))
+    loader = DataLoader(
+        images, BATCH, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0
+    )
+    while True:
+        yield from (batch for batch, _ in loader)
+
+
+def our_batches(data: ImageData, policy: Augmentation) -> Iterator[torch.Tensor]:
+    """Yields batches without end from the pack."""
+    ours = Preprocessing(image_size=SIZE, channels=3, mean=MEAN, std=STD)
+    for epoch in itertools.count():
+        for batch in training_batches(
+            data.split("train"), batch_size=BATCH, policy=policy, seed=0, epoch=epoch, size=SIZE, fit="squash"
+        ):
+            yield ours.normalize(batch.images)
+
+
+def rate(batches: Iterator[torch.Tensor], count: int) -> float:
+    """Returns images a second over `count` batches."""
+    start, images = time.perf_counter(), 0
+    for batch in itertools.islice(batches, count):
+        images += len(batch)
+    return images / (time.perf_counter() - start)
+
+
+def compare(name: str, data: ImageData, folder: Path, policy: Augmentation, options: argparse.Namespace) -> float:
+    """Returns how many times the peer's images a second ours makes."""
+    augmented = policy is WRITE_UP_C
+    found = {}
+    for workers in options.workers:  # the peer chooses its best first
+        batches = peer_batches(folder, augmented, workers)
+        rate(batches, 3)
+        found[workers] = rate(batches, options.batches)
+        print(f"{name}: torchvision with {workers} workers {found[workers]:.0f} img/s", flush=True)
+    best = max(found, key=lambda workers: found[workers])
+    ours, peer = our_batches(data, policy), None
+    rates: dict[str, list[float]] = {"ours": [], "peer": []}
+    rate(ours, 3)
+    for turn in range(options.rounds):
+        rates["ours"].append(rate(ours, options.batches))
+        # Its workers fetch ahead: they are started for its turn and stopped after it, so as not to work in ours.
+        peer = peer_batches(folder, augmented, best)
+        rate(peer, 2 * best + 1)
+        rates["peer"].append(rate(peer, options.batches))
+        peer.close()
+        del peer
+        shown = ", ".join(f"{who} {values[-1]:.0f} img/s" for who, values in rates.items())
+        print(f"{name}: round {turn + 1}/{options.rounds}: {shown}", flush=True)
+    ratio = statistics.median(rates["ours"]) / statistics.median(rates["peer"])
+    print(f"{name}: medians {statistics.median(rates['ours']):.0f} and {statistics.median(rates['peer']):.0f} img/s")
+    return ratio
+
+
+_DECODE = """
+import sys
+from PIL import Image
+for path in sys.stdin.read().split("\\n"):
+    if path:
+        with Image.open(path) as image:
+            image.convert("RGB").tobytes()
+"""
+
+
+def decoding_seconds(folder: Path, processes: int) -> float:
+    """Returns the time of decoding every file once, with Pillow in as many processes as the packer has."""
+    paths = sorted(str(path) for path in folder.glob("*/*/*.JPEG"))
+    start = time.perf_counter()
+    running = [
+        subprocess.Popen([sys.executable, "-c", _DECODE], stdin=subprocess.PIPE, text=True) for _ in range(processes)
+    ]
+    for number, process in enumerate(running):
+        assert process.stdin is not None
+        process.stdin.write("\n".join(paths[number::processes]))
+        process.stdin.close()
+    for process in running:
+        process.wait()
+    return time.perf_counter() - start
+
+
+def packing_ratio(folder: Path, root: Path, options: argparse.Namespace) -> float:
+    """Returns the packer's time over one pass of decoding, medians of turns."""
+    processes, times = os.cpu_count() or 1, {"decoding": [], "packing": []}
+    for turn in range(options.rounds):
+        times["decoding"].append(decoding_seconds(folder, processes))
+        with tempfile.TemporaryDirectory() as target:
+            start = time.perf_counter()
+            pack_data("imagenette", Path(target) / "pack", data_root=root, image_size=SIZE, fit="squash", download=False)
+            times["packing"].append(time.perf_counter() - start)
+        shown = ", ".join(f"{what} {values[-1]:.1f} s" for what, values in times.items())
+        print(f"packing: round {turn + 1}/{options.rounds}: {shown}", flush=True)
+    return statistics.median(times["packing"]) / statistics.median(times["decoding"])
+
+
+def outside_share(root: Path, options: argparse.Namespace) -> float:
+    """Returns the share of the steps' time that goes into making batches."""
+    data = load_data("imagenette", data_root=root, image_size=128, download=False)
+    machine, recipe = choose_machine(), resolve_recipe("quick", batch_size=BATCH)
+    model = machine.place(create_model("resnet18", num_classes=10)).train()
+    optimizer = build_optimizer(model, recipe)
+    batches = training_batches(
+        data.split("train"), batch_size=BATCH, policy=WRITE_UP_C, seed=0, epoch=0, size=128, fit=data.fit
+    )
+    outside, whole = [], []
+    for number in range(options.batches + 2):
+        start = time.perf_counter()
+        batch = next(batches)
+        made = time.perf_counter()
+        training_step(
+            model, optimizer, batch, preprocessing=data.preprocessing, recipe=recipe, machine=machine, lr=0.01
+        )
+        done = time.perf_counter()
+        if number >= 2:
+            outside.append(made - start)
+            whole.append(done - start)
+    share = statistics.median(outside) / statistics.median(whole)
+    print(
+        f"outside: {statistics.median(outside) * 1000:.0f} ms of {statistics.median(whole) * 1000:.0f} ms a step of "
+        f"{BATCH} images, {machine}, write-up C's whole augmentation"
+    )
+    return share
+
+
+def main() -> int:
+    """Measures all, and prints a line for each claim."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, default=Path(os.environ.get("RESNETLAB_DATA", "data")))
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each (default 3)")
+    parser.add_argument("--batches", type=int, default=12, help="batches of a turn (default 12)")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2, 3], help="of the DataLoader, to try")
+    parser.add_argument("--only", nargs="+", choices=("augmented", "plain", "packing", "outside"))
+    options = parser.parse_args()
+    keep_freed_memory()  # as training does
+    wanted = options.only or ("augmented", "plain", "packing", "outside")
+    root, folder = options.data_root, options.data_root / "imagenette2-160"
+    print(f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}", flush=True)
+    lines, held = [], True
+    with tempfile.TemporaryDirectory() as target:
+        if {"augmented", "plain"} & set(wanted):
+            data = pack_data(
+                "imagenette", Path(target) / "pack", data_root=root, image_size=SIZE, fit="squash", download=False
+            )
+            for name, policy, bar in (("augmented", WRITE_UP_C, 5.0), ("plain", PLAIN, 3.0)):
+                if name in wanted:
+                    ratio = compare(name, data, folder, policy, options)
+                    lines.append(f"{name}: {ratio:.2f}x (bar {bar:.2f}x)")
+                    held &= ratio >= bar
+    if "packing" in wanted:
+        ratio = packing_ratio(folder, root, options)
+        lines.append(f"packing: {ratio:.2f}x (bar 1.30x, at most)")
+        held &= ratio <= 1.3
+    if "outside" in wanted:
+        share = outside_share(root, options)
+        lines.append(f"outside: {share:.3f}x (bar 0.100x, at most)")
+        held &= share <= 0.1
+    print("\n".join(lines))
+    return 0 if held else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
