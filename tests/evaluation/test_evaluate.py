@@ -100,7 +100,7 @@ def test_another_data_set_goes_to_a_folder_of_its_own(image_folder: Path, tmp_pa
     with pytest.raises(UserError, match=r"elsewhere has other classes.*missing \['red'\], unknown .* \['rot'\]"):
         resnetlab.evaluate(run, tmp_path / "elsewhere")
     image_folder.rename(tmp_path / "moved")
-    with pytest.raises(UserError, match=r"the run's images were in .*photos, and there is no such folder now"):
+    with pytest.raises(UserError, match=r"the run's images were in .*photos, and there is nothing now"):
         resnetlab.evaluate(run)
 
 

@@ -48,9 +48,9 @@ def command(
             "--set",
             metavar="KEY=VALUE",
             help="Change any field of the recipe (epochs, batch_size, lr, warmup, optimizer, momentum, nesterov, "
-            "weight_decay, clip_norm, loss, label_smoothing, keep, augment.rotation and so on) or of the "
-            "network (model.shortcut and the other fields of ResNetConfig), such as augment.flip=false. May be "
-            "repeated.",
+            "weight_decay, clip_norm, loss, label_smoothing, keep), of its augmentation (augment.flip and the other "
+            "fields of Augmentation) or of the network (model.shortcut and the other fields of ResNetConfig), such "
+            "as augment.rotation=10. May be repeated.",
         ),
     ] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize the images to this many pixels.")] = None,

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from torch import Tensor
 
 from resnetlab.core.preprocessing import to_tensor
@@ -29,7 +30,7 @@ class ImageSource(Protocol):
     shapes: np.ndarray
     channels: int
 
-    def patches(self, positions: np.ndarray, low: np.ndarray, high: np.ndarray, fill: int) -> Tensor:
+    def patches(self, positions: np.ndarray, low: np.ndarray, high: np.ndarray, boxes: np.ndarray, fill: int) -> Tensor:
         """Returns uint8 (n, h, w, C): rectangles of the images at `positions`, side by side in one tensor.
 
         h and w are those of the largest; smaller ones are continued by their last row and column.
@@ -38,6 +39,7 @@ class ImageSource(Protocol):
             positions: int (n,).
             low: int (n, 2), x and y of each rectangle's first pixel; it may lie before the image's first.
             high: int (n, 2), x and y behind its last one, which may lie behind the image's last.
+            boxes: int (n, 2), width and height of the boxes of pixels that become one, their mean.
             fill: the value of what is outside an image.
         """
         ...
@@ -112,20 +114,20 @@ class Ragged:
         size = height * width * self.channels
         return self._opened[number][offset : offset + size].reshape(height, width, self.channels)
 
-    def patches(self, positions: np.ndarray, low: np.ndarray, high: np.ndarray, fill: int) -> Tensor:
+    def patches(self, positions: np.ndarray, low: np.ndarray, high: np.ndarray, boxes: np.ndarray, fill: int) -> Tensor:
         """See `ImageSource`."""
-        return _patches(self.pixels, self.channels, positions, low, high, fill)
+        return _patches(self.pixels, self.channels, positions, low, high, boxes, fill)
 
     def squares(self, positions: np.ndarray, size: int, fit: str) -> Tensor:
         """Returns uint8 (n, C, size, size), as prediction would show the images."""
-        result = torch.empty(len(positions), self.channels, size, size, dtype=torch.uint8)
+        result = np.empty((len(positions), self.channels, size, size), dtype=np.uint8)
 
         def fill(row: int) -> None:
-            result[row] = to_tensor(fit_to_square(self.pixels(int(positions[row])), size, fit))
+            result[row] = fit_to_square(self.pixels(int(positions[row])), size, fit).transpose(2, 0, 1)
 
         with ThreadPoolExecutor(cpu_count()) as pool:
             list(pool.map(fill, range(len(positions))))
-        return result
+        return torch.from_numpy(result)
 
     def sums(self) -> tuple[int, Tensor, Tensor]:
         """Returns the number of values a channel, and their sums and the sums of their squares; see `count_values`."""
@@ -178,9 +180,9 @@ class Stack:
         self.shapes = np.tile(np.array(images.shape[2:], dtype=np.int64), (len(images), 1))
         self._pixels = images.numpy().transpose(0, 2, 3, 1)
 
-    def patches(self, positions: np.ndarray, low: np.ndarray, high: np.ndarray, fill: int) -> Tensor:
+    def patches(self, positions: np.ndarray, low: np.ndarray, high: np.ndarray, boxes: np.ndarray, fill: int) -> Tensor:
         """See `ImageSource`."""
-        return _patches(self._pixels.__getitem__, self.channels, positions, low, high, fill)
+        return _patches(self._pixels.__getitem__, self.channels, positions, low, high, boxes, fill)
 
 
 def _patches(
@@ -189,22 +191,44 @@ def _patches(
     positions: np.ndarray,
     low: np.ndarray,
     high: np.ndarray,
+    boxes: np.ndarray,
     fill: int,
 ) -> Tensor:
-    width, height = (high - low).max(0)
+    width, height = (-(-(high - low) // boxes)).max(0)
     result = np.empty((len(positions), height, width, channels), dtype=np.uint8)
-    for target, position, (left, top), (right, bottom) in zip(
-        result, positions.tolist(), low.tolist(), high.tolist(), strict=True
+    for target, position, first, last, box in zip(
+        result, positions.tolist(), low.tolist(), high.tolist(), boxes.tolist(), strict=True
     ):
-        image = pixels(position)
-        rows, columns = bottom - top, right - left
-        before_x, before_y = max(-left, 0), max(-top, 0)
-        after_x, after_y = min(columns, image.shape[1] - left), min(rows, image.shape[0] - top)
-        if (before_x, before_y, after_x, after_y) != (0, 0, columns, rows):
-            target[:rows, :columns] = fill
-        target[before_y:after_y, before_x:after_x] = image[max(top, 0) : bottom, max(left, 0) : right]
+        patch = _cut(pixels(position), first, last, fill)
+        if box != [1, 1]:
+            patch = _reduce(patch, box[0], box[1])
+        rows, columns = patch.shape[:2]
+        target[:rows, :columns] = patch
         if columns < width:
             target[:rows, columns:] = target[:rows, columns - 1 : columns]
         if rows < height:
             target[rows:] = target[rows - 1]
     return torch.from_numpy(result)
+
+
+def _cut(image: np.ndarray, first: list[int], last: list[int], fill: int) -> np.ndarray:
+    """Returns a rectangle of an image, with the fill where it reaches beyond."""
+    (left, top), (right, bottom) = first, last
+    inside = image[max(top, 0) : bottom, max(left, 0) : right]
+    rows, columns = bottom - top, right - left
+    if inside.shape[:2] == (rows, columns):
+        return inside
+    result = np.full((rows, columns, image.shape[2]), fill, dtype=np.uint8)
+    above, before = max(-top, 0), max(-left, 0)
+    result[above : above + inside.shape[0], before : before + inside.shape[1]] = inside
+    return result
+
+
+def _reduce(patch: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Returns the means of boxes of pixels, the last row and column continued to whole boxes."""
+    rows, columns = -patch.shape[0] % height, -patch.shape[1] % width
+    patch = np.pad(patch, ((0, rows), (0, columns), (0, 0)), mode="edge")
+    if patch.shape[2] == 3:
+        return np.asarray(Image.fromarray(patch).reduce((width, height)))
+    planes = [np.ascontiguousarray(patch[:, :, channel]) for channel in range(patch.shape[2])]
+    return np.stack([np.asarray(Image.fromarray(plane).reduce((width, height))) for plane in planes], axis=2)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from resnetlab.core.errors import UserError
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.core.runs import Run, check_folder, default_folder
-from resnetlab.data.sources import is_named, load_data, reload_data
+from resnetlab.data.sources import check_same_data, is_named, load_data, reload_data
 from resnetlab.data.store import ImageData
 from resnetlab.evaluation.evaluate import evaluate_split
 from resnetlab.models.catalog import config_for_data, model_config
@@ -33,7 +34,7 @@ from resnetlab.weights.file import save
 
 def fit(
     model: str | ResNetConfig | ResNet,
-    data: str | Path | ImageData | Callable[[], ImageData],
+    data: str | Path | ImageData | Callable[[], ImageData] | Sequence[Any] | Mapping[str, Any],
     *,
     overrides: Mapping[str, Any] | None = None,
     recipe: str | Recipe = "quick",
@@ -91,6 +92,7 @@ def fit(
     images = data.arguments["source"]
     if Path(images).is_dir() and not is_named(images) and folder.resolve().is_relative_to(Path(images).resolve()):
         raise UserError(f"{folder} is within the folder of images. Choose another folder with --out.")
+    _warn_of_shared_images(data)
     if not quiet:
         console.print(data)
         notice(f"{name} on {machine}, recipe {recipe.name}, into {folder}")
@@ -119,7 +121,7 @@ def fit(
 def resume(
     run: str | Path | Run,
     *,
-    data: str | Path | None = None,
+    data: str | Path | ImageData | None = None,
     data_root: str | Path | None = None,
     device: str | None = None,
     quiet: bool = False,
@@ -131,7 +133,8 @@ def resume(
 
     Args:
         run: the run folder.
-        data: where the folder of images is now, if it has moved.
+        data: where the folder of images is now, if it has moved; or the images themselves, which a run needs
+            that was begun with arrays.
         data_root: where the data sets are now, if they have moved.
         device: another device than the run began on; precision and memory format are chosen anew, and
             the last bits will differ.
@@ -152,7 +155,11 @@ def resume(
     else:
         machine = choose_machine(device)
         notice(f"going on with {machine}: the last bits may differ from those of the run never interrupted.")
-    images = reload_data(settings["data"], source=data, data_root=data_root)
+    if isinstance(data, ImageData):
+        check_same_data(data, settings["data"], "the images given")
+        images = data
+    else:
+        images = reload_data(settings["data"], source=data, data_root=data_root)
     with torch_seeded(settings["seed"], "initial weights"):
         network = ResNet(from_mapping(ResNetConfig, settings["model"]["config"], where))
     frozen = settings["model"].get("frozen", [])
@@ -188,6 +195,18 @@ def _train_and_evaluate(
     if set(data.splits) != {"train"}:
         evaluate_split(model, data).save(run.evaluation())
     return run
+
+
+def _warn_of_shared_images(data: ImageData) -> None:
+    """The same image in two splits makes the second one's figures look better than they are."""
+    shared = data.shared_images()
+    found = [f"{len(shared['train', split])} {split} images" for split in data.splits if ("train", split) in shared]
+    if found:
+        warnings.warn(
+            f"{' and '.join(found)} of {data.name} are also in the training split, which flatters the figures. "
+            "`resnetlab data inspect` lists them.",
+            stacklevel=3,
+        )
 
 
 def _frozen(model: ResNet) -> list[str]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from resnetlab.core.errors import Interrupted, UserError
+from resnetlab.core.memory import keep_freed_memory
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.core.runs import Run
@@ -60,6 +61,7 @@ def train(
         UserError: the loss is no longer finite.
     """
     torch.set_num_threads(machine.threads)
+    keep_freed_memory()
     machine.place(model)
     device = torch.device(machine.device)
     optimizer = build_optimizer(model, recipe)

@@ -79,8 +79,10 @@ class Recipe:
             raise UserError("nesterov=True needs momentum above 0. Set nesterov=False, or give a momentum.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the fields, nested, ready for a file."""
-        return dataclasses.asdict(self)
+        """Returns the fields, nested, ready for a file; what is None is left out."""
+        values = dataclasses.asdict(self)
+        values["augment"] = {key: value for key, value in values["augment"].items() if value is not None}
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:

@@ -67,9 +67,12 @@ def solarize(images: Tensor, threshold: Tensor) -> Tensor:
 
 
 def autocontrast(images: Tensor) -> Tensor:
-    """Returns images each of whose channels reaches from 0 to 255; a constant channel stays as it is."""
+    """Returns images each of whose channels reaches from 0 to 255.
+
+    A channel that is constant stays as it is, up to half a grey level of rounding.
+    """
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
-    constant = high == low
+    constant = high - low < 0.5
     scale = torch.where(constant, 1.0, 255 / (high - low).clamp(min=1e-6))
     return (images - torch.where(constant, 0.0, low)).mul_(scale)
 
@@ -95,9 +98,7 @@ def sharpen(images: Tensor, factor: Tensor) -> Tensor:
 
 def blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
     """Returns images convolved with a Gaussian of `sigma` (N, 1, 1, 1) pixels, edges mirrored."""
-    radius = kernel_size // 2
-    if min(images.shape[2:]) <= radius:
-        return images
+    radius = min(kernel_size // 2, *(side - 1 for side in images.shape[2:]))  # mirrored edges reach no further
     taps = torch.exp(-0.5 * (torch.arange(radius + 1, device=images.device) / sigma) ** 2)
     taps = taps / (2 * taps.sum(3, keepdim=True) - 1)  # the centre's tap is 1 and counted once
     for dimension, padding in ((2, (0, 0, radius, radius)), (3, (radius, radius, 0, 0))):

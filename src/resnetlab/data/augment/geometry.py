@@ -65,12 +65,12 @@ def apply(maps: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def footprints(maps: np.ndarray, size: int) -> np.ndarray:
-    """Returns (N, 2): how many source pixels an output pixel spans along x and y, the mean over the image.
+    """Returns (N, 2): how many source pixels an output pixel spans along x and y.
 
-    It is the root of the mean square of the map's derivatives, taken on a grid of points: a plain
-    reduction by two has 2 in both, a rotation without one has 1 at every angle.
+    It is the length of the map's derivative, the geometric mean over a grid of points: a plain reduction by
+    two has 2 in both, a rotation without one has 1 at every angle.
     """
     line = (np.arange(3) + 0.5) / 3 * size
     points = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
     along_x, along_y = (apply(maps, points + step) - apply(maps, points - step) for step in np.eye(2) / 2)
-    return np.sqrt((along_x**2 + along_y**2).mean(1))
+    return np.exp(np.log(np.maximum(along_x**2 + along_y**2, 1e-12)).mean(1) / 2)

@@ -13,7 +13,7 @@ from resnetlab.data.augment.color import change_colors
 from resnetlab.data.augment.effects import apply_effects
 from resnetlab.data.augment.geometry import source_maps
 from resnetlab.data.augment.policy import Augmentation
-from resnetlab.data.augment.samples import Samples, draw_samples, draw_shifts
+from resnetlab.data.augment.samples import Samples, draw_samples
 from resnetlab.data.augment.warp import warp
 from resnetlab.data.images import ImageSource, Ragged, Stack
 
@@ -48,12 +48,12 @@ def augment(
     rows = np.arange(len(positions)) if rows is None else rows
     shapes = np.array([images.shape[2:]]) if isinstance(images, Tensor) else images.shapes[positions]
     fits = bool((shapes == size).all())
-    if fits and not policy.warps and not policy.vertical_flip:
-        shift, flips = draw_shifts(policy, len(positions), size, draws)
-        result = _move(_whole(images, positions[rows], size).to(device), shift[rows], flips[rows], policy.fill)
+    if fits and not policy.warps:
+        samples = draw_samples(policy, np.full((len(positions), 2), size), size, draws)[rows]
+        result = _whole(images, positions[rows], size).to(device)
+        result = _move(result, samples, policy.fill)
         if not _changes_values(policy):
             return result
-        samples = draw_samples(policy, np.full((len(positions), 2), size), size, draws)[rows]
         return _change_values(result.to(torch.float32, memory_format=torch.contiguous_format), samples, policy)
     source: ImageSource = Stack(images) if isinstance(images, Tensor) else images
     samples = draw_samples(policy, source.shapes[positions], size, draws, fit)
@@ -76,7 +76,7 @@ def _whole(images: Tensor | Ragged, positions: np.ndarray, size: int) -> Tensor:
     if isinstance(images, Tensor):
         return images[torch.from_numpy(positions)]
     corner = np.zeros((len(positions), 2), dtype=np.int64)
-    return images.patches(positions, corner, corner + size, 0).permute(0, 3, 1, 2)
+    return images.patches(positions, corner, corner + size, corner + 1, 0).permute(0, 3, 1, 2)
 
 
 def _change_values(images: Tensor, samples: Samples, policy: Augmentation) -> Tensor:
@@ -90,13 +90,15 @@ def _changes_values(policy: Augmentation) -> bool:
     return bool(policy.colors or effects)
 
 
-def _move(images: Tensor, shift: np.ndarray, flips: np.ndarray, fill: int) -> Tensor:
+def _move(images: Tensor, samples: Samples, fill: int) -> Tensor:
     """Returns uint8 (N, C, H, W) moved by whole pixels, the fill where nothing was, and mirrored."""
+    shift, flips, upside_down = samples.shift.astype(np.int64), samples.flip, samples.vertical_flip
     count, _, height, width = images.shape
     padding = int(np.abs(shift).max(initial=0))
-    if padding == 0 and not flips.any():
+    if padding == 0 and not flips.any() and not upside_down.any():
         return images
     rows = padding - shift[:, 1, None] + np.arange(height)
+    rows = np.where(upside_down[:, None], rows[:, ::-1], rows)
     columns = padding - shift[:, 0, None] + np.arange(width)
     columns = np.where(flips[:, None], columns[:, ::-1], columns)
     padded = F.pad(images, (padding, padding, padding, padding), value=fill)

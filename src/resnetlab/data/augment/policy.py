@@ -97,7 +97,10 @@ class Augmentation:
         def pair(name: str, *bounds: float, **more: Any) -> None:
             set_checked(self, **{name: _check_pair(name, getattr(self, name), *bounds, **more)})
 
-        if self.flip not in (True, False, "auto"):
+        def integer(name: str, minimum: int) -> None:
+            set_checked(self, **{name: check_integer(f"augment.{name}", getattr(self, name), minimum)})
+
+        if not (isinstance(self.flip, bool) or self.flip == "auto"):
             raise UserError(f'augment.flip must be true, false or "auto", got {self.flip!r}.')
         number("crop_padding", 0, 0.5)
         if self.crop_scale is not None:
@@ -112,19 +115,22 @@ class Augmentation:
         for name in ("perspective_p", "autocontrast_p", "sharpness_p", "blur_p", "erase_p"):
             number(name, 0, 1)
         number("sharpness", 0)
-        pair("blur_sigma", 0, above=True)
+        pair("blur_sigma", 0.01)
         pair("erase_area", 0, 1)
         pair("erase_ratio", 0, above=True)
         number("mixup", 0)
         number("cutmix", 0)
         for name in ("fill", "erase_fill"):
-            if not 0 <= check_integer(f"augment.{name}", getattr(self, name), 0) <= 255:
+            integer(name, 0)
+            if getattr(self, name) > 255:
                 raise UserError(f"augment.{name} must be at most 255, got {getattr(self, name)}.")
-        if check_integer("augment.blur_kernel", self.blur_kernel, 1) % 2 == 0:
+        integer("blur_kernel", 1)
+        if self.blur_kernel % 2 == 0:
             raise UserError(f"augment.blur_kernel must be odd, so that it has a centre, got {self.blur_kernel}.")
         check_choice("augment.policy", self.policy, POLICIES)
-        check_integer("augment.rand_operations", self.rand_operations, 1)
-        if check_integer("augment.rand_magnitude", self.rand_magnitude, 0) >= _MAGNITUDES:
+        integer("rand_operations", 1)
+        integer("rand_magnitude", 0)
+        if self.rand_magnitude >= _MAGNITUDES:
             raise UserError(f"augment.rand_magnitude must be at most {_MAGNITUDES - 1}, got {self.rand_magnitude}.")
 
     @property

@@ -107,7 +107,7 @@ def draw_samples(policy: Augmentation, shapes: np.ndarray, size: int, draws: Dra
     """
     count = len(shapes)
     samples = Samples.unchanged(shapes, fit)
-    shift, samples.flip = draw_shifts(policy, count, size, draws)
+    shift, samples.flip = _draw_shifts(policy, count, size, draws)
     if policy.crop_scale is None:
         samples.shift = shift.astype(np.float64)
     else:
@@ -136,7 +136,7 @@ def draw_samples(policy: Augmentation, shapes: np.ndarray, size: int, draws: Dra
     return samples
 
 
-def draw_shifts(policy: Augmentation, count: int, size: int, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
+def _draw_shifts(policy: Augmentation, count: int, size: int, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
     """Draws the shift to the right and down in whole pixels, int (N, 2), and who is mirrored, bool (N,)."""
     if policy.flip == "auto":
         raise ValueError('flip="auto" must be resolved before training')

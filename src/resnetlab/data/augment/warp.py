@@ -3,7 +3,8 @@
 **Antialiasing.** Shrinking by s asks for a triangle of half-width s instead of the bilinear one of
 half-width 1. The difference is made before sampling: the source is smoothed along its own axes by a
 kernel whose variance is (s^2 - 1) / 6, what the wider triangle has more. The kernel mixes the two
-discrete triangles of the next whole widths; at whole s the result is the wide triangle exactly.
+discrete triangles of the next whole widths; at whole s the result is the wide triangle exactly. From
+s = 6 on, whole boxes of pixels are averaged before that, and the kernel has what they leave.
 
 **Edges.** Near an edge of the photo its last pixels are repeated, as torch's own resizing does. Where a
 sample looks beyond an edge, the photo passes into the fill over one pixel there.
@@ -23,6 +24,9 @@ from resnetlab.data.augment.geometry import apply, footprints
 if TYPE_CHECKING:
     from resnetlab.data.images import ImageSource
 
+_BOX = 3.0
+"""Boxes are averaged so far that an output pixel spans at least as many pixels of what is left."""
+
 _SHARPEST = 1.1
 """A footprint up to this is sampled without smoothing, which would change next to nothing."""
 
@@ -40,31 +44,36 @@ def warp(
         fill: value of what lies beyond a photo.
         device: where to compute.
     """
-    shapes = source.shapes[positions]
-    spans = footprints(maps, size)
+    limit = source.shapes[positions][:, ::-1]  # as (x, y)
+    spans = np.minimum(footprints(maps, size), limit)
+    # Where an output pixel spans several of the source's, whole boxes of these are averaged first.
+    boxes = np.maximum(np.floor(spans / _BOX + 1e-6), 1).astype(np.int64)
+    left = spans / boxes
+    kernels = np.sqrt(np.maximum(left**2 - (1 - 1 / boxes**2) / 2, 1))  # a box has a variance of its own
+    kernels = np.where(left > _SHARPEST, kernels, 1.0)
     corners = apply(maps, np.array([[0, 0], [size, 0], [size, size], [0, size]], dtype=np.float64))
-    # Only the part of the source that is seen is fetched, and around it what sampling and smoothing reach.
-    margin = np.ceil(np.maximum(spans, 1)) + 1
-    low = np.floor(corners.min(1) - margin)
-    high = np.ceil(corners.max(1) + margin)
-    limit = shapes[:, ::-1]  # as (x, y)
-    # On the sides where a sample looks beyond the photo, one pixel of fill more, which sampling continues.
+    # Only the part of the source that is seen is fetched, and around it what sampling and smoothing reach. On the
+    # sides where a sample looks beyond the photo that is so much fill, which sampling continues.
+    reach = (np.floor(kernels).astype(np.int64) + 1) * boxes
     tolerance = 1e-6 * limit
     before, after = corners.min(1) < -tolerance, corners.max(1) > limit + tolerance
-    low = np.clip(low, -before.astype(np.int64), limit - 1).astype(np.int64)
-    high = np.clip(high, low + 1, limit + after).astype(np.int64)
-    images = source.patches(positions, low, high, fill).to(device)  # uint8 (N, h, w, C)
+    low = np.clip(np.floor(corners.min(1)) - reach, -reach * before, limit - 1).astype(np.int64)
+    high = np.clip(np.ceil(corners.max(1)) + reach, np.maximum(low + 1, 1), limit + reach * after).astype(np.int64)
+    images = source.patches(positions, low, high, boxes, fill).to(device)  # uint8 (N, h, w, C)
     values = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    values = _smooth(values, spans)
-    grid = _grid(maps, low, np.array([values.shape[3], values.shape[2]]), size, device)
+    values = _smooth(values, kernels)
+    grid = _grid(maps, low, boxes * np.array([values.shape[3], values.shape[2]]), size, device)
     return F.grid_sample(values, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def _grid(maps: np.ndarray, low: np.ndarray, patch: np.ndarray, size: int, device: torch.device) -> Tensor:
-    """Returns (N, size, size, 2): where in its patch each output pixel is sampled, from -1 to 1 as torch counts."""
+    """Returns (N, size, size, 2): where in its patch each output pixel is sampled, from -1 to 1 as torch counts.
+
+    Patches begin at `low` (N, 2) and are `patch` (N, 2) pixels of the photo wide and high.
+    """
     normalised = maps.copy()
     normalised[:, :2] -= low[:, :, None] * maps[:, 2:]  # points of the patch, not of the photo
-    normalised[:, :2] = normalised[:, :2] * (2 / patch)[:, None] - maps[:, 2:]
+    normalised[:, :2] = normalised[:, :2] * (2 / patch)[:, :, None] - maps[:, 2:]
     entries = torch.from_numpy(normalised).to(device, torch.float32)
     centres = torch.arange(size, dtype=torch.float32, device=device) + 0.5
 
@@ -82,9 +91,9 @@ def _grid(maps: np.ndarray, low: np.ndarray, patch: np.ndarray, size: int, devic
 
 
 def _smooth(images: Tensor, spans: np.ndarray) -> Tensor:
-    """Smooths float (N, C, h, w) along x and y where an output pixel spans more than one source pixel."""
+    """Smooths float (N, C, h, w) along x and y where an output pixel spans more than one pixel of the patch."""
     for axis, dimension in ((0, 3), (1, 2)):
-        rows = (spans[:, axis] > _SHARPEST).nonzero()[0]
+        (rows,) = np.nonzero(spans[:, axis] > 1)
         if len(rows):
             kernels = torch.from_numpy(_kernels(spans[rows, axis])).to(images.device, torch.float32)
             at = torch.from_numpy(rows).to(images.device)
