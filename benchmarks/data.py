@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import torch
@@ -60,7 +60,7 @@ def peer_transforms(augmented: bool) -> v2.Compose:
             v2.ToImage(),
             v2.RandomResizedCrop(SIZE, scale=(0.75, 1.0), ratio=(0.9, 1.05), antialias=True),
             v2.RandomHorizontalFlip(0.5),
-            v2.RandomRotation(10, interpolation=v2.InterpolationMode.BILINEAR),
+            v2.RandomRotation([-10, 10], interpolation=v2.InterpolationMode.BILINEAR),
             v2.ColorJitter(0.15, 0.15, 0.1, 0.05),
             v2.RandomAutocontrast(0.2),
             v2.RandomApply([v2.GaussianBlur(3, (0.1, 1.0))], 0.3),
@@ -73,7 +73,7 @@ def peer_transforms(augmented: bool) -> v2.Compose:
     )
 
 
-def peer_batches(folder: Path, augmented: bool, workers: int) -> Iterator[torch.Tensor]:
+def peer_batches(folder: Path, augmented: bool, workers: int) -> Generator[torch.Tensor]:
     """Yields batches without end, as a user of torchvision makes them; workers stay from epoch to epoch."""
     images: Dataset = ImageFolder(folder / "train", peer_transforms(augmented))
     loader = DataLoader(
@@ -155,23 +155,23 @@ def decoding_seconds(folder: Path, processes: int) -> float:
     return time.perf_counter() - start
 
 
-def packing_ratio(folder: Path, root: Path, options: argparse.Namespace) -> float:
+def packing_ratio(folder: Path, options: argparse.Namespace) -> float:
     """Returns the packer's time over one pass of decoding, medians of turns."""
     processes, times = os.cpu_count() or 1, {"decoding": [], "packing": []}
     for turn in range(options.rounds):
         times["decoding"].append(decoding_seconds(folder, processes))
         with tempfile.TemporaryDirectory() as target:
             start = time.perf_counter()
-            pack_data("imagenette", Path(target) / "pack", data_root=root, image_size=SIZE, fit="squash", download=False)
+            pack_data(folder, Path(target) / "pack", image_size=SIZE, fit="squash")
             times["packing"].append(time.perf_counter() - start)
         shown = ", ".join(f"{what} {values[-1]:.1f} s" for what, values in times.items())
         print(f"packing: round {turn + 1}/{options.rounds}: {shown}", flush=True)
     return statistics.median(times["packing"]) / statistics.median(times["decoding"])
 
 
-def outside_share(root: Path, options: argparse.Namespace) -> float:
+def outside_share(folder: Path, options: argparse.Namespace) -> float:
     """Returns the share of the steps' time that goes into making batches."""
-    data = load_data("imagenette", data_root=root, image_size=128, download=False)
+    data = load_data(folder, image_size=128)
     machine, recipe = choose_machine(), resolve_recipe("quick", batch_size=BATCH)
     model = machine.place(create_model("resnet18", num_classes=10)).train()
     optimizer = build_optimizer(model, recipe)
@@ -209,25 +209,23 @@ def main() -> int:
     options = parser.parse_args()
     keep_freed_memory()  # as training does
     wanted = options.only or ("augmented", "plain", "packing", "outside")
-    root, folder = options.data_root, options.data_root / "imagenette2-160"
+    folder = options.data_root / "imagenette2-160"
     print(f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}", flush=True)
     lines, held = [], True
     with tempfile.TemporaryDirectory() as target:
         if {"augmented", "plain"} & set(wanted):
-            data = pack_data(
-                "imagenette", Path(target) / "pack", data_root=root, image_size=SIZE, fit="squash", download=False
-            )
+            data = pack_data(folder, Path(target) / "pack", image_size=SIZE, fit="squash")
             for name, policy, bar in (("augmented", WRITE_UP_C, 5.0), ("plain", PLAIN, 3.0)):
                 if name in wanted:
                     ratio = compare(name, data, folder, policy, options)
                     lines.append(f"{name}: {ratio:.2f}x (bar {bar:.2f}x)")
                     held &= ratio >= bar
     if "packing" in wanted:
-        ratio = packing_ratio(folder, root, options)
+        ratio = packing_ratio(folder, options)
         lines.append(f"packing: {ratio:.2f}x (bar 1.30x, at most)")
         held &= ratio <= 1.3
     if "outside" in wanted:
-        share = outside_share(root, options)
+        share = outside_share(folder, options)
         lines.append(f"outside: {share:.3f}x (bar 0.100x, at most)")
         held &= share <= 0.1
     print("\n".join(lines))

@@ -92,9 +92,7 @@ def test_fault_01_what_is_no_file_is_not_waited_for(tmp_path: Path):
 def test_fault_01_loading_stops_unless_skipping_is_asked_for(image_folder: Path):
     (image_folder / "red" / "empty.jpg").touch()
     (image_folder / "blue" / "text.jpg").write_text("not an image")
-    with pytest.raises(
-        UserError, match=r"2 unreadable files below .*--skip-unreadable"
-    ) as error:
+    with pytest.raises(UserError, match=r"2 unreadable files below .*--skip-unreadable") as error:
         load_data(image_folder)
     assert "blue/text.jpg' cannot be read" in str(error.value)
     assert "red/empty.jpg' is empty (0 bytes)" in str(error.value)
@@ -159,9 +157,7 @@ def test_fault_06_a_file_that_changed_since_it_was_listed_is_named(tmp_path: Pat
 
 
 @pytest.mark.parametrize("during", ["sound", "damaged"])
-def test_fault_06_a_change_while_the_file_is_read_is_seen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, during: str
-):
+def test_fault_06_a_change_while_the_file_is_read_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, during: str):
     path = noise(tmp_path / "photo.png")
     stamp, fstat = file_stamp(path), os.fstat
 

@@ -53,6 +53,8 @@ class Preprocessing:
     def normalize(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Returns (value / 255 - mean) / std of images (N, C, H, W) with values from 0 to 255, in `dtype`."""
         scale, shift = _scale_and_shift(self, dtype, images.device)
+        if images.dtype == dtype:  # two passes over it are faster than the one that reads three
+            return torch.mul(images, scale).add_(shift)
         return torch.addcmul(shift, images.to(dtype), scale)
 
 
@@ -63,7 +65,7 @@ def to_tensor(pixels: np.ndarray) -> Tensor:
 
 def to_array(image: Tensor) -> np.ndarray:
     """Returns an image (C, H, W) as pixels (H, W, C)."""
-    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+    return np.ascontiguousarray(image.cpu().permute(1, 2, 0).numpy())
 
 
 @functools.cache

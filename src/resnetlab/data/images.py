@@ -30,16 +30,25 @@ class ImageSource(Protocol):
     shapes: np.ndarray
     channels: int
 
-    def patches(self, positions: np.ndarray, low: np.ndarray, high: np.ndarray, boxes: np.ndarray, fill: int) -> Tensor:
+    def patches(
+        self,
+        positions: np.ndarray,
+        low: np.ndarray,
+        high: np.ndarray,
+        boxes: np.ndarray,
+        patch: tuple[int, int],
+        fill: int,
+    ) -> Tensor:
         """Returns uint8 (n, h, w, C): rectangles of the images at `positions`, side by side in one tensor.
 
-        h and w are those of the largest; smaller ones are continued by their last row and column.
+        Rectangles that are smaller than the patch are continued by their last row and column.
 
         Args:
             positions: int (n,).
             low: int (n, 2), x and y of each rectangle's first pixel; it may lie before the image's first.
             high: int (n, 2), x and y behind its last one, which may lie behind the image's last.
             boxes: int (n, 2), width and height of the boxes of pixels that become one, their mean.
+            patch: w and h, in boxes; at least those of the largest rectangle.
             fill: the value of what is outside an image.
         """
         ...
@@ -114,9 +123,17 @@ class Ragged:
         size = height * width * self.channels
         return self._opened[number][offset : offset + size].reshape(height, width, self.channels)
 
-    def patches(self, positions: np.ndarray, low: np.ndarray, high: np.ndarray, boxes: np.ndarray, fill: int) -> Tensor:
+    def patches(
+        self,
+        positions: np.ndarray,
+        low: np.ndarray,
+        high: np.ndarray,
+        boxes: np.ndarray,
+        patch: tuple[int, int],
+        fill: int,
+    ) -> Tensor:
         """See `ImageSource`."""
-        return _patches(self.pixels, self.channels, positions, low, high, boxes, fill)
+        return _patches(self.pixels, self.channels, positions, low, high, boxes, patch, fill)
 
     def squares(self, positions: np.ndarray, size: int, fit: str) -> Tensor:
         """Returns uint8 (n, C, size, size), as prediction would show the images."""
@@ -180,9 +197,17 @@ class Stack:
         self.shapes = np.tile(np.array(images.shape[2:], dtype=np.int64), (len(images), 1))
         self._pixels = images.numpy().transpose(0, 2, 3, 1)
 
-    def patches(self, positions: np.ndarray, low: np.ndarray, high: np.ndarray, boxes: np.ndarray, fill: int) -> Tensor:
+    def patches(
+        self,
+        positions: np.ndarray,
+        low: np.ndarray,
+        high: np.ndarray,
+        boxes: np.ndarray,
+        patch: tuple[int, int],
+        fill: int,
+    ) -> Tensor:
         """See `ImageSource`."""
-        return _patches(self._pixels.__getitem__, self.channels, positions, low, high, boxes, fill)
+        return _patches(self._pixels.__getitem__, self.channels, positions, low, high, boxes, patch, fill)
 
 
 def _patches(
@@ -192,18 +217,19 @@ def _patches(
     low: np.ndarray,
     high: np.ndarray,
     boxes: np.ndarray,
+    patch: tuple[int, int],
     fill: int,
 ) -> Tensor:
-    width, height = (-(-(high - low) // boxes)).max(0)
+    width, height = patch
     result = np.empty((len(positions), height, width, channels), dtype=np.uint8)
     for target, position, first, last, box in zip(
         result, positions.tolist(), low.tolist(), high.tolist(), boxes.tolist(), strict=True
     ):
-        patch = _cut(pixels(position), first, last, fill)
+        part = _cut(pixels(position), first, last, fill)
         if box != [1, 1]:
-            patch = _reduce(patch, box[0], box[1])
-        rows, columns = patch.shape[:2]
-        target[:rows, :columns] = patch
+            part = _reduce(part, box[0], box[1])
+        rows, columns = part.shape[:2]
+        target[:rows, :columns] = part
         if columns < width:
             target[:rows, columns:] = target[:rows, columns - 1 : columns]
         if rows < height:

@@ -22,7 +22,7 @@ from resnetlab.data.arrays import ArraySource
 from resnetlab.data.images import ReadFiles
 from resnetlab.data.listing import FileSource
 from resnetlab.data.options import LoadOptions
-from resnetlab.data.pack import build_pack, files_digest, finish_pack, is_pack, open_pack
+from resnetlab.data.pack import build_pack, files_digest, finish_pack, is_complete, open_pack, pack_lock
 from resnetlab.data.reading import check_failures, fits_in_memory, read_into_memory, survey
 from resnetlab.data.scan import ListedFile
 from resnetlab.data.splits import Drawn, draw_splits, limited
@@ -84,58 +84,59 @@ def from_files(
     if in_memory and fits_in_memory(needed, count, insist=options.store == "memory"):
         contents = read_into_memory(files, stored, workers=workers)
         check_failures(_failures(contents), source.root, skip=options.skip_unreadable)
-        splits = {}
-        for split, part in contents.items():
-            labels_, index, paths = _facts(part, files[split], drawn[split], source.root)
-            splits[split] = Split(images=part.images, labels=labels_, index=index, paths=paths)
-        _check_classes(splits, source.class_names)
         return ImageData(
             name=source.name,
-            splits=splits,
+            splits=_splits(contents, files, drawn, source),
             class_names=source.class_names,
             mirrors=True,
-            arguments=asdict(replace(options, store="memory")),
+            arguments=asdict(options),
             image_size=stored.image_size,
             channels=stored.channels,
             fit=stored.fit,
         )
-    if pack is None:
-        pack = _cache_folder() / f"{source.name}-{files_digest(files, stored, source.root)[:16]}"
-    if not is_pack(pack):
-        notice(f"packing {count:,} images, about {needed / 2**30:.1f} GiB, into {printable(pack)}")
-        contents = build_pack(pack, files, stored, workers=workers)
-        failures = _failures(contents)
-        check_failures(failures, source.root, skip=options.skip_unreadable)
-        tables = []
-        for split, part in contents.items():
-            labels_, index, paths = _facts(part, files[split], drawn[split], source.root)
-            columns = {"split": split, "label": labels_.numpy(), "index": index.numpy(), "path": paths}
-            tables.append(part.images.table().assign(**columns))
-        facts = {
-            "name": source.name,
-            "class_names": list(source.class_names),
-            "format": asdict(stored),
-            "arguments": {key: value for key, value in asdict(options).items() if value is not None},
-            "failures": failures,
-        }
-        finish_pack(pack, pd.concat(tables, ignore_index=True), facts)
+    folder = pack or _cache_folder() / f"{source.name}-{files_digest(files, stored, source)[:16]}"
+    if is_complete(folder):
+        check_failures(open_pack(folder)[0]["failures"], source.root, skip=options.skip_unreadable)
     else:
-        check_failures(open_pack(pack)[0]["failures"], source.root, skip=options.skip_unreadable)
-    data = from_pack(pack, replace(options, image_size=None, channels=None, limit=None))
-    return replace(data, name=source.name, arguments=asdict(replace(options, store="pack")))
+        notice(f"packing {count:,} images, about {needed / 2**30:.1f} GiB, into {printable(folder)}")
+        with pack_lock(folder):
+            contents = build_pack(folder, files, stored, workers=workers)
+            failures = _failures(contents)
+            check_failures(failures, source.root, skip=options.skip_unreadable)
+            splits = _splits(contents, files, drawn, source)
+            tables = [
+                contents[name]
+                .images.table()
+                .assign(split=name, label=split.labels.numpy(), index=split.index.numpy(), path=split.paths)
+                for name, split in splits.items()
+            ]
+            facts = {
+                "name": source.name,
+                "class_names": list(source.class_names),
+                "format": asdict(stored),
+                "arguments": {key: value for key, value in asdict(options).items() if value is not None},
+                "failures": failures,
+            }
+            finish_pack(folder, pd.concat(tables, ignore_index=True), facts)
+    opened = from_pack(folder, LoadOptions(source=str(folder.resolve())))
+    # A pack with a folder of its own is the source from now on; one in the cache stands for the files.
+    return opened if pack else replace(opened, name=source.name, arguments=asdict(options))
 
 
 def from_pack(folder: Path, options: LoadOptions) -> ImageData:
     """Opens a pack as a data set; its splits and sizes are those that it was made with."""
     facts, table, images = open_pack(folder)
-    stored = facts["format"]
-    for name in ("image_size", "channels"):
-        if getattr(options, name) not in (None, stored[name]):
+    usual, names = LoadOptions(source=""), tuple(facts["class_names"])
+    made = {**facts["format"], **{name: facts["arguments"][name] for name in ("validation_fraction", "test_fraction")}}
+    if options.limit is None:  # else the seed draws the images to keep
+        made["split_seed"] = facts["arguments"]["split_seed"]
+    for name, value in {**made, "class_names": names}.items():
+        if getattr(options, name) not in (getattr(usual, name), value):
             raise UserError(
-                f"the pack {folder} was made for {name}={stored[name]}, and {getattr(options, name)} is asked for. "
+                f"the pack {folder} was made with {name}={value}, and {getattr(options, name)} is asked for. "
                 "Leave that out, or pack the images again."
             )
-    names, splits = tuple(facts["class_names"]), {}
+    splits = {}
     for split, rows in table.groupby("split", sort=False):
         at = np.arange(len(rows))
         if split == "train" and options.limit is not None:
@@ -147,17 +148,44 @@ def from_pack(folder: Path, options: LoadOptions) -> ImageData:
             index=torch.tensor(rows["index"].to_numpy(), dtype=torch.int64),
             paths=tuple(rows["path"]),
         )
-    _check_classes(splits, names)
     return ImageData(
         name=facts["name"],
         splits=splits,
         class_names=names,
         mirrors=True,
-        arguments=asdict(options),
-        image_size=stored["image_size"],
-        channels=stored["channels"],
-        fit=stored["fit"],
+        arguments=asdict(replace(options, **made)),
+        image_size=made["image_size"],
+        channels=made["channels"],
+        fit=made["fit"],
     )
+
+
+def _splits(
+    contents: Mapping[str, ReadFiles],
+    files: Mapping[str, list[ListedFile]],
+    drawn: Mapping[str, Drawn],
+    source: FileSource,
+) -> dict[str, Split]:
+    """Returns the files that could be read, with what the source says of them.
+
+    Raises:
+        UserError: a class is left without training images, or a split without any.
+    """
+    splits = {}
+    for name, part in contents.items():
+        kept = [files[name][row] for row in part.rows.tolist()]
+        labels = torch.tensor([entry.label for entry in kept], dtype=torch.int64)
+        present = set(labels.tolist())
+        missing = [class_name for label, class_name in enumerate(source.class_names) if label not in present]
+        if missing and (name == "train" or not kept):
+            raise UserError(f"the {name} split has no readable image of {', '.join(missing)}. Add some.")
+        splits[name] = Split(
+            images=part.images,
+            labels=labels,
+            index=drawn[name].positions[torch.from_numpy(part.rows)],
+            paths=tuple(_relative(entry.path, source.root) for entry in kept),
+        )
+    return splits
 
 
 def _draw(labels: Mapping[str, Tensor], class_names: tuple[str, ...], options: LoadOptions) -> dict[str, Drawn]:
@@ -188,29 +216,12 @@ def _squares(images: Tensor, size: int, fit: str) -> Tensor:
     return torch.stack([to_tensor(fit_to_square(to_array(image), size, fit)) for image in images])
 
 
-def _facts(
-    part: ReadFiles, files: list[ListedFile], drawn: Drawn, root: Path
-) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Returns labels, positions in the source, and relative paths of the files that could be read."""
-    kept = [files[row] for row in part.rows.tolist()]
-    labels = torch.tensor([entry.label for entry in kept], dtype=torch.int64)
-    return labels, drawn.positions[torch.from_numpy(part.rows)], tuple(_relative(entry.path, root) for entry in kept)
-
-
 def _relative(path: Path, root: Path) -> str:
     return printable(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
 def _failures(contents: Mapping[str, ReadFiles]) -> list[str]:
     return [message for part in contents.values() for message in part.failures]
-
-
-def _check_classes(splits: Mapping[str, Split], class_names: tuple[str, ...]) -> None:
-    for name, split in splits.items():
-        present = set(split.labels.tolist())
-        missing = [class_name for label, class_name in enumerate(class_names) if label not in present]
-        if missing and (name == "train" or not present):
-            raise UserError(f"the {name} split has no readable image of {', '.join(missing)}. Add some.")
 
 
 def _cache_folder() -> Path:

@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -36,17 +37,60 @@ from resnetlab.core.errors import UserError
 from resnetlab.core.files import atomic, printable, write_json
 from resnetlab.data.decoding import ShardFacts, StoredFormat
 from resnetlab.data.images import Ragged, ReadFiles, join_shards
+from resnetlab.data.listing import FileSource
 from resnetlab.data.reader import describe_failures
 from resnetlab.data.scan import ListedFile
 
 SCHEMA_VERSION = 1
 FILES_IN_A_SHARD = 256
 _MARKER = "unfinished"
+_MOST_SHARDS = 400  # each is an open file
+_SHARD = re.compile(r"(train|validation|test)-\d+")
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a folder holds a complete pack."""
+    return (folder / "pack.json").is_file()
 
 
 def is_pack(folder: Path) -> bool:
-    """Whether a folder holds a complete pack."""
-    return (folder / "pack.json").is_file()
+    """Whether a folder holds a complete pack.
+
+    Raises:
+        UserError: it holds an unfinished one.
+    """
+    if not is_complete(folder) and (folder / _MARKER).is_file() and (folder / "shards").is_dir():
+        raise UserError(
+            f"{printable(folder)} holds an unfinished pack. Finish it by the command that began it: "
+            f"resnetlab data pack DATA --out {printable(folder)}"
+        )
+    return is_complete(folder)
+
+
+@contextmanager
+def pack_lock(folder: Path) -> Iterator[None]:
+    """Makes a folder for a pack, or takes an unfinished one, and holds it for this process.
+
+    The system lets go of it when the process ends, however it ends.
+
+    Raises:
+        UserError: the folder holds something else, cannot be written, or is held by another process.
+    """
+    marker = folder / _MARKER
+    try:
+        if folder.exists() and any(folder.iterdir()) and not marker.is_file():
+            raise UserError(f"{folder} is not empty, and holds no unfinished pack. Choose another folder.")
+        (folder / "shards").mkdir(parents=True, exist_ok=True)
+        marker.touch()
+        file = marker.open("rb")
+    except OSError as error:
+        raise UserError(f"cannot make the pack's folder {folder}: {error.strerror}. Choose another.") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"{folder} is being packed by another process. Wait for it, or stop it.") from error
+        yield
 
 
 def build_pack(
@@ -57,53 +101,44 @@ def build_pack(
     The pack is complete when `finish_pack` is called.
 
     Args:
-        folder: an empty folder, one to be made, or one with an unfinished pack.
+        folder: held by `pack_lock`.
         files: of every split.
         stored: the form in which images are kept.
         workers: decoding processes; None is one for each processor.
 
     Raises:
-        UserError: the folder holds something else, cannot be written, or a decoding process died.
+        UserError: a decoding process died.
     """
-    shards, marker = folder / "shards", folder / _MARKER
-    try:
-        if folder.exists() and any(folder.iterdir()) and not marker.is_file():
-            raise UserError(f"{folder} is not empty, and holds no unfinished pack. Choose another folder.")
-        shards.mkdir(parents=True, exist_ok=True)
-        marker.touch()
-    except OSError as error:
-        raise UserError(f"cannot make the pack's folder {folder}: {error.strerror}. Choose another.") from error
-    with _locked(marker):
-        tasks = _tasks(files, stored, shards)
-        wanted = {Path(task["target"]).name for task in tasks}
-        for leftover in shards.iterdir():
-            if leftover.suffix == ".part" or leftover.stem not in wanted:
-                leftover.unlink()
-        missing = [task for task in tasks if _written(task, check=True) is None]
-        if missing:
-            _run_workers(missing, min(workers or os.cpu_count() or 1, len(missing)), folder)
-        messages: list[str] = []
-        result = {}
-        for split in files:
-            shown = [(task, _written(task) or {}) for task in tasks if task["split"] == split]
-            messages += [message for _, fact in shown for message in fact["warnings"]]
-            result[split] = join_shards(
-                [_opener(Path(task["target"]).with_suffix(".bin"), fact) for task, fact in shown],
-                [ShardFacts(**{field.name: fact[field.name] for field in fields(ShardFacts)}) for _, fact in shown],
-                channels=stored.channels,
-                training=split == "train",
-            )
-        if messages:
-            warnings.warn(describe_failures(messages), stacklevel=2)
-        return result
+    tasks = _tasks(files, stored, folder / "shards")
+    wanted = {Path(task["target"]).name for task in tasks}
+    for leftover in (folder / "shards").iterdir():
+        if leftover.suffix == ".part" or leftover.stem not in wanted:
+            leftover.unlink()
+    missing = [task for task in tasks if _written(task, check=True) is None]
+    if missing:
+        _run_workers(missing, min(workers or os.cpu_count() or 1, len(missing)), folder)
+    messages: list[str] = []
+    result = {}
+    for split in files:
+        shards = [(task, _written(task) or {}) for task in tasks if task["split"] == split]
+        messages += [message for _, fact in shards for message in fact["warnings"]]
+        result[split] = join_shards(
+            [_opener(Path(task["target"]).with_suffix(".bin"), fact) for task, fact in shards],
+            [ShardFacts(**{field.name: fact[field.name] for field in fields(ShardFacts)}) for _, fact in shards],
+            channels=stored.channels,
+            training=split == "train",
+        )
+    if messages:
+        warnings.warn(describe_failures(messages), stacklevel=2)
+    return result
 
 
-def files_digest(files: Mapping[str, Sequence[ListedFile]], stored: StoredFormat, root: Path) -> str:
-    """Returns a digest of what a pack is made of: paths, sizes, times and labels of the files, and the form."""
-    digest = hashlib.sha256(json.dumps(asdict(stored), sort_keys=True).encode())
+def files_digest(files: Mapping[str, Sequence[ListedFile]], stored: StoredFormat, source: FileSource) -> str:
+    """Returns a digest of what a pack is made of: classes, the form, paths, sizes, times and labels of the files."""
+    digest = hashlib.sha256(json.dumps([asdict(stored), source.class_names], sort_keys=True).encode())
     for split, entries in files.items():
         for entry in entries:
-            place = os.path.relpath(entry.path, root)
+            place = os.path.relpath(entry.path, source.root)
             digest.update(json.dumps([split, place, entry.label, *entry.stamp]).encode())
     return digest.hexdigest()
 
@@ -126,7 +161,8 @@ def finish_pack(folder: Path, table: pd.DataFrame, facts: Mapping[str, Any]) -> 
     table.attrs = {"schema": SCHEMA_VERSION}
     with atomic(folder / "images.parquet") as temporary:
         table.to_parquet(temporary, index=False)
-    write_json(folder / "pack.json", {"schema": SCHEMA_VERSION, **facts, "shards": shards})
+    digest = hashlib.sha256((folder / "images.parquet").read_bytes()).hexdigest()
+    write_json(folder / "pack.json", {"schema": SCHEMA_VERSION, **facts, "table": digest, "shards": shards})
     for path in (folder / "shards").glob("*.json"):
         path.unlink()
     (folder / _MARKER).unlink(missing_ok=True)
@@ -143,7 +179,14 @@ def open_pack(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, dict[str, Rag
     try:
         facts = json.loads((folder / "pack.json").read_text(encoding="utf-8"))
         check_schema(folder / "pack.json", facts.get("schema"), SCHEMA_VERSION)
+        if facts["name"] != Path(facts["name"]).name or not all(map(_SHARD.fullmatch, facts["shards"])):
+            raise ValueError("a name in pack.json is a path")
+        if hashlib.sha256((folder / "images.parquet").read_bytes()).hexdigest() != facts["table"]:
+            raise ValueError("the digest of images.parquet is another")
         table = pd.read_parquet(folder / "images.parquet")
+        missing = [name for name in ("name", "class_names", "format", "arguments", "failures") if name not in facts]
+        if missing:
+            raise ValueError(f"pack.json lacks {', '.join(missing)}")
         numbers = {name: number for number, name in enumerate(facts["shards"])}
         arrays = [_opener(folder / "shards" / f"{name}.bin", fact) for name, fact in facts["shards"].items()]
         images = {}
@@ -160,7 +203,7 @@ def open_pack(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, dict[str, Rag
                 digests=rows["digest"].tolist(),
                 histogram=np.sum(counts, axis=0) if split == "train" else None,
             )
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"the pack {folder} is damaged ({error}). Remove it and pack again.") from error
@@ -174,8 +217,9 @@ def _shard_name(split: str, number: int) -> str:
 def _tasks(files: Mapping[str, Sequence[ListedFile]], stored: StoredFormat, shards: Path) -> list[dict[str, Any]]:
     tasks = []
     for split, entries in files.items():
-        for number, first in enumerate(range(0, len(entries), FILES_IN_A_SHARD)):
-            part = entries[first : first + FILES_IN_A_SHARD]
+        length = max(FILES_IN_A_SHARD, -(-len(entries) // _MOST_SHARDS))
+        for number, first in enumerate(range(0, len(entries), length)):
+            part = entries[first : first + length]
             task = {
                 "files": [(str(entry.path), *entry.stamp) for entry in part],
                 "first": first,
@@ -188,11 +232,16 @@ def _tasks(files: Mapping[str, Sequence[ListedFile]], stored: StoredFormat, shar
 
 
 def _written(task: Mapping[str, Any], *, check: bool = False) -> dict[str, Any] | None:
-    """Returns the facts of a shard; None where it was not written, of other files, or, if asked to look, is torn."""
+    """Returns the facts of a shard; None where it was not written, or of other files.
+
+    If asked to look, None also where it is torn, and where files could not be read, which may be possible now.
+    """
     target = Path(task["target"])
     try:
         facts = json.loads(target.with_suffix(".json").read_text(encoding="utf-8"))
         if facts["key"] != task["key"]:
+            return None
+        if check and facts["failures"]:
             return None
         if check:
             _opener(target.with_suffix(".bin"), facts)()
@@ -207,25 +256,16 @@ def _opener(path: Path, facts: Mapping[str, Any]) -> Callable[[], np.ndarray]:
     def open_shard() -> np.ndarray:
         if not facts["bytes"]:
             return np.zeros(0, dtype=np.uint8)
-        array = np.memmap(path, dtype=np.uint8, mode="r")
-        if zlib.crc32(array.data) != facts["crc32"]:
-            raise UserError(
-                f"the pack's file {path} is damaged: its checksum is another. Remove the pack and pack again."
-            )
+        try:
+            array = np.memmap(path, dtype=np.uint8, mode="r")
+            problem = "" if zlib.crc32(array.data) == facts["crc32"] else "its checksum is another"
+        except (OSError, ValueError) as error:  # absent, or of no bytes
+            problem = str(error)
+        if problem:
+            raise UserError(f"the pack's file {printable(path)} is damaged: {problem}. Remove the pack and pack again.")
         return array
 
     return open_shard
-
-
-@contextmanager
-def _locked(marker: Path) -> Iterator[None]:
-    """Holds an unfinished pack for this process; the system lets go of it when the process ends, however it ends."""
-    with marker.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(f"{marker.parent} is being packed by another process. Wait for it, or stop it.") from error
-        yield
 
 
 def _run_workers(tasks: Sequence[dict[str, Any]], workers: int, folder: Path) -> None:
@@ -253,7 +293,7 @@ def _run_workers(tasks: Sequence[dict[str, Any]], workers: int, folder: Path) ->
                 line = process.stdout.readline()
             except OSError:
                 line = ""
-            done.put(_failure(json.loads(line) if line else None, process, folder))
+            done.put(_failure(line, process, folder))
 
     pool = ThreadPoolExecutor(workers)
     try:
@@ -274,12 +314,15 @@ def _run_workers(tasks: Sequence[dict[str, Any]], workers: int, folder: Path) ->
             process.communicate()
 
 
-def _failure(answer: dict[str, Any] | None, process: subprocess.Popen[str], folder: Path) -> Exception | None:
-    if answer is None:
-        code = process.wait()
+def _failure(line: str, process: subprocess.Popen[str], folder: Path) -> Exception | None:
+    """Returns what went wrong with a task, told by the line that a process answered; "" where it died."""
+    try:
+        answer = json.loads(line)
+    except ValueError:
+        process.kill()
         return UserError(
-            f"a decoding process ended before its work was done (exit status {code}; killed, or out of memory). "
-            f"What was packed is kept in {printable(folder)}: run the same again to go on."
+            f"a decoding process ended before its work was done (exit status {process.wait()}; killed, or out of "
+            f"memory). What was packed is kept in {printable(folder)}: run the same again to go on."
         )
     if "error" in answer:
         return OSError(answer["errno"], answer["error"], str(folder))

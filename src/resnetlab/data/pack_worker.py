@@ -7,16 +7,17 @@ ends when its input does, so that it does not outlive who started it.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 import zlib
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from resnetlab.core.memory import keep_freed_memory
+from resnetlab.core.processes import end_with_parent
 from resnetlab.data.decoding import StoredFormat, decode_shard
 from resnetlab.data.reader import FirstFrameWarning
 
@@ -40,7 +41,7 @@ def write_shard(task: dict[str, Any]) -> None:
         known = decode_shard(files, task["first"], stored, training=training, keep=keep)
     _part(pixels).replace(pixels)
     messages = [str(warning.message) for warning in caught]
-    found = {"key": task["key"], **asdict(known), "warnings": messages, "bytes": written, "crc32": checksum}
+    found = {"key": task["key"], **vars(known), "warnings": messages, "bytes": written, "crc32": checksum}
     _part(facts).write_text(json.dumps(found), encoding="utf-8")
     _part(facts).replace(facts)
 
@@ -48,18 +49,22 @@ def write_shard(task: dict[str, Any]) -> None:
 def main() -> None:
     """Answers tasks until the input ends."""
     keep_freed_memory()
+    end_with_parent()
     for line in sys.stdin:
         try:
             write_shard(json.loads(line))
             answer = {}
         except OSError as error:
             answer = {"errno": error.errno, "error": error.strerror or str(error)}
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(json.dumps(answer) + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError:  # nobody is there to hear it
+            os._exit(1)
 
 
 def _part(path: Path) -> Path:
-    return path.with_name(path.name + ".part")
+    return path.with_name(f"{path.name}.{os.getpid()}.part")  # nobody else's, should another process be at it
 
 
 if __name__ == "__main__":

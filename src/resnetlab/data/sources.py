@@ -10,13 +10,14 @@ from typing import Any
 
 from resnetlab.core.checks import check_integer
 from resnetlab.core.errors import UserError, nearest
+from resnetlab.core.files import printable
 from resnetlab.data.arrays import ArraySource, check_arrays
 from resnetlab.data.cifar import load_cifar10, load_cifar100
 from resnetlab.data.listing import FileSource, list_folder, list_table
 from resnetlab.data.loading import from_arrays, from_files, from_pack
 from resnetlab.data.named import find_imagenette, load_digits, load_fashion_mnist, load_mnist
 from resnetlab.data.options import LoadOptions
-from resnetlab.data.pack import is_pack
+from resnetlab.data.pack import is_complete, is_pack
 from resnetlab.data.packages import DATA_ROOT_VARIABLE
 from resnetlab.data.scan import visible_files
 from resnetlab.data.store import ImageData
@@ -159,8 +160,10 @@ def pack_data(
                 f"pack_data has no argument {name!r}. {nearest(name, known)}It takes: {', '.join(sorted(known))}."
             )
     checked = LoadOptions(source=str(source), store="pack", **options)
-    folder = Path(folder)
-    if is_pack(folder):
+    if workers is not None:
+        check_integer("workers", workers, 1)
+    folder = _utf8(Path(folder))
+    if is_complete(folder):
         raise UserError(f"{folder} holds a complete pack. Train from it, or choose another folder.")
     if source == "imagenette":
         files = _imagenette(checked, download)
@@ -168,6 +171,10 @@ def pack_data(
         raise UserError(f"{source} is small and lies in memory; only images in files can be packed.")
     else:
         path = _existing(Path(source).expanduser(), checked.source)
+        if is_pack(path):
+            raise UserError(f"{path} is a pack already. Train from it, or pack the images that it was made of.")
+        if path.is_dir() and folder.resolve().is_relative_to(path):
+            raise UserError(f"{folder} is within the folder of images. Choose another folder for the pack.")
         files = _list_files(path, checked)
         checked = replace(checked, source=str(path.resolve()))
     return from_files(files, checked, pack=folder, workers=workers)
@@ -247,7 +254,7 @@ def _load_named(options: LoadOptions, download: bool, workers: int | None) -> Im
 
 def _imagenette(options: LoadOptions, download: bool) -> FileSource:
     folder, names = find_imagenette(data_root_folder(options.data_root), download, options.image_size)
-    listed = list_folder(folder)
+    listed = list_folder(folder, follow_links=options.follow_links)
     class_names = tuple(names.get(name, name) for name in listed.class_names)
     return replace(listed, name="imagenette", class_names=class_names)
 
@@ -268,6 +275,13 @@ def _existing(path: Path, source: str) -> Path:
         raise UserError(
             f"{path} is a file. Expected a folder of class folders, a table ({', '.join(_TABLES)}), or one of: {known}."
         )
+    return _utf8(path.resolve())
+
+
+def _utf8(path: Path) -> Path:
+    """Refuses a path that no file of a run or a pack could record."""
+    if printable(path.resolve()) != str(path.resolve()):
+        raise UserError(f"the path {printable(path.resolve())} has a name that is not plain UTF-8. Rename it.")
     return path
 
 

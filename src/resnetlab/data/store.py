@@ -123,7 +123,10 @@ class ImageData:
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
-        """Size, channels and the training split's mean and standard deviation by channel."""
+        """Size, channels and the training split's mean and standard deviation by channel.
+
+        Of large photos every eighth row and column is counted.
+        """
         images = self.split("train").images
         count, total, squares = images.sums() if isinstance(images, Ragged) else _sums(images)
         mean = total.double() / count
@@ -142,9 +145,10 @@ class ImageData:
         digest = hashlib.sha256("\0".join(self.class_names).encode())
         for name, split in self.splits.items():
             if isinstance(split.images, Ragged):
-                # The files: the same for memory and a pack, whatever size is kept of the images.
+                # The files, and in what size each is kept: the same in memory and in a pack.
                 digest.update(f"\0{name}{(self.channels, self.image_size, self.fit)}".encode())
                 digest.update("".join(split.images.digests).encode())
+                digest.update(split.images.shapes.tobytes())
             else:
                 digest.update(f"\0{name}{tuple(split.images.shape)}".encode())
                 digest.update(split.images.contiguous().numpy().data)
@@ -161,7 +165,7 @@ class ImageData:
         }
 
     def shared_images(self) -> dict[tuple[str, str], list[tuple[int, int]]]:
-        """Returns, for each two splits, the positions in them of every pair of equal images."""
+        """Returns, for each two splits, where an image of the second is also in the first: its positions in both."""
         names = list(self.splits)
         found: dict[tuple[str, str], list[tuple[int, int]]] = {}
         for at, first in enumerate(names):

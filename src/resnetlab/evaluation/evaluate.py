@@ -19,7 +19,9 @@ from resnetlab.core.errors import UserError
 from resnetlab.core.files import atomic, write_json
 from resnetlab.core.runs import Run
 from resnetlab.data.options import LoadOptions
+from resnetlab.data.pack import is_complete
 from resnetlab.data.sources import is_named, load_data, may_be_recorded, reload_data
+from resnetlab.data.splits import SPLITS
 from resnetlab.data.store import ImageData
 from resnetlab.evaluation.forward import answer_split, trained_on
 from resnetlab.evaluation.metrics import by_class, by_image, embedding_frame, overall
@@ -128,7 +130,8 @@ def evaluate(
     evaluation = evaluate_split(model, data, split)
     if run is not None:
         if data.fingerprint != run.settings["data"]["fingerprint"]:
-            return evaluation.save(run.evaluation(data.name))
+            # A name that is a split's would take the place of that split of the run's own.
+            return evaluation.save(run.evaluation(f"{data.name}-images" if data.name in SPLITS else data.name))
         chosen = evaluation.summary["split"]
         return evaluation.save(run.evaluation(None if chosen == default_split(data) else chosen))
     return evaluation
@@ -168,14 +171,16 @@ def _own_or_whole(
 
 def _whole(source: str | Path, model: ResNet, data_root: str | Path | None, skip_unreadable: bool) -> ImageData:
     """Loads other images than the run's, as the network wants them; a folder without splits is one test split."""
-    preprocessing, _ = trained_on(model)
+    preprocessing, class_names = trained_on(model)
+    keeps_splits = is_named(source) or is_complete(Path(source))
     return load_data(
         source,
         data_root=data_root,
         image_size=preprocessing.image_size,
         channels=preprocessing.channels,
         fit=preprocessing.fit,
-        test_fraction=LoadOptions.test_fraction if is_named(source) else 1.0,
+        class_names=class_names if Path(source).is_file() else None,
+        test_fraction=LoadOptions.test_fraction if keeps_splits else 1.0,
         skip_unreadable=skip_unreadable,
     )
 
@@ -201,4 +206,9 @@ def _check_fits(model: ResNet, data: ImageData) -> None:
         raise UserError(
             f"the network was trained on images of {wanted[0]} channels and {wanted[1]} pixels, and {data.name} has "
             f"{data.channels} and {data.image_size}. Load it with channels={wanted[0]}, image_size={wanted[1]}."
+        )
+    if preprocessing.fit != data.fit:
+        raise UserError(
+            f"the network was trained on images made square by fit={preprocessing.fit!r}, and {data.name} has "
+            f"fit={data.fit!r}. Load it with fit={preprocessing.fit!r}."
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 from resnetlab.core.errors import UserError
 from resnetlab.data.options import LoadOptions
+from resnetlab.data.sources import ARRAYS
 from resnetlab.models.catalog import config_for_data
 from resnetlab.training.recipes import RECIPES
 
@@ -35,6 +36,8 @@ def train_command(settings: Mapping[str, Any], *, mirrors: bool | None = None) -
         mirrors: whether the data may be mirrored, which decides what `augment.flip="auto"` means; None
             where the data are not at hand.
     """
+    if settings["data"]["source"] == ARRAYS:
+        return None
     try:
         return [
             ["resnetlab", "train", settings["data"]["source"]],
@@ -73,7 +76,7 @@ def _data_options(recorded: Mapping[str, Any]) -> Iterator[list[str]]:
     defaults = {name: field.default for name, field in LoadOptions.__dataclass_fields__.items() if name not in _TAKEN}
     for key, usual in defaults.items():
         value = recorded.get(key, usual)
-        if value == usual or (key, value) == ("store", "memory"):  # what "auto" became is no wish
+        if value == usual:
             continue
         if key in _DATA_FLAGS:
             yield [_DATA_FLAGS[key]]

@@ -155,9 +155,9 @@ def _read_results(progress: Progress, results: list[tuple[Tensor, Tensor, int]],
     if results:
         losses = torch.stack([loss for loss, _, _ in results]).tolist()
         correct = torch.stack([count for _, count, _ in results]).tolist()
-        for loss, (_, _, images) in zip(losses, results, strict=True):
+        for loss, right, (_, _, images) in zip(losses, correct, results, strict=True):
             progress.loss_sum += loss * images
-        progress.correct += sum(correct)
+            progress.correct += right
         results.clear()
     if not math.isfinite(progress.loss_sum):
         raise UserError(

@@ -101,11 +101,24 @@ def blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
     radius = min(kernel_size // 2, *(side - 1 for side in images.shape[2:]))  # mirrored edges reach no further
     taps = torch.exp(-0.5 * (torch.arange(radius + 1, device=images.device) / sigma) ** 2)
     taps = taps / (2 * taps.sum(3, keepdim=True) - 1)  # the centre's tap is 1 and counted once
-    for dimension, padding in ((2, (0, 0, radius, radius)), (3, (radius, radius, 0, 0))):
-        padded, length = F.pad(images, padding, mode="reflect"), images.shape[dimension]
-        total = padded.narrow(dimension, radius, length) * taps[..., :1]
-        for offset in range(1, radius + 1):
-            pair = padded.narrow(dimension, radius - offset, length) + padded.narrow(dimension, radius + offset, length)
-            total.addcmul_(pair, taps[..., offset : offset + 1])
-        images = total
+    for dimension in (2, 3):
+        images = _convolve(images, taps, dimension, radius)
     return images
+
+
+def _convolve(images: Tensor, taps: Tensor, dimension: int, radius: int) -> Tensor:
+    """Returns images convolved along one dimension with `taps` (N, 1, 1, radius + 1), the centre's first."""
+    length = images.shape[dimension]
+    total = images * taps[..., :1]
+    for offset in range(1, radius + 1):
+        tap, inner = taps[..., offset : offset + 1], length - 2 * offset
+        if inner > 0:
+            pair = images.narrow(dimension, 0, inner) + images.narrow(dimension, 2 * offset, inner)
+            total.narrow(dimension, offset, inner).addcmul_(pair, tap)
+        for place in (*range(min(offset, length)), *range(max(length - offset, offset), length)):
+            # Beyond the first and the last pixel the image is mirrored about them.
+            ends = [abs(place - offset), place + offset]
+            ends = [end if end < length else 2 * (length - 1) - end for end in ends]
+            both = images.select(dimension, ends[0]) + images.select(dimension, ends[1])
+            total.select(dimension, place).addcmul_(both, tap[..., 0])
+    return total

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -14,7 +18,7 @@ from resnetlab.data.augment.effects import apply_effects
 from resnetlab.data.augment.geometry import source_maps
 from resnetlab.data.augment.policy import Augmentation
 from resnetlab.data.augment.samples import Samples, draw_samples
-from resnetlab.data.augment.warp import warp
+from resnetlab.data.augment.warp import plan_warp, warp
 from resnetlab.data.images import ImageSource, Ragged, Stack
 
 _CACHED_PIXELS = 8 * 224 * 224
@@ -58,17 +62,40 @@ def augment(
     source: ImageSource = Stack(images) if isinstance(images, Tensor) else images
     samples = draw_samples(policy, source.shapes[positions], size, draws, fit)
     add_operations(samples, policy, size, draws)
-    samples, positions = samples[rows], positions[rows]
     maps = source_maps(samples, size)
-    part = len(rows) if device.type != "cpu" else max(1, _CACHED_PIXELS // size**2)
+    plan = plan_warp(source.shapes[positions], maps, size)
+    samples, positions, maps, plan = samples[rows], positions[rows], maps[rows], plan[rows]
+    part = max(1, _CACHED_PIXELS // max(size * size, plan.patch[0] * plan.patch[1]))
+    part = part if device.type == "cpu" else max(part, len(rows))
     result = torch.empty(len(rows), source.channels, size, size, device=device)
     # Samples of a kind are worked on together, so that what only some need is not done for the others.
     order = np.argsort(samples.corners.any((1, 2)), kind="stable")
-    for start in range(0, len(rows), part):
+
+    def make(start: int) -> None:
         chosen = order[start : start + part]
-        made = warp(source, positions[chosen], maps[chosen], size, fill=policy.fill, device=device)
-        result[torch.from_numpy(chosen).to(device)] = _change_values(made, samples[chosen], policy)
+        made = warp(source, positions[chosen], maps[chosen], size, fill=policy.fill, device=device, plan=plan[chosen])
+        result.index_copy_(0, torch.from_numpy(chosen).to(device), _change_values(made, samples[chosen], policy))
+
+    starts, threads = range(0, len(rows), part), torch.get_num_threads()
+    if device.type == "cpu" and threads > 1 and len(starts) > 1:
+        list(_workers(threads).map(make, starts))
+    else:
+        for start in starts:
+            make(start)
     return result
+
+
+@functools.cache
+def _workers(count: int) -> ThreadPoolExecutor:
+    """Returns threads that each work on images of their own, instead of sharing every small operation.
+
+    torch counts an operation's threads for each thread that calls it; here it is one.
+    """
+    barrier = threading.Barrier(count)
+    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+    list(pool.map(lambda _: barrier.wait(), range(count)))
+    torch.set_num_threads(count)  # what threads that are yet to come begin with
+    return pool
 
 
 def _whole(images: Tensor | Ragged, positions: np.ndarray, size: int) -> Tensor:
@@ -76,7 +103,7 @@ def _whole(images: Tensor | Ragged, positions: np.ndarray, size: int) -> Tensor:
     if isinstance(images, Tensor):
         return images[torch.from_numpy(positions)]
     corner = np.zeros((len(positions), 2), dtype=np.int64)
-    return images.patches(positions, corner, corner + size, corner + 1, 0).permute(0, 3, 1, 2)
+    return images.patches(positions, corner, corner + size, corner + 1, (size, size), 0).permute(0, 3, 1, 2)
 
 
 def _change_values(images: Tensor, samples: Samples, policy: Augmentation) -> Tensor:

@@ -12,6 +12,7 @@ sample looks beyond an edge, the photo passes into the fill over one pixel there
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,20 +32,37 @@ _SHARPEST = 1.1
 """A footprint up to this is sampled without smoothing, which would change next to nothing."""
 
 
-def warp(
-    source: ImageSource, positions: np.ndarray, maps: np.ndarray, size: int, *, fill: int, device: torch.device
-) -> Tensor:
-    """Returns float32 (N, C, size, size), values 0 to 255, of the source's images at `positions`.
+@dataclass(frozen=True)
+class WarpPlan:
+    """What a warp of N samples reads of its sources.
 
-    Args:
-        source: the images.
-        positions: int (N,).
-        maps: float64 (N, 3, 3), from output points to source points; see `geometry`.
-        size: of the output in pixels.
-        fill: value of what lies beyond a photo.
-        device: where to compute.
+    All samples of a batch are planned together, so that how many are then made at a time, and by which rank,
+    has no say in the rounding.
+
+    Attributes:
+        maps: float64 (N, 3, 3), from output points to source points.
+        low: int (N, 2), x and y of the first pixel that is fetched; before the photo's first where it ends there.
+        high: int (N, 2), x and y behind the last one.
+        boxes: int (N, 2), width and height of the boxes of pixels that are averaged.
+        kernels: float (N, 2), what an output pixel spans of such boxes, along x and y.
+        patch: width and height, in boxes, of the largest part that is fetched.
     """
-    limit = source.shapes[positions][:, ::-1]  # as (x, y)
+
+    maps: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    boxes: np.ndarray
+    kernels: np.ndarray
+    patch: tuple[int, int]
+
+    def __getitem__(self, rows: np.ndarray) -> WarpPlan:
+        parts = (self.maps[rows], self.low[rows], self.high[rows], self.boxes[rows], self.kernels[rows])
+        return WarpPlan(*parts, patch=self.patch)
+
+
+def plan_warp(shapes: np.ndarray, maps: np.ndarray, size: int) -> WarpPlan:
+    """Returns what has to be read for `maps` (N, 3, 3) of sources of `shapes` (N, 2), height and width."""
+    limit = shapes[:, ::-1]  # as (x, y)
     spans = np.minimum(footprints(maps, size), limit)
     # Where an output pixel spans several of the source's, whole boxes of these are averaged first.
     boxes = np.maximum(np.floor(spans / _BOX + 1e-6), 1).astype(np.int64)
@@ -59,20 +77,44 @@ def warp(
     before, after = corners.min(1) < -tolerance, corners.max(1) > limit + tolerance
     low = np.clip(np.floor(corners.min(1)) - reach, -reach * before, limit - 1).astype(np.int64)
     high = np.clip(np.ceil(corners.max(1)) + reach, np.maximum(low + 1, 1), limit + reach * after).astype(np.int64)
-    images = source.patches(positions, low, high, boxes, fill).to(device)  # uint8 (N, h, w, C)
-    values = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    values = _smooth(values, kernels)
-    grid = _grid(maps, low, boxes * np.array([values.shape[3], values.shape[2]]), size, device)
+    width, height = (-(-(high - low) // boxes)).max(0, initial=1).tolist()
+    return WarpPlan(maps, low, high, boxes, kernels, patch=(width, height))
+
+
+def warp(
+    source: ImageSource,
+    positions: np.ndarray,
+    maps: np.ndarray,
+    size: int,
+    *,
+    fill: int,
+    device: torch.device,
+    plan: WarpPlan | None = None,
+) -> Tensor:
+    """Returns float32 (N, C, size, size), values 0 to 255, of the source's images at `positions`.
+
+    Args:
+        source: the images.
+        positions: int (N,).
+        maps: float64 (N, 3, 3), from output points to source points; see `geometry`.
+        size: of the output in pixels.
+        fill: value of what lies beyond a photo.
+        device: where to compute.
+        plan: of these samples, where they are part of a larger batch.
+    """
+    plan = plan or plan_warp(source.shapes[positions], maps, size)
+    images = source.patches(positions, plan.low, plan.high, plan.boxes, plan.patch, fill)  # uint8 (N, h, w, C)
+    values = images.to(device).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    values = _smooth(values, plan.kernels)
+    grid = _grid(plan, size, device)
     return F.grid_sample(values, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def _grid(maps: np.ndarray, low: np.ndarray, patch: np.ndarray, size: int, device: torch.device) -> Tensor:
-    """Returns (N, size, size, 2): where in its patch each output pixel is sampled, from -1 to 1 as torch counts.
-
-    Patches begin at `low` (N, 2) and are `patch` (N, 2) pixels of the photo wide and high.
-    """
-    normalised = maps.copy()
-    normalised[:, :2] -= low[:, :, None] * maps[:, 2:]  # points of the patch, not of the photo
+def _grid(plan: WarpPlan, size: int, device: torch.device) -> Tensor:
+    """Returns (N, size, size, 2): where in its patch each output pixel is sampled, from -1 to 1 as torch counts."""
+    maps, normalised = plan.maps, plan.maps.copy()
+    normalised[:, :2] -= plan.low[:, :, None] * maps[:, 2:]  # points of the patch, not of the photo
+    patch = plan.boxes * np.array(plan.patch)
     normalised[:, :2] = normalised[:, :2] * (2 / patch)[:, :, None] - maps[:, 2:]
     entries = torch.from_numpy(normalised).to(device, torch.float32)
     centres = torch.arange(size, dtype=torch.float32, device=device) + 0.5
@@ -83,10 +125,13 @@ def _grid(maps: np.ndarray, low: np.ndarray, patch: np.ndarray, size: int, devic
         return along_x[:, None, :], along_y[:, :, None]
 
     grid = torch.empty(len(maps), size, size, 2, device=device)
-    for row in (0, 1):
-        torch.add(*lines(row), out=grid[..., row])
     if (maps[:, 2, :2] != 0).any():
-        grid.div_(torch.add(*lines(2))[..., None])
+        scale = torch.add(*lines(2)).reciprocal_()
+        for row in (0, 1):
+            torch.mul(torch.add(*lines(row)), scale, out=grid[..., row])
+    else:
+        for row in (0, 1):
+            torch.add(*lines(row), out=grid[..., row])
     return grid
 
 
