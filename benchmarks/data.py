@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -73,7 +73,7 @@ def peer_transforms(augmented: bool) -> v2.Compose:
     )
 
 
-def peer_batches(folder: Path, augmented: bool, workers: int) -> Generator[torch.Tensor]:
+def peer_batches(folder: Path, augmented: bool, workers: int) -> Iterator[torch.Tensor]:
     """Yields batches without end, as a user of torchvision makes them; workers stay from epoch to epoch."""
     images: Dataset = ImageFolder(folder / "train", peer_transforms(augmented))
     loader = DataLoader(
@@ -101,27 +101,28 @@ def rate(batches: Iterator[torch.Tensor], count: int) -> float:
     return images / (time.perf_counter() - start)
 
 
+def peer_rate(name: str, folder: Path, workers: int, batches: int) -> float:
+    """Returns the peer's images a second, measured in a process of its own.
+
+    Its workers are forked, and every page that they share with ours would be copied when ours writes to it.
+    """
+    command = [sys.executable, __file__, "--peer", name, "--data-root", str(folder.parent)]
+    command += ["--workers", str(workers), "--batches", str(batches)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
 def compare(name: str, data: ImageData, folder: Path, policy: Augmentation, options: argparse.Namespace) -> float:
     """Returns how many times the peer's images a second ours makes."""
-    augmented = policy is WRITE_UP_C
-    found = {}
-    for workers in options.workers:  # the peer chooses its best first
-        batches = peer_batches(folder, augmented, workers)
-        rate(batches, 3)
-        found[workers] = rate(batches, options.batches)
-        print(f"{name}: torchvision with {workers} workers {found[workers]:.0f} img/s", flush=True)
+    found = {workers: peer_rate(name, folder, workers, options.batches) for workers in options.workers}
+    for workers, value in found.items():  # the peer chooses its best first
+        print(f"{name}: torchvision with {workers} workers {value:.0f} img/s", flush=True)
     best = max(found, key=lambda workers: found[workers])
-    ours, peer = our_batches(data, policy), None
+    ours = our_batches(data, policy)
     rates: dict[str, list[float]] = {"ours": [], "peer": []}
-    rate(ours, 3)
+    rate(ours, 5)
     for turn in range(options.rounds):
         rates["ours"].append(rate(ours, options.batches))
-        # Its workers fetch ahead: they are started for its turn and stopped after it, so as not to work in ours.
-        peer = peer_batches(folder, augmented, best)
-        rate(peer, 2 * best + 1)
-        rates["peer"].append(rate(peer, options.batches))
-        peer.close()
-        del peer
+        rates["peer"].append(peer_rate(name, folder, best, options.batches))
         shown = ", ".join(f"{who} {values[-1]:.0f} img/s" for who, values in rates.items())
         print(f"{name}: round {turn + 1}/{options.rounds}: {shown}", flush=True)
     ratio = statistics.median(rates["ours"]) / statistics.median(rates["peer"])
@@ -206,15 +207,23 @@ def main() -> int:
     parser.add_argument("--batches", type=int, default=12, help="batches of a turn (default 12)")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2, 3], help="of the DataLoader, to try")
     parser.add_argument("--only", nargs="+", choices=("augmented", "plain", "packing", "outside"))
+    parser.add_argument("--peer", choices=("augmented", "plain"), help="only print the peer's images a second")
     options = parser.parse_args()
     keep_freed_memory()  # as training does
     wanted = options.only or ("augmented", "plain", "packing", "outside")
     folder = options.data_root / "imagenette2-160"
+    if options.peer:
+        workers = options.workers[0]
+        peer = peer_batches(folder, options.peer == "augmented", workers)
+        rate(peer, 2 * workers + 3)  # what the workers have fetched ahead is not counted
+        print(rate(peer, options.batches))
+        return 0
     print(f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}", flush=True)
     lines, held = [], True
     with tempfile.TemporaryDirectory() as target:
         if {"augmented", "plain"} & set(wanted):
             data = pack_data(folder, Path(target) / "pack", image_size=SIZE, fit="squash")
+            os.sync()  # else the system is still writing the pack to the disk while batches are timed
             for name, policy, bar in (("augmented", WRITE_UP_C, 5.0), ("plain", PLAIN, 3.0)):
                 if name in wanted:
                     ratio = compare(name, data, folder, policy, options)
