@@ -97,3 +97,19 @@ def test_pack_makes_a_folder_to_train_from(cli: Cli, image_folder: Path, tmp_pat
     assert (code, "holds a complete pack. Train from it" in err) == (2, True)
     code, _, err = cli("data", "pack", "digits", "--out", tmp_path / "other")
     assert (code, "only images in files can be packed" in err) == (2, True)
+
+
+def test_a_runs_own_images_are_inspected_with_its_own_splits(cli: Cli, image_folder: Path, tmp_path: Path):
+    settings = ("--model", "quick_resnet", "--image-size", 16, "--epochs", 1, "--split-seed", 3, "--device", "cpu")
+    assert cli("train", image_folder, *settings, "--out", tmp_path / "run")[0] == 0
+    sheet = tmp_path / "sheet.png"
+    code, out, err = cli(
+        "data", "inspect", image_folder, "--model", tmp_path / "run", "--split", "test", "--out", sheet,
+        "--device", "cpu",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "the splits are those of" in out
+    held_out = set(load_data(image_folder, split_seed=3).split("test").paths or ())
+    listed = set(pd.read_csv(tmp_path / "sheet-suspects.csv")["path"])
+    assert listed <= held_out
+    assert held_out != set(load_data(image_folder).split("test").paths or ())

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resnetlab.cli.options import DataRoot, Device, SkipUnreadable, read_assignments
+from resnetlab.cli.options import (
+    DataRoot,
+    Detail,
+    Device,
+    Fit,
+    FollowLinks,
+    SkipUnreadable,
+    Store,
+    Workers,
+    read_assignments,
+)
 from resnetlab.core.console import notice
 from resnetlab.core.errors import UserError
 
@@ -29,8 +39,6 @@ Source = Annotated[
 ]
 ImageSize = Annotated[int | None, typer.Option(help="Resize the images to this many pixels.")]
 Download = Annotated[bool, typer.Option(help="Allow getting a data set that is absent.")]
-FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Follow symbolic links that leave the folder.")]
-Workers = Annotated[int | None, typer.Option(help="How many decode images; one for each processor without it.")]
 
 
 def inspect_command(
@@ -57,7 +65,9 @@ def inspect_command(
     image_size: ImageSize = None,
     limit: Annotated[int | None, typer.Option(help="Look at no more than this many training images.")] = None,
     split_seed: Annotated[int, typer.Option(help="Of the splits that the data do not come with.")] = 0,
-    store: Annotated[str, typer.Option(help="memory, pack, or auto: memory as far as it goes.")] = "auto",
+    fit: Fit = "crop",
+    detail: Detail = 1.5,
+    store: Store = "auto",
     data_root: DataRoot = None,
     download: Download = True,
     device: Device = "auto",
@@ -82,17 +92,23 @@ def inspect_command(
     from resnetlab.data.contact_sheet import sheet_of
     from resnetlab.data.inspection import inspect_data
 
-    data, notes = _load(
-        source,
-        network,
-        image_size=image_size,
-        limit=limit,
-        split_seed=split_seed,
-        store=store,
-        data_root=data_root,
-        download=download,
-        follow_links=follow_links,
-    )
+    own = None if model is None else _own_data(model, source, data_root)
+    if own is not None:
+        data, notes = own, [f"the splits are those of {model}"]
+    else:
+        data, notes = _load(
+            source,
+            network,
+            image_size=image_size,
+            limit=limit,
+            split_seed=split_seed,
+            fit=fit,
+            detail=detail,
+            store=store,
+            data_root=data_root,
+            download=download,
+            follow_links=follow_links,
+        )
     data.split(split)  # a mistake is told before the images are compared
     console = Console()
     console.print(inspect_data(data, notes=notes))
@@ -107,11 +123,9 @@ def pack_command(
     source: Source,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="The pack: a new folder, or an unfinished pack.")],
     image_size: ImageSize = None,
-    detail: Annotated[
-        float, typer.Option(help="Keep training photos at up to so many times the image size, for random crops.")
-    ] = 1.5,
+    detail: Detail = 1.5,
     channels: Annotated[int | None, typer.Option(help="1 makes all images grey, 3 makes them RGB.")] = None,
-    fit: Annotated[str, typer.Option(help="How a photo becomes a square: crop, or squash.")] = "crop",
+    fit: Fit = "crop",
     split_seed: Annotated[int, typer.Option(help="Of the splits that the data do not come with.")] = 0,
     validation_fraction: Annotated[float, typer.Option(help="Share of the training images.")] = 0.1,
     test_fraction: Annotated[float, typer.Option(help="Share of all images where there are no splits.")] = 0.2,
@@ -177,6 +191,22 @@ def _network(model: Path, device: str) -> ResNet:
     network = load(model if model.is_file() else Run(model)).to(resolve_device(device))
     trained_on(network)
     return network
+
+
+def _own_data(model: Path, source: str, data_root: Path | None) -> ImageData | None:
+    """Returns a run's own images with its own splits, so that what it was trained on is told from what it was not."""
+    from resnetlab.core.runs import Run
+    from resnetlab.data.sources import may_be_recorded, reload_data
+
+    if not model.is_dir():
+        return None
+    recorded = Run(model).settings["data"]
+    if not may_be_recorded(source, recorded):
+        return None
+    try:
+        return reload_data(recorded, source=source, data_root=data_root)
+    except UserError:  # they are other images after all
+        return None
 
 
 def _load(source: str, network: ResNet | None, **options: Any) -> tuple[ImageData, list[str]]:
