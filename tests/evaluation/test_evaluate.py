@@ -197,7 +197,5 @@ def test_predictions_of_nothing_are_refused(digits_run: Run, tmp_path: Path):
 def test_images_made_square_in_another_way_are_refused(image_folder: Path, tmp_path: Path):
     run = fit("quick_resnet", image_folder, image_size=16, epochs=1, out=tmp_path / "run", quiet=True)
     squashed = resnetlab.load_data(image_folder, image_size=16, fit="squash")
-    with pytest.raises(
-        UserError, match=r"made square by fit='crop', and photos has fit='squash'\. Load it"
-    ):
+    with pytest.raises(UserError, match=r"made square by fit='crop', and photos has fit='squash'\. Load it"):
         resnetlab.evaluate(run, squashed)
