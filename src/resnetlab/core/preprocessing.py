@@ -46,9 +46,7 @@ class Preprocessing:
 
     def squares(self, images: Tensor) -> Tensor:
         """Returns uint8 images (N, C, H, W) as squares of the network's size; see `fit_to_square`."""
-        if images.shape[2:] == (self.image_size, self.image_size):
-            return images
-        return torch.stack([to_tensor(fit_to_square(to_array(image), self.image_size, self.fit)) for image in images])
+        return to_squares(images, self.image_size, self.fit)
 
     def normalize(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Returns (value / 255 - mean) / std of images (N, C, H, W) with values from 0 to 255, in `dtype`."""
@@ -56,6 +54,13 @@ class Preprocessing:
         if images.dtype == dtype:  # two passes over it are faster than the one that reads three
             return torch.mul(images, scale).add_(shift)
         return torch.addcmul(shift, images.to(dtype), scale)
+
+
+def to_squares(images: Tensor, size: int, fit: str) -> Tensor:
+    """Returns uint8 images (N, C, H, W) as squares; see `fit_to_square`."""
+    if images.shape[2:] == (size, size):
+        return images
+    return torch.stack([to_tensor(fit_to_square(to_array(image), size, fit)) for image in images])
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:

@@ -30,27 +30,8 @@ class ImageSource(Protocol):
     shapes: np.ndarray
     channels: int
 
-    def patches(
-        self,
-        positions: np.ndarray,
-        low: np.ndarray,
-        high: np.ndarray,
-        boxes: np.ndarray,
-        patch: tuple[int, int],
-        fill: int,
-    ) -> Tensor:
-        """Returns uint8 (n, h, w, C): rectangles of the images at `positions`, side by side in one tensor.
-
-        Rectangles that are smaller than the patch are continued by their last row and column.
-
-        Args:
-            positions: int (n,).
-            low: int (n, 2), x and y of each rectangle's first pixel; it may lie before the image's first.
-            high: int (n, 2), x and y behind its last one, which may lie behind the image's last.
-            boxes: int (n, 2), width and height of the boxes of pixels that become one, their mean.
-            patch: w and h, in boxes; at least those of the largest rectangle.
-            fill: the value of what is outside an image.
-        """
+    def pixels(self, position: int) -> np.ndarray:
+        """Returns one image, uint8 (H, W, C)."""
         ...
 
 
@@ -123,18 +104,6 @@ class Ragged:
         size = height * width * self.channels
         return self._opened[number][offset : offset + size].reshape(height, width, self.channels)
 
-    def patches(
-        self,
-        positions: np.ndarray,
-        low: np.ndarray,
-        high: np.ndarray,
-        boxes: np.ndarray,
-        patch: tuple[int, int],
-        fill: int,
-    ) -> Tensor:
-        """See `ImageSource`."""
-        return _patches(self.pixels, self.channels, positions, low, high, boxes, patch, fill)
-
     def squares(self, positions: np.ndarray, size: int, fit: str) -> Tensor:
         """Returns uint8 (n, C, size, size), as prediction would show the images."""
         result = np.empty((len(positions), self.channels, size, size), dtype=np.uint8)
@@ -197,35 +166,40 @@ class Stack:
         self.shapes = np.tile(np.array(images.shape[2:], dtype=np.int64), (len(images), 1))
         self._pixels = images.numpy().transpose(0, 2, 3, 1)
 
-    def patches(
-        self,
-        positions: np.ndarray,
-        low: np.ndarray,
-        high: np.ndarray,
-        boxes: np.ndarray,
-        patch: tuple[int, int],
-        fill: int,
-    ) -> Tensor:
-        """See `ImageSource`."""
-        return _patches(self._pixels.__getitem__, self.channels, positions, low, high, boxes, patch, fill)
+    def pixels(self, position: int) -> np.ndarray:
+        """Returns one image, uint8 (H, W, C), as a view."""
+        return self._pixels[position]
 
 
-def _patches(
-    pixels: Callable[[int], np.ndarray],
-    channels: int,
+def cut_patches(
+    source: ImageSource,
     positions: np.ndarray,
+    *,
     low: np.ndarray,
     high: np.ndarray,
     boxes: np.ndarray,
     patch: tuple[int, int],
     fill: int,
 ) -> Tensor:
+    """Returns uint8 (n, h, w, C): rectangles of the images at `positions`, side by side in one tensor.
+
+    Rectangles that are smaller than the patch are continued by their last row and column.
+
+    Args:
+        source: the images.
+        positions: int (n,).
+        low: int (n, 2), x and y of each rectangle's first pixel; it may lie before the image's first.
+        high: int (n, 2), x and y behind its last one, which may lie behind the image's last.
+        boxes: int (n, 2), width and height of the boxes of pixels that become one, their mean.
+        patch: w and h, in boxes; at least those of the largest rectangle.
+        fill: the value of what is outside an image.
+    """
     width, height = patch
-    result = np.empty((len(positions), height, width, channels), dtype=np.uint8)
+    result = np.empty((len(positions), height, width, source.channels), dtype=np.uint8)
     for target, position, first, last, box in zip(
         result, positions.tolist(), low.tolist(), high.tolist(), boxes.tolist(), strict=True
     ):
-        part = _cut(pixels(position), first, last, fill)
+        part = _cut(source.pixels(position), first, last, fill)
         if box != [1, 1]:
             part = _reduce(part, box[0], box[1])
         rows, columns = part.shape[:2]

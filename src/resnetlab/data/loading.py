@@ -16,8 +16,7 @@ from torch import Tensor
 from resnetlab.core.console import notice
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import printable
-from resnetlab.core.preprocessing import to_array, to_tensor
-from resnetlab.core.resize import fit_to_square
+from resnetlab.core.preprocessing import to_squares
 from resnetlab.data.arrays import ArraySource
 from resnetlab.data.images import ReadFiles
 from resnetlab.data.listing import FileSource
@@ -44,7 +43,7 @@ def from_arrays(source: ArraySource, options: LoadOptions) -> ImageData:
         chunks = torch.arange(len(part.positions)).split(1024)
 
         def fill(at: Tensor, images: Tensor = images, part: Drawn = part, squares: Tensor = squares) -> None:
-            squares[at] = _squares(_with_channels(images[part.positions[at]], channels), size, options.fit)
+            squares[at] = to_squares(_with_channels(images[part.positions[at]], channels), size, options.fit)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(fill, chunks))
@@ -208,12 +207,6 @@ def _with_channels(images: Tensor, channels: int) -> Tensor:
     # ITU-R BT.601 in 16-bit fixed point, rounded, as Pillow has it.
     weights = torch.tensor([19595, 38470, 7471]).reshape(1, 3, 1, 1)
     return ((images * weights).sum(1, keepdim=True) + 2**15 >> 16).to(torch.uint8)
-
-
-def _squares(images: Tensor, size: int, fit: str) -> Tensor:
-    if images.shape[2:] == (size, size):
-        return images
-    return torch.stack([to_tensor(fit_to_square(to_array(image), size, fit)) for image in images])
 
 
 def _relative(path: Path, root: Path) -> str:

@@ -20,8 +20,10 @@ def apply_effects(images: Tensor, samples: Samples, *, blur_kernel: int, erase_f
 
     def where(chosen: np.ndarray, effect: Callable[[Tensor, np.ndarray], Tensor]) -> None:
         (rows,) = np.nonzero(chosen)
+        if not len(rows):
+            return
         # On a CPU one image at a time stays in its cache, and needs no copy to be picked out.
-        for part in np.split(rows, len(rows)) if images.device.type == "cpu" and len(rows) else [rows][: len(rows)]:
+        for part in rows[:, None] if images.device.type == "cpu" else [rows]:
             at = slice(part[0], part[0] + 1) if len(part) == 1 else torch.from_numpy(part).to(images.device)
             images[at] = effect(images[at], part)
 

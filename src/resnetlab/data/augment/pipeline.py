@@ -19,7 +19,7 @@ from resnetlab.data.augment.geometry import source_maps
 from resnetlab.data.augment.policy import Augmentation
 from resnetlab.data.augment.samples import Samples, draw_samples
 from resnetlab.data.augment.warp import plan_warp, warp
-from resnetlab.data.images import ImageSource, Ragged, Stack
+from resnetlab.data.images import ImageSource, Ragged, Stack, cut_patches
 
 _CACHED_PIXELS = 8 * 224 * 224
 """On a CPU so many output pixels are worked on at a time that they stay in its cache."""
@@ -103,7 +103,8 @@ def _whole(images: Tensor | Ragged, positions: np.ndarray, size: int) -> Tensor:
     if isinstance(images, Tensor):
         return images[torch.from_numpy(positions)]
     corner = np.zeros((len(positions), 2), dtype=np.int64)
-    return images.patches(positions, corner, corner + size, corner + 1, (size, size), 0).permute(0, 3, 1, 2)
+    cut = cut_patches(images, positions, low=corner, high=corner + size, boxes=corner + 1, patch=(size, size), fill=0)
+    return cut.permute(0, 3, 1, 2)
 
 
 def _change_values(images: Tensor, samples: Samples, policy: Augmentation) -> Tensor:

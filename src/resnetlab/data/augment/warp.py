@@ -13,7 +13,6 @@ sample looks beyond an edge, the photo passes into the fill over one pixel there
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,9 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from resnetlab.data.augment.geometry import apply, footprints
-
-if TYPE_CHECKING:
-    from resnetlab.data.images import ImageSource
+from resnetlab.data.images import ImageSource, cut_patches
 
 _BOX = 3.0
 """Boxes are averaged so far that an output pixel spans at least as many pixels of what is left."""
@@ -103,7 +100,7 @@ def warp(
         plan: of these samples, where they are part of a larger batch.
     """
     plan = plan or plan_warp(source.shapes[positions], maps, size)
-    images = source.patches(positions, plan.low, plan.high, plan.boxes, plan.patch, fill)  # uint8 (N, h, w, C)
+    images = cut_patches(source, positions, low=plan.low, high=plan.high, boxes=plan.boxes, patch=plan.patch, fill=fill)
     values = images.to(device).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     values = _smooth(values, plan.kernels)
     grid = _grid(plan, size, device)
