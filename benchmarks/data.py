@@ -87,10 +87,11 @@ def our_batches(data: ImageData, policy: Augmentation) -> Iterator[torch.Tensor]
     """Yields batches without end from the pack."""
     ours = Preprocessing(image_size=SIZE, channels=3, mean=MEAN, std=STD)
     for epoch in itertools.count():
+        settings = {"size": SIZE, "fit": "squash", "preprocessing": ours}
         for batch in training_batches(
-            data.split("train"), batch_size=BATCH, policy=policy, seed=0, epoch=epoch, size=SIZE, fit="squash"
+            data.split("train"), batch_size=BATCH, policy=policy, seed=0, epoch=epoch, **settings
         ):
-            yield ours.normalize(batch.images)
+            yield batch.images if batch.normalized else ours.normalize(batch.images)
 
 
 def rate(batches: Iterator[torch.Tensor], count: int) -> float:

@@ -57,7 +57,7 @@ def test_a_folder_of_photos_trains(cli: Cli, tmp_path: Path, data_root: Path):
                 (target / photo.name).symlink_to(photo.resolve())
     out = tmp_path / "run"
     arguments = ("--model", "resnet18", "--set", "model.stem=imagenet", "--image-size", 64, "--epochs", 8)
-    code, _, err = cli("train", tmp_path / "photos", *arguments, "--out", out)
+    code, _, err = cli("train", tmp_path / "photos", *arguments, "--follow-links", "--out", out)
     assert code == 0, err
     run = Run(out)
     assert run.settings["data"]["counts"] == {"train": 1000, "validation": 400}

@@ -48,12 +48,12 @@ class Preprocessing:
         """Returns uint8 images (N, C, H, W) as squares of the network's size; see `fit_to_square`."""
         return to_squares(images, self.image_size, self.fit)
 
-    def normalize(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Returns (value / 255 - mean) / std of images (N, C, H, W) with values from 0 to 255, in `dtype`."""
+    def normalize(self, images: Tensor, dtype: torch.dtype = torch.float32, *, out: Tensor | None = None) -> Tensor:
+        """Returns (value / 255 - mean) / std of images (..., C, H, W), values 0 to 255, in `dtype` or `out`."""
         scale, shift = _scale_and_shift(self, dtype, images.device)
         if images.dtype == dtype:  # two passes over it are faster than the one that reads three
-            return torch.mul(images, scale).add_(shift)
-        return torch.addcmul(shift, images.to(dtype), scale)
+            return torch.add(images * scale, shift, out=out)
+        return torch.addcmul(shift, images.to(dtype), scale, out=out)
 
 
 def to_squares(images: Tensor, size: int, fit: str) -> Tensor:
@@ -76,6 +76,6 @@ def to_array(image: Tensor) -> np.ndarray:
 @functools.cache
 def _scale_and_shift(preprocessing: Preprocessing, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Kept on the device: copying them there at every step would wait for it."""
-    mean = torch.tensor(preprocessing.mean, dtype=dtype).reshape(1, -1, 1, 1)
-    std = torch.tensor(preprocessing.std, dtype=dtype).reshape(1, -1, 1, 1)
+    mean = torch.tensor(preprocessing.mean, dtype=dtype).reshape(-1, 1, 1)
+    std = torch.tensor(preprocessing.std, dtype=dtype).reshape(-1, 1, 1)
     return (1 / (255 * std)).to(device), (-mean / std).to(device)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import Draws, generator
 from resnetlab.data.augment import Augmentation, augment
 from resnetlab.data.augment.mixing import draw_mix
@@ -21,10 +22,11 @@ class Batch:
 
     Attributes:
         step: the step within the epoch, from 0.
-        images: (N, C, H, W), values 0 to 255; uint8 where pixels were only moved, else float32.
+        images: (N, C, H, W), values 0 to 255, or normalised; uint8 where pixels were only moved, else float32.
         labels: int64 (N,).
         other_labels: int64 (N,), of the samples mixed in; None where none are.
         share: float32 (N,), what `labels` have of the target, the rest being that of `other_labels`.
+        normalized: whether the images are normalised.
     """
 
     step: int
@@ -32,6 +34,7 @@ class Batch:
     labels: Tensor
     other_labels: Tensor | None = None
     share: Tensor | None = None
+    normalized: bool = False
 
 
 def batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
@@ -57,6 +60,7 @@ def training_batches(
     size: int | None = None,
     fit: str = "crop",
     device: torch.device | None = None,
+    preprocessing: Preprocessing | None = None,
     rank: int = 0,
     ranks: int = 1,
 ) -> Iterator[Batch]:
@@ -72,6 +76,7 @@ def training_batches(
         size: height and width of the batches; those of the images where None, if they are all of one size.
         fit: what a sample without a random crop shows, as in evaluation.
         device: where to augment; the CPU without it.
+        preprocessing: normalises images that augmentation makes float32; others are left as bytes.
         rank: which of `ranks` processes this is. Each gets every `ranks`-th sample of the global batch, which
             does not depend on how many they are, and reads no others but their partners in a mixture.
         ranks: number of processes.
@@ -89,15 +94,17 @@ def training_batches(
         labels = split.labels[torch.from_numpy(chosen)]
 
         def make(rows: np.ndarray, chosen: np.ndarray = chosen, draws: Draws = draws) -> Tensor:
-            return augment(split.images, chosen, policy, draws, size=size, fit=fit, rows=rows, device=device)
+            settings = {"size": size, "fit": fit, "device": device, "preprocessing": preprocessing}
+            return augment(split.images, chosen, policy, draws, rows=rows, **settings)
 
         own = np.arange(rank, len(chosen), ranks)
         images, mix = make(own), draw_mix(policy, len(chosen), size, draws)
+        normalized = preprocessing is not None and images.is_floating_point()
         if mix is None:
-            yield Batch(step, images, labels[own].to(device))
+            yield Batch(step, images, labels[own].to(device), normalized=normalized)
             continue
         partners = mix.partners[own]
         others = images[torch.from_numpy(partners).to(device)] if ranks == 1 else make(partners)
         share = torch.from_numpy(mix.share[own]).to(device, torch.float32)
         mixed = mix(images, others, own)
-        yield Batch(step, mixed, labels[own].to(device), labels[partners].to(device), share)
+        yield Batch(step, mixed, labels[own].to(device), labels[partners].to(device), share, normalized)

@@ -191,12 +191,11 @@ def open_pack(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, dict[str, Rag
         arrays = [_opener(folder / "shards" / f"{name}.bin", fact) for name, fact in facts["shards"].items()]
         images = {}
         for split, rows in table.groupby("split", sort=False):
-            counts = [
-                np.array(fact["histogram"]) for name, fact in facts["shards"].items() if name in set(rows["shard"])
-            ]
+            shards = rows["shard"].tolist()
+            counts = [np.array(facts["shards"][name]["histogram"]) for name in dict.fromkeys(shards)]
             images[str(split)] = Ragged(
                 arrays,
-                array=np.array([numbers[name] for name in rows["shard"]], dtype=np.int64),
+                array=np.array([numbers[name] for name in shards], dtype=np.int64),
                 offsets=rows["offset"].to_numpy(),
                 shapes=rows[["height", "width"]].to_numpy(),
                 channels=facts["format"]["channels"],

@@ -96,6 +96,7 @@ def train(
                 size=data.image_size,
                 fit=data.fit,
                 device=device,
+                preprocessing=preprocessing,
             )
             clock = time.perf_counter()
             # What the network draws at random is a function of (seed, epoch, step), like every other draw.

@@ -76,8 +76,8 @@ def training_step(
     Args:
         model: in training mode, placed by `machine`.
         optimizer: of `build_optimizer`.
-        batch: images, values 0 to 255, and their labels.
-        preprocessing: normalises the images.
+        batch: images and their labels.
+        preprocessing: normalises the images, where they are not yet.
         recipe: its loss, label smoothing and gradient clipping.
         machine: precision and memory format.
         lr: the learning rate of this step.
@@ -86,7 +86,8 @@ def training_step(
     """
     for group in optimizer.param_groups:
         group["lr"] = lr
-    images = machine.arrange(preprocessing.normalize(batch.images, machine.dtype))
+    images = batch.images if batch.normalized else preprocessing.normalize(batch.images, machine.dtype)
+    images = machine.arrange(images.to(machine.dtype))
     with machine.autocast():
         logits = model(images)
     logits = logits.to(machine.dtype)

@@ -1,6 +1,6 @@
-"""What is neither geometry nor an affine map of colours: each function changes the samples that ask for it.
+"""What is neither geometry nor an affine map of colours: each function changes the images it is given, in place.
 
-Images are float32 (N, C, H, W), values 0 to 255.
+Images are float32 (N, C, H, W), contiguous, values 0 to 255. Each function returns them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from resnetlab.data.augment.filters import convolve
 from resnetlab.data.augment.samples import Samples
 
 
@@ -22,10 +23,12 @@ def apply_effects(images: Tensor, samples: Samples, *, blur_kernel: int, erase_f
         (rows,) = np.nonzero(chosen)
         if not len(rows):
             return
-        # On a CPU one image at a time stays in its cache, and needs no copy to be picked out.
-        for part in rows[:, None] if images.device.type == "cpu" else [rows]:
-            at = slice(part[0], part[0] + 1) if len(part) == 1 else torch.from_numpy(part).to(images.device)
-            images[at] = effect(images[at], part)
+        if images.device.type == "cpu":  # one image at a time stays in its cache, and needs no copy to be picked out
+            for row in rows.tolist():
+                effect(images[row : row + 1], np.array([row]))
+        else:
+            at = torch.from_numpy(rows).to(images.device)
+            images[at] = effect(images[at], rows)
 
     def tensor(values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(images.device, torch.float32)[:, None, None, None]
@@ -54,18 +57,18 @@ def equalize(images: Tensor) -> Tensor:
     below = F.pad(histograms.cumsum(1), (1, -1))
     table = ((below + step // 2) // step.clamp(min=1)).clamp(max=255)
     table = torch.where(step == 0, torch.arange(256, device=images.device), table)
-    return table.gather(1, planes).reshape(images.shape).to(images.dtype)
+    return images.copy_(table.gather(1, planes).reshape(images.shape))
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
     """Returns images whose values keep their highest `bits` of 8 bits; bits (N, 1, 1, 1)."""
     step = 2 ** (8 - bits)
-    return torch.floor(images.round() / step) * step
+    return images.round_().div_(step).floor_().mul_(step)
 
 
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
     """Returns images whose values from `threshold` (N, 1, 1, 1) on are inverted."""
-    return torch.where(images >= threshold, 255 - images, images)
+    return images.copy_(torch.where(images >= threshold, 255 - images, images))
 
 
 def autocontrast(images: Tensor) -> Tensor:
@@ -76,7 +79,7 @@ def autocontrast(images: Tensor) -> Tensor:
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     constant = high - low < 0.5
     scale = torch.where(constant, 1.0, 255 / (high - low).clamp(min=1e-6))
-    return (images - torch.where(constant, 0.0, low)).mul_(scale)
+    return images.sub_(torch.where(constant, 0.0, low)).mul_(scale)
 
 
 def sharpen(images: Tensor, factor: Tensor) -> Tensor:
@@ -84,43 +87,28 @@ def sharpen(images: Tensor, factor: Tensor) -> Tensor:
 
     Smoothing is a 3x3 mean whose centre counts five times; the outermost pixels stay as they are (Pillow's rule).
     """
-    if min(images.shape[2:]) < 3:
+    count, channels, height, width = images.shape
+    if min(height, width) < 3:
         return images
-    rows = images[:, :, :-2] + images[:, :, 1:-1]
-    rows += images[:, :, 2:]
-    smoothed = rows[..., :-2] + rows[..., 1:-1]
-    smoothed += rows[..., 2:]
+    # As in `convolve`; what is added across the end of a row is on the outermost pixels, and is not taken.
+    pixels = images.view(count, -1)
+    rows = pixels[:, : -2 * width] + pixels[:, width:-width]
+    rows += pixels[:, 2 * width :]
+    smoothed = rows[:, :-2] + rows[:, 1:-1]
+    smoothed += rows[:, 2:]
     # Of the thirteenths that the mean is made of, the centre has four more than its neighbours.
+    factor = factor[:, :, 0, 0]
     share = (1 - factor) / 13
-    smoothed.mul_(share).addcmul_(images[:, :, 1:-1, 1:-1], factor + 4 * share).clamp_(0, 255)
-    result = images.clone()
-    result[:, :, 1:-1, 1:-1] = smoothed
-    return result
+    smoothed.mul_(share).addcmul_(pixels[:, width + 1 : -width - 1], factor + 4 * share).clamp_(0, 255)
+    inside = (count, channels, height - 2, width - 2)
+    images[:, :, 1:-1, 1:-1] = smoothed.as_strided(inside, (smoothed.stride(0), height * width, width, 1))
+    return images
 
 
 def blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
     """Returns images convolved with a Gaussian of `sigma` (N, 1, 1, 1) pixels, edges mirrored."""
     radius = min(kernel_size // 2, *(side - 1 for side in images.shape[2:]))  # mirrored edges reach no further
-    taps = torch.exp(-0.5 * (torch.arange(radius + 1, device=images.device) / sigma) ** 2)
-    taps = taps / (2 * taps.sum(3, keepdim=True) - 1)  # the centre's tap is 1 and counted once
-    for dimension in (2, 3):
-        images = _convolve(images, taps, dimension, radius)
-    return images
-
-
-def _convolve(images: Tensor, taps: Tensor, dimension: int, radius: int) -> Tensor:
-    """Returns images convolved along one dimension with `taps` (N, 1, 1, radius + 1), the centre's first."""
-    length = images.shape[dimension]
-    total = images * taps[..., :1]
-    for offset in range(1, radius + 1):
-        tap, inner = taps[..., offset : offset + 1], length - 2 * offset
-        if inner > 0:
-            pair = images.narrow(dimension, 0, inner) + images.narrow(dimension, 2 * offset, inner)
-            total.narrow(dimension, offset, inner).addcmul_(pair, tap)
-        for place in (*range(min(offset, length)), *range(max(length - offset, offset), length)):
-            # Beyond the first and the last pixel the image is mirrored about them.
-            ends = [abs(place - offset), place + offset]
-            ends = [end if end < length else 2 * (length - 1) - end for end in ends]
-            both = images.select(dimension, ends[0]) + images.select(dimension, ends[1])
-            total.select(dimension, place).addcmul_(both, tap[..., 0])
-    return total
+    taps = torch.exp(-0.5 * (torch.arange(radius + 1, device=images.device) / sigma[:, 0, 0]) ** 2)
+    taps = taps / (2 * taps.sum(1, keepdim=True) - 1)  # the centre's tap is 1 and counted once
+    down = convolve(images, taps, 2, edges="mirror")
+    return convolve(down, taps, 3, edges="mirror", out=images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import Draws
 from resnetlab.data.augment.automatic import add_operations
 from resnetlab.data.augment.color import change_colors
@@ -21,7 +23,7 @@ from resnetlab.data.augment.samples import Samples, draw_samples
 from resnetlab.data.augment.warp import plan_warp, warp
 from resnetlab.data.images import ImageSource, Ragged, Stack, cut_patches
 
-_CACHED_PIXELS = 8 * 224 * 224
+_CACHED_PIXELS = 24 * 224 * 224
 """On a CPU so many output pixels are worked on at a time that they stay in its cache."""
 
 
@@ -35,8 +37,9 @@ def augment(
     fit: str = "crop",
     rows: np.ndarray | None = None,
     device: torch.device | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> Tensor:
-    """Returns a batch (N, C, size, size), values 0 to 255: uint8 where pixels only move, else float32.
+    """Returns a batch (N, C, size, size): uint8, values 0 to 255, where pixels only move, else float32.
 
     Args:
         images: uint8 (M, C, H, W), or images of many sizes.
@@ -47,6 +50,7 @@ def augment(
         fit: what a sample without a random crop shows, as in evaluation.
         rows: int (N,), the part of the batch to make; None for all of it.
         device: where to compute; the CPU without it.
+        preprocessing: normalises what is float32, while it is in the processor's cache; else values are 0 to 255.
     """
     device = device or torch.device("cpu")
     rows = np.arange(len(positions)) if rows is None else rows
@@ -58,30 +62,34 @@ def augment(
         result = _move(result, samples, policy.fill)
         if not _changes_values(policy):
             return result
-        return _change_values(result.to(torch.float32, memory_format=torch.contiguous_format), samples, policy)
+        result = _change_values(result.to(torch.float32, memory_format=torch.contiguous_format), samples, policy)
+        return result if preprocessing is None else preprocessing.normalize(result)
     source: ImageSource = Stack(images) if isinstance(images, Tensor) else images
     samples = draw_samples(policy, source.shapes[positions], size, draws, fit)
     add_operations(samples, policy, size, draws)
     maps = source_maps(samples, size)
     plan = plan_warp(source.shapes[positions], maps, size)
     samples, positions, maps, plan = samples[rows], positions[rows], maps[rows], plan[rows]
-    part = max(1, _CACHED_PIXELS // max(size * size, plan.patch[0] * plan.patch[1]))
-    part = part if device.type == "cpu" else max(part, len(rows))
     result = torch.empty(len(rows), source.channels, size, size, device=device)
     # Samples of a kind are worked on together, so that what only some need is not done for the others.
-    order = np.argsort(samples.corners.any((1, 2)), kind="stable")
+    order = np.argsort(~samples.corners.any((1, 2)), kind="stable")
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    parts = min(1, len(rows))
+    if device.type == "cpu":  # a multiple of the threads, so that none is left waiting for another
+        pixels = len(rows) * max(size * size, plan.patch[0] * plan.patch[1])
+        parts = min(threads * math.ceil(pixels / (_CACHED_PIXELS * threads)), len(rows))
 
-    def make(start: int) -> None:
-        chosen = order[start : start + part]
+    def make(chosen: np.ndarray) -> None:
         made = warp(source, positions[chosen], maps[chosen], size, fill=policy.fill, device=device, plan=plan[chosen])
-        result.index_copy_(0, torch.from_numpy(chosen).to(device), _change_values(made, samples[chosen], policy))
+        made = _change_values(made, samples[chosen], policy)
+        _put(result, chosen, made, preprocessing)
 
-    starts, threads = range(0, len(rows), part), torch.get_num_threads()
-    if device.type == "cpu" and threads > 1 and len(starts) > 1:
-        list(_workers(threads).map(make, starts))
+    work = np.array_split(order, parts) if parts else []
+    if threads > 1 and len(work) > 1:
+        list(_workers(threads).map(make, work))
     else:
-        for start in starts:
-            make(start)
+        for chosen in work:
+            make(chosen)
     return result
 
 
@@ -96,6 +104,19 @@ def _workers(count: int) -> ThreadPoolExecutor:
     list(pool.map(lambda _: barrier.wait(), range(count)))
     torch.set_num_threads(count)  # what threads that are yet to come begin with
     return pool
+
+
+def _put(result: Tensor, rows: np.ndarray, images: Tensor, preprocessing: Preprocessing | None) -> None:
+    """Writes images to their rows of the batch; on a CPU normalising one and writing it are the same pass."""
+    if images.device.type != "cpu":
+        normalized = images if preprocessing is None else preprocessing.normalize(images)
+        result.index_copy_(0, torch.from_numpy(rows).to(images.device), normalized)
+        return
+    for row, image in zip(rows.tolist(), images, strict=True):
+        if preprocessing is None:
+            result[row] = image
+        else:
+            preprocessing.normalize(image, out=result[row])
 
 
 def _whole(images: Tensor | Ragged, positions: np.ndarray, size: int) -> Tensor:

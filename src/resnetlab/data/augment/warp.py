@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from resnetlab.data.augment.filters import convolve
 from resnetlab.data.augment.geometry import apply, footprints
 from resnetlab.data.images import ImageSource, cut_patches
 
@@ -101,8 +102,9 @@ def warp(
     """
     plan = plan or plan_warp(source.shapes[positions], maps, size)
     images = cut_patches(source, positions, low=plan.low, high=plan.high, boxes=plan.boxes, patch=plan.patch, fill=fill)
-    values = images.to(device).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    values = _smooth(values, plan.kernels)
+    values = images.to(device).to(torch.float32).permute(0, 3, 1, 2)
+    if (plan.kernels > 1).any():  # else sampling takes the channels where they lie
+        values = _smooth(values.contiguous(), plan.kernels)
     grid = _grid(plan, size, device)
     return F.grid_sample(values, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
@@ -114,56 +116,35 @@ def _grid(plan: WarpPlan, size: int, device: torch.device) -> Tensor:
     patch = plan.boxes * np.array(plan.patch)
     normalised[:, :2] = normalised[:, :2] * (2 / patch)[:, :, None] - maps[:, 2:]
     entries = torch.from_numpy(normalised).to(device, torch.float32)
-    centres = torch.arange(size, dtype=torch.float32, device=device) + 0.5
-
-    def lines(row: int) -> tuple[Tensor, Tensor]:
-        along_x = entries[:, row, 0, None] * centres
-        along_y = entries[:, row, 1, None] * centres + entries[:, row, 2, None]
-        return along_x[:, None, :], along_y[:, :, None]
-
-    grid = torch.empty(len(maps), size, size, 2, device=device)
+    centres = torch.arange(size, dtype=torch.float32, device=device)[:, None] + 0.5
+    # x and y of a point lie side by side, and as the parts of a complex number they are added in one go.
+    along_x = entries[:, None, :2, 0] * centres
+    along_y = entries[:, None, :2, 1] * centres + entries[:, None, :2, 2]
+    grid = torch.view_as_complex(along_x)[:, None, :] + torch.view_as_complex(along_y)[:, :, None]
     if (maps[:, 2, :2] != 0).any():
-        scale = torch.add(*lines(2)).reciprocal_()
-        for row in (0, 1):
-            torch.mul(torch.add(*lines(row)), scale, out=grid[..., row])
-    else:
-        for row in (0, 1):
-            torch.add(*lines(row), out=grid[..., row])
-    return grid
+        depth = (entries[:, 2, 0, None] * centres[:, 0])[:, None, :]
+        depth = depth + (entries[:, 2, 1, None] * centres[:, 0] + entries[:, 2, 2, None])[:, :, None]
+        grid.mul_(depth.reciprocal_())
+    return torch.view_as_real(grid)
 
 
 def _smooth(images: Tensor, spans: np.ndarray) -> Tensor:
-    """Smooths float (N, C, h, w) along x and y where an output pixel spans more than one pixel of the patch."""
+    """Returns float (N, C, h, w), smoothed along x and y where an output pixel spans more than one of the patch."""
     for axis, dimension in ((0, 3), (1, 2)):
-        (rows,) = np.nonzero(spans[:, axis] > 1)
-        if len(rows):
-            kernels = torch.from_numpy(_kernels(spans[rows, axis])).to(images.device, torch.float32)
-            at = torch.from_numpy(rows).to(images.device)
-            images[at] = _filter(images[at], kernels, dimension)
+        if (spans[:, axis] > 1).any():  # for the others the kernel has a centre only
+            taps = torch.from_numpy(_kernels(spans[:, axis])).to(images.device, torch.float32)
+            images = convolve(images, taps, dimension, edges="repeat")
     return images
 
 
 def _kernels(spans: np.ndarray) -> np.ndarray:
-    """Returns (N, K): symmetric kernels of variance (s^2 - 1) / 6 and sum 1."""
+    """Returns (N, K): symmetric kernels of variance (s^2 - 1) / 6 and sum 1, from the centre outwards."""
     whole = np.floor(spans)
     # The variance of the discrete triangle of whole width n is (n^2 - 1) / 6, so the mixture is linear in s^2.
     share = ((whole + 1) ** 2 - spans**2) / ((whole + 1) ** 2 - whole**2)
-    radius = int(whole.max())
-    offsets = np.abs(np.arange(-radius, radius + 1))
+    offsets = np.arange(int(whole.max()) + 1)
 
     def triangle(width: np.ndarray) -> np.ndarray:
         return np.maximum(width[:, None] - offsets, 0) / width[:, None] ** 2
 
     return share[:, None] * triangle(whole) + (1 - share[:, None]) * triangle(whole + 1)
-
-
-def _filter(images: Tensor, kernels: Tensor, dimension: int) -> Tensor:
-    """Convolves (N, C, h, w) along one dimension with a kernel for each sample; edges repeat."""
-    radius = kernels.shape[1] // 2
-    padding = (radius, radius, 0, 0) if dimension == 3 else (0, 0, radius, radius)
-    padded = F.pad(images, padding, mode="replicate")
-    length = images.shape[dimension]
-    total = torch.zeros_like(images)
-    for tap in range(kernels.shape[1]):
-        total.addcmul_(padded.narrow(dimension, tap, length), kernels[:, tap, None, None, None])
-    return total
