@@ -13,8 +13,9 @@ from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.data.store import ImageData
 from resnetlab.models.resnet import ResNet
 
-_PIXELS_PER_BATCH = 2**22  # keeps the widest activations of a ResNet within about a gigabyte
-_LARGEST_BATCH = 512
+_PIXELS_PER_BATCH = {"cpu": 2**19, "accelerator": 2**22}
+"""Input pixels of a batch: the widest activations of a ResNet then take some hundred megabytes, and eight times that."""
+_LARGEST_BATCH = {"cpu": 128, "accelerator": 512}
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,18 @@ def answer(model: ResNet, images: Tensor, preprocessing: Preprocessing) -> Answe
 
     The network stays on its device, and each of its modules returns to the mode that it was in.
     """
-    return _answer(model, images.split(_batch_size(images.shape[2])), preprocessing)
+    return _answer(model, images.split(_batch_size(model, images.shape[2])), preprocessing)
 
 
 def answer_split(model: ResNet, data: ImageData, split: str, preprocessing: Preprocessing) -> Answers:
     """Returns logits and embeddings of all images of a split, a batch at a time; see `answer`."""
-    parts = torch.arange(len(data.split(split))).split(_batch_size(data.image_size))
+    parts = torch.arange(len(data.split(split))).split(_batch_size(model, data.image_size))
     return _answer(model, (data.squares(split, part) for part in parts), preprocessing)
 
 
-def _batch_size(image_size: int) -> int:
-    return max(1, min(_LARGEST_BATCH, _PIXELS_PER_BATCH // image_size**2))
+def _batch_size(model: ResNet, image_size: int) -> int:
+    kind = "cpu" if next(model.parameters()).device.type == "cpu" else "accelerator"
+    return max(1, min(_LARGEST_BATCH[kind], _PIXELS_PER_BATCH[kind] // image_size**2))
 
 
 @torch.inference_mode()
