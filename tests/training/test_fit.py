@@ -1,23 +1,30 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from tests.conftest import TINY
+from torch import Tensor
 
 import resnetlab
 from resnetlab.core.errors import UserError
+from resnetlab.core.randomness import generator
 from resnetlab.core.runs import HISTORY_COLUMNS, Run
+from resnetlab.data.batches import Batch
 from resnetlab.data.store import ImageData
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.surgery import fold_batch_norm, freeze
+from resnetlab.training import loop
 from resnetlab.training.fit import fit
 from resnetlab.training.recipe import Recipe
+from resnetlab.weights.tensors import read_tensors
 
 
 def test_a_run_folder_holds_all_that_later_verbs_need(digits_run: Run, digits: ImageData):
@@ -104,9 +111,42 @@ def test_a_name_takes_channels_classes_and_stem_from_the_data(image_folder: Path
     assert resnetlab.load(run).class_names == ("blue", "red")
 
 
-def test_a_loss_that_is_not_finite_stops_the_training(digits: ImageData, tmp_path: Path):
-    with pytest.raises(UserError, match=r"the training loss is no longer finite in epoch 1.*lower learning rate"):
-        fit(TINY, digits, out=tmp_path / "run", epochs=3, lr=1e30, quiet=True)
+def test_a_loss_that_is_never_finite_stops_the_training(digits: ImageData, tmp_path: Path):
+    out = tmp_path / "run"
+    with pytest.raises(UserError, match=r"not finite in 10 steps in a row, up to step 11 of epoch 1.*lower learning"):
+        fit(TINY, digits, out=out, epochs=3, lr=1e30, precision="float32", quiet=True)
+    bad = pd.read_csv(out / "bad_steps.csv")
+    assert bad["step"].tolist() == list(range(2, 12))
+    first = generator(0, "order", epoch=0).permutation(len(digits.splits["train"]))[128:256]
+    assert list(map(int, bad["images"][0].split())) == digits.splits["train"].index[first].tolist()
+    tensors, _ = read_tensors(max((out / "checkpoints").iterdir()))
+    assert all(value.isfinite().all() for value in tensors.values())
+
+
+def test_a_step_that_is_not_finite_changes_nothing(
+    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    """One poisoned batch: the network after it is the one before it, and the training goes on."""
+    step, states, number = loop.training_step, [], 0
+
+    def poisoned(model: ResNet, optimizer: Any, batch: Batch, **settings: Any) -> tuple[Tensor, Tensor]:
+        nonlocal number
+        number += 1
+        if number in (3, 4):
+            states.append({name: value.clone() for name, value in model.state_dict().items()})
+        if number == 3:
+            images = torch.full(batch.images.shape, math.nan)
+            batch = dataclasses.replace(batch, images=images, normalized=True)
+        return step(model, optimizer, batch, **settings)
+
+    monkeypatch.setattr(loop, "training_step", poisoned)
+    run = fit(TINY, digits, out=tmp_path / "run", epochs=1, precision="float32")
+    before, after = states
+    assert all(torch.equal(before[name], after[name]) for name in before if "num_batches" not in name)
+    assert "the loss of step 3 of epoch 1 is nan; the step is left out" in capfd.readouterr().err
+    assert pd.read_csv(run.path / "bad_steps.csv")["step"].tolist() == [3]
+    assert math.isfinite(run.history["train_loss"].iloc[0])
+    assert math.isfinite(run.history["val_loss"].iloc[0])
 
 
 @pytest.mark.parametrize(

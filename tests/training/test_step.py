@@ -185,7 +185,7 @@ def test_training_from_scratch_is_training_with_torch(digits: ImageData):
         ({"augment.flop": True}, r"augment has no field 'flop'\. Did you mean 'flip'\?"),
         ({"augment": 3}, "augment must be an Augmentation, got 3"),
         ({"clip_norm": -1}, "clip_norm must be a finite number at least 0, got -1"),
-        ({"optimizer": "adam"}, "unknown optimizer 'adam'. Available: sgd, scratch_sgd"),
+        ({"optimizer": "adam"}, "unknown optimizer 'adam'. Did you mean 'adamw'"),
         ({"loss": "scratch"}, "unknown loss 'scratch'. .*Available: cross_entropy, scratch_cross_entropy"),
         ({"keep": "last"}, "unknown keep 'last'. Available: final, best"),
         ({"momentum": 0.0}, "nesterov=True needs momentum above 0"),

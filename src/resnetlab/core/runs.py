@@ -5,6 +5,7 @@ environment.json     versions and machine
 history.csv          a row an epoch
 checkpoints/         what resuming needs
 model.safetensors    the trained network, self-describing
+last.safetensors     that of the last step, where the best epoch's was kept
 evaluation/          figures and tables of the test split (or of validation where there is no test)
 figures/*.png        the report's pictures
 report.html          one page, opens anywhere
@@ -86,6 +87,11 @@ class Run:
     def weights(self) -> Path:
         """The trained network's file, written when the training is complete."""
         return self.path / "model.safetensors"
+
+    @property
+    def last_weights(self) -> Path:
+        """The weights after the last step, of a run that kept those of its best epoch instead."""
+        return self.path / "last.safetensors"
 
     @property
     def checkpoints(self) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ class Batch:
         other_labels: int64 (N,), of the samples mixed in; None where none are.
         share: float32 (N,), what `labels` have of the target, the rest being that of `other_labels`.
         normalized: whether the images are normalised.
+        positions: int64 (N,), of the images in their split.
     """
 
     step: int
@@ -35,6 +36,7 @@ class Batch:
     other_labels: Tensor | None = None
     share: Tensor | None = None
     normalized: bool = False
+    positions: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
 
 def batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
@@ -101,10 +103,11 @@ def training_batches(
         images, mix = make(own), draw_mix(policy, len(chosen), size, draws)
         normalized = preprocessing is not None and images.is_floating_point()
         if mix is None:
-            yield Batch(step, images, labels[own].to(device), normalized=normalized)
+            yield Batch(step, images, labels[own].to(device), normalized=normalized, positions=chosen[own])
             continue
         partners = mix.partners[own]
-        others = images[torch.from_numpy(partners).to(device)] if ranks == 1 else make(partners)
+        mixed_in = images[torch.from_numpy(partners).to(device)] if ranks == 1 else make(partners)
         share = torch.from_numpy(mix.share[own]).to(device, torch.float32)
-        mixed = mix(images, others, own)
-        yield Batch(step, mixed, labels[own].to(device), labels[partners].to(device), share, normalized)
+        mixed = mix(images, mixed_in, own)
+        others = labels[partners].to(device)
+        yield Batch(step, mixed, labels[own].to(device), others, share, normalized, positions=chosen[own])

@@ -14,7 +14,7 @@ from resnetlab.data.store import ImageData
 from resnetlab.models.resnet import ResNet
 
 _PIXELS_PER_BATCH = {"cpu": 2**19, "accelerator": 2**22}
-"""Input pixels of a batch: the widest activations of a ResNet then take some hundred megabytes, and eight times that."""
+"""Input pixels of a batch: a ResNet's widest activations then take some hundred megabytes, or up to a gigabyte."""
 _LARGEST_BATCH = {"cpu": 128, "accelerator": 512}
 
 

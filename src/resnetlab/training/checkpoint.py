@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from resnetlab.core.checks import check_schema, from_mapping
 from resnetlab.core.console import notice
 from resnetlab.core.errors import UserError
+from resnetlab.training.average import WeightAverage
 from resnetlab.weights.tensors import DamagedFileError, read_tensors, write_tensors
 
 SCHEMA_VERSION = 1
@@ -33,9 +34,12 @@ class Progress:
         epoch_seconds: of those, spent on the steps of the current epoch.
         loss_sum: loss times images, summed over the epoch's steps.
         correct: correct predictions in the epoch so far.
-        images: images seen in the epoch so far.
+        seen: images seen in the epoch so far.
+        images: of those, the ones of steps with a finite loss, which the sums are of.
         best_top1: the highest validation top-1 so far; below 0 before the first.
-        best_weights: the network's state at that point, for recipes that keep the best.
+        best_epoch: complete epochs at that point.
+        bad_steps: steps in a row, up to here, whose loss or gradient was not finite.
+        best_weights: the network's state at the best point, for recipes that keep the best.
     """
 
     epoch: int = 0
@@ -44,18 +48,27 @@ class Progress:
     epoch_seconds: float = 0.0
     loss_sum: float = 0.0
     correct: float = 0
+    seen: int = 0
     images: int = 0
     best_top1: float = -1.0
+    best_epoch: int = 0
+    bad_steps: int = 0
     best_weights: dict[str, Tensor] = field(default_factory=dict)
 
     def end_epoch(self) -> None:
         """Moves on to the next epoch."""
         self.epoch, self.step = self.epoch + 1, 0
-        self.epoch_seconds, self.loss_sum, self.correct, self.images = 0.0, 0.0, 0, 0
+        self.epoch_seconds, self.loss_sum, self.correct, self.seen, self.images = 0.0, 0.0, 0, 0, 0
 
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, total_steps: int
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    total_steps: int,
+    *,
+    average: WeightAverage | None = None,
 ) -> None:
     """Writes a checkpoint atomically and removes all but the newest two.
 
@@ -65,10 +78,12 @@ def save_checkpoint(
         optimizer: its optimiser.
         progress: the place in the training.
         total_steps: steps taken since the beginning, for the file's name.
+        average: of the weights, where the recipe has one.
     """
     names = _parameter_names(model, optimizer)
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in progress.best_weights.items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in (average.weights if average else {}).items()}
     for parameter, state in optimizer.state.items():
         tensors |= {f"optimizer.{names[parameter]}.{key}": value for key, value in state.items() if value is not None}
     place = {name: value for name, value in vars(progress).items() if name != "best_weights"}
@@ -78,14 +93,16 @@ def save_checkpoint(
         old.unlink()
 
 
-def restore_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+def restore_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, average: WeightAverage | None = None
+) -> Progress:
     """Puts the newest sound checkpoint into the network and optimiser and returns its place.
 
     A damaged one is said and passed over for the one before it. Every tensor is copied into memory of
     its parameter's layout, since a fused optimiser corrupts weights whose state lies otherwise.
 
     Raises:
-        UserError: there is no sound checkpoint.
+        UserError: there is no sound checkpoint, or it is of another network.
     """
     for path in _newest_first(folder):
         try:
@@ -94,14 +111,18 @@ def restore_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Op
             notice(f"warning: {error} Going back to the checkpoint before it.")
             continue
         check_schema(path, description.get("schema"), SCHEMA_VERSION)
-        return _restore(tensors, description, model, optimizer)
+        progress = _restore(path, tensors, description, model, optimizer)
+        if average is not None:
+            average.restore(_with_prefix(tensors, "average."))
+        return progress
     raise UserError(f"{folder} holds no checkpoint that can be read, so the run cannot be resumed. Start it anew.")
 
 
 def _restore(
-    tensors: Mapping[str, Tensor], description: Mapping, model: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path, tensors: Mapping[str, Tensor], description: Mapping, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> Progress:
     weights = _with_prefix(tensors, "model.")
+    _check_same_network(path, weights, model)
     model.load_state_dict(weights)  # copies in place, so the layout stays
     optimizer.state.clear()
     for parameter, name in _parameter_names(model, optimizer).items():
@@ -111,6 +132,22 @@ def _restore(
     progress = from_mapping(Progress, description["progress"], "the checkpoint")
     progress.best_weights = _with_prefix(tensors, "best.")
     return progress
+
+
+def _check_same_network(path: Path, weights: Mapping[str, Tensor], model: nn.Module) -> None:
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    differences = [
+        f"{name} is {found.get(name, 'absent')} there and {expected.get(name, 'absent')} here"
+        for name in sorted(found.keys() | expected.keys())
+        if found.get(name) != expected.get(name)
+    ]
+    if differences:
+        more = f", and {len(differences) - 5} more" if len(differences) > 5 else ""
+        raise UserError(
+            f"the checkpoint {path} is of another network than run.toml describes: {'; '.join(differences[:5])}{more}. "
+            "Restore run.toml as the run wrote it, or start a new run."
+        )
 
 
 def _parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[Tensor, str]:

@@ -50,9 +50,9 @@ def fit(
     """Trains a network on images, evaluates it, and returns the run folder.
 
     Args:
-        model: a name of the catalogue or "auto" (resnet20 for images of up to 64 pixels, resnet18
-            above): channels and classes are then the data's, and so is an ImageNet network's stem. A
-            `ResNetConfig` or a `ResNet` is taken as it is; a `ResNet` is trained in place.
+        model: a name of the catalogue or "auto" (the recipe's own for images of up to 64 pixels, and the one
+            for larger ones): channels and classes are then the data's, and so is an ImageNet network's stem.
+            A `ResNetConfig` or a `ResNet` is taken as it is; a `ResNet` is trained in place.
         data: what `load_data` returned, or takes, or a function that loads it: called once all else is
             checked.
         overrides: fields of `ResNetConfig` to change in a network given by name.
@@ -85,7 +85,7 @@ def fit(
     elif not isinstance(data, ImageData):
         data = load_data(data, data_root=data_root, image_size=image_size)
     if name == "auto":
-        name = "resnet20" if data.image_size <= CIFAR_STEM_LIMIT else "resnet18"
+        name = recipe.networks[data.image_size > CIFAR_STEM_LIMIT]
     network = _network(name if isinstance(model, str) else model, data, seed, overrides or {})
     recipe = _recipe_for(recipe, data)
     folder = folder or check_folder(default_folder(data.name, name))
@@ -178,7 +178,7 @@ def _train_and_evaluate(
     preprocessing = from_mapping(Preprocessing, settings["preprocessing"], f"{run.path}/run.toml")
     model.class_names, model.preprocessing = data.class_names, preprocessing
     with run.locked():
-        train(
+        last = train(
             model,
             data,
             preprocessing=preprocessing,
@@ -191,6 +191,11 @@ def _train_and_evaluate(
         )
     provenance = {key: settings[key] for key in ("created", "seed", "recipe", "machine")}
     provenance["data"] = {"name": data.name, "fingerprint": data.fingerprint}  # no path: weights are passed on
+    if last:
+        best = {name: value.clone() for name, value in model.state_dict().items()}
+        model.load_state_dict(last)
+        save(run.last_weights, model, provenance=provenance)
+        model.load_state_dict(best)
     save(run.weights, model, provenance=provenance)
     if set(data.splits) != {"train"}:
         evaluate_split(model, data).save(run.evaluation())
@@ -267,11 +272,13 @@ def _network(model: str | ResNetConfig | ResNet, data: ImageData, seed: int, ove
 
 def _recipe_for(recipe: Recipe, data: ImageData) -> Recipe:
     """Resolves what the data decide, and refuses what they do not allow."""
-    if recipe.keep == "best" and "validation" not in data.splits:
-        raise UserError(
-            f'keep="best" needs a validation split to tell the best, and {data.name} has none. '
-            'Set keep="final", or load the data with validation_fraction above 0.'
-        )
+    for asked, instead in ((recipe.keep == "best", 'keep="final"'), (recipe.patience > 0, "patience=0")):
+        if asked and "validation" not in data.splits:
+            what = 'keep="best"' if recipe.keep == "best" else f"patience={recipe.patience}"
+            raise UserError(
+                f"{what} needs a validation split to tell the best, and {data.name} has none. "
+                f"Set {instead}, or load the data with validation_fraction above 0."
+            )
     if recipe.augment.flip == "auto":
         return recipe.changed(**{"augment.flip": data.mirrors})
     return recipe

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from resnetlab.core.errors import Interrupted, UserError
+from resnetlab.core.console import notice
+from resnetlab.core.errors import Interrupted
 from resnetlab.core.memory import keep_freed_memory
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import torch_seeded
@@ -19,16 +21,20 @@ from resnetlab.data.store import ImageData
 from resnetlab.evaluation.forward import answer_split
 from resnetlab.evaluation.metrics import overall
 from resnetlab.models.resnet import ResNet
+from resnetlab.training.average import WeightAverage
 from resnetlab.training.checkpoint import Progress, restore_checkpoint, save_checkpoint
 from resnetlab.training.display import TrainingDisplay
+from resnetlab.training.guard import BufferGuard, StepResult, check_finite, take_results
 from resnetlab.training.machine import Machine
 from resnetlab.training.recipe import Recipe
-from resnetlab.training.schedule import learning_rate
+from resnetlab.training.schedule import image_size, learning_rate
 from resnetlab.training.signals import StopSignals
-from resnetlab.training.step import build_optimizer, training_step
+from resnetlab.training.step import balanced_weights, build_optimizer, training_step
 
 CHECKPOINT_SECONDS = 300.0
 """Within an epoch a checkpoint is written after this much time; one is at the end of every epoch anyway."""
+RESULTS_STEPS = {"cpu": 1, "accelerator": 50}
+"""Results stay on an accelerator for so many steps, because reading them waits for it."""
 
 
 def train(
@@ -42,7 +48,7 @@ def train(
     run: Run,
     resume: bool = False,
     quiet: bool = False,
-) -> None:
+) -> dict[str, Tensor]:
     """Trains a network in place, writing history and checkpoints into the run folder.
 
     Args:
@@ -56,6 +62,10 @@ def train(
         resume: go on from the newest checkpoint.
         quiet: show no progress.
 
+    Returns:
+        The weights after the last step, averaged if the recipe says so, where the network has others: those of
+        the best epoch. Else nothing.
+
     Raises:
         Interrupted: SIGINT or SIGTERM came; a checkpoint was written.
         UserError: the loss is no longer finite.
@@ -65,27 +75,38 @@ def train(
     machine.place(model)
     device = torch.device(machine.device)
     optimizer = build_optimizer(model, recipe)
+    average = WeightAverage(model, recipe.average) if recipe.average else None
+    guard = BufferGuard(model)
     split = data.split("train")
+    weights = None
+    if recipe.class_weights == "balanced":
+        weights = balanced_weights(split.labels, data.num_classes).to(device, machine.dtype)
     steps = len(batch_bounds(len(split), recipe.batch_size))
     total_steps = steps * recipe.epochs
+    results_steps = RESULTS_STEPS["cpu" if device.type == "cpu" else "accelerator"]
 
     if resume:
-        progress = restore_checkpoint(run.checkpoints, model, optimizer)
+        progress = restore_checkpoint(run.checkpoints, model, optimizer, average=average)
     else:
         progress = Progress()
-        save_checkpoint(run.checkpoints, model, optimizer, progress, 0)
+        save_checkpoint(run.checkpoints, model, optimizer, progress, 0, average=average)
     rows = run.history_rows()[: progress.epoch]  # a row may have been written after the checkpoint
     done = progress.epoch * steps + progress.step
     first_step, last_saved = True, time.perf_counter()
+
+    def save() -> None:
+        nonlocal last_saved
+        check_finite(model, run)
+        save_checkpoint(run.checkpoints, model, optimizer, progress, done, average=average)
+        last_saved = time.perf_counter()
 
     with (
         StopSignals() as signals,
         TrainingDisplay(epochs=recipe.epochs, steps=steps, done=done, quiet=quiet) as display,
     ):
-        while progress.epoch < recipe.epochs:
+        while progress.epoch < recipe.epochs and not _has_no_more_patience(recipe, progress):
             model.train()
-            # Results stay on the device until the epoch ends or a checkpoint is due: reading them waits for it.
-            results: list[tuple[Tensor, Tensor, int]] = []
+            results: list[StepResult] = []
             batches = training_batches(
                 split,
                 batch_size=recipe.batch_size,
@@ -93,7 +114,7 @@ def train(
                 seed=seed,
                 epoch=progress.epoch,
                 first_step=progress.step,
-                size=data.image_size,
+                size=image_size(recipe, progress.epoch, data.image_size),
                 fit=data.fit,
                 device=device,
                 preprocessing=preprocessing,
@@ -102,6 +123,7 @@ def train(
             # What the network draws at random is a function of (seed, epoch, step), like every other draw.
             for batch in batches:
                 model.set_drop_progress(done / total_steps)
+                guard.remember()
                 with torch_seeded(seed, "network", epoch=progress.epoch, step=batch.step, device=device):
                     loss, correct = training_step(
                         model,
@@ -111,60 +133,65 @@ def train(
                         recipe=recipe,
                         machine=machine,
                         lr=learning_rate(recipe, done, total_steps),
+                        class_weights=weights,
                         check_layout=first_step,
                     )
                 first_step = False
-                results.append((loss, correct, len(batch.labels)))
+                guard.settle(loss)
+                results.append(StepResult(batch.step, loss, correct, batch.positions))
                 progress.step, done = batch.step + 1, done + 1
-                progress.images += len(batch.labels)
+                if average is not None:
+                    average.update(done)
+                progress.seen += len(batch.labels)
                 clock = _count_time(progress, clock)
-                display.step(progress.epoch + 1, progress.images / progress.epoch_seconds)
+                display.step(progress.epoch + 1, progress.seen / progress.epoch_seconds)
+                if len(results) == results_steps:
+                    take_results(progress, results, run, split)
                 if signals.received or clock - last_saved > CHECKPOINT_SECONDS:
-                    _read_results(progress, results, run)
-                    save_checkpoint(run.checkpoints, model, optimizer, progress, done)
-                    last_saved = time.perf_counter()
+                    take_results(progress, results, run, split)
+                    save()
                 if signals.received:
                     raise Interrupted(signals.received, run.path)
 
-            _read_results(progress, results, run)
+            take_results(progress, results, run, split)
             _count_time(progress, clock)  # on an accelerator, reading the results waited for the last steps
-            last_lr = learning_rate(recipe, done - 1, total_steps)
-            row = _row(progress, model, data, preprocessing, lr=last_lr, done=done)
-            if recipe.keep == "best" and row["val_top1"] > progress.best_top1:
-                progress.best_top1 = row["val_top1"]
-                progress.best_weights = {name: value.clone() for name, value in model.state_dict().items()}
+            with average.in_place() if average else nullcontext():
+                last_lr = learning_rate(recipe, done - 1, total_steps)
+                row = _row(progress, model, data, preprocessing, lr=last_lr, done=done)
+                _remember_best(progress, model, recipe, row)
             rows.append(row)
             run.write_history(rows)
             display.epoch(row)
             progress.end_epoch()
-            save_checkpoint(run.checkpoints, model, optimizer, progress, done)
-            last_saved = time.perf_counter()
+            save()
             if signals.received:
                 raise Interrupted(signals.received, run.path)
 
+    if _has_no_more_patience(recipe, progress) and not quiet:
+        notice(
+            f"stopped after {progress.epoch} of {recipe.epochs} epochs: none of the last {recipe.patience} was better "
+            f"than epoch {progress.best_epoch}"
+        )
     model.set_drop_progress(1.0)
+    if average is not None:
+        average.put(average.weights)
+    last = {}
     if recipe.keep == "best":
+        last = {name: value.clone() for name, value in model.state_dict().items()}
         model.load_state_dict(progress.best_weights)
     model.eval()
+    return last
 
 
-def _read_results(progress: Progress, results: list[tuple[Tensor, Tensor, int]], run: Run) -> None:
-    """Adds (mean loss, correct predictions, images) of steps to the epoch's sums, in order, and forgets them.
+def _has_no_more_patience(recipe: Recipe, progress: Progress) -> bool:
+    return 0 < recipe.patience <= progress.epoch - progress.best_epoch
 
-    A loss that is not finite ends the training here, before a checkpoint could be overwritten with it.
-    """
-    if results:
-        losses = torch.stack([loss for loss, _, _ in results]).tolist()
-        correct = torch.stack([count for _, count, _ in results]).tolist()
-        for loss, right, (_, _, images) in zip(losses, correct, results, strict=True):
-            progress.loss_sum += loss * images
-            progress.correct += right
-        results.clear()
-    if not math.isfinite(progress.loss_sum):
-        raise UserError(
-            f"the training loss is no longer finite in epoch {progress.epoch + 1}. The last weights before that "
-            f"are in {run.checkpoints}. Start again with a lower learning rate (--lr)."
-        )
+
+def _remember_best(progress: Progress, model: ResNet, recipe: Recipe, row: dict[str, Any]) -> None:
+    if row["val_top1"] > progress.best_top1:
+        progress.best_top1, progress.best_epoch = row["val_top1"], row["epoch"]
+        if recipe.keep == "best":
+            progress.best_weights = {name: value.clone() for name, value in model.state_dict().items()}
 
 
 def _row(
@@ -181,11 +208,11 @@ def _row(
         "epoch": progress.epoch + 1,
         "step": done,
         "lr": lr,
-        "train_loss": progress.loss_sum / progress.images,
-        "train_top1": progress.correct / progress.images,
+        "train_loss": progress.loss_sum / progress.images if progress.images else math.nan,
+        "train_top1": progress.correct / progress.images if progress.images else math.nan,
         "val_loss": validation["loss"],
         "val_top1": validation["top1"],
-        "images_per_second": round(progress.images / progress.epoch_seconds, 1),
+        "images_per_second": round(progress.seen / progress.epoch_seconds, 1),
         "seconds": round(progress.seconds, 3),
     }
 

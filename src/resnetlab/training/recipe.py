@@ -11,8 +11,9 @@ from resnetlab.core.checks import check_choice, check_flag, check_integer, check
 from resnetlab.core.errors import UserError
 from resnetlab.data.augment import Augmentation
 
-OPTIMIZERS = ("sgd", "scratch_sgd")
+OPTIMIZERS = ("sgd", "adamw", "scratch_sgd")
 LOSSES = ("cross_entropy", "scratch_cross_entropy")
+SCHEDULES = ("one_cycle", "cosine", "milestones", "every", "constant")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,62 +22,108 @@ class Recipe:
 
     Attributes:
         name: what it is called in the run folder.
+        networks: what `model="auto"` takes: a name of the catalogue for images of up to 64 pixels, and one above.
         epochs: passes over the training images.
-        batch_size: images of one step.
-        lr: the highest learning rate of the one-cycle schedule.
-        warmup: share of all steps in which the learning rate rises.
-        optimizer: "sgd", torch's stochastic gradient descent, or "scratch_sgd", that of `resnetlab.scratch`.
+        batch_size: images of one step, over all processes.
+        accumulate: parts that a step's images are taken in, one after the other, where they do not fit into
+            memory together. Normalisation sees a part at a time.
+        lr: the highest learning rate.
+        schedule: how the learning rate moves, see `schedule.learning_rate`: "one_cycle", "cosine", "milestones",
+            "every" or "constant".
+        warmup: share of all steps in which the learning rate rises, where the schedule has such.
+        milestones: shares of all steps at which "milestones" multiplies the learning rate by `decay`.
+        decay_epochs: epochs after which "every" multiplies it, again and again.
+        decay: what the learning rate is multiplied by there.
+        optimizer: "sgd", torch's stochastic gradient descent; "adamw" (Loshchilov and Hutter 2019), whose first
+            beta is `momentum`; or "scratch_sgd", that of `resnetlab.scratch`.
         momentum: of stochastic gradient descent.
         nesterov: whether momentum looks ahead (Sutskever et al. 2013).
-        weight_decay: on weights of convolutions and linear layers; not on normalisation or biases.
+        weight_decay: on weights of convolutions and linear layers.
+        decay_all: weight decay on scales, shifts and biases too, as the first papers have it.
         clip_norm: longest gradient, over all parameters together, that is taken as it is; a longer one is
             scaled down to it (Pascanu et al. 2013). 0 leaves every gradient as it is.
         loss: "cross_entropy", torch's, or "scratch_cross_entropy", that of `resnetlab.scratch`.
         label_smoothing: share of the target spread over all classes (Szegedy et al. 2016).
+        class_weights: "none", or "balanced": a sample counts inversely to how many its class has, 1 on average.
         augment: what happens to the training images.
+        start_size: height and width of the images in the first epoch, as a share of the final ones. They grow
+            evenly (progressive resizing, Howard 2018).
+        grow_until: share of the epochs after which they have their final size.
+        average: decay a step of the moving average of the weights, which is what is validated and kept
+            (Polyak and Juditsky 1992); early on it forgets faster. 0 averages nothing.
         keep: the weights that the run ends with: "final", or those of the "best" validation top-1.
+        patience: epochs without a better validation top-1 after which training ends; 0 never does.
 
     Raises:
         UserError: a value is out of range.
     """
 
     name: str = "custom"
+    networks: tuple[str, str] = ("resnet20", "resnet18")
     epochs: int = 20
     batch_size: int = 128
+    accumulate: int = 1
     lr: float = 0.1
+    schedule: str = "one_cycle"
     warmup: float = 0.25
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    decay_epochs: int = 30
+    decay: float = 0.1
     optimizer: str = "sgd"
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
+    decay_all: bool = False
     clip_norm: float = 0.0
     loss: str = "cross_entropy"
     label_smoothing: float = 0.0
+    class_weights: str = "none"
     augment: Augmentation = field(default_factory=Augmentation)
+    start_size: float = 1.0
+    grow_until: float = 0.5
+    average: float = 0.0
     keep: str = "final"
+    patience: int = 0
 
     def __post_init__(self) -> None:
         set_checked(
             self,
+            networks=tuple(self.networks),
             epochs=check_integer("epochs", self.epochs, 1),
             batch_size=check_integer("batch_size", self.batch_size, 2),
+            accumulate=check_integer("accumulate", self.accumulate, 1),
             lr=check_number("lr", self.lr, 0, above=True),
+            schedule=check_choice("schedule", self.schedule, SCHEDULES),
             warmup=check_number("warmup", self.warmup, 0, 1),
+            milestones=tuple(check_number("milestones", value, 0, 1) for value in self.milestones),
+            decay_epochs=check_integer("decay_epochs", self.decay_epochs, 1),
+            decay=check_number("decay", self.decay, 0, 1, above=True),
             optimizer=check_choice("optimizer", self.optimizer, OPTIMIZERS),
             loss=check_choice("loss", self.loss, LOSSES),
             momentum=check_number("momentum", self.momentum, 0, 1, below=True),
             nesterov=check_flag("nesterov", self.nesterov),
             weight_decay=check_number("weight_decay", self.weight_decay, 0),
+            decay_all=check_flag("decay_all", self.decay_all),
             clip_norm=check_number("clip_norm", self.clip_norm, 0),
             label_smoothing=check_number("label_smoothing", self.label_smoothing, 0, 1, below=True),
+            class_weights=check_choice("class_weights", self.class_weights, ("none", "balanced")),
+            start_size=check_number("start_size", self.start_size, 0, 1, above=True),
+            grow_until=check_number("grow_until", self.grow_until, 0, 1),
+            average=check_number("average", self.average, 0, 1, below=True),
             keep=check_choice("keep", self.keep, ("final", "best")),
+            patience=check_integer("patience", self.patience, 0),
         )
         if isinstance(self.augment, Mapping):
             set_checked(self, augment=from_mapping(Augmentation, self.augment, "augment"))
         if not isinstance(self.augment, Augmentation):
             raise UserError(f"augment must be an Augmentation, got {self.augment!r}.")
-        if self.nesterov and self.momentum == 0:
+        if self.nesterov and self.momentum == 0 and self.optimizer != "adamw":
             raise UserError("nesterov=True needs momentum above 0. Set nesterov=False, or give a momentum.")
+        if self.batch_size < 2 * self.accumulate:
+            raise UserError(
+                f"batch_size={self.batch_size} leaves less than two images for each of accumulate={self.accumulate} "
+                "parts. Take fewer parts, or a larger batch."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields, nested, ready for a file; what is None is left out."""

@@ -21,19 +21,22 @@ _LOSSES: dict[str, Callable[..., Tensor]] = {
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Returns stochastic gradient descent over the trainable parameters, in two groups.
+    """Returns the recipe's optimiser over the trainable parameters, in two groups.
 
-    Weight decay is on weights of two and more dimensions; scales, shifts and biases have none. torch's
-    update is fused into one kernel where there is one for the device.
+    Weight decay is on weights of two and more dimensions; scales, shifts and biases have it with
+    `decay_all` only. torch's update is fused into one kernel where there is one for the device.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    spared = recipe.weight_decay if recipe.decay_all else 0.0
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": spared},
     ]
     if recipe.optimizer == "scratch_sgd":
         return scratch.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
     fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, 0.999), fused=fused)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
 
 
@@ -65,22 +68,25 @@ def training_step(
     recipe: Recipe,
     machine: Machine,
     lr: float,
+    class_weights: Tensor | None = None,
     check_layout: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Takes one step and returns (loss, number of correct predictions) as scalars on the device.
 
-    Nothing here waits for the device. The loss is the recipe's objective, label smoothing included,
-    its mean over the batch. A prediction for a mixture of two classes is correct by the share of the
-    class that it names.
+    Nothing here waits for an accelerator. The loss is the recipe's objective, label smoothing and class
+    weights included, its mean over the batch; it is NaN where the gradient is not finite. A prediction for
+    a mixture of two classes is correct by the share of the class that it names. A step whose loss or
+    gradient is not finite changes no parameter.
 
     Args:
         model: in training mode, placed by `machine`.
         optimizer: of `build_optimizer`.
         batch: images and their labels.
         preprocessing: normalises the images, where they are not yet.
-        recipe: its loss, label smoothing and gradient clipping.
+        recipe: its loss, label smoothing, gradient clipping and accumulation.
         machine: precision and memory format.
         lr: the learning rate of this step.
+        class_weights: (num_classes,), what a sample of each class counts; None is 1 for all.
         check_layout: make sure that the optimiser's tensors lie as the parameters do; on the first
             step after every start and load.
     """
@@ -88,34 +94,55 @@ def training_step(
         group["lr"] = lr
     images = batch.images if batch.normalized else preprocessing.normalize(batch.images, machine.dtype)
     images = machine.arrange(images.to(machine.dtype))
-    with machine.autocast():
-        logits = model(images)
-    logits = logits.to(machine.dtype)
-    loss = _loss(logits, batch, recipe)
-    loss.backward()
+    losses, predictions = [], []
+    for rows in torch.arange(len(images)).tensor_split(min(recipe.accumulate, len(images))):
+        part = slice(int(rows[0]), int(rows[-1]) + 1)
+        with machine.autocast():
+            logits = model(images[part])
+        loss = _losses(logits.to(machine.dtype), batch, part, recipe, class_weights).sum() / len(images)
+        loss.backward()
+        losses.append(loss.detach())
+        predictions.append(logits.detach().argmax(1))
+    loss = torch.stack(losses).sum()
+    finite = loss.isfinite()
     if recipe.clip_norm:
-        _clip_gradients(model, recipe.clip_norm)
+        finite &= _clip_gradients(model, recipe.clip_norm).isfinite()
     if check_layout:
         check_memory_layout(optimizer)
-    optimizer.step()
+    _update(optimizer, finite)
     if check_layout:
         check_memory_layout(optimizer)
     optimizer.zero_grad(set_to_none=True)
-    with torch.no_grad():
-        correct = _count_correct(logits.argmax(1), batch)
-    return loss.detach(), correct
+    loss = loss.where(finite, torch.nan)
+    return loss, _count_correct(torch.cat(predictions), batch)
 
 
-def _loss(logits: Tensor, batch: Batch, recipe: Recipe) -> Tensor:
-    """Returns the mean loss; that of a mixture is the losses for both labels, each by its share."""
-    loss = _LOSSES[recipe.loss]
+def balanced_weights(labels: Tensor, num_classes: int) -> Tensor:
+    """Returns what a sample of each class counts, (num_classes,): inversely to its number, 1 on average of all."""
+    counts = torch.bincount(labels, minlength=num_classes).clamp(min=1)
+    return len(labels) / (num_classes * counts.double())
+
+
+def _update(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
+    """Changes the parameters, unless the step is not finite."""
+    if finite.device.type != "cpu" and optimizer.param_groups[0].get("fused"):
+        optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]  # asked by the kernel, on the device
+        optimizer.step()
+    elif finite:
+        optimizer.step()
+
+
+def _losses(logits: Tensor, batch: Batch, part: slice, recipe: Recipe, class_weights: Tensor | None) -> Tensor:
+    """Returns the loss of each sample of a part of the batch; that of a mixture is those of both labels by share."""
+
+    def losses(labels: Tensor) -> Tensor:
+        values = _LOSSES[recipe.loss](logits, labels, label_smoothing=recipe.label_smoothing, reduction="none")
+        return values if class_weights is None else values * class_weights[labels]
+
+    own = losses(batch.labels[part])
     if batch.share is None or batch.other_labels is None:
-        return loss(logits, batch.labels, label_smoothing=recipe.label_smoothing)
-    own, other = (
-        loss(logits, labels, label_smoothing=recipe.label_smoothing, reduction="none")
-        for labels in (batch.labels, batch.other_labels)
-    )
-    return torch.lerp(other, own, batch.share.to(own.dtype)).mean()
+        return own
+    return torch.lerp(losses(batch.other_labels[part]), own, batch.share[part].to(own.dtype))
 
 
 def _count_correct(predictions: Tensor, batch: Batch) -> Tensor:
@@ -125,8 +152,8 @@ def _count_correct(predictions: Tensor, batch: Batch) -> Tensor:
     return (own * batch.share + other * (1 - batch.share)).sum()
 
 
-def _clip_gradients(model: nn.Module, longest: float) -> None:
-    """Scales all gradients together down to the norm `longest`, where they are longer.
+def _clip_gradients(model: nn.Module, longest: float) -> Tensor:
+    """Scales all gradients together down to the norm `longest`, where they are longer, and returns their norm.
 
     On a CPU, where reading the norm costs nothing, gradients that are short enough are not touched; an
     accelerator would be waited for, and multiplies by one instead.
@@ -135,6 +162,7 @@ def _clip_gradients(model: nn.Module, longest: float) -> None:
     norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
     if norm.device.type != "cpu" or norm > longest:
         nn.utils.clip_grads_with_norm_(parameters, longest, norm)
+    return norm
 
 
 def _layout(tensor: Tensor) -> Iterable[tuple[int, int]]:
