@@ -54,8 +54,8 @@ def train_command(settings: Mapping[str, Any], *, mirrors: bool | None = None) -
 
 def _recipe_options(recorded: Mapping[str, Any], mirrors: bool | None) -> Iterator[list[str]]:
     # As a file holds them: no tuples, and nothing where there is None.
-    named = dict(_flatten(json.loads(json.dumps(RECIPES[recorded["name"]]().to_dict()))))
-    for key, value in _flatten(json.loads(json.dumps(recorded))):
+    named = dict(flatten(json.loads(json.dumps(RECIPES[recorded["name"]]().to_dict()))))
+    for key, value in flatten(json.loads(json.dumps(recorded))):
         usual = mirrors if key == "augment.flip" and named[key] == "auto" else named[key]
         if key in _RECIPE_OPTIONS and (value != usual or key == "epochs"):
             yield [_RECIPE_OPTIONS[key], str(value)]
@@ -89,9 +89,10 @@ def _set(key: str, value: Any) -> list[str]:
     return ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the innermost values of nested settings, by their keys joined by dots."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value

@@ -26,6 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 from resnetlab.core.files import atomic
+from resnetlab.training.pictures import INK, MUTED, RULE, TRAINING, VALIDATION
 
 MAX_CELL_TEXT = 30
 """More classes than this and the counts no longer fit into the confusion matrix's cells."""
@@ -36,16 +37,13 @@ PIXELATED_BELOW = 64
 THUMBNAIL = 104
 """Longest side of an embedded picture: 24 of this size keep the page under 6 MB, were they noise."""
 
-# The page's light colours (page.css), for the still pictures.
-_INK, _MUTED, _RULE = "#1c1e21", "#575c66", "#d9d9d4"
-_TRAINING, _VALIDATION = "#a8480f", "#1f5a9e"
 # Wrong answers run to the left in orange, right ones to the right in blue. A single wrong answer in a
 # thousand must be seen, so the first visible step comes at once and the scale is not linear.
 _SCALE = (
     (0.0, "#7d3003"), (0.3, "#a8480f"), (0.42, "#e09b6e"), (0.499, "#f7e2d3"), (0.4999, "#f7e2d3"),
     (0.5, "#f3f3ef"), (0.5001, "#dfe9f5"), (0.75, "#7ea6d3"), (1.0, "#1f5a9e"),
 )  # fmt: skip
-_CURVES = (
+CURVES = (
     ("loss", "Loss", "train_loss", "val_loss", ".4f"),
     ("top1", "Top-1 accuracy", "train_top1", "val_top1", ".2%"),
 )
@@ -83,7 +81,7 @@ def curve_charts(history: pd.DataFrame) -> dict[str, dict[str, Any]]:
             tickformat=".0%" if "%" in hover else "",
             type="log" if name == "loss" and is_wide(history) else "linear",
         )
-        for name, _, training, validation, hover in _CURVES
+        for name, _, training, validation, hover in CURVES
     }
     charts["lr"] = _chart(
         [_line(history, "lr", "learning rate", "var(--chart-text)", "solid", ".4g")],
@@ -148,16 +146,16 @@ def save_figures(
 ) -> None:
     """Writes curves.png, confusion.png, mistakes.png to `folder`; `no_pictures` says why there are none."""
     folder.mkdir(parents=True, exist_ok=True)
-    _save(folder / "curves.png", (9, 3.4), lambda figure: _draw_curves(figure, history))
+    save_picture(folder / "curves.png", (9, 3.4), lambda figure: _draw_curves(figure, history))
     side = float(np.clip(2.5 + 0.36 * len(names), 4, 12))
-    _save(folder / "confusion.png", (side, side), lambda figure: _draw_confusion(figure, matrix, names))
+    save_picture(folder / "confusion.png", (side, side), lambda figure: _draw_confusion(figure, matrix, names))
     pictured = [mistake for mistake in mistakes if mistake.picture is not None]
     if pictured:
         size = (9, 1.95 * math.ceil(len(pictured) / 6))
-        _save(folder / "mistakes.png", size, lambda figure: _draw_mistakes(figure, pictured))
+        save_picture(folder / "mistakes.png", size, lambda figure: _draw_mistakes(figure, pictured))
     else:
         sentence = no_pictures if mistakes and no_pictures else "No image was classified wrongly."
-        _save(folder / "mistakes.png", (9, 1.2), lambda figure: _write(figure, sentence))
+        save_picture(folder / "mistakes.png", (9, 1.2), lambda figure: write_sentence(figure, sentence))
 
 
 def data_uri(picture: Image.Image) -> str:
@@ -242,7 +240,8 @@ def _line(history: pd.DataFrame, column: str, name: str, color: str, dash: str, 
     }  # fmt: skip
 
 
-def _save(path: Path, size: tuple[float, float], draw: Callable[[Figure], None]) -> None:
+def save_picture(path: Path, size: tuple[float, float], draw: Callable[[Figure], None]) -> None:
+    """Writes as a PNG file what `draw` puts into a figure of this width and height in inches."""
     figure = Figure(figsize=size, layout="constrained")
     with warnings.catch_warnings():
         # A class named in a script that the font lacks is still drawn, as boxes; the page shows it right.
@@ -254,30 +253,30 @@ def _save(path: Path, size: tuple[float, float], draw: Callable[[Figure], None])
 
 def _draw_curves(figure: Figure, history: pd.DataFrame) -> None:
     if history.empty:
-        _write(figure, "The history of this run holds no epoch.")
+        write_sentence(figure, "The history of this run holds no epoch.")
         return
     panels: list[Axes] = list(figure.subplots(1, 3, width_ratios=(3, 3, 2)))
     marker = "o" if len(history) <= 3 else ""
-    for axes, (_, title, training, validation, _) in zip(panels, _CURVES, strict=False):
+    for axes, (_, title, training, validation, _) in zip(panels, CURVES, strict=False):
         for column, line, color, label in (
-            (training, ":", _TRAINING, "training"),
-            (validation, "-", _VALIDATION, "validation"),
+            (training, ":", TRAINING, "training"),
+            (validation, "-", VALIDATION, "validation"),
         ):
             axes.plot(history["epoch"], history[column], line, color=color, marker=marker, label=label)
-        axes.set_title(title, fontsize=10, color=_INK, loc="left")
+        axes.set_title(title, fontsize=10, color=INK, loc="left")
         axes.legend(frameon=False, fontsize=8)
     if is_wide(history):
         panels[0].set_yscale("log")
     panels[1].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    panels[2].plot(history["epoch"], history["lr"], "-", color=_MUTED, marker=marker)
-    panels[2].set_title("Learning rate", fontsize=10, color=_INK, loc="left")
+    panels[2].plot(history["epoch"], history["lr"], "-", color=MUTED, marker=marker)
+    panels[2].set_title("Learning rate", fontsize=10, color=INK, loc="left")
     for axes in panels:
-        axes.set_xlabel("epoch", fontsize=9, color=_MUTED)
+        axes.set_xlabel("epoch", fontsize=9, color=MUTED)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
-        axes.tick_params(labelsize=8, colors=_MUTED)
+        axes.tick_params(labelsize=8, colors=MUTED)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(_RULE)
-        axes.grid(axis="y", color=_RULE, linewidth=0.6)
+        axes.spines[["left", "bottom"]].set_color(RULE)
+        axes.grid(axis="y", color=RULE, linewidth=0.6)
 
 
 def _draw_confusion(figure: Figure, matrix: np.ndarray, names: Sequence[str]) -> None:
@@ -298,10 +297,10 @@ def _draw_confusion(figure: Figure, matrix: np.ndarray, names: Sequence[str]) ->
     # parse_math=False: a dollar sign in a class's name is no formula.
     axes.set_xticks(shown, labels, size=size, rotation=rotation, parse_math=False)
     axes.set_yticks(shown, labels, size=size, parse_math=False)
-    axes.tick_params(length=0, colors=_INK)
-    axes.spines[:].set_color(_RULE)
-    axes.set_xlabel("predicted class", color=_MUTED)
-    axes.set_ylabel("true class", color=_MUTED)
+    axes.tick_params(length=0, colors=INK)
+    axes.spines[:].set_color(RULE)
+    axes.set_xlabel("predicted class", color=MUTED)
+    axes.set_ylabel("true class", color=MUTED)
 
 
 def signed_shares(matrix: np.ndarray) -> np.ndarray:
@@ -322,8 +321,9 @@ def _draw_mistakes(figure: Figure, mistakes: Sequence[Mistake]) -> None:
         axes.imshow(np.asarray(picture), interpolation="nearest" if small else "antialiased", **gray)
         prediction = f"taken for {shorten(mistake.prediction, 12)}"
         caption = "\n".join([shorten(mistake.label), prediction, f"{mistake.confidence:.0%} sure"])
-        axes.set_title(caption, fontsize=7, color=_INK, parse_math=False)
+        axes.set_title(caption, fontsize=7, color=INK, parse_math=False)
 
 
-def _write(figure: Figure, sentence: str) -> None:
-    figure.text(0.5, 0.5, sentence, ha="center", va="center", color=_INK, wrap=True, parse_math=False)
+def write_sentence(figure: Figure, sentence: str) -> None:
+    """Puts a sentence where a picture would be."""
+    figure.text(0.5, 0.5, sentence, ha="center", va="center", color=INK, wrap=True, parse_math=False)

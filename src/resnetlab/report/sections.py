@@ -38,7 +38,7 @@ def facts(run: Run, summary: Mapping[str, Any], classes: int) -> str:
     if classes > 5:  # among five classes the right one is always among the first five
         found["Top-5 accuracy"] = f"{summary['top5']:.2%}"
     found["Cross-entropy"] = f"{summary['loss']:.4f}"
-    if (parameters := _count_parameters(run.weights)) is not None:
+    if (parameters := count_parameters(run.weights)) is not None:
         found["Parameters"] = f"{parameters:,}"
     if len(history):
         found["Epochs"] = f"{len(history):,}"
@@ -245,7 +245,7 @@ def _chart(figure: Mapping[str, Any], label: str) -> str:
     )
 
 
-def _count_parameters(path: Path) -> int | None:
+def count_parameters(path: Path) -> int | None:
     """Counts the learned numbers in a weights file from its header alone: buffers are left out."""
     try:
         with safe_open(path, framework="numpy") as tensors:

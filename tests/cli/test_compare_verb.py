@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from resnetlab.core.runs import Run
+
+Cli = Callable[..., tuple[int, str, str]]
+GOLDEN = Path(__file__).parents[1] / "golden" / "run"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def is_picture(path: Path) -> bool:
+    with Image.open(path) as picture:
+        return picture.format == "PNG" and picture.width > 1000
+
+
+def test_the_help_loads_no_torch_and_says_what_is_overwritten():
+    code = (
+        "import sys\n"
+        "from resnetlab.cli.main import main\n"
+        "try: main(['compare', '--help'])\n"
+        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        "assert not {'torch', 'numpy', 'pandas', 'matplotlib'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    text = " ".join(done.stdout.replace("│", " ").split())
+    assert "a file that is there is replaced. Without it comparison.png in the current folder" in text
+    assert "comparison-2.png and so on: then nothing is replaced." in text
+
+
+def test_figures_settings_and_curves(cli: Cli, here: Path, digits_run: Run):
+    code, table, err = cli("compare", digits_run.path, GOLDEN)
+    assert code == 0, err
+    summary = digits_run.summary
+    assert summary is not None
+    lines = table.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert lines[0].startswith("data digits, recipe quick, seed 0")
+    (row,) = [line for line in lines if line.startswith("digits ") and "%" in line]
+    assert row.split()[1:3] == [f"{100 * summary['top1']:.2f}", "%"]
+    (row,) = [line for line in lines if line.startswith("run ") and "13.89 %" in line]
+    assert "360" in row and "12.50 %" in row
+    assert ["model.name", "resnet20", "custom"] in [line.split() for line in lines]
+    assert err == "curves   comparison.png\n"
+    assert is_picture(here / "comparison.png")
+
+
+def test_no_picture_is_overwritten_unless_it_is_named(cli: Cli, here: Path):
+    (here / "comparison.png").write_bytes(b"mine")
+    for expected in ("comparison-2.png", "comparison-3.png"):
+        code, _, err = cli("compare", GOLDEN)
+        assert (code, err) == (0, f"curves   {expected}\n")
+        assert is_picture(here / expected)
+    assert (here / "comparison.png").read_bytes() == b"mine"
+    code, _, err = cli("compare", GOLDEN, "--out", "comparison.png", "--x", "minutes")
+    assert (code, err) == (0, "curves   comparison.png\n")
+    assert is_picture(here / "comparison.png")
+    assert len(list(here.iterdir())) == 3
+
+
+def test_the_figures_as_csv(cli: Cli, here: Path, digits_run: Run):
+    code, table, err = cli("compare", digits_run.path, GOLDEN, "--csv", "table.csv")
+    assert code == 0, err
+    assert "The settings that differ:" in table
+    assert err == "figures  table.csv\ncurves   comparison.png\n"
+    written = pd.read_csv("table.csv")
+    assert written["run"].tolist() == ["digits", "run"]
+    assert written["top1"][1] == 0.1388888888888889
+    code, text, err = cli("compare", digits_run.path, GOLDEN, "--csv", "-")
+    assert (code, err) == (0, "curves   comparison-2.png\n")
+    pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(text)), written)
+
+
+def test_what_is_not_drawn_and_what_is_not_comparable_is_told(cli: Cli, here: Path):
+    shutil.copytree(GOLDEN, here / "begun[bold]")
+    (here / "begun[bold]" / "history.csv").unlink()
+    settings = here / "begun[bold]" / "run.toml"
+    settings.write_text(settings.read_text().replace('fingerprint = "dbf6', 'fingerprint = "0000'))
+    code, table, err = cli("compare", GOLDEN, "begun[bold]")
+    assert code == 0, err
+    assert "begun[bold]" in table
+    assert "0 of 2" in table
+    assert "not drawn, since no epoch is finished: begun[bold]" in err
+    assert "warning: the runs are on different images of digits (their content has changed)" in err
+
+
+MISTAKES = {
+    "no run": (["--x", "epoch"], "Missing argument 'RUN'"),
+    "missing run": (["gone"], "gone is not a run: there is no such folder"),
+    "a run twice": ([GOLDEN, GOLDEN], "golden/run is given twice. Leave one of them out."),
+    "wrong axis": ([GOLDEN, "--x", "epochs"], "unknown x 'epochs'. Did you mean 'epoch'? Available: epoch, minutes."),
+    "no picture": ([GOLDEN, "--out", "a.svg"], "a.svg is no PNG file. Name one to write with --out, such as a.png."),
+    "a folder": ([GOLDEN, "--out", "."], ". is no PNG file. Name one to write with --out, such as comparison.png."),
+    "a folder for figures": (
+        [GOLDEN, "--csv", "."],
+        ". is a folder. Name a CSV file to write, such as comparison.csv.",
+    ),
+    "no folder": ([GOLDEN, "--out", "no/a.png"], "no to write a.png to. Make it first."),
+    "no folder for figures": ([GOLDEN, "--csv", "no/a.csv"], "no to write a.csv to. Make it first."),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_message_and_exit_code_2(cli: Cli, here: Path, mistake: str):
+    arguments, message = MISTAKES[mistake]
+    code, out, err = cli("compare", *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert list(here.iterdir()) == []
