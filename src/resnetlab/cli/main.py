@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import os
 import signal
 import sys
 import traceback
@@ -20,9 +21,9 @@ import typer
 from rich.markup import escape
 
 from resnetlab import __version__
-from resnetlab.cli import data, evaluate, models, predict, report, summary, train
+from resnetlab.cli import compare, data, evaluate, find_lr, models, predict, recipes, report, summary, train
 from resnetlab.core.console import console, notice
-from resnetlab.core.errors import Interrupted, UserError
+from resnetlab.core.errors import Interrupted, ToldElsewhereError, UserError
 
 USER_MISTAKE, FAILURE = 2, 1
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
@@ -59,12 +60,15 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
             command(*positional, **named)
         except KeyboardInterrupt as stop:
             number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
-            notice(str(stop) or "stopped by SIGINT")
+            if os.environ.get("RANK", "0") == "0":  # under torchrun all processes stop, and one says so
+                notice(str(stop) or "stopped by SIGINT")
             raise typer.Exit(128 + number) from None
         except Exception as error:
             if _settings["debug"]:
                 traceback.print_exc()
             title, words, code = _explain(error)
+            if isinstance(error, ToldElsewhereError):
+                raise typer.Exit(code) from None
             console.print(f"[bold red]{title}:[/] {escape(words)}")
             raise typer.Exit(code) from None
 
@@ -91,8 +95,8 @@ def _explain(error: Exception) -> tuple[str, str, int]:
     )
 
 
-for _verb in (train, evaluate, predict, report, summary, models):
-    app.command(_verb.NAME, no_args_is_help=_verb is not models)(_guarded(_verb.command))
+for _verb in (train, find_lr, evaluate, predict, report, compare, summary, models, recipes):
+    app.command(_verb.NAME, no_args_is_help=_verb not in (models, recipes))(_guarded(_verb.command))
 
 
 def _print_version(value: bool) -> None:

@@ -45,3 +45,15 @@ def read_assignments(items: Iterable[str], example: str = "lr=0.1") -> dict[str,
         except tomllib.TOMLDecodeError:
             assigned[key] = text
     return assigned
+
+
+def split_assignments(items: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns what --set changes in the recipe and in the network, whose fields are called model.<field>."""
+    recipe: dict[str, Any] = {}
+    network: dict[str, Any] = {}
+    for key, value in read_assignments(items).items():
+        if key.startswith("model."):
+            network[key.removeprefix("model.")] = value
+        else:
+            recipe[key] = value
+    return recipe, network

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,13 +18,14 @@ from resnetlab.cli.options import (
     SkipUnreadable,
     Store,
     Workers,
-    read_assignments,
+    split_assignments,
 )
 from resnetlab.core.console import notice
 from resnetlab.core.errors import UserError
 
 if TYPE_CHECKING:
     from resnetlab.data.store import ImageData
+    from resnetlab.training.recipe import Recipe
 
 NAME = "train"
 
@@ -38,7 +40,9 @@ def command(
         ),
     ] = None,
     model: Annotated[str, typer.Option(help="A name that `resnetlab models` lists; auto goes by image size.")] = "auto",
-    recipe: Annotated[str, typer.Option(help="A named recipe: quick.")] = "quick",
+    recipe: Annotated[
+        str, typer.Option(help="A named recipe, such as quick; `resnetlab recipes` explains them.")
+    ] = "quick",
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images of one step.")] = None,
     lr: Annotated[float | None, typer.Option(help="The highest learning rate.")] = None,
@@ -47,10 +51,9 @@ def command(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Change any field of the recipe (epochs, batch_size, lr, warmup, optimizer, momentum, nesterov, "
-            "weight_decay, clip_norm, loss, label_smoothing, keep), of its augmentation (augment.flip and the other "
-            "fields of Augmentation) or of the network (model.shortcut and the other fields of ResNetConfig), such "
-            "as augment.rotation=10. May be repeated.",
+            help="Change any field of the recipe (`resnetlab recipes quick` lists them), of its augmentation "
+            "(augment.flip and the other fields of Augmentation) or of the network (model.shortcut and the other "
+            "fields of ResNetConfig), such as augment.rotation=10. May be repeated.",
         ),
     ] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize the images to this many pixels.")] = None,
@@ -70,8 +73,18 @@ def command(
     download: Annotated[bool, typer.Option(help="Allow getting a data set that is absent.")] = True,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="auto (measured), float32, bfloat16 or float64.")] = "auto",
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write the history for TensorBoard too (pip extra: tensorboard).")
+    ] = False,
     skip_unreadable: SkipUnreadable = False,
     follow_links: FollowLinks = False,
+    one_batch: Annotated[
+        bool,
+        typer.Option(
+            "--overfit-one-batch",
+            help="Only see whether the network can learn a single batch by heart; writes nothing.",
+        ),
+    ] = False,
     resume: Annotated[
         Path | None,
         typer.Option(
@@ -99,7 +112,7 @@ def command(
             "resnetlab train --resume RUN"
         )
     else:
-        changes, overrides = _assignments(assign or [])
+        changes, overrides = split_assignments(assign or [])
         given = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
         given = {key: value for key, value in given.items() if value is not None}
         if twice := sorted(set(changes) & set(given)):
@@ -127,6 +140,10 @@ def command(
                 download=download,
             )
 
+        if one_batch:
+            settings = {"seed": seed, "device": device, "precision": precision}
+            _overfit(model, images, overrides, resolve_recipe(recipe, **changes), **settings)
+            return
         run = train_network(
             model,
             images,
@@ -136,22 +153,33 @@ def command(
             seed=seed,
             device=device,
             precision=precision,
+            tensorboard=tensorboard,
         )
 
     from resnetlab.report.page import write_report
+    from resnetlab.training.distributed import is_first_process
 
+    if not is_first_process():
+        return
     report = write_report(run, None if resume is not None else images(), data_root=data_root)
     notice(f"{run}\nweights     {run.weights}\nevaluation  {run.evaluation()}\nreport      {report}")
 
 
+def _overfit(
+    model: str, images: Callable[[], ImageData], overrides: dict[str, Any], recipe: Recipe, **settings: Any
+) -> None:
+    from resnetlab.training.sanity import overfit_one_batch
+
+    result = overfit_one_batch(model, images(), overrides=overrides, recipe=recipe, **settings)
+    if not result.learned:
+        raise UserError(f"{result}.")
+    notice(f"{result}")
+
+
 def _resume(folder: Path, data: str | None, data_root: Path | None, device: str | None) -> Any:
-    from resnetlab.core.runs import Run
     from resnetlab.training.fit import resume
 
-    run = Run(folder)
-    if run.is_complete:
-        notice(f"{folder} is complete: there is nothing left to train.")
-    return resume(run, data=data, data_root=data_root, device=device)
+    return resume(folder, data=data, data_root=data_root, device=device)
 
 
 def _refuse_settings(context: typer.Context) -> None:
@@ -167,15 +195,3 @@ def _refuse_settings(context: typer.Context) -> None:
             f"--resume goes on with the settings the run began with, and does not take {', '.join(sorted(given))}. "
             "Leave that out, or start a new run."
         )
-
-
-def _assignments(items: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns what --set changes in the recipe and in the network, whose fields are called model.<field>."""
-    recipe: dict[str, Any] = {}
-    network: dict[str, Any] = {}
-    for key, value in read_assignments(items).items():
-        if key.startswith("model."):
-            network[key.removeprefix("model.")] = value
-        else:
-            recipe[key] = value
-    return recipe, network

@@ -16,6 +16,10 @@ class UserError(ValueError):
     """Something that the user can put right; the command line prints it alone and exits with 2."""
 
 
+class ToldElsewhereError(UserError):
+    """An error that another process of the same training tells; the command line exits with 2 and prints nothing."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Training was stopped by a signal, after its checkpoint was written.
 

@@ -9,6 +9,8 @@ last.safetensors     that of the last step, where the best epoch's was kept
 evaluation/          figures and tables of the test split (or of validation where there is no test)
 figures/*.png        the report's pictures
 report.html          one page, opens anywhere
+tensorboard/         the history as event files, where asked for
+bad_steps.csv        steps that were not finite, where there were any
 """
 
 from __future__ import annotations

@@ -27,7 +27,9 @@ class Batch:
         other_labels: int64 (N,), of the samples mixed in; None where none are.
         share: float32 (N,), what `labels` have of the target, the rest being that of `other_labels`.
         normalized: whether the images are normalised.
-        positions: int64 (N,), of the images in their split.
+        positions: int64, of the images of the whole batch, of all ranks, in their split.
+        stand_ins: so many images at the end count for nothing: they are other ranks', where this one's share
+            has less than the two that normalisation needs.
     """
 
     step: int
@@ -37,6 +39,17 @@ class Batch:
     share: Tensor | None = None
     normalized: bool = False
     positions: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    stand_ins: int = 0
+
+    @property
+    def own(self) -> int:
+        """Number of images that count, of this rank's share."""
+        return len(self.labels) - self.stand_ins
+
+    @property
+    def total(self) -> int:
+        """Number of images of the whole batch, of all ranks."""
+        return len(self.positions) or len(self.labels)
 
 
 def batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
@@ -80,7 +93,8 @@ def training_batches(
         device: where to augment; the CPU without it.
         preprocessing: normalises images that augmentation makes float32; others are left as bytes.
         rank: which of `ranks` processes this is. Each gets every `ranks`-th sample of the global batch, which
-            does not depend on how many they are, and reads no others but their partners in a mixture.
+            does not depend on how many they are, and reads no others but their partners in a mixture, and
+            those that stand in where its share has less than two.
         ranks: number of processes.
     """
     if size is None:
@@ -100,14 +114,17 @@ def training_batches(
             return augment(split.images, chosen, policy, draws, rows=rows, **settings)
 
         own = np.arange(rank, len(chosen), ranks)
+        stand_ins = np.setdiff1d(np.arange(min(3, len(chosen))), own)[: max(0, 2 - len(own))] if ranks > 1 else own[:0]
+        own = np.concatenate([own, stand_ins])
+        place = {"positions": chosen, "stand_ins": len(stand_ins)}
         images, mix = make(own), draw_mix(policy, len(chosen), size, draws)
         normalized = preprocessing is not None and images.is_floating_point()
         if mix is None:
-            yield Batch(step, images, labels[own].to(device), normalized=normalized, positions=chosen[own])
+            yield Batch(step, images, labels[own].to(device), normalized=normalized, **place)
             continue
         partners = mix.partners[own]
         mixed_in = images[torch.from_numpy(partners).to(device)] if ranks == 1 else make(partners)
         share = torch.from_numpy(mix.share[own]).to(device, torch.float32)
         mixed = mix(images, mixed_in, own)
         others = labels[partners].to(device)
-        yield Batch(step, mixed, labels[own].to(device), others, share, normalized, positions=chosen[own])
+        yield Batch(step, mixed, labels[own].to(device), others, share, normalized, **place)

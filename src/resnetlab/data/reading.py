@@ -93,6 +93,9 @@ def fits_in_memory(needed: int, count: int, *, insist: bool) -> bool:
         UserError: they do not fit at all, and the user insists on memory.
     """
     free = available_memory()
+    # Under torchrun each process of a host that comes after this one takes as much.
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - int(os.environ.get("LOCAL_RANK", "0"))
+    needed *= max(1, processes)
     if free is not None and insist and needed > 0.8 * free:
         raise UserError(
             f"{count:,} images take {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are free. Keep them "

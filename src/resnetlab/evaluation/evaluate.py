@@ -23,7 +23,7 @@ from resnetlab.data.pack import is_complete
 from resnetlab.data.sources import is_named, load_data, may_be_recorded, reload_data
 from resnetlab.data.splits import SPLITS
 from resnetlab.data.store import ImageData
-from resnetlab.evaluation.forward import answer_split, trained_on
+from resnetlab.evaluation.forward import Answers, answer_split, trained_on
 from resnetlab.evaluation.metrics import by_class, by_image, embedding_frame, overall
 from resnetlab.models.resnet import ResNet
 from resnetlab.weights.file import load
@@ -137,13 +137,15 @@ def evaluate(
     return evaluation
 
 
-def evaluate_split(model: ResNet, data: ImageData, split: str | None = None) -> Evaluation:
-    """Evaluates a trained network on one split of loaded data; see `evaluate`."""
+def evaluate_split(
+    model: ResNet, data: ImageData, split: str | None = None, *, answers: Answers | None = None
+) -> Evaluation:
+    """Evaluates a trained network on one split of loaded data, by its answers if they are there; see `evaluate`."""
     preprocessing, class_names = trained_on(model)
     _check_fits(model, data)
     name = split or default_split(data)
     chosen = data.split(name)
-    answers = answer_split(model, data, name, preprocessing)
+    answers = answers or answer_split(model, data, name, preprocessing)
     order = torch.tensor([class_names.index(label) for label in data.class_names])
     labels = order[chosen.labels]
     return Evaluation(

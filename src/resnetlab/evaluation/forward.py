@@ -23,8 +23,8 @@ class Answers:
     """What a network said, on the CPU, in float32.
 
     Attributes:
-        logits: (N, num_classes).
-        embeddings: (N, D), pooled.
+        logits: (N, num_classes); (0, 0) of no images.
+        embeddings: (N, D), pooled; likewise.
     """
 
     logits: Tensor
@@ -49,9 +49,22 @@ def answer(model: ResNet, images: Tensor, preprocessing: Preprocessing) -> Answe
     return _answer(model, images.split(_batch_size(model, images.shape[2])), preprocessing)
 
 
-def answer_split(model: ResNet, data: ImageData, split: str, preprocessing: Preprocessing) -> Answers:
-    """Returns logits and embeddings of all images of a split, a batch at a time; see `answer`."""
+def answer_split(
+    model: ResNet, data: ImageData, split: str, preprocessing: Preprocessing, *, rank: int = 0, ranks: int = 1
+) -> Answers:
+    """Returns logits and embeddings of all images of a split, a batch at a time; see `answer`.
+
+    Args:
+        model: the network.
+        data: its `split` is answered.
+        split: name of the split.
+        preprocessing: normalises the images.
+        rank: which of `ranks` processes this is: each answers its share of the batches, one after the other, and
+            the answers of all, joined in the order of the ranks, are those of one process.
+        ranks: number of processes.
+    """
     parts = torch.arange(len(data.split(split))).split(_batch_size(model, data.image_size))
+    parts = parts[rank * len(parts) // ranks : (rank + 1) * len(parts) // ranks]
     return _answer(model, (data.squares(split, part) for part in parts), preprocessing)
 
 
@@ -74,6 +87,8 @@ def _answer(model: ResNet, batches: Iterable[Tensor], preprocessing: Preprocessi
             outputs = model(batch.contiguous(memory_format=torch.channels_last), return_features=True)
             logits.append(outputs[0].float().cpu())
             embeddings.append(outputs[1].float().cpu())
+        if not logits:
+            return Answers(torch.empty(0, 0), torch.empty(0, 0))
         return Answers(torch.cat(logits), torch.cat(embeddings))
     finally:
         torch.backends.cudnn.allow_tf32 = tf32

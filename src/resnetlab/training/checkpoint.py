@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from resnetlab.core.checks import check_schema, from_mapping
 from resnetlab.core.console import notice
 from resnetlab.core.errors import UserError
 from resnetlab.training.average import WeightAverage
+from resnetlab.training.distributed import ALONE, Ranks
 from resnetlab.weights.tensors import DamagedFileError, read_tensors, write_tensors
 
 SCHEMA_VERSION = 1
@@ -94,9 +96,16 @@ def save_checkpoint(
 
 
 def restore_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, average: WeightAverage | None = None
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    average: WeightAverage | None = None,
+    ranks: Ranks = ALONE,
 ) -> Progress:
     """Puts the newest sound checkpoint into the network and optimiser and returns its place.
+
+    Of several processes the first alone reads it, for all.
 
     A damaged one is said and passed over for the one before it. Every tensor is copied into memory of
     its parameter's layout, since a fused optimiser corrupts weights whose state lies otherwise.
@@ -104,6 +113,15 @@ def restore_checkpoint(
     Raises:
         UserError: there is no sound checkpoint, or it is of another network.
     """
+    path, tensors, description = ranks.from_first(lambda: _read_newest(folder))
+    with ranks.alike():
+        progress = _restore(path, tensors, description, model, optimizer)
+    if average is not None:
+        average.restore(_with_prefix(tensors, "average."))
+    return progress
+
+
+def _read_newest(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
     for path in _newest_first(folder):
         try:
             tensors, description = read_tensors(path)
@@ -111,10 +129,7 @@ def restore_checkpoint(
             notice(f"warning: {error} Going back to the checkpoint before it.")
             continue
         check_schema(path, description.get("schema"), SCHEMA_VERSION)
-        progress = _restore(path, tensors, description, model, optimizer)
-        if average is not None:
-            average.restore(_with_prefix(tensors, "average."))
-        return progress
+        return path, tensors, description
     raise UserError(f"{folder} holds no checkpoint that can be read, so the run cannot be resumed. Start it anew.")
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from resnetlab.core.checks import check_integer, from_mapping
 from resnetlab.core.console import console, notice
@@ -19,16 +22,18 @@ from resnetlab.core.randomness import torch_seeded
 from resnetlab.core.runs import Run, check_folder, default_folder
 from resnetlab.data.sources import check_same_data, is_named, load_data, reload_data
 from resnetlab.data.store import ImageData
-from resnetlab.evaluation.evaluate import evaluate_split
-from resnetlab.models.catalog import config_for_data, model_config
+from resnetlab.evaluation.evaluate import default_split, evaluate_split
+from resnetlab.evaluation.forward import Answers, answer_split
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
-from resnetlab.models.stems import CIFAR_STEM_LIMIT
 from resnetlab.models.surgery import freeze
+from resnetlab.training.distributed import Ranks, check_recipe, connected
 from resnetlab.training.loop import train
 from resnetlab.training.machine import Machine, choose_machine
+from resnetlab.training.prepare import automatic_network, network_for, parts_of, recipe_for
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import resolve_recipe
+from resnetlab.training.tensorboard import TensorBoardLog
 from resnetlab.weights.file import save
 
 
@@ -44,6 +49,7 @@ def fit(
     data_root: str | Path | None = None,
     device: str = "auto",
     precision: str = "auto",
+    tensorboard: bool = False,
     quiet: bool = False,
     **changes: Any,
 ) -> Run:
@@ -63,6 +69,7 @@ def fit(
         data_root: where the data sets are, when `data` is loaded here.
         device: "auto", or a device of torch.
         precision: "auto", "float32", "bfloat16" or "float64".
+        tensorboard: write the history for TensorBoard too, into the run's `tensorboard/`.
         quiet: show no progress.
         **changes: fields of the recipe to change, such as `epochs=10`.
 
@@ -70,52 +77,62 @@ def fit(
         UserError: something does not fit; nothing was trained.
         Interrupted: SIGINT or SIGTERM came; `resume` goes on from the checkpoint.
     """
-    seed = check_integer("seed", seed, 0)
-    if isinstance(data, ImageData) and (image_size is not None or data_root is not None):
-        raise UserError("image_size and data_root are for data that fit loads. Give them to load_data instead.")
-    recipe = resolve_recipe(recipe, **changes)
-    name = model if isinstance(model, str) else "custom"
-    if overrides and name == "custom":
-        raise UserError("overrides change a network that is given by name. Change the config that the network has.")
-    machine = choose_machine(device, precision, parts=_parts(model, overrides or {}))
-    folder = check_folder(out) if out is not None else None
+    with connected() as ranks:
+        with ranks.together():  # a mistake is told before images are read
+            seed = check_integer("seed", seed, 0)
+            if isinstance(data, ImageData) and (image_size is not None or data_root is not None):
+                raise UserError("image_size and data_root are for data that fit loads. Give them to load_data instead.")
+            recipe = resolve_recipe(recipe, **changes)
+            name = model if isinstance(model, str) else "custom"
+            if overrides and name == "custom":
+                raise UserError(
+                    "overrides change a network that is given by name. Change the config that the network has."
+                )
+            machine = choose_machine(device, precision, parts=parts_of(model, overrides or {}))
+            folder = check_folder(out) if out is not None and ranks.is_first else None
+            if tensorboard:
+                TensorBoardLog(Path())  # a missing package is told before anything is read
+        own_machine = ranks.place(machine)
 
-    if callable(data):
-        data = data()
-    elif not isinstance(data, ImageData):
-        data = load_data(data, data_root=data_root, image_size=image_size)
-    if name == "auto":
-        name = recipe.networks[data.image_size > CIFAR_STEM_LIMIT]
-    network = _network(name if isinstance(model, str) else model, data, seed, overrides or {})
-    recipe = _recipe_for(recipe, data)
-    folder = folder or check_folder(default_folder(data.name, name))
-    images = data.arguments["source"]
-    if Path(images).is_dir() and not is_named(images) and folder.resolve().is_relative_to(Path(images).resolve()):
-        raise UserError(f"{folder} is within the folder of images. Choose another folder with --out.")
-    _warn_of_shared_images(data)
-    if not quiet:
-        console.print(data)
-        notice(f"{name} on {machine}, recipe {recipe.name}, into {folder}")
-    preprocessing = data.preprocessing
-    run = Run.create(
-        folder,
-        {
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seed": seed,
-            "model": {
-                "name": name,
-                "config": network.config.to_dict(),
-                "frozen": _frozen(network),
-                "frozen_parts": sorted(network.frozen),
-            },
-            "data": data.describe(),
-            "preprocessing": dataclasses.asdict(preprocessing),
-            "recipe": recipe.to_dict(),
-            "machine": machine.to_dict(),
-        },
-        describe_environment(),
-    )
-    return _train_and_evaluate(network, data, run, machine, resume_run=False, quiet=quiet)
+        if not isinstance(data, ImageData):
+            data = ranks.in_turn(_loader(data, data_root, image_size))
+        with ranks.together():
+            if name == "auto":
+                name = automatic_network(recipe, data)
+            network = network_for(name if isinstance(model, str) else model, data, seed, overrides or {})
+            recipe = recipe_for(recipe, data)
+            check_recipe(recipe, ranks, network, own_machine)
+            new_folder = _new_folder(folder, data, name) if ranks.is_first else Path()
+        ranks.check_equal("the images", data.fingerprint)
+
+        def create() -> Run:
+            _warn_of_shared_images(data)
+            if not quiet:
+                console.print(data)
+                together = "" if ranks.is_alone else f" in each of {ranks.ranks} processes"
+                notice(f"{name} on {machine}{together}, recipe {recipe.name}, into {new_folder}")
+            settings = {
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "seed": seed,
+                "model": {
+                    "name": name,
+                    "config": network.config.to_dict(),
+                    "frozen": _frozen(network),
+                    "frozen_parts": sorted(network.frozen),
+                },
+                "data": data.describe(),
+                "preprocessing": dataclasses.asdict(data.preprocessing),
+                "recipe": recipe.to_dict(),
+                "machine": machine.to_dict(),
+            }
+            if tensorboard:
+                settings["tensorboard"] = True
+            if not ranks.is_alone:
+                settings["processes"] = ranks.ranks
+            return Run.create(new_folder, settings, describe_environment())
+
+        run = ranks.from_first(create)
+        return _train_and_evaluate(network, data, run, own_machine, ranks, resume_run=False, quiet=quiet)
 
 
 def resume(
@@ -144,40 +161,49 @@ def resume(
         UserError: no checkpoint can be read, the device is not there, or the data have changed.
         Interrupted: SIGINT or SIGTERM came again.
     """
-    run = run if isinstance(run, Run) else Run(run)
-    if run.is_complete and run.summary is not None:
-        return run
-    settings, where = run.settings, f"{run.path}/run.toml"
-    if device is None:
-        machine = from_mapping(Machine, settings["machine"], where)
-        resolve_device(machine.device)
-        _tell_of_another_machine(run)
-    else:
-        machine = choose_machine(device)
-        notice(f"going on with {machine}: the last bits may differ from those of the run never interrupted.")
-    if isinstance(data, ImageData):
-        check_same_data(data, settings["data"], "the images given")
-        images = data
-    else:
-        images = reload_data(settings["data"], source=data, data_root=data_root)
-    with torch_seeded(settings["seed"], "initial weights"):
-        network = ResNet(from_mapping(ResNetConfig, settings["model"]["config"], where))
-    frozen = settings["model"].get("frozen", [])
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name not in frozen)
-    if parts := settings["model"].get("frozen_parts"):
-        freeze(network, *parts)
-    return _train_and_evaluate(network, images, run, machine, resume_run=True, quiet=quiet)
+    with connected() as ranks:
+        run = ranks.from_first(lambda: run if isinstance(run, Run) else Run(run))
+        if ranks.is_first and run.is_complete and not quiet:
+            notice(f"{run.path} is complete: there is nothing left to train.")
+        if ranks.from_first(lambda: run.is_complete and run.summary is not None):
+            return run
+        settings, where = run.settings, f"{run.path}/run.toml"
+        with ranks.together():
+            if device is None:
+                machine = from_mapping(Machine, settings["machine"], where)
+                resolve_device(machine.device)
+            else:
+                machine = choose_machine(device)
+        machine = ranks.place(machine)
+        if ranks.is_first:
+            _tell_of_another_machine(run, ranks, None if device is None else machine)
+        if isinstance(data, ImageData):
+            with ranks.together():
+                check_same_data(data, settings["data"], "the images given")
+            images = data
+        else:
+            images = ranks.in_turn(lambda: reload_data(settings["data"], source=data, data_root=data_root))
+        with ranks.together():
+            with torch_seeded(settings["seed"], "initial weights"):
+                network = ResNet(from_mapping(ResNetConfig, settings["model"]["config"], where))
+            frozen = settings["model"].get("frozen", [])
+            for name, parameter in network.named_parameters():
+                parameter.requires_grad_(name not in frozen)
+            if parts := settings["model"].get("frozen_parts"):
+                freeze(network, *parts)
+            check_recipe(Recipe.from_dict(settings["recipe"]), ranks, network, machine)
+        return _train_and_evaluate(network, images, run, machine, ranks, resume_run=True, quiet=quiet)
 
 
 def _train_and_evaluate(
-    model: ResNet, data: ImageData, run: Run, machine: Machine, *, resume_run: bool, quiet: bool
+    model: ResNet, data: ImageData, run: Run, machine: Machine, ranks: Ranks, *, resume_run: bool, quiet: bool
 ) -> Run:
     """What a fresh and a resumed run have in common: all settings come from the run folder."""
     settings = run.settings
     preprocessing = from_mapping(Preprocessing, settings["preprocessing"], f"{run.path}/run.toml")
     model.class_names, model.preprocessing = data.class_names, preprocessing
-    with run.locked():
+    with ExitStack() as held:
+        ranks.from_first(lambda: held.enter_context(run.locked()))
         last = train(
             model,
             data,
@@ -188,7 +214,22 @@ def _train_and_evaluate(
             run=run,
             resume=resume_run,
             quiet=quiet,
+            ranks=ranks,
         )
+    ranks.from_first(lambda: _save_weights(model, data, run, last))
+    if set(data.splits) != {"train"}:
+        share = answer_split(model, data, default_split(data), preprocessing, rank=ranks.rank, ranks=ranks.ranks)
+        logits, embeddings = ranks.gather(share.logits), ranks.gather(share.embeddings)
+
+        def evaluate() -> None:
+            evaluate_split(model, data, answers=Answers(logits, embeddings)).save(run.evaluation())
+
+        ranks.from_first(evaluate)
+    return run
+
+
+def _save_weights(model: ResNet, data: ImageData, run: Run, last: Mapping[str, Tensor]) -> None:
+    settings = run.settings
     provenance = {key: settings[key] for key in ("created", "seed", "recipe", "machine")}
     provenance["data"] = {"name": data.name, "fingerprint": data.fingerprint}  # no path: weights are passed on
     if last:
@@ -197,9 +238,21 @@ def _train_and_evaluate(
         save(run.last_weights, model, provenance=provenance)
         model.load_state_dict(best)
     save(run.weights, model, provenance=provenance)
-    if set(data.splits) != {"train"}:
-        evaluate_split(model, data).save(run.evaluation())
-    return run
+
+
+def _loader(data: Any, data_root: str | Path | None, image_size: int | None) -> Callable[[], ImageData]:
+    if callable(data):
+        return data  # type: ignore[return-value]
+    return lambda: load_data(data, data_root=data_root, image_size=image_size)
+
+
+def _new_folder(folder: Path | None, data: ImageData, name: str) -> Path:
+    """Returns the run's folder, by default one named by data, network and time; it must not be among the images."""
+    folder = folder or check_folder(default_folder(data.name, name))
+    images = data.arguments["source"]
+    if Path(images).is_dir() and not is_named(images) and folder.resolve().is_relative_to(Path(images).resolve()):
+        raise UserError(f"{folder} is within the folder of images. Choose another folder with --out.")
+    return folder
 
 
 def _warn_of_shared_images(data: ImageData) -> None:
@@ -210,7 +263,7 @@ def _warn_of_shared_images(data: ImageData) -> None:
         warnings.warn(
             f"{' and '.join(found)} of {data.name} are also in the training split, which flatters the figures. "
             "`resnetlab data inspect` lists them.",
-            stacklevel=3,
+            stacklevel=5,
         )
 
 
@@ -219,66 +272,19 @@ def _frozen(model: ResNet) -> list[str]:
     return [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
 
 
-def _parts(model: str | ResNetConfig | ResNet, overrides: Mapping[str, Any]) -> str:
-    """Returns what the layers will be made of; a mistake in a network's name or fields is told here, before images."""
-    if isinstance(model, ResNet):
-        return model.config.parts
-    if isinstance(model, ResNetConfig):
-        return model.parts
-    if model == "auto":  # the network is chosen when the images are known
-        return overrides.get("parts", "torch")
-    return model_config(model, overrides, image_size=1).parts
-
-
-def _tell_of_another_machine(run: Run) -> None:
+def _tell_of_another_machine(run: Run, ranks: Ranks, chosen: Machine | None) -> None:
+    began = run.settings.get("processes", 1)
+    if began != ranks.ranks:
+        notice(
+            f"processes: {began} when the run began, {ranks.ranks} now. The last bits may differ, and normalisation "
+            "takes its mean and variance over the images of one process."
+        )
+    if chosen is not None:
+        notice(f"going on with {chosen}: the last bits may differ from those of the run never interrupted.")
+        return
     then, now = run.environment, describe_environment()
     pairs = {name: (then.get(name), now[name]) for name in ("processor", "accelerator")}
     pairs["torch"] = (then.get("packages", {}).get("torch"), now["packages"]["torch"])
     changes = [f"{name} was {old}, is {new}" for name, (old, new) in pairs.items() if old != new]
     if changes:
         notice(f"this is another machine than the run began on ({'; '.join(changes)}): the last bits may differ.")
-
-
-def _network(model: str | ResNetConfig | ResNet, data: ImageData, seed: int, overrides: Mapping[str, Any]) -> ResNet:
-    """Builds the network for the data, or checks that the one given fits them."""
-    if data.num_classes < 2:
-        raise UserError(f"{data.name} has one class only ({data.class_names[0]}). Training needs at least two.")
-    if isinstance(model, ResNet):
-        if model.altered:
-            raise UserError(f"{model.altered}, so it could not be saved. Train the network that it was made from.")
-        if not any(parameter.requires_grad for parameter in model.parameters()):
-            raise UserError("every part of the network is frozen, so there is nothing to train. Unfreeze one.")
-        config, network = model.config, model
-    else:
-        if isinstance(model, ResNetConfig):
-            config = model
-        else:
-            config = config_for_data(
-                model,
-                image_size=data.image_size,
-                in_channels=data.channels,
-                num_classes=data.num_classes,
-                overrides=overrides,
-            )
-        with torch_seeded(seed, "initial weights"):
-            network = ResNet(config)
-    if (config.in_channels, config.num_classes) != (data.channels, data.num_classes):
-        raise UserError(
-            f"the network has in_channels={config.in_channels} and num_classes={config.num_classes}, and {data.name} "
-            f"has {data.channels} channels and {data.num_classes} classes. Build it with those, or give its name."
-        )
-    return network
-
-
-def _recipe_for(recipe: Recipe, data: ImageData) -> Recipe:
-    """Resolves what the data decide, and refuses what they do not allow."""
-    for asked, instead in ((recipe.keep == "best", 'keep="final"'), (recipe.patience > 0, "patience=0")):
-        if asked and "validation" not in data.splits:
-            what = 'keep="best"' if recipe.keep == "best" else f"patience={recipe.patience}"
-            raise UserError(
-                f"{what} needs a validation split to tell the best, and {data.name} has none. "
-                f"Set {instead}, or load the data with validation_fraction above 0."
-            )
-    if recipe.augment.flip == "auto":
-        return recipe.changed(**{"augment.flip": data.mirrors})
-    return recipe

@@ -30,7 +30,7 @@ class StepResult:
         step: within the epoch, from 0.
         loss: its mean over the batch, a scalar.
         correct: right predictions, a scalar.
-        positions: int64 (N,), of the images in the training split.
+        positions: int64 (N,), of the images in the training split, of all ranks.
     """
 
     step: int
@@ -65,10 +65,10 @@ class BufferGuard:
                 buffer.copy_(before)
 
 
-def take_results(progress: Progress, results: list[StepResult], run: Run, split: Split) -> None:
+def take_results(progress: Progress, results: list[StepResult], run: Run, split: Split, *, log: bool = True) -> None:
     """Adds what steps said to the epoch's sums, in order, and forgets it.
 
-    Steps that are not finite are logged in the run's bad_steps.csv, and left out of the sums.
+    Steps that are not finite are left out of the sums, and logged in the run's bad_steps.csv if `log` says so.
 
     Raises:
         UserError: there were too many of them in a row.
@@ -85,7 +85,8 @@ def take_results(progress: Progress, results: list[StepResult], run: Run, split:
             progress.bad_steps = 0
             continue
         progress.bad_steps += 1
-        _log(run, progress, result, loss, split)
+        if log:
+            _log(run, progress, result, loss, split)
         if progress.bad_steps == MOST_BAD_STEPS:
             raise UserError(
                 f"the training loss was not finite in {MOST_BAD_STEPS} steps in a row, up to step {result.step + 1} of "

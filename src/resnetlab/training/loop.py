@@ -24,12 +24,15 @@ from resnetlab.models.resnet import ResNet
 from resnetlab.training.average import WeightAverage
 from resnetlab.training.checkpoint import Progress, restore_checkpoint, save_checkpoint
 from resnetlab.training.display import TrainingDisplay
+from resnetlab.training.distributed import ALONE, Agreement, Ranks, end_sharing, share_out
 from resnetlab.training.guard import BufferGuard, StepResult, check_finite, take_results
 from resnetlab.training.machine import Machine
+from resnetlab.training.notebook import LiveCurves
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.schedule import image_size, learning_rate
 from resnetlab.training.signals import StopSignals
 from resnetlab.training.step import balanced_weights, build_optimizer, training_step
+from resnetlab.training.tensorboard import TensorBoardLog
 
 CHECKPOINT_SECONDS = 300.0
 """Within an epoch a checkpoint is written after this much time; one is at the end of every epoch anyway."""
@@ -48,8 +51,11 @@ def train(
     run: Run,
     resume: bool = False,
     quiet: bool = False,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Tensor]:
     """Trains a network in place, writing history and checkpoints into the run folder.
+
+    Of several processes each calls this, takes its share of every batch, and ends with the same network.
 
     Args:
         model: fresh, or of the same architecture as the checkpoint when resuming.
@@ -61,6 +67,7 @@ def train(
         run: the folder.
         resume: go on from the newest checkpoint.
         quiet: show no progress.
+        ranks: the place of this process among those that train together.
 
     Returns:
         The weights after the last step, averaged if the recipe says so, where the network has others: those of
@@ -86,27 +93,41 @@ def train(
     results_steps = RESULTS_STEPS["cpu" if device.type == "cpu" else "accelerator"]
 
     if resume:
-        progress = restore_checkpoint(run.checkpoints, model, optimizer, average=average)
+        progress = restore_checkpoint(run.checkpoints, model, optimizer, average=average, ranks=ranks)
     else:
         progress = Progress()
-        save_checkpoint(run.checkpoints, model, optimizer, progress, 0, average=average)
-    rows = run.history_rows()[: progress.epoch]  # a row may have been written after the checkpoint
     done = progress.epoch * steps + progress.step
     first_step, last_saved = True, time.perf_counter()
+    shared, agreement = share_out(model, ranks, machine, recipe), Agreement(ranks)
+
+    def write_checkpoint() -> None:
+        save_checkpoint(run.checkpoints, model, optimizer, progress, done, average=average)
 
     def save() -> None:
         nonlocal last_saved
-        check_finite(model, run)
-        save_checkpoint(run.checkpoints, model, optimizer, progress, done, average=average)
+        with ranks.alike():
+            check_finite(model, run)
+        ranks.from_first(write_checkpoint)
         last_saved = time.perf_counter()
 
+    def take() -> None:
+        with ranks.alike():
+            take_results(progress, results, run, split, log=ranks.is_first)
+
+    if not resume:
+        save()
+    # A row may have been written after the checkpoint.
+    rows = run.history_rows()[: progress.epoch] if ranks.is_first else []
+    results: list[StepResult] = []
+    logs: list[Any] = [LiveCurves(epochs=recipe.epochs, rows=rows, quiet=quiet or not ranks.is_first)]
+    if run.settings.get("tensorboard") and ranks.is_first:
+        logs.append(TensorBoardLog(run.path / "tensorboard"))
     with (
-        StopSignals() as signals,
-        TrainingDisplay(epochs=recipe.epochs, steps=steps, done=done, quiet=quiet) as display,
+        StopSignals(patient=not ranks.is_alone) as signals,
+        TrainingDisplay(epochs=recipe.epochs, steps=steps, done=done, quiet=quiet or not ranks.is_first) as display,
     ):
         while progress.epoch < recipe.epochs and not _has_no_more_patience(recipe, progress):
             model.train()
-            results: list[StepResult] = []
             batches = training_batches(
                 split,
                 batch_size=recipe.batch_size,
@@ -118,15 +139,18 @@ def train(
                 fit=data.fit,
                 device=device,
                 preprocessing=preprocessing,
+                rank=ranks.rank,
+                ranks=ranks.ranks,
             )
             clock = time.perf_counter()
-            # What the network draws at random is a function of (seed, epoch, step), like every other draw.
+            # What the network draws at random is a function of (seed, epoch, step) and rank, like every other draw.
+            stream = f"network {ranks.rank}" if ranks.rank else "network"
             for batch in batches:
                 model.set_drop_progress(done / total_steps)
                 guard.remember()
-                with torch_seeded(seed, "network", epoch=progress.epoch, step=batch.step, device=device):
+                with torch_seeded(seed, stream, epoch=progress.epoch, step=batch.step, device=device):
                     loss, correct = training_step(
-                        model,
+                        shared,
                         optimizer,
                         batch,
                         preprocessing=preprocessing,
@@ -142,30 +166,34 @@ def train(
                 progress.step, done = batch.step + 1, done + 1
                 if average is not None:
                     average.update(done)
-                progress.seen += len(batch.labels)
+                progress.seen += batch.total
                 clock = _count_time(progress, clock)
                 display.step(progress.epoch + 1, progress.seen / progress.epoch_seconds)
                 if len(results) == results_steps:
-                    take_results(progress, results, run, split)
-                if signals.received or clock - last_saved > CHECKPOINT_SECONDS:
-                    take_results(progress, results, run, split)
+                    take()
+                stop, due = agreement.after_step(signals.received, clock - last_saved > CHECKPOINT_SECONDS)
+                if stop or due:
+                    take()
                     save()
-                if signals.received:
-                    raise Interrupted(signals.received, run.path)
+                if stop:
+                    raise Interrupted(stop, run.path)
 
-            take_results(progress, results, run, split)
+            take()
             _count_time(progress, clock)  # on an accelerator, reading the results waited for the last steps
             with average.in_place() if average else nullcontext():
                 last_lr = learning_rate(recipe, done - 1, total_steps)
-                row = _row(progress, model, data, preprocessing, lr=last_lr, done=done)
+                ranks.share_state(model)
+                row = _row(progress, model, data, preprocessing, ranks, lr=last_lr, done=done)
                 _remember_best(progress, model, recipe, row)
             rows.append(row)
-            run.write_history(rows)
-            display.epoch(row)
+            if ranks.is_first:
+                run.write_history(rows)
+            for log in (display, *logs):
+                log.epoch(row)
             progress.end_epoch()
             save()
-            if signals.received:
-                raise Interrupted(signals.received, run.path)
+            if stop := agreement.now(signals.received):
+                raise Interrupted(stop, run.path)
 
     if _has_no_more_patience(recipe, progress) and not quiet:
         notice(
@@ -173,12 +201,14 @@ def train(
             f"than epoch {progress.best_epoch}"
         )
     model.set_drop_progress(1.0)
+    end_sharing(shared, model)
     if average is not None:
         average.put(average.weights)
     last = {}
     if recipe.keep == "best":
         last = {name: value.clone() for name, value in model.state_dict().items()}
         model.load_state_dict(progress.best_weights)
+    ranks.share_state(model)
     model.eval()
     return last
 
@@ -195,14 +225,23 @@ def _remember_best(progress: Progress, model: ResNet, recipe: Recipe, row: dict[
 
 
 def _row(
-    progress: Progress, model: ResNet, data: ImageData, preprocessing: Preprocessing, *, lr: float, done: int
+    progress: Progress,
+    model: ResNet,
+    data: ImageData,
+    preprocessing: Preprocessing,
+    ranks: Ranks,
+    *,
+    lr: float,
+    done: int,
 ) -> dict[str, Any]:
     """Measures the validation split and returns the epoch's row of the history."""
     start = time.perf_counter()
     validation = {"loss": math.nan, "top1": math.nan}
     if "validation" in data.splits:
         labels = data.splits["validation"].labels
-        validation = overall(answer_split(model, data, "validation", preprocessing).logits, labels)
+        share = answer_split(model, data, "validation", preprocessing, rank=ranks.rank, ranks=ranks.ranks)
+        logits = ranks.gather(share.logits)
+        validation = ranks.from_first(lambda: overall(logits, labels))
     progress.seconds += time.perf_counter() - start
     return {
         "epoch": progress.epoch + 1,

@@ -27,6 +27,7 @@ class Recipe:
         batch_size: images of one step, over all processes.
         accumulate: parts that a step's images are taken in, one after the other, where they do not fit into
             memory together. Normalisation sees a part at a time.
+        sync_norm: batch normalisation takes mean and variance over the images of all processes, not of each alone.
         lr: the highest learning rate.
         schedule: how the learning rate moves, see `schedule.learning_rate`: "one_cycle", "cosine", "milestones",
             "every" or "constant".
@@ -63,6 +64,7 @@ class Recipe:
     epochs: int = 20
     batch_size: int = 128
     accumulate: int = 1
+    sync_norm: bool = False
     lr: float = 0.1
     schedule: str = "one_cycle"
     warmup: float = 0.25
@@ -92,6 +94,7 @@ class Recipe:
             epochs=check_integer("epochs", self.epochs, 1),
             batch_size=check_integer("batch_size", self.batch_size, 2),
             accumulate=check_integer("accumulate", self.accumulate, 1),
+            sync_norm=check_flag("sync_norm", self.sync_norm),
             lr=check_number("lr", self.lr, 0, above=True),
             schedule=check_choice("schedule", self.schedule, SCHEDULES),
             warmup=check_number("warmup", self.warmup, 0, 1),

@@ -14,9 +14,14 @@ class StopSignals:
     """While active, notes the first signal in `received`; the second acts at once, as it did before.
 
     Outside the main thread, where Python allows no handlers, it does nothing.
+
+    Args:
+        patient: note every signal and let none act at once. Under torchrun one signal comes twice, from the
+            system's job control and from torchrun, which ends what takes longer than half a minute.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, patient: bool = False) -> None:
+        self._patient = patient
         self.received: int | None = None
         self._previous: dict[int, Any] = {}
 
@@ -32,7 +37,8 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        self._restore()
+        if not self._patient:
+            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

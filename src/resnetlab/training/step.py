@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from resnetlab import scratch
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.data.batches import Batch
+from resnetlab.training.distributed import shares, summed, without_exchange
 from resnetlab.training.machine import Machine
 from resnetlab.training.recipe import Recipe
 
@@ -79,7 +81,8 @@ def training_step(
     gradient is not finite changes no parameter.
 
     Args:
-        model: in training mode, placed by `machine`.
+        model: in training mode, placed by `machine`; or what `share_out` made of it, and loss and correct are
+            those of the batch of all ranks.
         optimizer: of `build_optimizer`.
         batch: images and their labels.
         preprocessing: normalises the images, where they are not yet.
@@ -94,16 +97,23 @@ def training_step(
         group["lr"] = lr
     images = batch.images if batch.normalized else preprocessing.normalize(batch.images, machine.dtype)
     images = machine.arrange(images.to(machine.dtype))
+    ranks = shares(model)
+    # Gradients are averaged over the ranks, so that the sum of a rank's losses is divided by an even share.
+    even_share = batch.total / ranks
     losses, predictions = [], []
-    for rows in torch.arange(len(images)).tensor_split(min(recipe.accumulate, len(images))):
+    parts = torch.arange(len(images)).tensor_split(min(recipe.accumulate, len(images) // min(ranks, 2)))
+    for number, rows in enumerate(parts, 1):
         part = slice(int(rows[0]), int(rows[-1]) + 1)
-        with machine.autocast():
-            logits = model(images[part])
-        loss = _losses(logits.to(machine.dtype), batch, part, recipe, class_weights).sum() / len(images)
-        loss.backward()
+        with nullcontext() if number == len(parts) else without_exchange(model):
+            with machine.autocast():
+                logits = model(images[part])
+            own = _losses(logits.to(machine.dtype), batch, part, recipe, class_weights)
+            loss = own[: max(0, batch.own - part.start)].sum() / even_share
+            loss.backward()
         losses.append(loss.detach())
         predictions.append(logits.detach().argmax(1))
-    loss = torch.stack(losses).sum()
+    loss, correct = summed(model, torch.stack(losses).sum(), _count_correct(torch.cat(predictions), batch))
+    loss = loss / ranks
     finite = loss.isfinite()
     if recipe.clip_norm:
         finite &= _clip_gradients(model, recipe.clip_norm).isfinite()
@@ -113,8 +123,7 @@ def training_step(
     if check_layout:
         check_memory_layout(optimizer)
     optimizer.zero_grad(set_to_none=True)
-    loss = loss.where(finite, torch.nan)
-    return loss, _count_correct(torch.cat(predictions), batch)
+    return loss.where(finite, torch.nan), correct
 
 
 def balanced_weights(labels: Tensor, num_classes: int) -> Tensor:
@@ -146,10 +155,10 @@ def _losses(logits: Tensor, batch: Batch, part: slice, recipe: Recipe, class_wei
 
 
 def _count_correct(predictions: Tensor, batch: Batch) -> Tensor:
-    if batch.share is None or batch.other_labels is None:
-        return (predictions == batch.labels).sum()
-    own, other = (predictions == labels for labels in (batch.labels, batch.other_labels))
-    return (own * batch.share + other * (1 - batch.share)).sum()
+    right = predictions == batch.labels
+    if batch.share is not None and batch.other_labels is not None:
+        right = right * batch.share + (predictions == batch.other_labels) * (1 - batch.share)
+    return right[: batch.own].sum()
 
 
 def _clip_gradients(model: nn.Module, longest: float) -> Tensor:

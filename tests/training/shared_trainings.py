@@ -1,0 +1,198 @@
+"""What every process of the tests of distributed training runs; torchrun starts it with the name of a function."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from resnetlab.cli.main import main
+from resnetlab.core.errors import Interrupted, UserError
+from resnetlab.data.sources import load_data
+from resnetlab.data.store import ImageData
+from resnetlab.models.config import ResNetConfig
+from resnetlab.models.resnet import ResNet
+from resnetlab.training import fit as fitting
+from resnetlab.training import loop
+from resnetlab.training.fit import fit, resume
+from resnetlab.training.machine import Machine
+
+TINY = ResNetConfig(depths=(1, 1), widths=(4, 8), stem="cifar", shortcut="A", in_channels=1, num_classes=10)
+STEPS = 55  # five epochs of digits
+RANK = int(os.environ.get("RANK", "0"))
+STEP = loop.training_step
+SETTINGS: dict[str, Any] = {"epochs": 5, "lr": 0.5, "precision": "float64", "quiet": True}
+CURVES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "mixed": {"augment.mixup": 0.2, "label_smoothing": 0.1, "class_weights": "balanced", "clip_norm": 0.5},
+    "in parts": {"accumulate": 4, "average": 0.9},
+}
+SELECTED: dict[str, Any] = {**SETTINGS, "epochs": 6, "lr": 1.0, "average": 0.8, "keep": "best", "patience": 2}
+
+
+def frozen_norm() -> ResNet:
+    """A tiny network whose normalisation stays in evaluation mode, so that samples do not know of each other."""
+    torch.manual_seed(0)
+    model = ResNet(TINY)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eval().train = lambda mode=True, layer=layer: layer  # type: ignore[method-assign]
+    return model
+
+
+def few_digits() -> ImageData:
+    """34 training images: in batches of 32 the last one has two, one for each of two processes."""
+    data = load_data("digits")
+    train = data.splits["train"]
+    few = dataclasses.replace(train, images=train.images[:34], labels=train.labels[:34], index=train.index[:34])
+    return dataclasses.replace(data, splits={**data.splits, "train": few})
+
+
+def losses_of(train: Callable[[], Any]) -> list[float]:
+    """Returns the losses of all steps of a training."""
+    losses: list[float] = []
+
+    def noted(*args: Any, **settings: Any) -> tuple[Tensor, Tensor]:
+        loss, correct = STEP(*args, **settings)
+        losses.append(loss.item())
+        return loss, correct
+
+    loop.training_step = noted
+    train()
+    loop.training_step = STEP
+    return losses
+
+
+def at_step(number: int, act: Callable[[], Any]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Returns a training step before whose call of this number, from 1, something happens."""
+    taken = 0
+
+    def step(*args: Any, **settings: Any) -> tuple[Tensor, Tensor]:
+        nonlocal taken
+        taken += 1
+        if taken == number:
+            act()
+        return STEP(*args, **settings)
+
+    return step
+
+
+def digest(model: nn.Module) -> str:
+    """A digest of all parameters and buffers."""
+    joined = b"".join(value.numpy(force=True).tobytes() for value in model.state_dict().values())
+    return hashlib.sha256(joined).hexdigest()
+
+
+def suite(folder: Path) -> None:
+    """One thing after the other, since starting processes takes longest; what was found is in <rank>.json."""
+    digits = load_data("digits")
+    found: dict[str, Any] = {}
+
+    for name, changes in CURVES.items():
+        settings = {**SETTINGS, **changes}
+        found[f"curve {name}"] = losses_of(lambda: fit(frozen_norm(), digits, out=folder / name, **settings))  # noqa: B023
+    settings = {**SETTINGS, "batch_size": 32}
+    found["curve few"] = losses_of(lambda: fit(frozen_norm(), few_digits(), out=folder / "few", **settings))
+
+    # Batch normalisation of each process, running statistics, averages and the choice of the best epoch.
+    model = ResNet(TINY)
+    selected = fit(model, digits, out=folder / "selected", **SELECTED)
+    found["selected"] = digest(model)
+    found["selected, as saved"] = digest(model.float())
+    found["selected path"] = str(selected.path)
+
+    os.chdir(folder)
+    found["default folder"] = str(fit(TINY, digits, **{**SETTINGS, "epochs": 1}).path)
+
+    # In channels_last a fused optimiser needs gradients of the same layout, in every step.
+    def checked(model: nn.Module, optimizer: Any, batch: Any, **settings: Any) -> tuple[Tensor, Tensor]:
+        return STEP(model, optimizer, batch, **{**settings, "check_layout": True})
+
+    loop.training_step = checked
+    measured = fitting.choose_machine
+    machine = Machine(device="cpu", precision="float32", memory_format="channels_last", threads=1)
+    fitting.choose_machine = lambda *args, **named: machine
+    model = ResNet(dataclasses.replace(TINY, block="bottleneck"))
+    fit(model, digits, out=folder / "channels_last", epochs=1, accumulate=2, quiet=True)
+    fitting.choose_machine = measured
+    found["channels_last"] = [digest(model), model.layer1[0].conv2.weight.stride()]
+
+    # Images that are not finite, in this process only where it is the second.
+    def poisoned(model: nn.Module, optimizer: Any, batch: Any, **settings: Any) -> tuple[Tensor, Tensor]:
+        if batch.step == 2 and RANK == 1:
+            batch = dataclasses.replace(batch, images=torch.full(batch.images.shape, math.nan), normalized=True)
+        return STEP(model, optimizer, batch, **settings)
+
+    loop.training_step = poisoned
+    model = ResNet(TINY)
+    fit(model, digits, out=folder / "poisoned", **{**SETTINGS, "epochs": 1})
+    found["poisoned"] = digest(model)
+    loop.training_step = STEP
+
+    for name, asked in {
+        "small batch": {"batch_size": 3},
+        "accumulate": {"batch_size": 16, "accumulate": 5},
+        "sync_norm": {"sync_norm": True},
+        "used folder": {"out": folder / "plain"},
+        "on one": {"data": (lambda: load_data("digits" if RANK == 0 else "nowhere"))},
+        "other images": {"data": digits if RANK == 0 else load_data("digits", split_seed=1)},
+    }.items():
+        try:
+            fit(**{"model": TINY, "data": digits, "out": folder / "refused", **SETTINGS, **asked})
+        except UserError as error:
+            found[f"refused {name}"] = [type(error).__name__, str(error)]
+
+    # Two processes go on where one was interrupted.
+    fitting.ResNet = lambda config: frozen_norm()
+    found["begun alone"] = str(resume(folder / "begun alone", quiet=True).summary)
+    fitting.ResNet = ResNet
+
+    # A signal to the second process alone.
+    loop.training_step = at_step(13, lambda: RANK == 1 and os.kill(os.getpid(), signal.SIGTERM))
+    try:
+        fit(frozen_norm(), digits, out=folder / "stopped", **SETTINGS)
+    except Interrupted as stop:
+        found["stopped"] = [stop.signal_number, str(stop)]
+    loop.training_step = STEP
+    (folder / f"{RANK}.json").write_text(json.dumps(found))
+
+
+def killed(folder: Path) -> None:
+    """The second process is killed in the second epoch of a training by the command line."""
+
+    def kill() -> None:
+        (folder / "killed-at").write_text(str(time.time()))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if RANK == 1:
+        loop.training_step = at_step(15, kill)
+    main(["train", "digits", "--model", "resnet20", "--epochs", "2", "--precision", "float64",
+          "--out", str(folder / "run")])  # fmt: skip
+
+
+def resumed(folder: Path) -> None:
+    """Goes on by the command line."""
+    main(["train", "--resume", str(folder / "run")])
+
+
+def three(folder: Path) -> None:
+    """Three processes, and a last batch of two images: one of them has none."""
+    losses = losses_of(lambda: fit(frozen_norm(), few_digits(), out=folder / "run", **{**SETTINGS, "batch_size": 32}))
+    (folder / f"{RANK}.json").write_text(json.dumps(losses))
+
+
+if __name__ == "__main__":
+    place = Path(sys.argv[2])
+    (place / f"{RANK}.pid").write_text(str(os.getpid()))
+    globals()[sys.argv[1]](place)

@@ -1,0 +1,219 @@
+"""What each field of a recipe does to a training, and the named recipes."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tests.conftest import TINY
+
+import resnetlab
+from resnetlab.core.errors import UserError
+from resnetlab.core.runs import Run
+from resnetlab.data.augment import Augmentation
+from resnetlab.data.batches import Batch, training_batches
+from resnetlab.data.store import ImageData
+from resnetlab.models.resnet import ResNet
+from resnetlab.training import loop
+from resnetlab.training.average import WeightAverage
+from resnetlab.training.fit import fit
+from resnetlab.training.machine import Machine
+from resnetlab.training.recipe import Recipe
+from resnetlab.training.recipes import RECIPES, resolve_recipe
+from resnetlab.training.schedule import image_size, learning_rate
+from resnetlab.training.step import balanced_weights, build_optimizer, training_step
+from resnetlab.weights.tensors import read_tensors
+
+EXACT = Machine(device="cpu", precision="float64", memory_format="contiguous", threads=torch.get_num_threads())
+PLAIN = Augmentation(crop_padding=0.0, flip=False)
+
+
+def a_batch(data: ImageData, size: int = 32) -> Batch:
+    return next(training_batches(data.splits["train"], batch_size=size, policy=PLAIN, seed=0, epoch=0))
+
+
+def one_step(data: ImageData, recipe: Recipe, batch: Batch, **settings: object) -> tuple[ResNet, float]:
+    torch.manual_seed(0)
+    model = ResNet(TINY)
+    EXACT.place(model).train()
+    arguments = {"preprocessing": data.preprocessing, "recipe": recipe, "machine": EXACT, "lr": 0.1, **settings}
+    loss, _ = training_step(model, build_optimizer(model, recipe), batch, **arguments)
+    return model, loss.item()
+
+
+def test_the_rate_falls_at_milestones():
+    recipe = Recipe(lr=0.1, schedule="milestones", milestones=(0.5, 0.75), decay=0.1, epochs=182)
+    rates = [learning_rate(recipe, step, 64_000) for step in (0, 31_999, 32_000, 47_999, 48_000, 63_999)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+
+
+def test_the_rate_is_halved_every_third_epoch():
+    recipe = Recipe(lr=0.01, schedule="every", decay_epochs=3, decay=0.5, epochs=10)
+    by_epoch = [learning_rate(recipe, 7 * epoch + step, 70) for epoch in range(10) for step in (0, 6)]
+    assert by_epoch == pytest.approx([0.01] * 6 + [0.005] * 6 + [0.0025] * 6 + [0.00125] * 2)
+
+
+def test_the_rate_can_stay_or_rise_straight():
+    assert {learning_rate(Recipe(schedule="constant"), step, 10) for step in range(10)} == {0.1}
+    rates = [learning_rate(Recipe(schedule="cosine", warmup=0.5), step, 100) for step in range(100)]
+    assert rates[25] == pytest.approx((0.1 / 25 + 0.1) / 2)
+    assert rates[75] == pytest.approx(0.05)
+
+
+def test_images_grow_in_whole_multiples():
+    recipe = Recipe(epochs=10, start_size=0.5, grow_until=0.5)
+    assert [image_size(recipe, epoch, 128) for epoch in range(10)] == [64, 76, 88, 104, 116, 128, 128, 128, 128, 128]
+    assert [image_size(Recipe(), epoch, 27) for epoch in range(20)] == [27] * 20
+    assert image_size(Recipe(start_size=0.01), 0, 28) == 4
+
+
+def test_a_growing_training_sees_small_images_first(digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    sizes, step = [], loop.training_step
+
+    def seen(model: ResNet, optimizer: torch.optim.Optimizer, batch: Batch, **settings: object) -> object:
+        sizes.append(batch.images.shape[-1])
+        return step(model, optimizer, batch, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "training_step", seen)
+    fit(TINY, digits, out=tmp_path / "run", epochs=2, batch_size=1000, start_size=0.5, grow_until=1.0, quiet=True)
+    assert sizes == [4, 4, 8, 8]
+
+
+def test_parts_of_a_batch_add_up_to_its_gradient(digits: ImageData):
+    """Without normalisation, which sees a part at a time, accumulation changes nothing."""
+    batch = a_batch(digits, 33)
+    whole, parts = ResNet(TINY).double().eval(), ResNet(TINY).double().eval()
+    parts.load_state_dict(whole.state_dict())
+    losses = []
+    for model, accumulate in ((whole, 1), (parts, 4)):
+        recipe = Recipe(accumulate=accumulate, label_smoothing=0.1, weight_decay=0.0)
+        settings = {"preprocessing": digits.preprocessing, "recipe": recipe, "machine": EXACT, "lr": 0.1}
+        losses.append(training_step(model, build_optimizer(model, recipe), batch, **settings)[0].item())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-12)
+    for first, second in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(first, second, atol=1e-12, rtol=0)
+
+
+def test_balanced_classes_count_the_same_in_total():
+    labels = torch.tensor([0] * 6 + [1] * 3 + [2])
+    weights = balanced_weights(labels, 3)
+    totals = torch.stack([weights[labels[labels == label]].sum() for label in range(3)])
+    torch.testing.assert_close(totals, torch.full((3,), 10 / 3, dtype=torch.float64))
+    assert weights[labels].mean().item() == pytest.approx(1)
+
+
+def test_class_weights_weigh_the_loss(digits: ImageData):
+    batch, weights = a_batch(digits), torch.linspace(0.5, 2, 10, dtype=torch.float64)
+    torch.manual_seed(0)
+    model = ResNet(TINY).double().train()
+    logits = model(digits.preprocessing.normalize(batch.images, torch.float64))
+    expected = (F.cross_entropy(logits, batch.labels, reduction="none") * weights[batch.labels]).mean()
+    _, loss = one_step(digits, Recipe(), batch, class_weights=weights)
+    assert loss == pytest.approx(expected.item(), abs=1e-12)
+
+
+def test_decay_on_everything_moves_scales(digits: ImageData):
+    batch = a_batch(digits)
+    spared, _ = one_step(digits, Recipe(weight_decay=0.1, momentum=0.0, nesterov=False), batch)
+    decayed, _ = one_step(digits, Recipe(weight_decay=0.1, decay_all=True, momentum=0.0, nesterov=False), batch)
+    torch.testing.assert_close(decayed.bn1.weight, spared.bn1.weight - 0.1 * 0.1 * 1.0)
+
+
+def test_adamw_is_torchs(digits: ImageData):
+    recipe = Recipe(optimizer="adamw", momentum=0.8, weight_decay=0.1)
+    model, _ = one_step(digits, recipe, a_batch(digits))
+    optimizer = build_optimizer(model, recipe)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert optimizer.param_groups[0]["betas"] == (0.8, 0.999)
+
+
+def test_the_average_is_the_textbooks():
+    model = torch.nn.Linear(2, 1).double()
+    average = WeightAverage(model, 0.9)
+    expected = model.weight.detach().clone()
+    for step in range(1, 200):
+        with torch.no_grad():
+            model.weight.add_(torch.randn(1, 2, generator=torch.Generator().manual_seed(step), dtype=torch.float64))
+        keep = min(0.9, step / (step + 9))
+        expected = keep * expected + (1 - keep) * model.weight.detach()
+        average.update(step)
+    torch.testing.assert_close(average.weights["weight"], expected)
+    own = model.weight.detach().clone()
+    with average.in_place():
+        torch.testing.assert_close(model.weight.detach(), expected)
+    assert torch.equal(model.weight, own)
+
+
+def test_the_averaged_weights_are_validated_and_kept(digits: ImageData, tmp_path: Path):
+    run = fit(TINY, digits, out=tmp_path / "run", epochs=2, average=0.9, precision="float32", quiet=True)
+    tensors, _ = read_tensors(max(run.checkpoints.iterdir()))
+    kept = resnetlab.load(run)
+    assert torch.equal(kept.conv1.weight, tensors["average.conv1.weight"])
+    assert not torch.equal(kept.conv1.weight, tensors["model.conv1.weight"])
+    evaluation = resnetlab.evaluate(kept, digits, split="validation")
+    assert evaluation.summary["top1"] == run.history["val_top1"].iloc[-1]
+
+
+def test_training_ends_when_patience_does(
+    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    scores = iter([0.3, 0.5, 0.4, 0.5, 0.2, 0.9, 0.9])
+    row = loop._row
+    monkeypatch.setattr(loop, "_row", lambda *args, **kwargs: {**row(*args, **kwargs), "val_top1": next(scores)})
+    run = fit(TINY, digits, out=tmp_path / "run", epochs=7, patience=3, keep="best", batch_size=1000)
+    assert run.history["val_top1"].tolist() == [0.3, 0.5, 0.4, 0.5, 0.2]
+    assert "stopped after 5 of 7 epochs: none of the last 3 was better than epoch 2" in capfd.readouterr().err
+    best, last = (resnetlab.load(path).conv1.weight for path in (run.weights, run.last_weights))
+    assert not torch.equal(best, last)
+    tensors, _ = read_tensors(max(run.checkpoints.iterdir()))
+    assert torch.equal(best, tensors["best.conv1.weight"])
+    assert torch.equal(last, tensors["model.conv1.weight"])
+
+
+def test_patience_needs_a_validation_split(tmp_path: Path):
+    data = resnetlab.load_data("digits", validation_fraction=0.0)
+    with pytest.raises(UserError, match=r"patience=2 needs a validation split .*, and digits has none. Set patience=0"):
+        fit(TINY, data, out=tmp_path / "run", patience=2, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule": "linear"}, "unknown schedule 'linear'"),
+        ({"milestones": (0.5, 2)}, "milestones must be a finite number at least 0 and at most 1, got 2"),
+        ({"decay_epochs": 0}, "decay_epochs must be an integer of at least 1, got 0"),
+        ({"decay": 0}, "decay must be a finite number above 0 and at most 1, got 0"),
+        ({"accumulate": 0}, "accumulate must be an integer of at least 1, got 0"),
+        ({"accumulate": 65}, "batch_size=128 leaves less than two images for each of accumulate=65 parts"),
+        ({"start_size": 0}, "start_size must be a finite number above 0 and at most 1, got 0"),
+        ({"grow_until": 1.5}, "grow_until must be a finite number at least 0 and at most 1, got 1.5"),
+        ({"average": 1}, "average must be a finite number at least 0 and below 1, got 1"),
+        ({"patience": -1}, "patience must be an integer of at least 0, got -1"),
+        ({"class_weights": "heavy"}, "unknown class_weights 'heavy'"),
+        ({"decay_all": 1}, "decay_all must be true or false, got 1"),
+    ],
+)
+def test_values_out_of_range_are_refused(changes: dict, message: str):
+    with pytest.raises(UserError, match=message):
+        Recipe(**changes)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_named_recipes_survive_a_file_and_say_how_to_run_them(name: str):
+    recipe = resolve_recipe(name)
+    assert recipe.name == name
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    assert "resnetlab train" in (inspect.getdoc(RECIPES[name]) or "")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_named_recipes_train(name: str, digits: ImageData, tmp_path: Path):
+    """Each for one epoch of a tiny network, the write-ups' as they stand."""
+    limited = resnetlab.load_data("digits", limit=200)
+    run = fit(TINY, limited, recipe=name, out=tmp_path / "run", epochs=1, batch_size=64, quiet=True)
+    assert math.isfinite(run.history["train_loss"].iloc[0])
+    assert Run(run.path).settings["recipe"]["name"] == name
