@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 VENV := .venv
+# Tests run in so many processes at once, of one thread each.
+WORKERS ?= 2
 BIN := $(VENV)/bin
 ifndef DEMO_RUN
 DEMO_RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
@@ -21,7 +23,7 @@ demo: $(VENV)/.installed ## Train on the embedded digits, evaluate, and write th
 	@echo "Open $(DEMO_RUN)/report.html in a browser."
 
 test: $(VENV)/.installed-dev ## Run the tests
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.installed-dev ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow

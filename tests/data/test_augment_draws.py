@@ -245,6 +245,19 @@ def test_augmented_images_are_a_function_of_seed_epoch_and_step():
     assert not torch.equal(first, augment(images, positions, policy, Draws(1, 3, 3), size=16))
 
 
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_have_no_say(threads: int):
+    policy, (images, positions) = Augmentation(**FULL), (noise(12), np.arange(12))
+    own, made = torch.get_num_threads(), []
+    try:
+        for count in (1, threads):
+            torch.set_num_threads(count)
+            made.append(augment(images, positions, policy, Draws(1, 2, 3), size=16))
+    finally:
+        torch.set_num_threads(own)
+    assert torch.equal(*made)
+
+
 def test_an_unresolved_flip_is_refused_in_all_paths():
     for policy in (Augmentation(), Augmentation(rotation=10), Augmentation(policy="trivial")):
         with pytest.raises(ValueError, match=r'flip="auto" must be resolved before training'):
@@ -613,18 +626,21 @@ def test_all_ranks_together_make_the_batch_of_one_process(split: Split, ranks: i
             for rank in range(ranks):
                 part, own = parts[rank][step], slice(rank, None, ranks)
                 assert part.step == step
-                assert torch.equal(part.labels, batch.labels[own])
-                assert part.images.shape == batch.images[own].shape
-                if part.images.numel():
-                    assert (part.images.float() - batch.images[own].float()).abs().max() < 0.01
+                # Those that stand in where a share has less than two are other ranks', and count for nothing.
+                count = len(batch.labels[own])
+                assert (part.own, part.stand_ins) == (count, max(0, 2 - count) if ranks > 1 else 0)
+                assert torch.equal(part.labels[:count], batch.labels[own])
+                assert part.images[:count].shape == batch.images[own].shape
+                if count:
+                    assert (part.images[:count].float() - batch.images[own].float()).abs().max() < 0.01
                 if batch.share is None or batch.other_labels is None:
                     assert mixture == "none"
                     assert part.share is part.other_labels is None
                 else:
                     assert part.share is not None
                     assert part.other_labels is not None
-                    assert torch.equal(part.share, batch.share[own])
-                    assert torch.equal(part.other_labels, batch.other_labels[own])
+                    assert torch.equal(part.share[:count], batch.share[own])
+                    assert torch.equal(part.other_labels[:count], batch.other_labels[own])
 
 
 def test_a_mixed_batch_has_the_labels_and_shares_of_its_pixels():
