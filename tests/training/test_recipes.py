@@ -20,6 +20,7 @@ from resnetlab.data.store import ImageData
 from resnetlab.models.resnet import ResNet
 from resnetlab.training import loop
 from resnetlab.training.average import WeightAverage
+from resnetlab.training.checkpoint import Progress, restore_checkpoint, save_checkpoint
 from resnetlab.training.fit import fit
 from resnetlab.training.machine import Machine
 from resnetlab.training.recipe import Recipe
@@ -129,6 +130,22 @@ def test_adamw_is_torchs(digits: ImageData):
     optimizer = build_optimizer(model, recipe)
     assert isinstance(optimizer, torch.optim.AdamW)
     assert optimizer.param_groups[0]["betas"] == (0.8, 0.999)
+
+
+def test_adamw_goes_on_from_a_checkpoint_with_its_count_of_steps(digits: ImageData, tmp_path: Path):
+    recipe = Recipe(optimizer="adamw")
+    torch.manual_seed(0)
+    models = [EXACT.place(ResNet(TINY)).train() for _ in range(2)]
+    optimizers = [build_optimizer(model, recipe) for model in models]
+    settings = {"preprocessing": digits.preprocessing, "recipe": recipe, "machine": EXACT, "lr": 0.1}
+    for _ in range(3):
+        training_step(models[0], optimizers[0], a_batch(digits), **settings)
+    save_checkpoint(tmp_path, models[0], optimizers[0], Progress(), 3)
+    restore_checkpoint(tmp_path, models[1], optimizers[1])
+    for model, optimizer in zip(models, optimizers, strict=True):
+        training_step(model, optimizer, a_batch(digits), **settings)
+        assert optimizer.state[model.conv1.weight]["step"].item() == 4
+    assert torch.equal(models[0].conv1.weight, models[1].conv1.weight)
 
 
 def test_the_average_is_the_textbooks():

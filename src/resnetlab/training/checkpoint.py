@@ -142,8 +142,11 @@ def _restore(
     optimizer.state.clear()
     for parameter, name in _parameter_names(model, optimizer).items():
         for key, value in _with_prefix(tensors, f"optimizer.{name}.").items():
-            state = torch.empty_like(parameter, requires_grad=False, memory_format=torch.preserve_format)
-            optimizer.state[parameter][key] = state.copy_(value)
+            if value.shape == parameter.shape:
+                state = torch.empty_like(parameter, requires_grad=False, memory_format=torch.preserve_format)
+                optimizer.state[parameter][key] = state.copy_(value)
+            else:  # AdamW counts steps, where its fused kernel finds them
+                optimizer.state[parameter][key] = value.to(parameter.device)
     progress = from_mapping(Progress, description["progress"], "the checkpoint")
     progress.best_weights = _with_prefix(tensors, "best.")
     return progress
