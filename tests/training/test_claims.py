@@ -70,17 +70,14 @@ def test_a_folder_of_photos_trains(cli: Cli, tmp_path: Path, data_root: Path):
 
 
 @pytest.mark.slow
-def test_a_network_from_scratch_trains_on_fashion_mnist(cli: Cli, tmp_path: Path, data_root: Path):
+def test_a_network_from_scratch_trains_on_fashion_mnist(tmp_path: Path, data_root: Path):
     """The first write-up's job, one pass over 12,000 images: layers, loss and optimiser from scratch."""
-    out = tmp_path / "run"
-    arguments = ("--data-root", data_root, "--model", "scratch_resnet50", "--image-size", 96, "--limit", 12_000)
-    settings = ("--epochs", 1, "--batch-size", 32, "--lr", 0.025)
-    changes = ("clip_norm=0", "label_smoothing=0", "augment.crop_padding=0", "augment.flip=false")
-    scratch = ("optimizer=scratch_sgd", "loss=scratch_cross_entropy")
-    assigned = [word for change in (*changes, *scratch) for word in ("--set", change)]
-    code, _, err = cli("train", "fashion_mnist", *arguments, *settings, *assigned, "--out", out)
-    assert code == 0, err
-    run = Run(out)
+    sizes = {"image_size": 96, "limit": 12_000, "validation_fraction": 0.01}
+    data = resnetlab.load_data("fashion_mnist", data_root=data_root, **sizes)
+    settings = {"epochs": 1, "batch_size": 32, "lr": 0.025, "clip_norm": 0, "label_smoothing": 0}
+    settings |= {"augment.crop_padding": 0, "augment.flip": False}
+    scratch = {"optimizer": "scratch_sgd", "loss": "scratch_cross_entropy"}
+    run = fit("scratch_resnet50", data, out=tmp_path / "run", quiet=True, **settings, **scratch)
     assert run.settings["model"]["config"]["parts"] == "scratch"
     assert run.settings["data"]["counts"]["train"] == 12_000
     assert run.summary is not None
