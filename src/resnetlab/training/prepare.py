@@ -64,9 +64,12 @@ def network_for(model: str | ResNetConfig | ResNet, data: ImageData, seed: int, 
 
 def recipe_for(recipe: Recipe, data: ImageData) -> Recipe:
     """Resolves what the data decide, and refuses what they do not allow."""
-    for asked, instead in ((recipe.keep == "best", 'keep="final"'), (recipe.patience > 0, "patience=0")):
+    needs = {
+        'keep="best"': (recipe.keep == "best", 'keep="final"'),
+        f"patience={recipe.patience}": (recipe.patience > 0, "patience=0"),
+    }
+    for what, (asked, instead) in needs.items():
         if asked and "validation" not in data.splits:
-            what = 'keep="best"' if recipe.keep == "best" else f"patience={recipe.patience}"
             raise UserError(
                 f"{what} needs a validation split to tell the best, and {data.name} has none. "
                 f"Set {instead}, or load the data with validation_fraction above 0."
