@@ -112,6 +112,8 @@ def test_a_deepened_network_trained_on_is_not_worse(preactivation: bool, tmp_pat
         shallow.append(run.summary["top1"])
         deeper.append(again.summary["top1"])
     accuracy = statistics.median(shallow)
-    noise = (2 * accuracy * (1 - accuracy) / 360) ** 0.5
+    # One more right and one more wrong: a network without a mistake among 360 images is not one without noise.
+    expected = (360 * accuracy + 1) / 362
+    noise = (2 * expected * (1 - expected) / 360) ** 0.5
     sys.stdout.write(f"shallow {shallow}, deepened and trained on {deeper}, noise {noise:.4f}\n")
     assert statistics.median(deeper) >= accuracy - noise
