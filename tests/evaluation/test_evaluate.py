@@ -199,3 +199,18 @@ def test_images_made_square_in_another_way_are_refused(image_folder: Path, tmp_p
     squashed = resnetlab.load_data(image_folder, image_size=16, fit="squash")
     with pytest.raises(UserError, match=r"made square by fit='crop', and photos has fit='squash'\. Load it"):
         resnetlab.evaluate(run, squashed)
+
+
+def test_mirror_images_are_measured_apart(digits_run: Run, digits: ImageData):
+    model = resnetlab.load(digits_run)
+    plain, both = resnetlab.evaluate(model, digits), resnetlab.evaluate(model, digits, mirrored=True)
+    assert {key: both.summary[key] for key in plain.summary} == plain.summary
+    pd.testing.assert_frame_equal(both.per_image, plain.per_image)
+    assert model.preprocessing is not None
+    split = digits.split("test")
+    mean = (answer(model, images, model.preprocessing).logits for images in (split.images, split.images.flip(-1)))
+    expected = overall(sum(mean) / 2, split.labels)
+    assert both.summary["mirrored_top1"] == expected["top1"]
+    assert both.summary["mirrored_loss"] == pytest.approx(expected["loss"], rel=1e-6)
+    assert "with each image's mirror image too: top-1" in str(both)
+    assert "mirror" not in str(plain)

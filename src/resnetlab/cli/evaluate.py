@@ -19,6 +19,9 @@ def command(
     data_root: DataRoot = None,
     device: Device = "auto",
     skip_unreadable: SkipUnreadable = False,
+    mirrored: Annotated[
+        bool, typer.Option("--mirrored", help="Tell in addition the accuracy of looking at mirror images too.")
+    ] = False,
 ) -> None:
     """Measure a trained network and write the tables into its run folder."""
     from rich.console import Console
@@ -28,7 +31,13 @@ def command(
 
     opened = Run(run)
     evaluation = evaluate(
-        opened, data, split=split, device=device, data_root=data_root, skip_unreadable=skip_unreadable
+        opened,
+        data,
+        split=split,
+        device=device,
+        data_root=data_root,
+        skip_unreadable=skip_unreadable,
+        mirrored=mirrored,
     )
     Console().print(evaluation)
     notice(f"tables  {evaluation.folder}")

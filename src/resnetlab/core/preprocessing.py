@@ -11,7 +11,7 @@ from torch import Tensor
 
 from resnetlab.core.checks import check_choice, check_integer, check_number, set_checked
 from resnetlab.core.errors import UserError
-from resnetlab.core.resize import FITS, fit_to_square
+from resnetlab.core.resize import FITS, INTERPOLATIONS, fit_to_square
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,8 @@ class Preprocessing:
         mean: mean of the training images by channel, of values in [0, 1].
         std: standard deviation of the training images by channel, of values in [0, 1].
         fit: how an image becomes a square: "crop" to its centre, or "squash".
+        interpolation: how it is resized, "bilinear" or "bicubic".
+        crop_share: height and width of the part of the square, at its centre, that the network sees.
     """
 
     image_size: int
@@ -31,6 +33,8 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fit: str = "crop"
+    interpolation: str = "bilinear"
+    crop_share: float = 1.0
 
     def __post_init__(self) -> None:
         set_checked(self, image_size=check_integer("image_size", self.image_size, 1))
@@ -43,10 +47,20 @@ class Preprocessing:
         if min(self.std) == 0:
             raise UserError("std must be above 0 in every channel.")
         check_choice("fit", self.fit, FITS)
+        check_choice("interpolation", self.interpolation, INTERPOLATIONS)
+        set_checked(self, crop_share=check_number("crop_share", self.crop_share, 0, 1, above=True))
+
+    def square(self, pixels: np.ndarray) -> np.ndarray:
+        """Returns one image, uint8 (H, W, C), as the square that the network sees; see `fit_to_square`."""
+        return fit_to_square(
+            pixels, self.image_size, self.fit, interpolation=self.interpolation, crop_share=self.crop_share
+        )
 
     def squares(self, images: Tensor) -> Tensor:
-        """Returns uint8 images (N, C, H, W) as squares of the network's size; see `fit_to_square`."""
-        return to_squares(images, self.image_size, self.fit)
+        """Returns uint8 images (N, C, H, W) as such squares."""
+        if self.crop_share == 1 and images.shape[2:] == (self.image_size, self.image_size):
+            return images
+        return torch.stack([to_tensor(self.square(to_array(image))) for image in images])
 
     def normalize(self, images: Tensor, dtype: torch.dtype = torch.float32, *, out: Tensor | None = None) -> Tensor:
         """Returns (value / 255 - mean) / std of images (..., C, H, W), values 0 to 255, in `dtype` or `out`."""

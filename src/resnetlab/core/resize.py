@@ -13,21 +13,30 @@ FITS = ("crop", "squash")
 """How an image that is no square becomes one: cut to its centre, or squashed."""
 
 
-def fit_to_square(pixels: np.ndarray, size: int, fit: str = "crop") -> np.ndarray:
-    """Returns an image of `size` by `size` pixels.
+INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+"""The curve through the pixels; each is antialiased when it shrinks."""
 
-    Bilinear, with antialiasing when it shrinks.
+
+def fit_to_square(
+    pixels: np.ndarray, size: int, fit: str = "crop", *, interpolation: str = "bilinear", crop_share: float = 1.0
+) -> np.ndarray:
+    """Returns an image of `size` by `size` pixels.
 
     Args:
         pixels: uint8 (H, W, C).
         size: in pixels.
         fit: "crop" takes the largest square at the centre, "squash" all of the image.
+        interpolation: a name in `INTERPOLATIONS`.
+        crop_share: height and width of the part of that square, at its centre, that is shown: 224 / 256 is what
+            evaluation on ImageNet calls "resize to 256, crop to 224".
     """
     height, width = pixels.shape[:2]
     top, left, rows, columns = square_window(height, width, fit)
-    if (rows, columns) == (size, size):
+    if (rows, columns) == (size, size) and crop_share == 1:
         return np.ascontiguousarray(pixels[top : top + rows, left : left + columns])
-    return _resize(pixels, (size, size), (left, top, left + columns, top + rows))
+    down, across = rows * (1 - crop_share) / 2, columns * (1 - crop_share) / 2
+    box = (left + across, top + down, left + columns - across, top + rows - down)
+    return _resize(pixels, (size, size), box, interpolation)
 
 
 def square_window(height: int, width: int, fit: str) -> tuple[int, int, int, int]:
@@ -53,12 +62,16 @@ def shrink(pixels: np.ndarray, shorter: int) -> np.ndarray:
     return _resize(pixels, (new_width, new_height), (0, 0, width, height))
 
 
-def _resize(pixels: np.ndarray, size: tuple[int, int], box: tuple[int, int, int, int]) -> np.ndarray:
-    channels = pixels.shape[2]
+def _resize(
+    pixels: np.ndarray,
+    size: tuple[int, int],
+    box: tuple[float, float, float, float],
+    interpolation: str = "bilinear",
+) -> np.ndarray:
+    curve, channels = INTERPOLATIONS[interpolation], pixels.shape[2]
     if channels == 3:
-        return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, box))
+        return np.asarray(Image.fromarray(pixels).resize(size, curve, box))
     planes = [
-        np.asarray(Image.fromarray(pixels[:, :, channel]).resize(size, Image.Resampling.BILINEAR, box))
-        for channel in range(channels)
+        np.asarray(Image.fromarray(pixels[:, :, channel]).resize(size, curve, box)) for channel in range(channels)
     ]
     return np.stack(planes, axis=2)

@@ -37,7 +37,8 @@ class Evaluation:
     """Figures and tables of one network on one split.
 
     Attributes:
-        summary: split, n, top1, top5 (0 to 1), loss.
+        summary: split, n, top1, top5 (0 to 1), loss; and where asked for mirrored_top1, mirrored_top5 and
+            mirrored_loss, those of the mean of the logits of each image and its mirror image.
         per_class: a row a class: class, support, precision, recall, f1.
         per_image: a row an image: index, path where it has one, label, prediction, confidence, loss.
         embeddings: a row an image: index, label, values.
@@ -68,6 +69,11 @@ class Evaluation:
             f"{summary['split']}: top-1 {summary['top1']:.2%}, {top5}"
             f"loss {summary['loss']:.4f}, {summary['n']:,} images"
         )
+        if "mirrored_top1" in summary:
+            yield (
+                f"with each image's mirror image too: top-1 {summary['mirrored_top1']:.2%}, "
+                f"loss {summary['mirrored_loss']:.4f}"
+            )
         table, shown = Table(), self.per_class
         if len(shown) > _SHOWN_CLASSES:
             table.title = f"the {_SHOWN_CLASSES} classes with the lowest F1, of {len(shown)}"
@@ -94,6 +100,7 @@ def evaluate(
     device: str = "auto",
     data_root: str | Path | None = None,
     skip_unreadable: bool = False,
+    mirrored: bool = False,
 ) -> Evaluation:
     """Evaluates a network in float32, and writes the tables where the subject is a run.
 
@@ -108,6 +115,8 @@ def evaluate(
         device: "auto", or a device of torch; a network is evaluated on the device that it is on.
         data_root: where the data sets are now, if they have moved.
         skip_unreadable: leave unreadable files of other images out with a warning instead of raising.
+        mirrored: measure in addition, under names of their own, what the network says when it may look at each
+            image and its mirror image (test-time augmentation). Everything else stays as without.
 
     Raises:
         UserError: no data, other classes than the network's, or a network never trained on data.
@@ -127,7 +136,7 @@ def evaluate(
         data = _own_or_whole(data, run, model, data_root, skip_unreadable)
     elif not isinstance(data, ImageData):
         data = _whole(data, model, data_root, skip_unreadable)
-    evaluation = evaluate_split(model, data, split)
+    evaluation = evaluate_split(model, data, split, mirrored=mirrored)
     if run is not None:
         if data.fingerprint != run.settings["data"]["fingerprint"]:
             # A name that is a split's would take the place of that split of the run's own.
@@ -138,7 +147,12 @@ def evaluate(
 
 
 def evaluate_split(
-    model: ResNet, data: ImageData, split: str | None = None, *, answers: Answers | None = None
+    model: ResNet,
+    data: ImageData,
+    split: str | None = None,
+    *,
+    answers: Answers | None = None,
+    mirrored: bool = False,
 ) -> Evaluation:
     """Evaluates a trained network on one split of loaded data, by its answers if they are there; see `evaluate`."""
     preprocessing, class_names = trained_on(model)
@@ -148,8 +162,12 @@ def evaluate_split(
     answers = answers or answer_split(model, data, name, preprocessing)
     order = torch.tensor([class_names.index(label) for label in data.class_names])
     labels = order[chosen.labels]
+    summary = {"split": name, **overall(answers.logits, labels)}
+    if mirrored:
+        both = (answers.logits + answer_split(model, data, name, preprocessing, mirrored=True).logits) / 2
+        summary |= {f"mirrored_{key}": value for key, value in overall(both, labels).items() if key != "n"}
     return Evaluation(
-        summary={"split": name, **overall(answers.logits, labels)},
+        summary=summary,
         per_class=by_class(answers.logits.argmax(1), labels, class_names),
         per_image=by_image(answers.logits, labels, chosen.index, class_names, chosen.paths),
         embeddings=embedding_frame(answers.embeddings, labels, chosen.index, class_names),

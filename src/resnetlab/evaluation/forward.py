@@ -50,7 +50,14 @@ def answer(model: ResNet, images: Tensor, preprocessing: Preprocessing) -> Answe
 
 
 def answer_split(
-    model: ResNet, data: ImageData, split: str, preprocessing: Preprocessing, *, rank: int = 0, ranks: int = 1
+    model: ResNet,
+    data: ImageData,
+    split: str,
+    preprocessing: Preprocessing,
+    *,
+    rank: int = 0,
+    ranks: int = 1,
+    mirrored: bool = False,
 ) -> Answers:
     """Returns logits and embeddings of all images of a split, a batch at a time; see `answer`.
 
@@ -62,10 +69,12 @@ def answer_split(
         rank: which of `ranks` processes this is: each answers its share of the batches, one after the other, and
             the answers of all, joined in the order of the ranks, are those of one process.
         ranks: number of processes.
+        mirrored: answer the images' mirror images, left for right.
     """
     parts = torch.arange(len(data.split(split))).split(_batch_size(model, data.image_size))
     parts = parts[rank * len(parts) // ranks : (rank + 1) * len(parts) // ranks]
-    return _answer(model, (data.squares(split, part) for part in parts), preprocessing)
+    batches = (data.squares(split, part) for part in parts)
+    return _answer(model, (batch.flip(-1) for batch in batches) if mirrored else batches, preprocessing)
 
 
 def _batch_size(model: ResNet, image_size: int) -> int:

@@ -15,7 +15,6 @@ from resnetlab.core.devices import resolve_device
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import printable
 from resnetlab.core.preprocessing import to_tensor
-from resnetlab.core.resize import fit_to_square
 from resnetlab.core.runs import Run
 from resnetlab.data.reader import UnreadableImageError, decode_image, describe_failures
 from resnetlab.data.reading import map_files
@@ -73,8 +72,7 @@ def predict(
         raise UserError(f"there are no images below {named}. Give image files, or folders that hold some.")
 
     def read(path: Path) -> Tensor:
-        pixels = decode_image(path, preprocessing.channels)
-        return to_tensor(fit_to_square(pixels, preprocessing.image_size, preprocessing.fit))
+        return to_tensor(preprocessing.square(decode_image(path, preprocessing.channels)))
 
     frames: list[pd.DataFrame] = []
     failures: list[UnreadableImageError] = []
