@@ -79,6 +79,14 @@ def data_root() -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def gluon_files(data_root: Path) -> Path:
+    """The folder of files that MXNet wrote."""
+    if not (data_root / "gluon").is_dir():
+        pytest.skip(f"no files of MXNet: {data_root / 'gluon'} is absent")
+    return data_root / "gluon"
+
+
 @pytest.fixture
 def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple]]:
     """Runs the program in this process and returns (exit code, standard output, standard error)."""
