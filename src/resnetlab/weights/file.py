@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.runs import Run
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet, check_network
-from resnetlab.weights.tensors import DamagedFileError, read_tensors, write_tensors
+from resnetlab.weights.foreign import check_finite_weights
+from resnetlab.weights.tensors import DamagedFileError, read_tensors, refuse_damage, write_tensors
 
 SCHEMA_VERSION = 1
 
@@ -56,24 +58,54 @@ def load(source: str | Path | Run) -> ResNet:
         source: `model.safetensors`, or the run folder that holds it.
 
     Raises:
-        UserError: there is no such file, it is damaged, or a newer version wrote it.
+        UserError: there is no such file, it is damaged, a newer version wrote it, or it holds NaN or infinite
+            weights.
     """
-    path = _weights_path(source)
+    path = weights_path(source)
     tensors, description = read_tensors(path)
-    check_schema(path, description.get("schema"), SCHEMA_VERSION)
-    if "config" not in description:
-        raise DamagedFileError(f"{path} is a checkpoint or another file of tensors, not a network.")
-    with torch.device("meta"):
-        model = ResNet(from_mapping(ResNetConfig, description["config"], f"the config in {path}"))
-    model.load_state_dict(tensors, strict=True, assign=True)
-    if (names := description["class_names"]) is not None:
-        model.class_names = tuple(names)
-    if (preprocessing := description["preprocessing"]) is not None:
-        model.preprocessing = from_mapping(Preprocessing, preprocessing, f"the preprocessing in {path}")
+    told = described(path, description)
+    with refuse_damage(path, "a network"):
+        check_finite_weights(tensors, path)
+        if sum(told.config.depths) > len(tensors):  # or building them would take whatever time a file asks for
+            raise ValueError(f"it tells of {sum(told.config.depths)} blocks and has {len(tensors)} tensors")
+        with torch.device("meta"):
+            model = ResNet(told.config)
+        model.load_state_dict(tensors, strict=True, assign=True)
+    model.class_names, model.preprocessing = told.class_names, told.preprocessing
     return model.float().requires_grad_(True).eval()
 
 
-def _weights_path(source: str | Path | Run) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """What the header of a file of ours says of its network; the last two are None where they are not known."""
+
+    config: ResNetConfig
+    class_names: tuple[str, ...] | None
+    preprocessing: Preprocessing | None
+
+
+def described(path: Path, description: Mapping[str, Any]) -> Described:
+    """Returns what a header says, checked.
+
+    Raises:
+        UserError: it is of no network, or a newer version wrote it.
+    """
+    check_schema(path, description.get("schema"), SCHEMA_VERSION)
+    if "config" not in description:
+        raise DamagedFileError(f"{path} is a checkpoint or another file of tensors, not a network.")
+    with refuse_damage(path, "the description of a network"):  # JSON of other types than were written
+        names, preprocessing = description["class_names"], description["preprocessing"]
+        if preprocessing is not None:
+            preprocessing = from_mapping(Preprocessing, preprocessing, f"the preprocessing in {path}")
+        return Described(
+            config=from_mapping(ResNetConfig, description["config"], f"the config in {path}"),
+            class_names=None if names is None else tuple(names),
+            preprocessing=preprocessing,
+        )
+
+
+def weights_path(source: str | Path | Run) -> Path:
+    """Returns the file of weights that a path or a run means; `UserError` where there is none."""
     if not isinstance(source, (str, Path, Run)):
         raise UserError(f"expected a weights file or a run folder, got {source!r}.")
     run = source if isinstance(source, Run) else None

@@ -7,23 +7,52 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from resnetlab.core.errors import UserError
-from resnetlab.core.files import atomic
+from resnetlab.core.files import atomic, printable
 
 _KEY = "resnetlab"
+_DTYPES = {
+    **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"},
+    **{f"{kind}{bits}": f"{name}{bits}" for kind, name in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)},
+}
+"""torch's names for safetensors' types; what is not here keeps its own."""
 
 
 class DamagedFileError(UserError):
     """A file of tensors that is truncated, altered, or none of ours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorInfo:
+    """What a file says of one tensor; `dtype` is "float32" and the like, as torch calls it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """The header of a safetensors file.
+
+    Attributes:
+        tensors: in the order of their names.
+        metadata: the free part of the header.
+    """
+
+    tensors: tuple[TensorInfo, ...]
+    metadata: Mapping[str, str]
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
@@ -43,22 +72,64 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         DamagedFileError: the file is truncated or altered, or was not written by `write_tensors`.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get(_KEY)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
-    except (SafetensorError, OSError) as error:
-        raise DamagedFileError(f"{path} cannot be read as safetensors: {error}.") from error
-    if header is None:
+    tensors, metadata = read_safetensors(path)
+    if not is_ours(metadata):
         raise DamagedFileError(f"{path} holds tensors but no description by resnetlab; it is another program's.")
-    try:
-        description = json.loads(header)
-        digest = description.pop("digest", None)
-    except (ValueError, AttributeError) as error:
-        raise DamagedFileError(f"{path} is damaged: its description cannot be read. Use another copy.") from error
-    if digest != digest_of(tensors, description):
+    description, digest = read_description(path, metadata)
+    if not matches_digest(path, tensors, description, digest):
         raise DamagedFileError(f"{path} is damaged: its content does not match its digest. Use another copy.")
     return tensors, description
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Returns the tensors of any program's safetensors file, and the free part of its header.
+
+    Raises:
+        DamagedFileError: the file is truncated, or its header is not one of safetensors.
+    """
+    with refuse_damage(path, "safetensors"), safe_open(path, framework="pt") as file:
+        _refuse_doubles(path)
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118, not a dict
+
+
+def read_header(path: Path) -> Header:
+    """Returns what the header of any program's safetensors file says; no tensor is loaded.
+
+    Raises:
+        DamagedFileError: the file is truncated, or its header is not one of safetensors.
+    """
+    with refuse_damage(path, "safetensors"), safe_open(path, framework="pt") as file:
+        _refuse_doubles(path)
+        tensors = []
+        for name in sorted(file.keys()):
+            part = file.get_slice(name)
+            dtype = str(part.get_dtype())
+            tensors.append(TensorInfo(name=name, dtype=_DTYPES.get(dtype, dtype), shape=tuple(part.get_shape())))
+        return Header(tensors=tuple(tensors), metadata=file.metadata() or {})
+
+
+def is_safetensors(head: bytes) -> bool:
+    """Whether a file that begins so is a safetensors file: eight bytes of length, then a header in JSON."""
+    return head[8:9] == b"{"
+
+
+def is_ours(metadata: Mapping[str, str]) -> bool:
+    """Whether the header of a file has a description by `write_tensors`."""
+    return _KEY in metadata
+
+
+def read_description(path: Path, metadata: Mapping[str, str]) -> tuple[dict[str, Any], Any]:
+    """Returns the description in a header of ours, and the digest that was written with it.
+
+    Raises:
+        DamagedFileError: it is not the JSON that `write_tensors` writes.
+    """
+    try:
+        description = json.loads(metadata[_KEY])
+        digest = description.pop("digest", None)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:  # TypeError: a list's pop
+        raise DamagedFileError(f"{path} is damaged: its description cannot be read. Use another copy.") from error
+    return description, digest
 
 
 def digest_of(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
@@ -72,3 +143,42 @@ def digest_of(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> 
         digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def matches_digest(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any], digest: Any) -> bool:
+    """Whether what was read of a file of ours is what its digest was made of."""
+    with refuse_damage(path, "a file of resnetlab"):  # a description may be nested deeper than JSON can be written
+        return digest == digest_of(tensors, description)
+
+
+def shown(text: str) -> str:
+    """Returns text out of a file as every terminal takes it; see `printable`."""
+    return printable(text.encode("utf-8", "backslashreplace").decode())
+
+
+@contextmanager
+def refuse_damage(path: Path, form: str) -> Iterator[None]:
+    """Turns whatever a reader raises on damaged data into one error."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # TypeError, MemoryError, RecursionError, ...: readers raise anything
+        reason = " ".join(str(error).split())[:300].rstrip(" .:") or type(error).__name__
+        raise DamagedFileError(
+            f"{printable(path)} cannot be read as {form}: {shown(reason)}. It is damaged or another kind of file; "
+            "use another copy."
+        ) from error
+
+
+def _refuse_doubles(path: Path) -> None:
+    """Raises `ValueError` where a header names a tensor twice, of which safetensors would take the last."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = dict(pairs)
+        if len(names) < len(pairs):
+            raise ValueError("its header has the same name twice")
+        return names
+
+    with path.open("rb") as file:  # its length is already known to be in bounds
+        json.loads(file.read(int.from_bytes(file.read(8), "little")), object_pairs_hook=unique)

@@ -1,0 +1,208 @@
+"""Files of weights of any program that we know, told by their content, and what of them is tensors of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from resnetlab.core.errors import UserError
+from resnetlab.core.files import printable
+from resnetlab.weights.params import is_params, read_params
+from resnetlab.weights.pickled import is_pickled, read_pickled
+from resnetlab.weights.tensors import (
+    DamagedFileError,
+    is_ours,
+    is_safetensors,
+    read_header,
+    read_safetensors,
+    read_tensors,
+)
+
+_NESTS = ("state_dict", "model_state_dict", "model", "net", "state_dict_ema", "model_ema")
+"""Under which keys training scripts keep their tensors; those of the training itself come before its averages."""
+_DEEPEST_NEST = 2
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "net.")
+"""Before all names: of DataParallel, of torch.compile, and of a module that has the network as its attribute."""
+_MOST_WRAPPERS = 8
+_DTYPES = frozenset(
+    {
+        *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool),
+        *(torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+    }
+)
+_MOST_SHARING = 4  # names of the same memory, on average
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignWeights:
+    """The tensors of a file.
+
+    Attributes:
+        tensors: dense, on the CPU, of the file's types, by its names without what wrappers put before them.
+        description: the header of a file of ours, else None.
+        form: "safetensors", "torch" or "gluon".
+        nesting: what was unwrapped, such as "'state_dict', names without 'module.'"; empty where nothing was.
+        ignored: what else the file holds, such as "epoch" and "optimizer".
+    """
+
+    tensors: dict[str, Tensor]
+    description: dict[str, Any] | None = None
+    form: str
+    nesting: str = ""
+    ignored: tuple[str, ...] = ()
+
+
+def read_weights_file(path: str | Path) -> ForeignWeights:
+    """Reads a file of weights, whatever it is called; nothing in it is executed.
+
+    Args:
+        path: a safetensors file, a checkpoint of `torch.save`, or Gluon's `.params`.
+
+    Raises:
+        DamagedFileError: the file is of none of these forms, truncated or altered.
+        UserError: there is no such file, or it holds no weights, or more than weights that can be read safely.
+    """
+    path = Path(path)
+    head = read_head(path)
+    if is_safetensors(head):
+        return _read_safetensors(path)
+    if is_params(head):
+        return ForeignWeights(tensors=_check_tensors(path, read_params(path)), form="gluon")
+    if is_pickled(head):
+        return _read_checkpoint(path)
+    problem = "is empty" if not head else "is no file of weights, whatever it is called"
+    raise DamagedFileError(
+        f"{printable(path)} {problem}. Safetensors files, checkpoints of torch.save and Gluon's .params are read; "
+        "unpack an archive first, and fetch a damaged file again."
+    )
+
+
+def read_head(path: Path) -> bytes:
+    """Returns how a file begins; `UserError` where there is none."""
+    try:
+        if path.is_dir():
+            raise UserError(f"{printable(path)} is a folder, and a file of weights is wanted. Name the file in it.")
+        if not path.is_file():
+            raise UserError(f"there is no file {printable(path)}. Give a file of weights.")
+        with path.open("rb") as file:
+            return file.read(512)
+    except OSError as error:
+        raise UserError(f"{printable(path)} cannot be read: {error.strerror}. See to its permissions.") from error
+
+
+def check_finite_weights(tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Raises `UserError` where tensors of a file hold NaN or infinite values: what came of them would mean nothing."""
+    counts = {name: value.numel() - int(value.isfinite().sum()) for name, value in tensors.items()}
+    if bad := {name: count for name, count in counts.items() if count}:
+        listed = [f"{name[:80]!r} ({count:,} of {tensors[name].numel():,})" for name, count in bad.items()]
+        more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
+        raise UserError(
+            f"{printable(path)} holds NaN or infinite values in {len(bad)} of its {len(tensors)} tensors: "
+            f"{', '.join(listed[:5])}{more}. Its training has diverged, or the file was converted wrongly: use weights "
+            "from before that."
+        )
+
+
+def _read_safetensors(path: Path) -> ForeignWeights:
+    if is_ours(read_header(path).metadata):
+        tensors, description = read_tensors(path)
+        return ForeignWeights(tensors=_check_tensors(path, tensors), description=description, form="safetensors")
+    tensors, prefix = _without_wrappers(read_safetensors(path)[0])
+    return ForeignWeights(tensors=_check_tensors(path, tensors), form="safetensors", nesting=_nesting((), prefix))
+
+
+def _read_checkpoint(path: Path) -> ForeignWeights:
+    content = read_pickled(path)
+    keys = _way_to_tensors(content)
+    if keys is None:
+        raise UserError(
+            f"{printable(path)} holds no weights: it is {_holds(content)}. Expected a dict of named tensors, or one "
+            f"that has such a dict under one of {', '.join(map(repr, _NESTS))}."
+        )
+    ignored: list[str] = []
+    for depth, key in enumerate(keys):
+        ignored += [".".join([*keys[:depth], _key(other)]) for other, _ in _items(content) if other != key]
+        content = dict(_items(content))[key]
+    named = {key: value for key, value in _items(content) if isinstance(key, str) and isinstance(value, Tensor)}
+    ignored += [".".join([*keys, _key(key)]) for key, _ in _items(content) if key not in named]
+    tensors, prefix = _without_wrappers(named)
+    return ForeignWeights(
+        tensors=_check_tensors(path, tensors),
+        form="torch",
+        nesting=_nesting(keys, prefix),
+        ignored=tuple(ignored),
+    )
+
+
+def _way_to_tensors(content: Any, depth: int = 0) -> tuple[str, ...] | None:
+    """Returns the keys that lead to a dict of tensors, or None where none does."""
+    if not isinstance(content, dict):
+        return None
+    entries = dict(_items(content))
+    for key in _NESTS if depth < _DEEPEST_NEST else ():
+        below = _way_to_tensors(entries.get(key), depth + 1)
+        if below is not None:
+            return (key, *below)
+    return () if any(isinstance(value, Tensor) for value in entries.values()) else None
+
+
+def _items(content: dict) -> Iterable[tuple[Any, Any]]:
+    """Returns the entries of a dict out of a pickle, which may have given it an attribute called `items`."""
+    return dict.items(content)
+
+
+def _without_wrappers(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Returns tensors without what wrappers put before all of their names, and that."""
+    prefix = ""
+    for _ in range(_MOST_WRAPPERS):
+        for wrapper in _WRAPPERS:
+            longer = prefix + wrapper
+            if tensors and all(name.startswith(longer) and name != longer for name in tensors):
+                prefix = longer
+                break
+    return {name.removeprefix(prefix): value for name, value in tensors.items()}, prefix
+
+
+def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    if not tensors:
+        raise UserError(f"{printable(path)} holds no tensors. Give a file of weights.")
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in _DTYPES:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise UserError(
+                f"{printable(path)}: its tensor {name[:80]!r} is of type {kind} and of layout {tensor.layout}, and a "
+                "network's weights are dense floats of 16 to 64 bits, or integers. Save it so in the program that "
+                "wrote it."
+            )
+    claimed, size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()), path.stat().st_size
+    if claimed > _MOST_SHARING * size:
+        raise DamagedFileError(
+            f"{printable(path)} has tensors of {claimed:,} bytes in a file of {size:,} bytes. It is damaged, or made "
+            "to fill the memory; use another copy."
+        )
+    return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+def _nesting(keys: tuple[str, ...], prefix: str) -> str:
+    inside = [repr(".".join(keys))] if keys else []
+    return ", ".join([*inside, *([f"names without {prefix!r}"] if prefix else [])])
+
+
+def _holds(content: Any) -> str:
+    if isinstance(content, dict):
+        entries = [f"{_key(key)} ({type(value).__name__})" for key, value in _items(content)]
+        more = f" and {len(entries) - 8} more" if len(entries) > 8 else ""
+        return f"a dict of {', '.join(entries[:8])}{more}" if entries else "an empty dict"
+    if isinstance(content, (list, tuple, set)):
+        return f"a {type(content).__name__} of {len(content):,} entries"
+    return "one tensor without a name" if isinstance(content, Tensor) else f"one {type(content).__name__}"
+
+
+def _key(key: Any) -> str:
+    text = key if isinstance(key, str) else f"a key of type {type(key).__name__}"
+    return repr(text[:80])[1:-1]

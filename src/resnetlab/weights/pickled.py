@@ -1,0 +1,280 @@
+"""Checkpoints of `torch.save`, of which nothing is ever executed.
+
+torch's restricted unpickler alone reads them. It still makes whatever a few allowed functions return, of any size;
+so the instructions of a pickle are gone through first, without carrying out any, and the sizes that a file declares
+are held against its own.
+"""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import re
+import struct
+import warnings
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from resnetlab.core.errors import UserError
+from resnetlab.core.files import printable
+from resnetlab.weights.tensors import DamagedFileError, refuse_damage, shown
+
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."  # two pickles: torch's own number, and 1001
+_LEGACY_PICKLES = 5  # these, the writer's machine, the object, the names of its storages
+_PICKLE = b"\x80"
+
+_LONGEST_DIRECTORY = 2**23  # bytes, of a zip archive
+_MOST_OPERATIONS, _LARGEST, _DEEPEST = 2_000_000, 20_000_000, 200
+"""Of a pickle: its operations, and what a value in it may unfold to. A checkpoint of our largest network, resnet1202,
+with its optimiser and an average, has under a million operations and a directory of under two million bytes."""
+
+_ALLOWED = frozenset(
+    {
+        *("collections.OrderedDict", "collections.Counter", "builtins.set", "__builtin__.set"),
+        *("torch.Size", "torch.device", "torch.nn.parameter.Parameter", "torch._utils._rebuild_parameter"),
+        *("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3"),
+    }
+)
+"""What makes tensors and plain containers, next to torch's types and storages.
+
+torch's own list is longer: some functions on it fill memory (bytearray, encode), some print all that they are given.
+"""
+_STORAGE = re.compile(r"torch\.(storage\.|cuda\.)?\w+Storage")
+_KINDS = {
+    "torch._utils._rebuild_sparse_tensor": "sparse",
+    "torch._utils._rebuild_qtensor": "quantised",
+    "torch._utils._rebuild_meta_tensor_no_storage": "without values (on the device meta)",
+}
+_GLOBALS = ("GLOBAL", "STACK_GLOBAL", "INST")
+_CALLS = ("REDUCE", "NEWOBJ")
+_FILLS = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")
+_PUTS, _GETS = ("PUT", "BINPUT", "LONG_BINPUT"), ("GET", "BINGET", "LONG_BINGET")
+
+_WAY_OUT = (
+    "In the program that wrote it, and only where the file is trusted, load it and save the state dict alone: "
+    'safetensors.torch.save_file(model.state_dict(), "weights.safetensors") '
+    'or torch.save(model.state_dict(), "weights.pt").'
+)
+
+
+def is_pickled(head: bytes) -> bool:
+    """Whether a file that begins so is a checkpoint of `torch.save`, or another zip archive or pickle."""
+    return head.startswith((*_ZIP, _PICKLE))
+
+
+def read_pickled(path: Path) -> Any:
+    """Returns what a checkpoint holds: tensors, on the CPU, numbers, text and plain containers.
+
+    Args:
+        path: a file of `torch.save`, in its zip form or in the one before torch 1.6.
+
+    Raises:
+        DamagedFileError: it is truncated or altered, or declares more than it holds.
+        UserError: it holds anything else, such as an object of a class, or is a TorchScript program.
+    """
+    with refuse_damage(path, "a checkpoint of torch.save"), path.open("rb") as file:
+        head = file.read(len(_LEGACY))
+        file.seek(0)
+        if head.startswith(_ZIP):
+            _check_pickles(path, _pickles_of_archive(path, file))
+        elif head == _LEGACY:
+            _check_pickles(path, [file] * _LEGACY_PICKLES)
+        else:
+            _check_pickles(path, [file])
+            raise UserError(
+                f"{printable(path)} is a pickle that torch.save did not write, and nothing of it is loaded. {_WAY_OUT}"
+            )
+        file.seek(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _pickles_of_archive(path: Path, file: IO[bytes]) -> list[IO[bytes]]:
+    """Returns the pickles of a zip archive that holds no more than it takes up, and whose checksums are right."""
+    size = file.seek(0, io.SEEK_END)
+    _check_directory(file, size)
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        names = [entry.filename.rpartition("/")[2].lower() for entry in entries]  # torch's reader ignores case
+        if "constants.pkl" in names:
+            raise UserError(
+                f"{printable(path)} is a TorchScript program (torch.jit.save), which gives its weights only when it is "
+                f"run, and nothing of a file is ever run here. {_WAY_OUT}"
+            )
+        if "data.pkl" not in names:
+            raise UserError(
+                f"{printable(path)} is a zip archive that torch.save did not write: it has no data.pkl. If the weights "
+                "are a file within it, unpack it and give that file."
+            )
+        unpacked = sum(entry.file_size for entry in entries)
+        if unpacked > size:
+            raise DamagedFileError(
+                f"{printable(path)} declares {unpacked:,} bytes of content in a file of {size:,} bytes, and torch.save "
+                "compresses nothing. It is damaged, or made to fill the memory; use another copy."
+            )
+        pickles: list[IO[bytes]] = []
+        for entry, name in zip(entries, names, strict=True):
+            if entry.CRC == 0:  # torch was told to leave checksums out
+                entry.CRC = None  # type: ignore[assignment] # zipfile's word for one that is not known
+            content = archive.read(entry)  # compares the checksum, as torch does not
+            if name == "data.pkl":
+                pickles.append(io.BytesIO(content))
+        return pickles
+
+
+def _check_directory(file: IO[bytes], size: int) -> None:
+    """Raises unless the archive's directory lies right before its end, where every reader finds it.
+
+    zipfile, which is asked here, and torch search for it in ways of their own: an archive with two directories could
+    show each of them another content.
+    """
+    file.seek(max(0, size - 98))
+    tail = file.read()
+    end = tail[-22:]
+    if end[:4] != b"PK\x05\x06" or end[-2:] != bytes(2):
+        raise zipfile.BadZipFile("it does not end as a zip archive does")
+    at, (length, start) = size - 22, struct.unpack("<II", end[12:20])
+    if tail[-42:-38] == b"PK\x06\x07":  # sizes of 64 bits, as torch writes them
+        at = size - 98
+        if tail[:4] != b"PK\x06\x06" or struct.unpack("<Q", tail[-34:-26]) != (at,):
+            raise zipfile.BadZipFile("its directory does not end where it says")
+        length, start = struct.unpack("<QQ", tail[40:56])
+    if start + length != at or length > _LONGEST_DIRECTORY:
+        raise zipfile.BadZipFile("its directory is not where it says, or too long")
+
+
+@dataclass(slots=True)
+class _Value:
+    """What a pickle has on its stack, as far as it matters here: never the object itself.
+
+    Attributes:
+        text: what it is, where it is text; the name of a class or function.
+        is_global: whether it is one of these.
+        size: values that it unfolds to.
+        depth: of containers in it.
+    """
+
+    text: str = ""
+    is_global: bool = False
+    size: int = 1
+    depth: int = 1
+
+
+@dataclass(slots=True)
+class _Needs:
+    """What pickles take to be read.
+
+    Attributes:
+        refused: the classes and functions that are not among what is allowed, in the order of the file.
+        protocol: the newest of pickle that they use.
+        calls_values: whether they call something other than a class or function.
+    """
+
+    refused: dict[str, None] = field(default_factory=dict)
+    protocol: int = 0
+    calls_values: bool = False
+
+
+def _check_pickles(path: Path, pickles: Iterable[IO[bytes]]) -> None:
+    """Raises unless pickles make tensors and plain containers alone, and not more of them than they are long."""
+    needs = _Needs()
+    for pickle in pickles:
+        _follow(path, pickle, needs)
+    if needs.refused:
+        names = [shown(name[:100]) for name in needs.refused]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise UserError(
+            f"{printable(path)} needs {', '.join(names[:3])}{more} to be read: code, which a file from anywhere could "
+            "choose to do harm, so nothing of a file is ever run here. Tensors, numbers, text, lists and dicts are "
+            f"read. {_WAY_OUT}"
+        )
+    if needs.protocol > 2:
+        raise UserError(
+            f"{printable(path)} was written with pickle protocol {needs.protocol}, and torch reads weights in protocol "
+            "2. Save it again by torch.save without pickle_protocol."
+        )
+    if needs.calls_values:
+        raise ValueError("its pickle calls what is no function")
+
+
+def _follow(path: Path, pickle: IO[bytes], needs: _Needs) -> None:
+    """Goes through a pickle without carrying it out.
+
+    A few hundred bytes can unfold to more than any memory, such as a pair of twice the same pair of twice ..., and
+    comparing or printing that takes for ever. So each value's size and depth is bounded.
+    """
+    stack: list[_Value] = []
+    marks: list[int] = []
+    memo: dict[Any, _Value] = {}
+    for count, (code, argument, _) in enumerate(pickletools.genops(pickle)):
+        needs.protocol = max(needs.protocol, code.proto)
+        if code.name == "MARK":
+            marks.append(len(stack))
+        elif code.name in _PUTS:
+            memo[argument] = stack[-1]
+        elif code.name == "MEMOIZE":
+            memo[len(memo)] = stack[-1]
+        elif code.name in _GETS:
+            stack.append(memo[argument])
+        else:
+            taken = _take(code, stack, marks)
+            made = _make(code.name, argument, taken)
+            if made.is_global and not _is_allowed(made.text):
+                needs.refused[made.text] = None
+            if code.name in _CALLS:
+                _refuse_kinds(path, taken[0], stack)
+                needs.calls_values |= not taken[0].is_global
+            if count > _MOST_OPERATIONS or made.size > _LARGEST or made.depth > _DEEPEST:
+                raise DamagedFileError(
+                    f"{printable(path)} unfolds to more than any checkpoint holds. It is damaged, or made to fill the "
+                    "memory; use another copy."
+                )
+            stack += [made] * len(code.stack_after)
+
+
+def _take(code: pickletools.OpcodeInfo, stack: list[_Value], marks: list[int]) -> list[_Value]:
+    """Takes the values that an operation works on off the stack."""
+    before = code.stack_before
+    if pickletools.markobject in before:
+        start = marks.pop() - before.index(pickletools.markobject)
+    else:
+        start = len(stack) - len(before)
+    if start < 0:
+        raise ValueError("an operation of its pickle lacks its values")
+    taken, stack[start:] = stack[start:], []
+    return taken
+
+
+def _make(operation: str, argument: Any, taken: list[_Value]) -> _Value:
+    """Returns what an operation puts in place of the values that it took."""
+    if operation in _GLOBALS:
+        by_name = operation != "STACK_GLOBAL"
+        name = argument.replace(" ", ".", 1) if by_name else ".".join(value.text for value in taken)
+        return _Value(name, is_global=True)
+    if not taken:
+        return _Value(argument if isinstance(argument, str) else "")
+    depth = max(value.depth for value in taken)
+    return _Value(size=1 + sum(value.size for value in taken), depth=depth if operation in _FILLS else depth + 1)
+
+
+def _refuse_kinds(path: Path, function: _Value, stack: list[_Value]) -> None:
+    """Raises where a function makes a tensor that is not dense; below it on the stack is the name."""
+    if function.text in _KINDS:
+        name = next((value.text for value in reversed(stack) if value.text and not value.is_global), "")
+        raise UserError(
+            f"{printable(path)}: its tensor {name[:80]!r} is {_KINDS[function.text]}, and a network's weights are "
+            "dense numbers. Save it so in the program that wrote it."
+        )
+
+
+def _is_allowed(name: str) -> bool:
+    if name in _ALLOWED or name in _KINDS or _STORAGE.fullmatch(name):
+        return True
+    return isinstance(vars(torch).get(name.removeprefix("torch.")), torch.dtype)
