@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from resnetlab.evaluation.evaluate import evaluate
     from resnetlab.evaluation.predict import predict
     from resnetlab.models.blocks import register_block
-    from resnetlab.models.catalog import create_model, list_models
+    from resnetlab.models.catalog import list_models
     from resnetlab.models.config import ResNetConfig
     from resnetlab.models.resnet import ResNet
     from resnetlab.models.summary import summarize
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from resnetlab.training.fit import fit, resume
     from resnetlab.training.recipe import Recipe
     from resnetlab.weights.file import load
+    from resnetlab.weights.load import create_model, load_weights
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
     "ResNet": "resnetlab.models.resnet",
     "ResNetConfig": "resnetlab.models.config",
-    "create_model": "resnetlab.models.catalog",
+    "create_model": "resnetlab.weights.load",
     "list_models": "resnetlab.models.catalog",
     "register_block": "resnetlab.models.blocks",
     "summarize": "resnetlab.models.summary",
@@ -42,6 +43,7 @@ _PUBLIC = {
     "evaluate": "resnetlab.evaluation.evaluate",
     "predict": "resnetlab.evaluation.predict",
     "load": "resnetlab.weights.file",
+    "load_weights": "resnetlab.weights.load",
     "write_report": "resnetlab.report.page",
 }
 _SUBMODULES = ("scratch", "weights")
@@ -57,6 +59,7 @@ __all__ = [
     "list_models",
     "load",
     "load_data",
+    "load_weights",
     "predict",
     "register_block",
     "resume",

@@ -21,7 +21,20 @@ import typer
 from rich.markup import escape
 
 from resnetlab import __version__
-from resnetlab.cli import compare, data, evaluate, find_lr, models, predict, recipes, report, summary, train
+from resnetlab.cli import (
+    compare,
+    data,
+    evaluate,
+    find_lr,
+    models,
+    neighbours,
+    predict,
+    recipes,
+    report,
+    summary,
+    train,
+    weights,
+)
 from resnetlab.core.console import console, notice
 from resnetlab.core.errors import Interrupted, ToldElsewhereError, UserError
 
@@ -95,7 +108,7 @@ def _explain(error: Exception) -> tuple[str, str, int]:
     )
 
 
-for _verb in (train, find_lr, evaluate, predict, report, compare, summary, models, recipes):
+for _verb in (train, find_lr, evaluate, predict, neighbours, report, compare, summary, models, recipes):
     app.command(_verb.NAME, no_args_is_help=_verb not in (models, recipes))(_guarded(_verb.command))
 
 
@@ -105,10 +118,15 @@ def _print_version(value: bool) -> None:
         raise typer.Exit
 
 
-_data = typer.Typer(help=data.HELP, no_args_is_help=True)
-for _name, _command in (("inspect", data.inspect_command), ("pack", data.pack_command)):
-    _data.command(_name, no_args_is_help=True)(_guarded(_command))
-app.add_typer(_data, name=data.NAME)
+_GROUPS = {
+    data: {"inspect": data.inspect_command, "pack": data.pack_command},
+    weights: {"inspect": weights.inspect_command, "convert": weights.convert_command},
+}
+for _group, _commands in _GROUPS.items():
+    _verbs = typer.Typer(help=_group.HELP, no_args_is_help=True)
+    for _name, _command in _commands.items():
+        _verbs.command(_name, no_args_is_help=True)(_guarded(_command))
+    app.add_typer(_verbs, name=_group.NAME)
 
 
 @app.callback()

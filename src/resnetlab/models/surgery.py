@@ -75,13 +75,9 @@ def adapt_input_channels(model: ResNet, in_channels: int) -> ResNet:
             f"input_norm=True normalises each of the {old} channels by statistics of its own, which {new} channels do "
             "not have. Build a network with other in_channels instead."
         )
-    modules = model.get_submodule("conv1").modules()
-    convolution = next(module for module in modules if is_convolution(module))
+    convolution = first_convolution(model)
     weight = convolution.get_parameter("weight").detach()
-    if new == 1:
-        adapted = weight.sum(1, keepdim=True)
-    else:
-        adapted = weight[:, [channel % old for channel in range(new)]] * (old / new)
+    adapted = adapted_kernel(weight, new)
     memory_format = _memory_format(weight)
     requires_grad = convolution.get_parameter("weight").requires_grad
     convolution.weight = nn.Parameter(adapted.contiguous(memory_format=memory_format), requires_grad)
@@ -89,6 +85,19 @@ def adapt_input_channels(model: ResNet, in_channels: int) -> ResNet:
     model.config = dataclasses.replace(model.config, in_channels=new)
     model.preprocessing = None
     return model
+
+
+def adapted_kernel(weight: Tensor, in_channels: int) -> Tensor:
+    """Returns the kernel of a first convolution, (out, in, h, w), for images of other channels."""
+    old = weight.shape[1]
+    if in_channels == 1:
+        return weight.sum(1, keepdim=True)
+    return weight[:, [channel % old for channel in range(in_channels)]] * (old / in_channels)
+
+
+def first_convolution(model: ResNet) -> nn.Module:
+    """Returns the layer that sees the images."""
+    return next(module for module in model.get_submodule("conv1").modules() if is_convolution(module))
 
 
 def freeze(model: ResNet, *names: str) -> ResNet:

@@ -1,0 +1,26 @@
+"""What comparisons with other libraries share."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def randomized(model: nn.Module) -> nn.Module:
+    """Gives normalisation statistics and scales that differ from 1 and 0, so that a wrong place would show."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor, low, high in ((module.weight, 0.5, 1), (module.bias, -0.2, 0.2), (module.running_mean, -1, 1)):
+                tensor.data.uniform_(low, high, generator=generator)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+    return model.eval()
+
+
+def assert_same_logits(ours: nn.Module, theirs: nn.Module, *sizes: tuple[int, int], channels: int = 3):
+    """Compares on images of several sizes, within 1e-5 of the largest logit."""
+    for size in sizes:
+        images = torch.randn(2, channels, *size, generator=torch.Generator().manual_seed(1))
+        with torch.inference_mode():
+            expected = theirs(images)
+            assert (ours(images) - expected).abs().max() <= 1e-5 * expected.abs().max()
