@@ -30,7 +30,8 @@ def first_losses(count: int = 20) -> list[float]:
     from resnetlab.training.step import build_optimizer, training_step
 
     data = load_data("digits")
-    recipe = resolve_recipe("quick", **{"batch_size": 32, "epochs": 1, "lr": 0.1, "augment.flip": False})
+    augment = {"augment.flip": False, "augment.crop_padding": 0.125}
+    recipe = resolve_recipe("quick", **{"batch_size": 32, "epochs": 1, "lr": 0.1, **augment})
     machine = Machine(device="cpu", precision="float64", memory_format="contiguous", threads=torch.get_num_threads())
     with torch_seeded(0, "initial weights"):
         model = create_model("resnet20", in_channels=1)

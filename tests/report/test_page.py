@@ -46,7 +46,7 @@ def make_run(folder, data, *, wrong=5, epochs=4, split="test", settings=None):
             "model": {"name": "resnet20", "config": model_config("resnet20", {"in_channels": 1}).to_dict()},
             "data": data.describe(),
             "preprocessing": {"image_size": data.image_size, "channels": data.channels},
-            "recipe": {"name": "quick", "epochs": epochs, "augment": {"flip": False, "crop_padding": 0.125}},
+            "recipe": {"name": "quick", "epochs": epochs, "augment": {"flip": False}},
             "machine": {"device": "cpu", "precision": "bfloat16"},
             **(settings or {}),
         },

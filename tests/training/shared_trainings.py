@@ -37,6 +37,7 @@ CURVES: dict[str, dict[str, Any]] = {
     "plain": {},
     "mixed": {"augment.mixup": 0.2, "label_smoothing": 0.1, "class_weights": "balanced", "clip_norm": 0.5},
     "in parts": {"accumulate": 4, "average": 0.9},
+    "unfrozen": {"freeze": "stem", "layer_decay": 0.5, "head_epochs": 1, "unfreeze_epochs": 2},
 }
 SELECTED: dict[str, Any] = {**SETTINGS, "epochs": 6, "lr": 1.0, "average": 0.8, "keep": "best", "patience": 2}
 

@@ -69,10 +69,11 @@ def test_images_grow_in_whole_multiples():
     recipe = Recipe(epochs=10, start_size=0.5, grow_until=0.5)
     assert [image_size(recipe, epoch, 128) for epoch in range(10)] == [64, 76, 88, 104, 116, 128, 128, 128, 128, 128]
     assert [image_size(Recipe(), epoch, 27) for epoch in range(20)] == [27] * 20
-    assert image_size(Recipe(start_size=0.01), 0, 28) == 4
+    assert image_size(Recipe(start_size=0.01), 0, 28) == 16
+    assert image_size(Recipe(start_size=0.5), 0, 8) == 8
 
 
-def test_a_growing_training_sees_small_images_first(digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_growing_training_sees_small_images_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     sizes, step = [], loop.training_step
 
     def seen(model: ResNet, optimizer: torch.optim.Optimizer, batch: Batch, **settings: object) -> object:
@@ -80,8 +81,9 @@ def test_a_growing_training_sees_small_images_first(digits: ImageData, tmp_path:
         return step(model, optimizer, batch, **settings)  # type: ignore[arg-type]
 
     monkeypatch.setattr(loop, "training_step", seen)
-    fit(TINY, digits, out=tmp_path / "run", epochs=2, batch_size=1000, start_size=0.5, grow_until=1.0, quiet=True)
-    assert sizes == [4, 4, 8, 8]
+    settings = {"epochs": 2, "batch_size": 1000, "start_size": 0.5, "grow_until": 1.0}
+    fit(TINY, "digits", image_size=32, out=tmp_path / "run", quiet=True, **settings)
+    assert sizes == [16, 16, 24, 24]
 
 
 def test_parts_of_a_batch_add_up_to_its_gradient(digits: ImageData):
@@ -181,7 +183,7 @@ def test_training_ends_when_patience_does(
     scores = iter([0.3, 0.5, 0.4, 0.5, 0.2, 0.9, 0.9])
     row = loop._row
     monkeypatch.setattr(loop, "_row", lambda *args, **kwargs: {**row(*args, **kwargs), "val_top1": next(scores)})
-    run = fit(TINY, digits, out=tmp_path / "run", epochs=7, patience=3, keep="best", batch_size=1000)
+    run = fit(TINY, digits, out=tmp_path / "run", epochs=7, patience=3, keep="best", batch_size=1000, average=0.0)
     assert run.history["val_top1"].tolist() == [0.3, 0.5, 0.4, 0.5, 0.2]
     assert "stopped after 5 of 7 epochs: none of the last 3 was better than epoch 2" in capfd.readouterr().err
     best, last = (resnetlab.load(path).conv1.weight for path in (run.weights, run.last_weights))

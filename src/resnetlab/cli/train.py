@@ -46,6 +46,24 @@ def command(
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images of one step.")] = None,
     lr: Annotated[float | None, typer.Option(help="The highest learning rate.")] = None,
+    pretrained: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Begin with these weights: a run, a file of ours, torchvision, timm or Gluon, torchvision:DEFAULT or "
+            "timm:NAME. --model auto is the network that they are of, where they tell.",
+        ),
+    ] = None,
+    layer_decay: Annotated[
+        float | None,
+        typer.Option(
+            help="Ratio of the learning rate of each part of the network to the next one's; the head has --lr."
+        ),
+    ] = None,
+    freeze: Annotated[
+        str | None,
+        typer.Option(metavar="PARTS", help="Leave these as they are: of stem, stage1, ..., head, joined by commas."),
+    ] = None,
     assign: Annotated[
         list[str] | None,
         typer.Option(
@@ -113,7 +131,7 @@ def command(
         )
     else:
         changes, overrides = split_assignments(assign or [])
-        given = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
+        given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "layer_decay": layer_decay, "freeze": freeze}
         given = {key: value for key, value in given.items() if value is not None}
         if twice := sorted(set(changes) & set(given)):
             raise UserError(f"{', '.join(twice)} is given twice, by its option and by --set. Leave one out.")
@@ -141,6 +159,8 @@ def command(
             )
 
         if one_batch:
+            if pretrained is not None:
+                raise UserError("--overfit-one-batch begins with fresh weights. Leave --pretrained out.")
             settings = {"seed": seed, "device": device, "precision": precision}
             _overfit(model, images, overrides, resolve_recipe(recipe, **changes), **settings)
             return
@@ -148,6 +168,7 @@ def command(
             model,
             images,
             overrides=overrides,
+            pretrained=pretrained,
             recipe=resolve_recipe(recipe, **changes),
             out=out,
             seed=seed,

@@ -35,10 +35,9 @@ def parameter_groups(
     Raises:
         UserError: a part is unknown, a rate is out of range, both ways are given, or all is frozen.
     """
-    sections = check_network(model).sections()
-    given = _rates(list(sections), check_number("lr", lr, 0, above=True), rates, layer_decay)
+    given = part_rates(model, lr, rates=rates, layer_decay=layer_decay)
     groups = []
-    for name, modules in sections.items():
+    for name, modules in model.sections().items():
         trained = [p for module in modules for p in module.parameters() if p.requires_grad]
         for suffix, decay, members in (
             ("", check_number("weight_decay", weight_decay, 0), [p for p in trained if p.ndim > 1]),
@@ -52,9 +51,12 @@ def parameter_groups(
     return groups
 
 
-def _rates(
-    names: list[str], lr: float, rates: Mapping[str, float] | None, layer_decay: float | None
+def part_rates(
+    model: ResNet, lr: float, *, rates: Mapping[str, float] | None = None, layer_decay: float | None = None
 ) -> dict[str, float]:
+    """Returns the learning rate of every part, from "stem" to "head"; arguments and errors as of `parameter_groups`."""
+    names = list(check_network(model).sections())
+    lr = check_number("lr", lr, 0, above=True)
     if rates and layer_decay is not None:
         raise UserError("rates and layer_decay both set the learning rates of the parts. Give one of them.")
     if layer_decay is not None:

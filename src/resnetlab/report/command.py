@@ -10,6 +10,8 @@ from resnetlab.core.errors import UserError
 from resnetlab.data.options import LoadOptions
 from resnetlab.data.sources import ARRAYS
 from resnetlab.models.catalog import config_for_data
+from resnetlab.models.config import ResNetConfig
+from resnetlab.training.prepare import PRETRAINED
 from resnetlab.training.recipes import RECIPES
 
 _RECIPE_OPTIONS = {"epochs": "--epochs", "batch_size": "--batch-size", "lr": "--lr"}
@@ -38,10 +40,12 @@ def train_command(settings: Mapping[str, Any], *, mirrors: bool | None = None) -
     """
     if settings["data"]["source"] == ARRAYS:
         return None
+    pretrained = settings["model"].get("pretrained")
     try:
         return [
             ["resnetlab", "train", settings["data"]["source"]],
-            ["--model", settings["model"]["name"]],
+            ["--model", "auto" if settings["model"]["name"] == PRETRAINED else settings["model"]["name"]],
+            *([["--pretrained", pretrained]] if pretrained else []),
             ["--recipe", settings["recipe"]["name"]],
             *_recipe_options(settings["recipe"], mirrors),
             *_model_options(settings),
@@ -56,7 +60,9 @@ def _recipe_options(recorded: Mapping[str, Any], mirrors: bool | None) -> Iterat
     # As a file holds them: no tuples, and nothing where there is None.
     named = dict(flatten(json.loads(json.dumps(RECIPES[recorded["name"]]().to_dict()))))
     for key, value in flatten(json.loads(json.dumps(recorded))):
-        usual = mirrors if key == "augment.flip" and named[key] == "auto" else named[key]
+        usual = None if key.startswith("rates.") else named[key]  # whose names are the network's parts
+        if key == "augment.flip" and usual == "auto":
+            usual = mirrors
         if key in _RECIPE_OPTIONS and (value != usual or key == "epochs"):
             yield [_RECIPE_OPTIONS[key], str(value)]
         elif value != usual:
@@ -66,7 +72,10 @@ def _recipe_options(recorded: Mapping[str, Any], mirrors: bool | None) -> Iterat
 def _model_options(settings: Mapping[str, Any]) -> Iterator[list[str]]:
     name, recorded = settings["model"]["name"], settings["model"]["config"]
     taken = {key: recorded[key] for key in ("in_channels", "num_classes")}
-    named = config_for_data(name, image_size=settings["preprocessing"]["image_size"], **taken).to_dict()
+    if name == PRETRAINED:  # its file says what it is; where it is gone, these say it
+        named = {**ResNetConfig().to_dict(), **taken}
+    else:
+        named = config_for_data(name, image_size=settings["preprocessing"]["image_size"], **taken).to_dict()
     for key, value in recorded.items():
         if value != named[key]:
             yield _set(f"model.{key}", value)

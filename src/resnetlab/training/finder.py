@@ -29,6 +29,7 @@ from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import resolve_recipe
 from resnetlab.training.schedule import image_size
 from resnetlab.training.step import balanced_weights, build_optimizer, training_step
+from resnetlab.training.transfer import TrainedParts
 
 FEWEST_STEPS = 20
 
@@ -53,8 +54,9 @@ def find_lr(
     The range test of Smith (2017), "Cyclical Learning Rates for Training Neural Networks", section 3.3, with
     a rate that rises exponentially, as in fastai. The steps are those that `fit` would take: the same network
     and initial weights, images in the same order and with the same augmentation, precision and memory format.
-    They go over several epochs where one has too few. On the same machine and a CPU the same seed gives the
-    same losses. A network that is given, and the program's random state, stay as they are.
+    They go over several epochs where one has too few. What the training unfreezes in its course is trained from
+    the first step, and the rates that parts have of their own rise in proportion. On the same machine and a CPU the
+    same seed gives the same losses. A network that is given, and the program's random state, stay as they are.
 
     Args:
         model: what `fit` takes.
@@ -91,7 +93,7 @@ def find_lr(
     network = network_for(model, data, seed, overrides or {})
     if network is model:
         network = copy.deepcopy(network)
-    recipe = recipe_for(recipe, data)
+    recipe = recipe_for(recipe, data, network)
     if not quiet:
         notice(f"{name} on {machine}, recipe {recipe.name}: {steps} steps of {recipe.batch_size} images")
     bar = Progress(
@@ -130,7 +132,9 @@ def _stepper(model: ResNet, data: ImageData, recipe: Recipe, machine: Machine, s
     device = torch.device(machine.device)
     machine.place(model).train()
     model.set_drop_progress(0.0)  # the test stands at the beginning of a training
+    parts = TrainedParts(model, recipe)
     optimizer = build_optimizer(model, recipe)
+    parts.begin(recipe.epochs - 1)
     batches = _endless_batches(data, recipe, seed, device)
     weights = None
     if recipe.class_weights == "balanced":

@@ -30,11 +30,14 @@ from resnetlab.models.surgery import freeze
 from resnetlab.training.distributed import Ranks, check_recipe, connected
 from resnetlab.training.loop import train
 from resnetlab.training.machine import Machine, choose_machine
-from resnetlab.training.prepare import automatic_network, network_for, parts_of, recipe_for
+from resnetlab.training.prepare import automatic_network, network_for, open_pretrained, parts_of, recipe_for
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import resolve_recipe
 from resnetlab.training.tensorboard import TensorBoardLog
+from resnetlab.training.transfer import describe
 from resnetlab.weights.file import save
+from resnetlab.weights.load import for_channels, load_source
+from resnetlab.weights.sources import Source
 
 
 def fit(
@@ -42,6 +45,7 @@ def fit(
     data: str | Path | ImageData | Callable[[], ImageData] | Sequence[Any] | Mapping[str, Any],
     *,
     overrides: Mapping[str, Any] | None = None,
+    pretrained: str | Path | Run | None = None,
     recipe: str | Recipe = "quick",
     out: str | Path | None = None,
     seed: int = 0,
@@ -62,6 +66,8 @@ def fit(
         data: what `load_data` returned, or takes, or a function that loads it: called once all else is
             checked.
         overrides: fields of `ResNetConfig` to change in a network given by name.
+        pretrained: weights to begin with, as `load_weights` takes them. The images are normalised as they were for
+            these weights, where the source tells it, and `model="auto"` is the network that they are of.
         recipe: a name or a `Recipe`.
         out: a folder that does not exist or is empty; without it `runs/<data>-<model>-<date and time>`.
         seed: of initial weights, order and augmentation.
@@ -89,6 +95,7 @@ def fit(
                     "overrides change a network that is given by name. Change the config that the network has."
                 )
             machine = choose_machine(device, precision, parts=parts_of(model, overrides or {}))
+            found = None if pretrained is None else open_pretrained(pretrained, model, overrides or {})
             folder = check_folder(out) if out is not None and ranks.is_first else None
             if tensorboard:
                 TensorBoardLog(Path())  # a missing package is told before anything is read
@@ -98,9 +105,13 @@ def fit(
             data = ranks.in_turn(_loader(data, data_root, image_size))
         with ranks.together():
             if name == "auto":
-                name = automatic_network(recipe, data)
-            network = network_for(name if isinstance(model, str) else model, data, seed, overrides or {})
-            recipe = recipe_for(recipe, data)
+                name = automatic_network(recipe, data, found)
+            network = network_for(name if isinstance(model, str) else model, data, seed, overrides or {}, found)
+            preprocessing, loaded = data.preprocessing, None
+            if found is not None:
+                loaded = load_source(network, found, data.class_names)
+                preprocessing = _normalized_alike(preprocessing, found)
+            recipe = recipe_for(recipe, data, network)
             check_recipe(recipe, ranks, network, own_machine)
             new_folder = _new_folder(folder, data, name) if ranks.is_first else Path()
         ranks.check_equal("the images", data.fingerprint)
@@ -111,6 +122,10 @@ def fit(
                 console.print(data)
                 together = "" if ranks.is_alone else f" in each of {ranks.ranks} processes"
                 notice(f"{name} on {machine}{together}, recipe {recipe.name}, into {new_folder}")
+                if loaded is not None:
+                    notice(str(loaded))
+                if parts := describe(recipe, network):
+                    notice(parts)
             settings = {
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 "seed": seed,
@@ -121,10 +136,12 @@ def fit(
                     "frozen_parts": sorted(network.frozen),
                 },
                 "data": data.describe(),
-                "preprocessing": dataclasses.asdict(data.preprocessing),
+                "preprocessing": dataclasses.asdict(preprocessing),
                 "recipe": recipe.to_dict(),
                 "machine": machine.to_dict(),
             }
+            if loaded is not None:
+                settings["model"]["pretrained"] = loaded.source
             if tensorboard:
                 settings["tensorboard"] = True
             if not ranks.is_alone:
@@ -216,22 +233,21 @@ def _train_and_evaluate(
             quiet=quiet,
             ranks=ranks,
         )
-    ranks.from_first(lambda: _save_weights(model, data, run, last))
+    ranks.from_first(lambda: _save_weights(model, data, run, last))  # before anything else can fail
     if set(data.splits) != {"train"}:
         share = answer_split(model, data, default_split(data), preprocessing, rank=ranks.rank, ranks=ranks.ranks)
         logits, embeddings = ranks.gather(share.logits), ranks.gather(share.embeddings)
 
         def evaluate() -> None:
-            evaluate_split(model, data, answers=Answers(logits, embeddings)).save(run.evaluation())
+            evaluation = evaluate_split(model, data, answers=Answers(logits, embeddings)).save(run.evaluation())
+            save(run.weights, model, provenance=_provenance(data, run) | {"metrics": evaluation.summary})
 
         ranks.from_first(evaluate)
     return run
 
 
 def _save_weights(model: ResNet, data: ImageData, run: Run, last: Mapping[str, Tensor]) -> None:
-    settings = run.settings
-    provenance = {key: settings[key] for key in ("created", "seed", "recipe", "machine")}
-    provenance["data"] = {"name": data.name, "fingerprint": data.fingerprint}  # no path: weights are passed on
+    provenance = _provenance(data, run)
     if last:
         best = {name: value.clone() for name, value in model.state_dict().items()}
         model.load_state_dict(last)
@@ -240,10 +256,27 @@ def _save_weights(model: ResNet, data: ImageData, run: Run, last: Mapping[str, T
     save(run.weights, model, provenance=provenance)
 
 
+def _provenance(data: ImageData, run: Run) -> dict[str, Any]:
+    """Returns how a network came to be; no path, since weights are passed on."""
+    return {
+        **{key: run.settings[key] for key in ("created", "seed", "recipe", "machine")},
+        "data": {"name": data.name, "fingerprint": data.fingerprint},
+        "versions": run.environment.get("packages", {}),
+    }
+
+
 def _loader(data: Any, data_root: str | Path | None, image_size: int | None) -> Callable[[], ImageData]:
     if callable(data):
         return data  # type: ignore[return-value]
     return lambda: load_data(data, data_root=data_root, image_size=image_size)
+
+
+def _normalized_alike(preprocessing: Preprocessing, found: Source) -> Preprocessing:
+    """Returns the data's preprocessing with the mean and deviation that the weights were trained with."""
+    if found.preprocessing is None:
+        return preprocessing
+    theirs = for_channels(found.preprocessing, preprocessing.channels)
+    return dataclasses.replace(preprocessing, mean=theirs.mean, std=theirs.std)
 
 
 def _new_folder(folder: Path | None, data: ImageData, name: str) -> Path:

@@ -33,6 +33,7 @@ from resnetlab.training.schedule import image_size, learning_rate
 from resnetlab.training.signals import StopSignals
 from resnetlab.training.step import balanced_weights, build_optimizer, training_step
 from resnetlab.training.tensorboard import TensorBoardLog
+from resnetlab.training.transfer import TrainedParts
 
 CHECKPOINT_SECONDS = 300.0
 """Within an epoch a checkpoint is written after this much time; one is at the end of every epoch anyway."""
@@ -81,7 +82,8 @@ def train(
     keep_freed_memory()
     machine.place(model)
     device = torch.device(machine.device)
-    optimizer = build_optimizer(model, recipe)
+    parts = TrainedParts(model, recipe)
+    optimizer = build_optimizer(model, recipe)  # of all that is trained at some time
     average = WeightAverage(model, recipe.average) if recipe.average else None
     guard = BufferGuard(model)
     split = data.split("train")
@@ -97,7 +99,8 @@ def train(
     else:
         progress = Progress()
     done = progress.epoch * steps + progress.step
-    first_step, last_saved = True, time.perf_counter()
+    check_layout, last_saved = True, time.perf_counter()
+    parts.begin(progress.epoch)
     shared, agreement = share_out(model, ranks, machine, recipe), Agreement(ranks)
 
     def write_checkpoint() -> None:
@@ -127,6 +130,9 @@ def train(
         TrainingDisplay(epochs=recipe.epochs, steps=steps, done=done, quiet=quiet or not ranks.is_first) as display,
     ):
         while progress.epoch < recipe.epochs and not _has_no_more_patience(recipe, progress):
+            if parts.begin(progress.epoch):
+                end_sharing(shared, model)  # it would still exchange the gradients of the parts trained before
+                shared, check_layout = share_out(model, ranks, machine, recipe), True
             model.train()
             batches = training_batches(
                 split,
@@ -158,9 +164,9 @@ def train(
                         machine=machine,
                         lr=learning_rate(recipe, done, total_steps),
                         class_weights=weights,
-                        check_layout=first_step,
+                        check_layout=check_layout,
                     )
-                first_step = False
+                check_layout = False
                 guard.settle(loss)
                 results.append(StepResult(batch.step, loss, correct, batch.positions))
                 progress.step, done = batch.step + 1, done + 1
@@ -202,6 +208,7 @@ def train(
         )
     model.set_drop_progress(1.0)
     end_sharing(shared, model)
+    parts.end()
     if average is not None:
         average.put(average.weights)
     last = {}

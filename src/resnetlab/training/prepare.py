@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from resnetlab.core.checks import from_mapping
 from resnetlab.core.errors import UserError
 from resnetlab.core.randomness import torch_seeded
+from resnetlab.core.runs import Run
 from resnetlab.data.store import ImageData
 from resnetlab.models.catalog import config_for_data, model_config
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.stems import CIFAR_STEM_LIMIT
 from resnetlab.training.recipe import Recipe
+from resnetlab.training.transfer import check_parts
+from resnetlab.weights.sources import Source, open_weights
+
+PRETRAINED = "pretrained"
+"""What a network is called that is built as the file of its weights says."""
 
 
-def automatic_network(recipe: Recipe, data: ImageData) -> str:
-    """Returns the name of the network that a recipe takes for images of this size."""
+def automatic_network(recipe: Recipe, data: ImageData, pretrained: Source | None = None) -> str:
+    """Returns the name of the network that the weights are of, or that a recipe takes for images of this size."""
+    if pretrained is not None:
+        return pretrained.network or PRETRAINED
     return recipe.networks[data.image_size > CIFAR_STEM_LIMIT]
 
 
@@ -31,8 +41,35 @@ def parts_of(model: str | ResNetConfig | ResNet, overrides: Mapping[str, Any]) -
     return model_config(model, overrides, image_size=1).parts
 
 
-def network_for(model: str | ResNetConfig | ResNet, data: ImageData, seed: int, overrides: Mapping[str, Any]) -> ResNet:
-    """Builds the network for the data, or checks that the one given fits them."""
+def open_pretrained(
+    source: str | Path | Run, model: str | ResNetConfig | ResNet, overrides: Mapping[str, Any]
+) -> Source:
+    """Reads the weights to begin with, and makes sure that something says of which network they are.
+
+    Raises:
+        UserError: they cannot be read, or nothing says it.
+    """
+    if isinstance(model, str):
+        config = None if model == "auto" else model_config(model, overrides, image_size=1)
+    else:
+        config = model.config if isinstance(model, ResNet) else model
+    found = open_weights(source, config)
+    if model == "auto" and found.config is None and found.network is None:
+        raise UserError(f"{found.where} does not say of which network it is. Name it, such as --model resnet50.")
+    return found
+
+
+def network_for(
+    model: str | ResNetConfig | ResNet,
+    data: ImageData,
+    seed: int,
+    overrides: Mapping[str, Any],
+    pretrained: Source | None = None,
+) -> ResNet:
+    """Builds the network for the data, or checks that the one given fits them.
+
+    A network given by name has the stem of the weights that it begins with, whatever the size of the images.
+    """
     if data.num_classes < 2:
         raise UserError(f"{data.name} has one class only ({data.class_names[0]}). Training needs at least two.")
     if isinstance(model, ResNet):
@@ -42,16 +79,7 @@ def network_for(model: str | ResNetConfig | ResNet, data: ImageData, seed: int, 
             raise UserError("every part of the network is frozen, so there is nothing to train. Unfreeze one.")
         config, network = model.config, model
     else:
-        if isinstance(model, ResNetConfig):
-            config = model
-        else:
-            config = config_for_data(
-                model,
-                image_size=data.image_size,
-                in_channels=data.channels,
-                num_classes=data.num_classes,
-                overrides=overrides,
-            )
+        config = model if isinstance(model, ResNetConfig) else _config_by_name(model, data, overrides, pretrained)
         with torch_seeded(seed, "initial weights"):
             network = ResNet(config)
     if (config.in_channels, config.num_classes) != (data.channels, data.num_classes):
@@ -62,8 +90,21 @@ def network_for(model: str | ResNetConfig | ResNet, data: ImageData, seed: int, 
     return network
 
 
-def recipe_for(recipe: Recipe, data: ImageData) -> Recipe:
-    """Resolves what the data decide, and refuses what they do not allow."""
+def _config_by_name(
+    name: str, data: ImageData, overrides: Mapping[str, Any], pretrained: Source | None
+) -> ResNetConfig:
+    ends = {"in_channels": data.channels, "num_classes": data.num_classes}
+    if pretrained is not None:
+        recorded = pretrained.config
+        if name == PRETRAINED and recorded is not None:
+            return from_mapping(ResNetConfig, {**recorded.to_dict(), **ends, **overrides}, "the network")
+        overrides = {"stem": (recorded or model_config(name)).stem, **overrides}
+    return config_for_data(name, image_size=data.image_size, overrides=overrides, **ends)
+
+
+def recipe_for(recipe: Recipe, data: ImageData, network: ResNet) -> Recipe:
+    """Resolves what the data decide, and refuses what they or the network do not allow."""
+    check_parts(recipe, network)
     needs = {
         'keep="best"': (recipe.keep == "best", 'keep="final"'),
         f"patience={recipe.patience}": (recipe.patience > 0, "patience=0"),

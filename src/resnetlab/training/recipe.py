@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,13 +28,21 @@ class Recipe:
         accumulate: parts that a step's images are taken in, one after the other, where they do not fit into
             memory together. Normalisation sees a part at a time.
         sync_norm: batch normalisation takes mean and variance over the images of all processes, not of each alone.
-        lr: the highest learning rate.
+        lr: the highest learning rate; of the head and of every part of the network that has none of its own.
         schedule: how the learning rate moves, see `schedule.learning_rate`: "one_cycle", "cosine", "milestones",
             "every" or "constant".
         warmup: share of all steps in which the learning rate rises, where the schedule has such.
         milestones: shares of all steps at which "milestones" multiplies the learning rate by `decay`.
         decay_epochs: epochs after which "every" multiplies it, again and again.
         decay: what the learning rate is multiplied by there.
+        layer_decay: ratio of the learning rate of each part of the network ("stem", "stage1", ..., "head") to that of
+            the part after it, under every schedule.
+        rates: instead of it, learning rates by part, reached where the others reach `lr`.
+        freeze: parts that are not trained: neither their weights nor their running statistics change.
+        head_epochs: so many epochs at first train the head alone.
+        unfreeze_epochs: after them one part more is trained every so many epochs, from the last stage to the stem
+            (gradual unfreezing, Howard and Ruder 2018); with 0 all are at once. What is frozen is passed over. The
+            schedule goes on meanwhile.
         optimizer: "sgd", torch's stochastic gradient descent; "adamw" (Loshchilov and Hutter 2019), whose first
             beta is `momentum`; or "scratch_sgd", that of `resnetlab.scratch`.
         momentum: of stochastic gradient descent.
@@ -71,6 +79,11 @@ class Recipe:
     milestones: tuple[float, ...] = (0.5, 0.75)
     decay_epochs: int = 30
     decay: float = 0.1
+    layer_decay: float = 1.0
+    rates: Mapping[str, float] = field(default_factory=dict, hash=False)
+    freeze: tuple[str, ...] = ()
+    head_epochs: int = 0
+    unfreeze_epochs: int = 0
     optimizer: str = "sgd"
     momentum: float = 0.9
     nesterov: bool = True
@@ -101,6 +114,11 @@ class Recipe:
             milestones=tuple(check_number("milestones", value, 0, 1) for value in self.milestones),
             decay_epochs=check_integer("decay_epochs", self.decay_epochs, 1),
             decay=check_number("decay", self.decay, 0, 1, above=True),
+            layer_decay=check_number("layer_decay", self.layer_decay, 0, 1, above=True),
+            rates=_rates(self.rates, self.layer_decay),
+            freeze=_parts(self.freeze),
+            head_epochs=check_integer("head_epochs", self.head_epochs, 0),
+            unfreeze_epochs=check_integer("unfreeze_epochs", self.unfreeze_epochs, 0),
             optimizer=check_choice("optimizer", self.optimizer, OPTIMIZERS),
             loss=check_choice("loss", self.loss, LOSSES),
             momentum=check_number("momentum", self.momentum, 0, 1, below=True),
@@ -140,7 +158,7 @@ class Recipe:
         return from_mapping(cls, values, "the recipe")
 
     def changed(self, /, **changes: Any) -> Recipe:
-        """Returns the recipe with other values; "augment.flip" and the like name nested fields.
+        """Returns the recipe with other values; "augment.flip", "rates.head" and the like name nested fields.
 
         Raises:
             UserError: there is no such field, with the nearest known one, or a value is out of range.
@@ -153,3 +171,22 @@ class Recipe:
             else:
                 values[key] = value
         return Recipe.from_dict(values)
+
+
+def _rates(rates: Any, layer_decay: float) -> dict[str, float]:
+    if not isinstance(rates, Mapping):
+        raise UserError(f"rates must be learning rates by part, such as {{'stem': 0.001}}, got {rates!r}.")
+    if rates and layer_decay != 1:
+        raise UserError(
+            f"rates and layer_decay={layer_decay:g} both set the learning rates of the parts. Leave rates out, or set "
+            "layer_decay=1."
+        )
+    return {name: check_number(f"rates.{name}", rate, 0, above=True) for name, rate in rates.items()}
+
+
+def _parts(names: Any) -> tuple[str, ...]:
+    """Returns names of parts; as text they are separated by commas."""
+    names = names.split(",") if isinstance(names, str) else names
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"freeze must be names of parts, such as stem,stage1, got {names!r}.")
+    return tuple(name.strip() for name in names if name.strip())

@@ -23,6 +23,7 @@ from resnetlab.training.prepare import automatic_network, network_for
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import resolve_recipe
 from resnetlab.training.step import build_optimizer, training_step
+from resnetlab.training.transfer import TrainedParts, check_parts
 
 LEARNED = 0.1
 """A mean loss below this, with every image right, is learned by heart."""
@@ -73,7 +74,8 @@ def overfit_one_batch(
     """Trains a copy of a network on a single batch, over and over, until it is known by heart or the steps are over.
 
     What makes learning harder is left out: augmentation, label smoothing, weight decay and drops. The learning
-    rate is a quarter of the recipe's, all the time.
+    rate is a quarter of the recipe's, all the time and of every part. What the training unfreezes is trained from the
+    first step.
 
     Args:
         model: as `fit` takes it; a `ResNet` is not changed.
@@ -94,15 +96,17 @@ def overfit_one_batch(
     if model == "auto":
         model = automatic_network(recipe, data)
     network = copy.deepcopy(network_for(model, data, seed, overrides or {}))
+    check_parts(recipe, network)
     machine = choose_machine(device, precision, parts=network.config.parts)
-    plain = {"label_smoothing": 0.0, "weight_decay": 0.0, "class_weights": "none"}
-    recipe = recipe.changed(**plain, lr=recipe.lr / 4)
+    recipe = recipe.changed(label_smoothing=0.0, weight_decay=0.0, class_weights="none")
     machine.place(network).train()
+    parts = TrainedParts(network, recipe)
+    optimizer = build_optimizer(network, recipe)
+    parts.begin(recipe.epochs - 1)
     network.set_drop_progress(0.0)
     for module in network.modules():
         if isinstance(module, DropPath):
             module.eval()
-    optimizer = build_optimizer(network, recipe)
     policy = Augmentation(crop_padding=0.0, flip=False)
     size = min(recipe.batch_size, len(data.split("train")))
     settings = {"seed": seed, "epoch": 0, "size": data.image_size, "fit": data.fit}
@@ -117,7 +121,7 @@ def overfit_one_batch(
                 preprocessing=data.preprocessing,
                 recipe=recipe,
                 machine=machine,
-                lr=recipe.lr,
+                lr=recipe.lr / 4,
                 check_layout=step == 0,
             )
         losses.append(loss.item())

@@ -10,6 +10,8 @@ START_SHARE = 1 / 25
 """The first learning rate, as a share of the highest, where it rises."""
 _SIZE_STEP = 4
 """Sizes of images are multiples of this, so that they can be halved twice."""
+_SMALLEST_SIZE = 16
+"""Smaller images show too little of what the final ones do."""
 
 
 def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
@@ -46,11 +48,11 @@ def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
 def image_size(recipe: Recipe, epoch: int, final: int) -> int:
     """Returns height and width of the training images in an epoch, from 0: `final`, or less early on.
 
-    From `start_size` times `final` in the first epoch it grows evenly, in multiples of 4 pixels, and is
+    From `start_size` times `final` in the first epoch it grows evenly, in multiples of 4 pixels and from 16 on, and is
     `final` after `grow_until` of the epochs.
     """
     growing = recipe.grow_until * recipe.epochs
     if recipe.start_size == 1 or epoch >= growing:
         return final
     share = recipe.start_size + (1 - recipe.start_size) * epoch / growing
-    return min(final, max(_SIZE_STEP, _SIZE_STEP * round(share * final / _SIZE_STEP)))
+    return min(final, max(_SMALLEST_SIZE, _SIZE_STEP * round(share * final / _SIZE_STEP)))

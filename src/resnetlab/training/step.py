@@ -15,6 +15,7 @@ from resnetlab.data.batches import Batch
 from resnetlab.training.distributed import shares, summed, without_exchange
 from resnetlab.training.machine import Machine
 from resnetlab.training.recipe import Recipe
+from resnetlab.training.transfer import optimizer_groups
 
 _LOSSES: dict[str, Callable[..., Tensor]] = {
     "cross_entropy": F.cross_entropy,
@@ -23,20 +24,15 @@ _LOSSES: dict[str, Callable[..., Tensor]] = {
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Returns the recipe's optimiser over the trainable parameters, in two groups.
+    """Returns the recipe's optimiser over the trainable parameters, in the groups of `optimizer_groups`.
 
     Weight decay is on weights of two and more dimensions; scales, shifts and biases have it with
     `decay_all` only. torch's update is fused into one kernel where there is one for the device.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    spared = recipe.weight_decay if recipe.decay_all else 0.0
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": spared},
-    ]
+    groups = optimizer_groups(model, recipe)
     if recipe.optimizer == "scratch_sgd":
         return scratch.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
-    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
+    fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, 0.999), fused=fused)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
@@ -88,13 +84,13 @@ def training_step(
         preprocessing: normalises the images, where they are not yet.
         recipe: its loss, label smoothing, gradient clipping and accumulation.
         machine: precision and memory format.
-        lr: the learning rate of this step.
+        lr: the learning rate of this step; a group of the optimiser has its "scale" of it.
         class_weights: (num_classes,), what a sample of each class counts; None is 1 for all.
         check_layout: make sure that the optimiser's tensors lie as the parameters do; on the first
-            step after every start and load.
+            step after every start, load and unfreezing.
     """
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("scale", 1.0)
     images = batch.images if batch.normalized else preprocessing.normalize(batch.images, machine.dtype)
     images = machine.arrange(images.to(machine.dtype))
     ranks = shares(model)
