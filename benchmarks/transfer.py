@@ -27,11 +27,12 @@ from resnetlab.core.environment import processor_name
 from resnetlab.data.store import ImageData
 
 BAR = 10.0
-PRETRAINING = {"recipe": "quick", "label_smoothing": 0.0, "augment.crop_scale": (0.35, 1.0)}
+_GROWING = {"start_size": 0.7, "grow_until": 0.6, "average": 0.998, "augment.crop_padding": 1 / 14}
+PRETRAINING = {"recipe": "quick", "label_smoothing": 0.0, "augment.crop_scale": (0.35, 1.0), **_GROWING}
 """Label smoothing makes features that transfer less well (Kornblith et al. 2021)."""
 _BACKBONE = ("stem", "stage1", "stage2", "stage3", "stage4")
 WAYS: dict[str, dict[str, Any]] = {
-    "from scratch": {"recipe": "quick", "lr": 0.05},
+    "from scratch": {"recipe": "quick", "lr": 0.05, **_GROWING},
     "frozen": {"recipe": "finetune", "freeze": _BACKBONE, "head_epochs": 0},
     "a rate a stage": {"recipe": "finetune"},
     "full": {"recipe": "finetune", "layer_decay": 1.0, "head_epochs": 0},

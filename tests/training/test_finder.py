@@ -230,7 +230,7 @@ def test_what_is_frozen_does_not_learn(digits: ImageData):
 
 def test_auto_and_data_that_are_loaded_late(digits: ImageData):
     found = find_lr("auto", lambda: digits, steps=20, batch_size=32, **QUICK)
-    assert found.subject == "quick_resnet on digits, recipe quick"
+    assert found.subject == "resnet20 on digits, recipe quick"
     named = find_lr("resnet20", "digits", steps=20, recipe=Recipe(name="mine", batch_size=32), **QUICK)
     assert named.subject == "resnet20 on digits, recipe mine"
 
