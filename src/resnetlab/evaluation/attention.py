@@ -1,0 +1,326 @@
+"""Where in an image a network finds a class: three answers that check each other.
+
+Class activation and Grad-CAM read it from the network's own maps; occlusion covers part of the image and looks
+what happens, and so needs to know nothing of the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from resnetlab.core.checks import check_integer, check_number
+from resnetlab.core.errors import UserError, unknown
+from resnetlab.core.preprocessing import Preprocessing
+from resnetlab.evaluation.forward import trained_on
+from resnetlab.models.resnet import ResNet, check_network
+
+FOR_THE_CLASS = (213, 94, 0)
+"""Vermilion: what speaks for the class. With the blue, of Okabe and Ito's palette for all kinds of colour vision."""
+AGAINST_THE_CLASS = (0, 114, 178)
+_DENSEST = 0.8  # opacity of the largest value: the image still shows through
+_LUMINANCE = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Attention:
+    """For each image a map of what speaks for a class, and, with a minus, of what speaks against it.
+
+    Attributes:
+        maps: (N, h, w), float32, signed, on the CPU; cells divide the image evenly.
+        classes: int64 (N,), the class that each map is about.
+        method: "class activation", "Grad-CAM" or "occlusion".
+        at: the tap of `ResNet.features` that was looked at, or "images".
+    """
+
+    maps: Tensor
+    classes: Tensor
+    method: str
+    at: str
+
+    @property
+    def positive(self) -> Tensor:
+        """The maps without what speaks against the class, (N, h, w): Grad-CAM as published."""
+        return self.maps.clamp(min=0)
+
+    @property
+    def range(self) -> Tensor:
+        """Lowest and highest value of each map, (N, 2)."""
+        return torch.stack([self.maps.amin((1, 2)), self.maps.amax((1, 2))], 1)
+
+    @property
+    def all_negative(self) -> Tensor:
+        """Whether nothing in a map speaks for its class and something against it, bool (N,).
+
+        Rectified, such a map would be empty; scaled to its own range, it would show what is least against the class
+        as if it were for it.
+        """
+        lowest, highest = self.range.unbind(1)
+        return (highest <= 0) & (lowest < 0)
+
+    @property
+    def limits(self) -> Tensor:
+        """The largest absolute value of each map, (N,): what full colour means in `overlay`, with either sign."""
+        return self.maps.abs().amax((1, 2))
+
+    def upsampled(self, size: int | tuple[int, int]) -> Tensor:
+        """Returns the maps in the size of an image, (N, H, W), interpolated bilinearly between centres of cells."""
+        shape = (size, size) if isinstance(size, int) else size
+        return F.interpolate(self.maps[:, None], shape, mode="bilinear", align_corners=False)[:, 0]
+
+    def overlay(self, images: Tensor, *, limit: float | None = None) -> np.ndarray:
+        """Returns the maps over the images in grey: orange for the class, blue against it, nothing at 0.
+
+        Both signs have the same scale, so that an all-negative map is blue only.
+
+        Args:
+            images: those that were explained, uint8 (N, C, H, W).
+            limit: the value of full colour, to compare images; None takes that of each map, see `limits`.
+
+        Returns:
+            uint8 (N, H, W, 3).
+        """
+        _check_pixels(images)
+        if len(images) != len(self.maps):
+            raise UserError(f"overlay needs the {len(self.maps)} images that the maps are of, got {len(images)}.")
+        limits = self.limits if limit is None else torch.tensor(check_number("limit", limit, 0, above=True))
+        share = self.upsampled((images.shape[2], images.shape[3])) / limits.clamp(min=1e-30).reshape(-1, 1, 1)
+        opacity = share.abs().clamp(max=1)[..., None] * _DENSEST
+        colors = torch.tensor([AGAINST_THE_CLASS, FOR_THE_CLASS])[(share > 0).long()]
+        return ((1 - opacity) * _grey(images)[..., None] + opacity * colors).round().to(torch.uint8).numpy()
+
+
+@torch.no_grad()
+def class_activation(model: ResNet, images: Tensor, classes: Tensor | Sequence[int] | None = None) -> Attention:
+    """Returns the class activation of each image (Zhou et al. 2016): sum over k of w[class, k] A_k.
+
+    A is what the network pools ("final") and w the weights of its head: the mean of the map plus the bias is the
+    logit, exactly.
+
+    Args:
+        model: a trained network; it is left as it is found.
+        images: uint8 (N, C, H, W), of the network's size.
+        classes: (N,), the class to explain for each image; None explains the predicted ones.
+
+    Raises:
+        UserError: the network was never trained or has no head, or images or classes do not fit it.
+    """
+    preprocessing = _check(model, images)
+    wanted = _check_classes(model, classes, len(images))
+    maps, explained = [], []
+    with evaluating(model):
+        for at, batch in normalized_batches(model, images, preprocessing):
+            taps = model.features(batch)
+            chosen = _chosen(wanted, at, taps["logits"])
+            weights = model.fc.get_parameter("weight")[chosen]
+            maps.append(torch.einsum("nk,nkhw->nhw", weights, taps["final"]).float().cpu())
+            explained.append(chosen.cpu())
+    return Attention(maps=torch.cat(maps), classes=torch.cat(explained), method="class activation", at="final")
+
+
+def grad_cam(
+    model: ResNet, images: Tensor, classes: Tensor | Sequence[int] | None = None, at: str = "final"
+) -> Attention:
+    """Returns Grad-CAM of each image (Selvaraju et al. 2017), with its sign: sum over k of alpha_k A_k.
+
+    alpha_k is the mean over positions of the gradient of the class's logit with respect to A_k. The paper drops what
+    is negative; here `Attention.positive` does. At "final" it is the class activation divided by the number of
+    positions.
+
+    Args:
+        model: a trained network; it is left as it is found, the gradients of its parameters too.
+        images: uint8 (N, C, H, W), of the network's size.
+        classes: (N,), the class to explain for each image; None explains the predicted ones.
+        at: whose output A is: "stem", a stage such as "stage2", a block such as "stage1.block2", or "final", what
+            is pooled.
+
+    Raises:
+        UserError: as of `class_activation`, or there is no such tap.
+    """
+    preprocessing = _check(model, images)
+    wanted, tap = _check_classes(model, classes, len(images)), _check_tap(model, at)
+    maps, explained = [], []
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(model):
+        for place, batch in normalized_batches(model, images, preprocessing):
+            # The images ask for a gradient, so that there is one at every tap however much of the network is frozen.
+            taps = model.features(batch.requires_grad_())
+            chosen = _chosen(wanted, place, taps["logits"])
+            logits = taps["logits"].gather(1, chosen[:, None])
+            (gradient,) = torch.autograd.grad(logits.sum(), taps[tap])
+            weights = gradient.mean((2, 3))
+            maps.append(torch.einsum("nk,nkhw->nhw", weights, taps[tap].detach()).float().cpu())
+            explained.append(chosen.cpu())
+    return Attention(maps=torch.cat(maps), classes=torch.cat(explained), method="Grad-CAM", at=at)
+
+
+@torch.no_grad()
+def occlusion(
+    model: ResNet,
+    images: Tensor,
+    classes: Tensor | Sequence[int] | None = None,
+    size: int | None = None,
+    stride: int | None = None,
+    fill: str | int = "mean",
+) -> Attention:
+    """Returns by how much the logit of the class drops when a square of the image is covered (Zeiler and Fergus 2014).
+
+    The centres of the squares divide the image evenly, so that the map lies over it as the other methods' maps do;
+    at the border a square covers less.
+
+    Args:
+        model: a trained network; it is left as it is found.
+        images: uint8 (N, C, H, W), of the network's size.
+        classes: (N,), the class to explain for each image; None explains the predicted ones.
+        size: side of the square in pixels; None is a quarter of the image.
+        stride: the most pixels between two centres; None is an eighth of the image.
+        fill: what covers: "mean", the mean colour of the training images, or a pixel value from 0 to 255, such as
+            that of the background: a square that stands out from it is something to see, too.
+
+    Returns:
+        Maps of ceil(H / stride) x ceil(W / stride) cells.
+
+    Raises:
+        UserError: as of `class_activation`, or a square, stride or fill is out of range.
+    """
+    preprocessing = _check(model, images)
+    wanted = _check_classes(model, classes, len(images))
+    height, width = images.shape[2:]
+    size = max(1, round(min(height, width) / 4)) if size is None else check_integer("size", size, 1)
+    stride = max(1, round(min(height, width) / 8)) if stride is None else check_integer("stride", stride, 1)
+    device = next(model.parameters()).device
+    rows, columns = (_covered(length, size, stride).to(device) for length in (height, width))
+    places = torch.cartesian_prod(torch.arange(len(rows)), torch.arange(len(columns))).to(device)
+    maps, explained = [], []
+    with evaluating(model):
+        for at, batch in normalized_batches(model, images, preprocessing):
+            cover = _cover(fill, preprocessing, batch)
+            whole = model(batch)
+            chosen = _chosen(wanted, at, whole)
+            for image, label, logits in zip(batch, chosen, whole, strict=True):
+                drops = []
+                for part in places.split(batch_size(model, images)):
+                    squares = rows[part[:, 0], None, :, None] & columns[part[:, 1], None, None, :]
+                    drops.append(logits[label] - model(torch.where(squares, cover, image))[:, label])
+                maps.append(torch.cat(drops).reshape(len(rows), len(columns)).float().cpu())
+            explained.append(chosen.cpu())
+    return Attention(maps=torch.stack(maps), classes=torch.cat(explained), method="occlusion", at="images")
+
+
+@contextmanager
+def evaluating(model: ResNet) -> Iterator[None]:
+    """Sets evaluation mode and full float32 within the block; afterwards all is as it was, module by module."""
+    modes = {module: module.training for module in model.modules()}
+    tf32 = torch.backends.cudnn.allow_tf32
+    model.eval()
+    torch.backends.cudnn.allow_tf32 = False  # else a GPU rounds float32 convolutions to 10 bits
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = tf32
+        for module, training in modes.items():
+            module.training = training
+
+
+def batch_size(model: ResNet, images: Tensor) -> int:
+    """Returns how many images a network may take at once where everything that it computes is kept."""
+    pixels, most = (2**17, 32) if next(model.parameters()).device.type == "cpu" else (2**20, 256)
+    return max(1, min(most, pixels // (images.shape[2] * images.shape[3])))
+
+
+def normalized_batches(model: ResNet, images: Tensor, preprocessing: Preprocessing) -> Iterator[tuple[slice, Tensor]]:
+    """Yields uint8 images (N, C, H, W) in batches that the network takes, each with its place in `images`."""
+    parameter, count = next(model.parameters()), batch_size(model, images)
+    for first in range(0, len(images), count):
+        place = slice(first, first + count)
+        batch = preprocessing.normalize(images[place].to(parameter.device), parameter.dtype)
+        yield place, batch.contiguous(memory_format=torch.channels_last)
+
+
+def check_images(model: ResNet, images: Tensor) -> Preprocessing:
+    """Returns how images for this network are normalised; raises `UserError` unless these fit it."""
+    preprocessing, _ = trained_on(check_network(model))
+    _check_pixels(images)
+    if not len(images) or images.shape[1] != preprocessing.channels:
+        raise UserError(
+            f"expected at least one image of {preprocessing.channels} channels, as the network was trained on, got "
+            f"images of shape {tuple(images.shape)}. Load them with channels={preprocessing.channels}."
+        )
+    return preprocessing
+
+
+def _check(model: ResNet, images: Tensor) -> Preprocessing:
+    preprocessing = check_images(model, images)
+    if not model.config.num_classes:
+        raise UserError("the network has no head, and so no class to explain. Take a network with num_classes.")
+    return preprocessing
+
+
+def _check_pixels(images: Tensor) -> None:
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
+        got = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise UserError(
+            f"expected images as a tensor, uint8 (N, C, H, W), got {got}. Give them as they are loaded, "
+            "before normalisation."
+        )
+
+
+def _check_classes(model: ResNet, classes: Tensor | Sequence[int] | None, count: int) -> Tensor | None:
+    if classes is None:
+        return None
+    wanted, most = torch.as_tensor(classes).cpu(), model.config.num_classes
+    fits = wanted.shape == (count,) and not (wanted.is_floating_point() or wanted.dtype == torch.bool)
+    if not fits or wanted.min() < 0 or wanted.max() >= most:
+        raise UserError(
+            f"classes must be {count} integers from 0 to {most - 1}, one for each image, got {classes!r}. "
+            "They are positions in model.class_names; None explains the predicted ones."
+        )
+    return wanted.long()
+
+
+def _check_tap(model: ResNet, at: str) -> str:
+    """Returns the name in `ResNet.features` of what `at` means: of a stage, its last block."""
+    taps = {"stem": "stem"}
+    for name, _ in model.blocks():
+        taps[name.partition(".")[0]] = name
+        taps[name] = name
+    taps["final"] = "final"
+    if at not in taps:
+        raise unknown("place to look at", at, taps)
+    return taps[at]
+
+
+def _chosen(wanted: Tensor | None, place: slice, logits: Tensor) -> Tensor:
+    return logits.detach().argmax(1) if wanted is None else wanted[place].to(logits.device)
+
+
+def _covered(length: int, size: int, stride: int) -> Tensor:
+    """Returns which pixels along a side each square covers, bool (squares, length)."""
+    squares = -(-length // stride)
+    centers = (torch.arange(squares) + 0.5) * (length / squares)
+    first = (centers - size / 2).round()[:, None]
+    pixels = torch.arange(length)
+    return (first <= pixels) & (pixels < first + size)
+
+
+def _cover(fill: str | int, preprocessing: Preprocessing, batch: Tensor) -> Tensor:
+    """Returns the normalised colour (C, 1, 1) of a square; the mean colour is exactly 0."""
+    color = torch.zeros(preprocessing.channels, 1, 1, dtype=batch.dtype, device=batch.device)
+    if fill == "mean":
+        return color
+    if isinstance(fill, str):
+        raise UserError(f"fill must be 'mean' or a pixel value from 0 to 255, got {fill!r}.")
+    return preprocessing.normalize(color + check_number("fill", fill, 0, 255), batch.dtype)
+
+
+def _grey(images: Tensor) -> Tensor:
+    """Returns images (N, C, H, W) as grey values (N, H, W), in float32."""
+    values = images.cpu().float()
+    if values.shape[1] != 3:
+        return values.mean(1)
+    return (values * torch.tensor(_LUMINANCE).reshape(3, 1, 1)).sum(1)
