@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 import shutil
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import binomtest, entropy
 from sklearn.metrics import classification_report, log_loss, top_k_accuracy_score
 from tests.conftest import TINY
 
@@ -16,8 +19,9 @@ import resnetlab
 from resnetlab.core.errors import UserError
 from resnetlab.core.runs import Run
 from resnetlab.data.store import ImageData
-from resnetlab.evaluation.forward import answer
-from resnetlab.evaluation.metrics import by_class, by_image, overall
+from resnetlab.evaluation.evaluate import evaluate_split
+from resnetlab.evaluation.forward import Answers, answer
+from resnetlab.evaluation.metrics import by_class, by_image, overall, wilson_interval
 from resnetlab.models.resnet import ResNet
 from resnetlab.training.fit import fit
 
@@ -33,21 +37,78 @@ def test_figures_equal_scikit_learns():
     assert figures["top5"] == top_k_accuracy_score(labels.numpy(), probabilities, k=5)
     assert figures["loss"] == pytest.approx(log_loss(labels.numpy(), probabilities))
     expected = classification_report(labels, logits.argmax(1), target_names=names, output_dict=True)
-    for row in by_class(logits.argmax(1), labels, names).to_dict("records"):
+    classes = by_class(logits, labels, names)
+    for row in classes.to_dict("records"):
         theirs = expected[row["class"]]  # type: ignore[index]
         for ours, key in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score"), ("support", "support")):
             assert row[ours] == pytest.approx(theirs[key])
     rows = by_image(logits, labels, torch.arange(500), names)
+    assert classes["mean_confidence"].tolist() == pytest.approx(rows.groupby("label")["confidence"].mean().tolist())
     assert rows["loss"].mean() == pytest.approx(figures["loss"])
     assert rows["confidence"].tolist() == pytest.approx(probabilities.max(1).tolist())
     assert (rows["label"] == rows["prediction"]).mean() == figures["top1"]
+    assert rows["correct"].equals(rows["label"] == rows["prediction"])
+    assert rows["entropy"].tolist() == pytest.approx(entropy(probabilities, axis=1).tolist())
+    highest = np.sort(probabilities, axis=1)[:, ::-1]
+    assert rows["margin"].tolist() == pytest.approx((highest[:, 0] - highest[:, 1]).tolist())
+    assert np.stack(rows["top5_confidence"].tolist()) == pytest.approx(highest[:, :5])
+    assert [row[0] for row in rows["top5"]] == rows["prediction"].tolist()
+    assert np.mean([label in row for label, row in zip(rows["label"], rows["top5"], strict=True)]) == figures["top5"]
+    own = probabilities[np.arange(500), labels.numpy()]
+    assert rows["label_probability"].tolist() == pytest.approx(own.tolist())
+    others = np.where(np.arange(7) == labels.numpy()[:, None], 0, probabilities).max(1)
+    assert rows["suspicion"].tolist() == pytest.approx(np.log(others / own).tolist(), abs=1e-6)
+    assert ((rows["suspicion"] > 0) == ~rows["correct"]).all()
+
+
+def test_of_equal_logits_the_first_class_is_taken_in_every_column():
+    logits = torch.tensor([[1.0, 2.0, 2.0, 0.0, 1.0, 1.0, 1.0, 1.0], [0.0] * 8])
+    rows = by_image(logits, torch.tensor([2, 0]), torch.arange(2), list("abcdefgh"))
+    assert rows["prediction"].tolist() == ["abcdefgh"[number] for number in logits.argmax(1)]
+    assert rows["top5"].tolist() == [list("bcaef"), list("abcde")]
+    assert rows["suspicion"].tolist() == [0, 0]
+
+
+def test_equal_images_share_a_group():
+    digests = ["d", "a", "b", "a", "c", "d", "a"]
+    rows = by_image(torch.zeros(7, 2), torch.zeros(7, dtype=torch.long), torch.arange(7), ["a", "b"], digests=digests)
+    assert rows["group"].tolist() == [0, 1, -1, 1, -1, 0, 1]
+    without = by_image(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long), torch.arange(1), ["a", "b"])
+    assert "group" not in without
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 1), (1, 1), (0, 50), (50, 50), (7, 9), (9401, 10_000)])
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.99])
+def test_the_interval_is_scipys(successes: int, n: int, confidence: float):
+    theirs = binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    assert wilson_interval(successes, n, confidence) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+def test_the_ends_of_the_interval_are_exact_and_of_nothing_nothing_is_known():
+    assert wilson_interval(0, 0) == (0, 1)
+    assert wilson_interval(0, 3)[0] == 0
+    assert wilson_interval(3, 3)[1] == 1
+
+
+def test_shares_that_are_none_are_refused():
+    with pytest.raises(UserError, match=r"successes must be at most n, got 4 of 3\."):
+        wilson_interval(4, 3)
+    with pytest.raises(UserError, match="successes must be an integer of at least 0, got -1"):
+        wilson_interval(-1, 3)
+    with pytest.raises(UserError, match="confidence must be a finite number above 0 and below 1, got 95"):
+        wilson_interval(1, 3, 95)
 
 
 def test_a_class_without_images_and_one_never_predicted_are_zero_not_an_error():
-    table = by_class(torch.tensor([0, 0]), torch.tensor([0, 1]), ["a", "b", "c"]).set_index("class")
+    table = by_class(torch.tensor([[5.0, 0, 0], [1, 0, 0]]), torch.tensor([0, 1]), ["a", "b", "c"]).set_index("class")
     assert table.loc["a", ["support", "precision", "recall"]].tolist() == [1, 0.5, 1.0]
     assert table.loc["b", ["support", "precision", "recall", "f1"]].tolist() == [1, 0, 0, 0]
     assert table.loc["c", ["support", "precision", "recall", "f1"]].tolist() == [0, 0, 0, 0]
+    assert table.loc["a", ["recall_low", "recall_high"]].tolist() == list(wilson_interval(1, 1))
+    assert table.loc["b", ["recall_low", "recall_high"]].tolist() == list(wilson_interval(0, 1))
+    assert table.loc["c", ["recall_low", "recall_high"]].tolist() == [0, 1]
+    assert table["mean_confidence"].tolist()[:2] == pytest.approx([1 / (1 + 2 / math.e**5), 1 / (1 + 2 / math.e)])
+    assert math.isnan(table.loc["c", "mean_confidence"])
 
 
 def test_with_few_classes_top5_is_one():
@@ -71,8 +132,13 @@ def test_tables_are_written_and_read_back(digits_run: Run, digits: ImageData):
     folder = digits_run.evaluation()
     rows, classes = (pd.read_parquet(folder / f"{name}.parquet") for name in ("per_image", "per_class"))
     embeddings = pd.read_parquet(folder / "embeddings.parquet")
-    assert list(rows.columns) == ["index", "label", "prediction", "confidence", "loss"]
-    assert list(classes.columns) == ["class", "support", "precision", "recall", "f1"]
+    assert list(rows.columns) == [
+        "index", "label", "prediction", "confidence", "loss", "correct", "label_probability", "margin", "entropy",
+        "suspicion", "top5", "top5_confidence", "group",
+    ]  # fmt: skip
+    assert list(classes.columns) == [
+        "class", "support", "precision", "recall", "f1", "recall_low", "recall_high", "mean_confidence",
+    ]  # fmt: skip
     assert list(embeddings.columns) == ["index", "label", "values"]
     assert len(rows) == len(embeddings) == 360
     assert classes["support"].sum() == 360
@@ -81,6 +147,50 @@ def test_tables_are_written_and_read_back(digits_run: Run, digits: ImageData):
         np.stack(embeddings["values"].tolist()) @ model.fc.weight.detach().numpy().T + model.fc.bias.detach().numpy()
     )
     assert [digits.class_names[label] for label in logits.argmax(1)] == rows["prediction"].tolist()
+
+
+def test_the_written_summary_and_tables_agree(digits_run: Run):
+    folder = digits_run.evaluation()
+    rows = pd.read_parquet(folder / "per_image.parquet")
+    bins, pairs = (pd.read_parquet(folder / f"{name}.parquet") for name in ("reliability", "confused_pairs"))
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    assert (summary["top1_low"], summary["top1_high"]) == wilson_interval(int(rows["correct"].sum()), 360)
+    filled = bins[bins["count"] > 0]
+    gaps = (filled["accuracy"] - filled["confidence"]).abs()
+    assert len(bins) == 15
+    assert summary["ece"] == pytest.approx((gaps * filled["count"]).sum() / 360)
+    assert summary["mce"] == gaps.max()
+    wrong = rows[~rows["correct"]]
+    assert pairs["count"].sum() == len(wrong) > 0
+    first = pairs.iloc[0]
+    assert first["count"] == (wrong[["label", "prediction"]] == first[["label", "prediction"]]).all(axis=1).sum()
+    assert first["share"] == first["count"] / (rows["label"] == first["label"]).sum()
+
+
+@pytest.mark.parametrize("classes", [1, 2, 7])
+def test_a_single_image_of_any_number_of_classes_has_all_figures(digits: ImageData, tmp_path: Path, classes: int):
+    names = tuple("abcdefg"[:classes])
+    model = ResNet(dataclasses.replace(TINY, num_classes=classes))
+    model.preprocessing, model.class_names = digits.preprocessing, names
+    split = digits.splits["test"]
+    one = dataclasses.replace(split, images=split.images[:1], labels=torch.tensor([classes - 1]), index=split.index[:1])
+    data = dataclasses.replace(digits, splits={"test": one}, class_names=names)
+    evaluation = evaluate_split(model, data).save(tmp_path / "evaluation")
+    row = evaluation.per_image.iloc[0]
+    assert len(row["top5"]) == len(row["top5_confidence"]) == min(5, classes)
+    assert evaluation.summary["ece"] == evaluation.summary["mce"] == abs(row["correct"] - row["confidence"])
+    assert row["margin"] == (1 if classes == 1 else row["top5_confidence"][0] - row["top5_confidence"][1])
+    assert math.isnan(row["suspicion"]) == (classes == 1)
+    assert evaluation.per_class["support"].tolist() == [0] * (classes - 1) + [1]
+    assert "1 images" in str(evaluation)
+
+
+def test_a_network_that_answers_nan_is_told_by_its_figures(digits_run: Run, digits: ImageData, tmp_path: Path):
+    answers = Answers(torch.full((360, 10), math.nan), torch.zeros(360, 4))
+    evaluation = evaluate_split(resnetlab.load(digits_run), digits, answers=answers).save(tmp_path / "evaluation")
+    assert all(math.isnan(evaluation.summary[name]) for name in ("loss", "ece", "mce"))
+    assert evaluation.per_image[["confidence", "margin", "entropy", "suspicion"]].isna().all(axis=None)
+    assert evaluation.reliability["count"].sum() == 0
 
 
 def test_another_data_set_goes_to_a_folder_of_its_own(image_folder: Path, tmp_path: Path):
@@ -92,8 +202,11 @@ def test_another_data_set_goes_to_a_folder_of_its_own(image_folder: Path, tmp_pa
     evaluation = resnetlab.evaluate(run, tmp_path / "elsewhere")  # the same images: their splits are kept
     assert (evaluation.summary["n"], evaluation.folder) == (8, run.evaluation())
     Image.new("RGB", (20, 20)).save(tmp_path / "elsewhere" / "red" / "new.png")
+    shutil.copy(tmp_path / "elsewhere" / "red" / "new.png", tmp_path / "elsewhere" / "red" / "twin.png")
     evaluation = resnetlab.evaluate(run, tmp_path / "elsewhere")
-    assert evaluation.summary["n"] == 41
+    assert evaluation.summary["n"] == 42
+    twins = evaluation.per_image["path"].isin(["red/new.png", "red/twin.png"])
+    assert evaluation.per_image["group"].tolist() == [0 if twin else -1 for twin in twins]
     assert evaluation.folder == run.evaluation("elsewhere")
     assert (run.evaluation("elsewhere") / "per_image.parquet").is_file()
     (tmp_path / "elsewhere" / "red").rename(tmp_path / "elsewhere" / "rot")
@@ -139,8 +252,9 @@ def test_what_cannot_be_evaluated_is_refused(digits_run: Run, digits: ImageData)
 
 
 def test_an_evaluation_prints_itself(digits_run: Run, digits: ImageData):
-    text = str(resnetlab.evaluate(resnetlab.load(digits_run), digits))
-    assert text.startswith("test: top-1 ")
+    evaluation = resnetlab.evaluate(resnetlab.load(digits_run), digits)
+    text, (low, high) = str(evaluation), (evaluation.summary[key] for key in ("top1_low", "top1_high"))
+    assert text.startswith(f"test: top-1 {evaluation.summary['top1']:.2%} ({low:.2%} to {high:.2%}), top-5 ")
     assert "360 images" in text
     assert "precision" in text
 

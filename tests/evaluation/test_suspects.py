@@ -39,7 +39,7 @@ def test_labels_made_wrong_are_on_top(network: ResNet, digits: ImageData):
     assert suspects[suspects.index.isin(flipped.tolist())]["likely"].sum() >= 6
 
 
-def test_the_score_is_the_normalised_margin(network: ResNet, digits: ImageData):
+def test_the_score_is_the_margin_of_the_logits(network: ResNet, digits: ImageData):
     suspects = suspect_labels(network, digits, "test")
     preprocessing, _ = trained_on(network)
     probabilities = answer_split(network, digits, "test", preprocessing).logits.double().softmax(1).numpy()
@@ -47,7 +47,7 @@ def test_the_score_is_the_normalised_margin(network: ResNet, digits: ImageData):
     own = probabilities[np.arange(360), labels]
     others = probabilities.copy()
     others[np.arange(360), labels] = -1
-    margins = own - others.max(1)
+    margins = np.log(own) - np.log(others.max(1))
     assert 0 < len(suspects) == (margins < 0).sum()
     assert suspects["score"].to_numpy() == pytest.approx(margins[suspects.index], abs=1e-9)
     assert suspects["score"].is_monotonic_increasing
@@ -55,6 +55,10 @@ def test_the_score_is_the_normalised_margin(network: ResNet, digits: ImageData):
     assert suspects["index"].tolist() == digits.split("test").index[suspects.index.tolist()].tolist()
     usual = np.array([own[labels == label].mean() for label in range(10)])
     assert (suspects["likely"] == (suspects["confidence"] >= usual[suspects["prediction"].astype(int)])).all()
+    images = evaluate_split(network, digits, "test").per_image
+    ranked = images.sort_values("suspicion", ascending=False, kind="stable")
+    assert ranked.index[: len(suspects)].tolist() == suspects.index.tolist()
+    assert (ranked["suspicion"].iloc[len(suspects) :] < 0).all()
     assert list(suspects) == [
         "index", "label", "prediction", "confidence", "label_probability", "score", "likely",
     ]  # fmt: skip

@@ -23,13 +23,16 @@ from resnetlab.data.pack import is_complete
 from resnetlab.data.sources import is_named, load_data, may_be_recorded, reload_data
 from resnetlab.data.splits import SPLITS
 from resnetlab.data.store import ImageData
+from resnetlab.evaluation.calibration import expected_calibration_error, maximum_calibration_error, reliability
 from resnetlab.evaluation.forward import Answers, answer_split, trained_on
-from resnetlab.evaluation.metrics import by_class, by_image, embedding_frame, overall
+from resnetlab.evaluation.metrics import by_class, by_image, embedding_frame, overall, wilson_interval
+from resnetlab.evaluation.pairs import confused_pairs
 from resnetlab.models.resnet import ResNet
 from resnetlab.weights.file import load
 
 SCHEMA_VERSION = 1
 _SHOWN_CLASSES = 40
+_TABLES = ("per_class", "per_image", "embeddings", "reliability", "confused_pairs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +40,16 @@ class Evaluation:
     """Figures and tables of one network on one split.
 
     Attributes:
-        summary: split, n, top1, top5 (0 to 1), loss; and where asked for mirrored_top1, mirrored_top5 and
-            mirrored_loss, those of the mean of the logits of each image and its mirror image.
-        per_class: a row a class: class, support, precision, recall, f1.
-        per_image: a row an image: index, path where it has one, label, prediction, confidence, loss.
+        summary: split, n, top1, top5 (0 to 1), loss; top1_low and top1_high, the 95 % interval of top1 (see
+            `metrics.wilson_interval`); ece and mce, the expected and the maximum calibration error (see
+            `calibration`); and where asked for mirrored_top1, mirrored_top5 and mirrored_loss, those of the mean
+            of the logits of each image and its mirror image.
+        per_class: a row a class, see `metrics.by_class`.
+        per_image: a row an image, see `metrics.by_image`. Its column group tells equal images of the split: copies
+            of a file where photos are kept as files have them, equal pixels as the network sees them otherwise.
         embeddings: a row an image: index, label, values.
+        reliability: a row a bin of the confidence, see `calibration.reliability`.
+        confused_pairs: a row for each class that was taken for another, see `pairs.confused_pairs`.
         folder: where the tables were written, if they were.
     """
 
@@ -49,12 +57,14 @@ class Evaluation:
     per_class: pd.DataFrame
     per_image: pd.DataFrame
     embeddings: pd.DataFrame
+    reliability: pd.DataFrame
+    confused_pairs: pd.DataFrame
     folder: Path | None = None
 
     def save(self, folder: Path) -> Evaluation:
         """Writes summary.json and the tables as parquet; the summary last, so that it vouches for them."""
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("per_class", "per_image", "embeddings"):
+        for name in _TABLES:
             table = getattr(self, name).copy(deep=False)
             table.attrs = {"schema": SCHEMA_VERSION}  # goes into the file's metadata
             with atomic(folder / f"{name}.parquet") as temporary:
@@ -66,7 +76,8 @@ class Evaluation:
         summary = self.summary
         top5 = f"top-5 {summary['top5']:.2%}, " if len(self.per_class) > 5 else ""  # else it is 1 by definition
         yield (
-            f"{summary['split']}: top-1 {summary['top1']:.2%}, {top5}"
+            f"{summary['split']}: top-1 {summary['top1']:.2%} "
+            f"({summary['top1_low']:.2%} to {summary['top1_high']:.2%}), {top5}"
             f"loss {summary['loss']:.4f}, {summary['n']:,} images"
         )
         if "mirrored_top1" in summary:
@@ -162,15 +173,27 @@ def evaluate_split(
     answers = answers or answer_split(model, data, name, preprocessing)
     order = torch.tensor([class_names.index(label) for label in data.class_names])
     labels = order[chosen.labels]
-    summary = {"split": name, **overall(answers.logits, labels)}
+    images = by_image(answers.logits, labels, chosen.index, class_names, chosen.paths, chosen.digests)
+    sure, correct = images["confidence"].to_numpy(), images["correct"].to_numpy()
+    low, high = wilson_interval(int(correct.sum()), len(images))
+    summary = {
+        "split": name,
+        **overall(answers.logits, labels),
+        "top1_low": low,
+        "top1_high": high,
+        "ece": expected_calibration_error(sure, correct),
+        "mce": maximum_calibration_error(sure, correct),
+    }
     if mirrored:
         both = (answers.logits + answer_split(model, data, name, preprocessing, mirrored=True).logits) / 2
         summary |= {f"mirrored_{key}": value for key, value in overall(both, labels).items() if key != "n"}
     return Evaluation(
         summary=summary,
-        per_class=by_class(answers.logits.argmax(1), labels, class_names),
-        per_image=by_image(answers.logits, labels, chosen.index, class_names, chosen.paths),
+        per_class=by_class(answers.logits, labels, class_names),
+        per_image=images,
         embeddings=embedding_frame(answers.embeddings, labels, chosen.index, class_names),
+        reliability=reliability(sure, correct),
+        confused_pairs=confused_pairs(images["label"].tolist(), images["prediction"].tolist(), class_names),
     )
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 from torch import Tensor
+
+from resnetlab.core.checks import check_integer, check_number
+from resnetlab.core.errors import UserError
 
 
 def overall(logits: Tensor, labels: Tensor) -> dict[str, Any]:
@@ -26,16 +32,58 @@ def overall(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     }
 
 
-def by_class(predictions: Tensor, labels: Tensor, class_names: Sequence[str]) -> pd.DataFrame:
-    """Returns a row a class: class, support, precision, recall, f1; 0 where a figure is undefined."""
+def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Returns the confidence interval of a proportion, such as an accuracy; it holds near 0 and 1 too.
+
+    With p = successes / n and z the quantile of the normal distribution at (1 + confidence) / 2, the ends are
+    (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n): E. B. Wilson, "Probable Inference, the Law
+    of Succession, and Statistical Inference", JASA 1927. Of nothing, n = 0, nothing is known: 0 to 1.
+
+    Raises:
+        UserError: `successes` is not between 0 and `n`, or `confidence` not between 0 and 1.
+    """
+    n, successes = check_integer("n", n, 0), check_integer("successes", successes, 0)
+    confidence = check_number("confidence", confidence, 0, 1, above=True, below=True)
+    if successes > n:
+        raise UserError(f"successes must be at most n, got {successes:,} of {n:,}.")
+    if n == 0:
+        return 0.0, 1.0
+    z, share = NormalDist().inv_cdf((1 + confidence) / 2), successes / n
+    center, scale = share + z**2 / (2 * n), 1 + z**2 / n
+    reach = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    # The ends of none and of all are exactly 0 and 1; rounding would miss them by a bit.
+    low = 0.0 if successes == 0 else (center - reach) / scale
+    return low, 1.0 if successes == n else (center + reach) / scale
+
+
+def by_class(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> pd.DataFrame:
+    """Returns a row a class; precision, recall and f1 are 0 where they are undefined.
+
+    Its columns are class, support, precision, recall, f1; recall_low and recall_high, the 95 % `wilson_interval` of
+    the recall; and mean_confidence, how sure the network is of its prediction, right or wrong, in the mean of the
+    class's images. A class without images has the interval 0 to 1, and NaN as its mean confidence.
+    """
+    predictions = logits.argmax(1)
     precision, recall, f1, support = precision_recall_fscore_support(
         labels.numpy(),
         predictions.numpy(),
         labels=list(range(len(class_names))),
         zero_division=0,  # type: ignore[arg-type]  # scikit-learn's own annotation leaves numbers out
     )
+    count, hits = (torch.bincount(some, minlength=len(class_names)) for some in (labels, labels[predictions == labels]))
+    intervals = [wilson_interval(*counts) for counts in zip(hits.tolist(), count.tolist(), strict=True)]
+    sums = torch.bincount(labels, weights=logits.double().softmax(1).amax(1), minlength=len(class_names))
     return pd.DataFrame(
-        {"class": list(class_names), "support": support, "precision": precision, "recall": recall, "f1": f1}
+        {
+            "class": list(class_names),
+            "support": support,
+            "precision": precision,
+            "recall": recall,
+            "f1": f1,
+            "recall_low": [low for low, _ in intervals],
+            "recall_high": [high for _, high in intervals],
+            "mean_confidence": (sums / count).numpy(),
+        }
     )
 
 
@@ -45,18 +93,66 @@ def by_image(
     index: Tensor,
     class_names: Sequence[str],
     paths: Sequence[str] | None = None,
+    digests: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Returns a row an image: index, (path,) label, prediction, confidence, loss."""
-    confidence, prediction = logits.double().softmax(1).max(1)
+    """Returns a row an image, p being the probabilities of the classes in float64.
+
+    Args:
+        logits: (N, classes).
+        labels: int64 (N,).
+        index: int64 (N,), what each image is called.
+        class_names: of the columns of the logits.
+        paths: each image's file.
+        digests: of the images; equal ones, equal images.
+
+    Returns:
+        A frame with these columns:
+            index, path: as given, path only where there are any.
+            label, prediction: names of classes.
+            confidence: p of the prediction.
+            loss: -ln p(label).
+            correct: whether the prediction is the label.
+            label_probability: p(label).
+            margin: the highest p minus the second highest; the highest where there is one class.
+            entropy: -sum p ln p, in nats: from 0, sure, to ln(classes), undecided.
+            suspicion: the highest logit of another class minus the label's, so the logarithm of how many times as
+                probable the other class is; above 0 where the prediction is not the label, NaN where there is one
+                class. Sorted by it, highest first, the images whose label is likeliest to be false come first; see
+                `suspects.suspect_labels` for its source and for what it needs.
+            top5, top5_confidence: lists of the names of the most probable classes, as many as there are up to
+                five, most probable first, and of their p.
+            group: only with digests: a number from 0 that equal images share, -1 for an image without an equal.
+    """
+    names = np.array(class_names, dtype=object)
+    log_probabilities = logits.double().log_softmax(1)
+    probabilities = log_probabilities.exp()
+    best = _best(logits, 5)
+    best_probabilities = probabilities.gather(1, best)
+    prediction, confidence = best[:, 0], best_probabilities[:, 0]
+    correct = prediction == labels
+    margin, suspicion = confidence, torch.full_like(confidence, math.nan)
+    if len(class_names) > 1:
+        margin = confidence - best_probabilities[:, 1]
+        other = torch.where(correct, best[:, 1], prediction)
+        suspicion = _of_each(logits, other).double() - _of_each(logits, labels).double()
     columns: dict[str, Any] = {"index": index.numpy()}
     if paths is not None:
         columns["path"] = list(paths)
     columns |= {
-        "label": [class_names[label] for label in labels.tolist()],
-        "prediction": [class_names[label] for label in prediction.tolist()],
+        "label": names[labels.numpy()],
+        "prediction": names[prediction.numpy()],
         "confidence": confidence.numpy(),
-        "loss": F.cross_entropy(logits.double(), labels, reduction="none").numpy(),
+        "loss": -_of_each(log_probabilities, labels).numpy(),
+        "correct": correct.numpy(),
+        "label_probability": _of_each(probabilities, labels).numpy(),
+        "margin": margin.numpy(),
+        "entropy": (probabilities * -log_probabilities).sum(1).numpy(),
+        "suspicion": suspicion.numpy(),
+        "top5": names[best.numpy()].tolist(),
+        "top5_confidence": best_probabilities.tolist(),
     }
+    if digests is not None:
+        columns["group"] = _groups(digests)
     return pd.DataFrame(columns)
 
 
@@ -69,3 +165,28 @@ def embedding_frame(embeddings: Tensor, labels: Tensor, index: Tensor, class_nam
             "values": list(embeddings.to(torch.float32).numpy()),
         }
     )
+
+
+def _of_each(values: Tensor, positions: Tensor) -> Tensor:
+    """Returns one value (N,) of each row of (N, classes)."""
+    return values.gather(1, positions[:, None])[:, 0]
+
+
+def _best(logits: Tensor, count: int) -> Tensor:
+    """Returns the positions of the highest logits (N, count, or what there are), highest first.
+
+    Of equal logits the first class comes first, as in argmax: topk alone promises no order, and sorts faster.
+    """
+    values, positions = logits.topk(min(count + 1, logits.shape[1]))
+    unclear = ~(values[:, 1:] < values[:, :-1]).all(1)  # equal or NaN
+    positions[unclear] = logits[unclear].sort(dim=1, descending=True, stable=True).indices[:, : positions.shape[1]]
+    return positions[:, :count]
+
+
+def _groups(digests: Sequence[str]) -> np.ndarray:
+    """Returns a number for each digest that is there more than once, by first appearance, and -1 for the others."""
+    codes = pd.factorize(np.array(digests, dtype=object))[0]
+    shared = np.bincount(codes)[codes] > 1
+    groups = np.full(len(codes), -1, dtype=np.int64)
+    groups[shared] = pd.factorize(codes[shared])[0]
+    return groups

@@ -16,16 +16,21 @@ from resnetlab.models.resnet import ResNet
 
 
 def suspect_labels(model: ResNet, data: ImageData, split: str) -> pd.DataFrame:
-    """Returns the images whose label the network doubts, ranked by the normalised margin.
+    """Returns the images whose label the network doubts, ranked by the margin of the logits.
 
-    The margin is p(label) - max p(other class), from -1 to 1 (Northcutt, Jiang and Chuang, "Confident
-    Learning: Estimating Uncertainty in Dataset Labels", JAIR 2021). Images with a negative one are those
-    that the network puts into another class. Of these, `likely` marks the ones that confident learning
-    counts as mislabelled: the network is at least as sure of the other class as it is, in the mean, of the
-    images that carry that class's label. Other than in the paper, only the most probable class is compared.
+    The margin is the label's logit minus the highest of another class: ln p(label) - ln p(other class). Pleiss et
+    al., "Identifying Mislabeled Data using the Area Under the Margin Ranking", NeurIPS 2020, take its mean over the
+    epochs of a training; here it is the finished network's. Images with a negative one are those that the network
+    puts into another class. Of these, `likely` marks the ones that confident learning counts as mislabelled: the
+    network is at least as sure of the other class as it is, in the mean, of the images that carry that class's label
+    (Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 2021; other
+    than there, only the most probable class is compared).
 
-    A network that was trained on the split has learned its labels, false ones included: the ranking is
-    sharper on images that it never saw.
+    The split is meant to be one that the network was not fitted to: validation, test, or other images. A network
+    learns the labels it is trained on, false ones included. On the training split the ranking still works as long
+    as they are not learned by heart, so with few epochs and label smoothing, and is weaker; for a sharp one, train on
+    one half of the images and rank the other. `evaluate` ranks all images, doubted or not, in the column suspicion of
+    its table by image: the margin with the opposite sign.
 
     Args:
         model: trained on the same classes.
@@ -41,9 +46,9 @@ def suspect_labels(model: ResNet, data: ImageData, split: str) -> pd.DataFrame:
         UserError: the classes or the size are not the network's, or it was never trained on data.
     """
     images = evaluate_split(model, data, split).per_image
-    columns = {name: images[name].to_numpy() for name in images.columns if name != "loss"}
-    columns["label_probability"] = np.exp(-images["loss"].to_numpy())
-    columns["score"] = columns["label_probability"] - columns["confidence"]
+    kept = ("index", "path", "label", "prediction", "confidence", "label_probability")
+    columns = {name: images[name].to_numpy() for name in kept if name in images}
+    columns["score"] = -images["suspicion"].to_numpy()
     names, classes = np.unique(columns["label"].astype(str), return_inverse=True)
     usual = np.bincount(classes, columns["label_probability"]) / np.bincount(classes)
     needed = dict(zip(names.tolist(), usual.tolist(), strict=True))

@@ -32,7 +32,7 @@ def quick() -> Recipe:
 def finetune() -> Recipe:
     """A pretrained network made to fit a few images of one's own: the head first, then all, the lower the slower.
 
-    `resnetlab train photos/ --model resnet18 --recipe finetune`, with a network whose weights were learned before
+    `resnetlab train photos/ --pretrained runs/many-photos --recipe finetune`
 
     In the first epoch the head alone is trained, so that its random gradients do not disturb what the network knows.
     From then on each part has 0.7 times the rate of the part after it: lower layers are more general and need less
@@ -40,7 +40,9 @@ def finetune() -> Recipe:
     where they began. Give `--freeze stem,stage1,stage2` to leave the first parts as they are, which also takes less
     time, and `--set unfreeze_epochs=1` to unfreeze one part after the other.
 
-    Not yet measured.
+    Measured on two cores of an Intel Xeon with `--epochs 60 --batch-size 20`, on 20 images of each of five classes of
+    Imagenette at 96 pixels, ResNet-18 pretrained on the other five: 67.0 % in 2 to 3 minutes, 68.4 % with
+    `--layer-decay 1 --set head_epochs=0`, against 57.3 % from scratch (means of three seeds; benchmarks/transfer.py).
     """
     return Recipe(
         name="finetune",

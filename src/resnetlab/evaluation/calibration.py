@@ -1,0 +1,86 @@
+"""Calibration: whether a network that is 80 % sure is right 80 % of the time."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from resnetlab.core.checks import check_integer
+from resnetlab.core.errors import UserError
+
+_ROUNDING = 1e-9
+"""A sum of probabilities may exceed 1 by this much."""
+
+
+def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> pd.DataFrame:
+    """Returns the table of a reliability diagram: a row a bin (low, high] of the confidence.
+
+    The bins are equally wide, as in Guo et al., "On Calibration of Modern Neural Networks", ICML 2017; a confidence
+    of exactly 0 belongs to the first. An image whose confidence is NaN is in none.
+
+    Args:
+        confidence: (N,), of the predictions, from 0 to 1.
+        correct: (N,), whether each is right.
+        bins: how many.
+
+    Returns:
+        low, high, count, confidence (mean), accuracy; the last two are NaN where count is 0.
+
+    Raises:
+        UserError: not as many confidences as answers, a confidence outside 0 to 1, or no bins.
+    """
+    bins = check_integer("bins", bins, 1)
+    sure, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=bool)
+    if sure.shape != right.shape or sure.ndim != 1:
+        raise UserError(
+            "expected a confidence and a true or false for each image, in two rows of the same length, "
+            f"got shapes {sure.shape} and {right.shape}."
+        )
+    outside = (sure < 0) | (sure > 1 + _ROUNDING)
+    if outside.any():
+        raise UserError(f"a confidence is a probability, from 0 to 1, got {sure[outside][0]:g}. Apply softmax first.")
+    known = ~np.isnan(sure)
+    sure, right = sure[known], right[known]
+    edges = np.arange(bins + 1) / bins
+    position = np.clip(np.searchsorted(edges, sure, side="left") - 1, 0, bins - 1)
+    counts = np.bincount(position, minlength=bins)
+    filled = np.where(counts > 0, counts, np.nan)
+    return pd.DataFrame(
+        {
+            "low": edges[:-1],
+            "high": edges[1:],
+            "count": counts,
+            "confidence": np.bincount(position, sure, bins) / filled,
+            "accuracy": np.bincount(position, right, bins) / filled,
+        }
+    )
+
+
+def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> float:
+    """Returns the mean over images of |accuracy - mean confidence| of their bins; see `reliability`.
+
+    ECE = sum over bins of n_b / n |acc_b - conf_b| (Guo et al. 2017), from 0 to 1. It is NaN of no images, and where
+    a confidence is NaN.
+    """
+    counts, gaps = _gaps(confidence, correct, bins)
+    return float((counts * gaps).sum() / counts.sum()) if len(counts) else math.nan
+
+
+def maximum_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> float:
+    """Returns the largest |accuracy - mean confidence| of a bin that holds images; see `expected_calibration_error`.
+
+    A bin of a single image counts like any other: with few images this figure says little.
+    """
+    counts, gaps = _gaps(confidence, correct, bins)
+    return float(gaps.max()) if len(counts) else math.nan
+
+
+def _gaps(confidence: ArrayLike, correct: ArrayLike, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns count and |accuracy - confidence| of each bin that holds images; nothing where a confidence is NaN."""
+    table = reliability(confidence, correct, bins)
+    count, sure, right = (table[name].to_numpy() for name in ("count", "confidence", "accuracy"))
+    filled = count > 0 if count.sum() == np.size(confidence) else np.zeros(bins, dtype=bool)
+    return count[filled], np.abs(right - sure)[filled]

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn.metrics
+from scipy.stats import binomtest, chi2
+
+from resnetlab.core.errors import UserError
+from resnetlab.core.runs import Run
+from resnetlab.data.store import ImageData
+from resnetlab.evaluation.evaluate import evaluate_split
+from resnetlab.evaluation.pairs import compare_evaluations, confused_pairs, confusion_matrix, mcnemar
+from resnetlab.weights.file import load
+
+NAMES = ["cat", "dog", "emu", "gnu"]
+
+
+def table(predictions: str, labels: str = "aaabbb", **columns: object) -> pd.DataFrame:
+    rows = {"index": range(10, 10 + len(labels)), "label": list(labels), "prediction": list(predictions)}
+    return pd.DataFrame({**rows, "confidence": np.linspace(0.5, 0.9, len(labels)), **columns})
+
+
+def test_the_matrix_is_scikit_learns():
+    draws = np.random.default_rng(0)
+    labels, predictions = (draws.choice(NAMES[:3], 200).tolist() for _ in range(2))
+    matrix = confusion_matrix(labels, predictions, NAMES)
+    assert list(matrix.index) == list(matrix.columns) == NAMES
+    assert (matrix.index.name, matrix.columns.name) == ("label", "prediction")
+    expected = sklearn.metrics.confusion_matrix(labels, predictions, labels=NAMES)
+    assert np.array_equal(matrix.to_numpy(), expected)
+    assert matrix.loc["gnu"].sum() == matrix["gnu"].sum() == 0
+
+
+def test_confusions_are_ranked_by_count_and_then_by_share():
+    labels = ["cat"] * 6 + ["dog"] * 3 + ["emu"] * 4
+    predictions = ["cat"] * 4 + ["emu"] * 2 + ["dog", "cat", "cat"] + ["dog"] * 3 + ["cat"]
+    expected = pd.DataFrame(
+        {
+            "label": ["emu", "dog", "cat", "emu"],
+            "prediction": ["dog", "cat", "emu", "cat"],
+            "count": [3, 2, 2, 1],
+            "share": [3 / 4, 2 / 3, 2 / 6, 1 / 4],
+        }
+    )
+    pd.testing.assert_frame_equal(confused_pairs(labels, predictions, NAMES), expected)
+
+
+def test_without_confusions_the_table_is_empty_and_can_be_written(tmp_path: Path):
+    for labels, names in ((["cat", "dog"], NAMES), (["cat"], ["cat"]), ([], ["cat"])):
+        pairs = confused_pairs(labels, labels, names)
+        assert (len(pairs), list(pairs)) == (0, ["label", "prediction", "count", "share"])
+        pairs.to_parquet(tmp_path / "pairs.parquet")
+        pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "pairs.parquet"), pairs)
+
+
+def test_names_that_are_no_classes_are_refused():
+    with pytest.raises(UserError, match=r"among the 4 class names, got \['cow', 'yak'\] too\. Name every class"):
+        confusion_matrix(["cat", "cow"], ["yak", "dog"], NAMES)
+    with pytest.raises(UserError, match=r"there are 1 labels and 2 predictions\. Give one of each"):
+        confused_pairs(["cat"], ["cat", "dog"], NAMES)
+
+
+@pytest.mark.parametrize("counts", [(0, 0), (1, 0), (3, 9), (9, 3), (12, 12), (0, 24)])
+def test_few_disagreements_are_tested_exactly(counts: tuple[int, int]):
+    expected = binomtest(counts[0], sum(counts)).pvalue if sum(counts) else 1.0
+    assert mcnemar(*counts) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("counts", "chi_squared"), [((12, 31), 18**2 / 43), ((20, 5), 14**2 / 25), ((30, 30), 0), ((30, 31), 0)]
+)
+def test_many_disagreements_are_tested_by_chi_squared_with_correction(counts: tuple[int, int], chi_squared: float):
+    assert mcnemar(*counts) == pytest.approx(chi2.sf(chi_squared, df=1), rel=1e-9)
+    assert mcnemar(*counts) == mcnemar(*counts[::-1])
+    assert math.isclose(mcnemar(*counts), binomtest(counts[0], sum(counts)).pvalue, rel_tol=0.3)
+
+
+def test_images_are_counted_by_which_network_is_right():
+    first, second = table("aabbba"), table("abaaba")
+    comparison = compare_evaluations(first, second)
+    counts = (comparison.both_right, comparison.only_first, comparison.only_second, comparison.both_wrong)
+    assert counts == (2, 2, 1, 1)
+    assert comparison.n == 6
+    assert comparison.p_value == 1.0
+    rows = comparison.disagreements
+    assert list(rows) == [
+        "index", "label", "first", "second", "first_confidence", "second_confidence", "right",
+    ]  # fmt: skip
+    assert rows["index"].tolist() == [11, 12, 13]
+    assert rows["right"].tolist() == ["first", "second", "first"]
+    assert rows["second"].tolist() == ["b", "a", "a"]
+    assert rows["first_confidence"].tolist() == first["confidence"][1:4].tolist()
+    assert str(comparison) == (
+        "second is right where first is wrong on 1 image, the other way round on 2; McNemar p = 1"
+    )
+
+
+def test_a_comparison_says_how_sure_it_is():
+    labels = "a" * 100
+    comparison = compare_evaluations(table("a" * 12 + "b" * 31 + "a" * 57, labels), table("b" * 12 + "a" * 88, labels))
+    assert str(comparison) == repr(comparison) == (
+        "second is right where first is wrong on 31 images, the other way round on 12; McNemar p = 0.0061"
+    )  # fmt: skip
+
+
+def test_the_order_of_the_images_does_not_matter():
+    first, second = table("aabbba"), table("abaaba")
+    expected = compare_evaluations(first, second)
+    shuffled = compare_evaluations(first, second.sample(frac=1, random_state=3))
+    pd.testing.assert_frame_equal(shuffled.disagreements, expected.disagreements)
+    paths = [f"{number}.png" for number in range(6)]
+    moved = second.assign(index=range(6), path=paths).iloc[::-1]
+    by_path = compare_evaluations(first.assign(path=paths), moved)
+    assert by_path.disagreements["path"].tolist() == ["1.png", "2.png", "3.png"]
+    pd.testing.assert_frame_equal(by_path.disagreements.drop(columns="path"), expected.disagreements)
+    twice = ["same.png"] * 6  # a table of images may name a file more than once: then the index tells
+    again = compare_evaluations(first.assign(path=twice), second.assign(path=twice))
+    pd.testing.assert_frame_equal(again.disagreements, expected.disagreements)
+
+
+def test_tables_of_different_images_are_refused():
+    first = table("aabbba")
+    with pytest.raises(UserError, match=r"by index, 2 of 6 are only in the first, and 1 of 5 only in the second\."):
+        compare_evaluations(first, table("aabbb", "aaabb", index=[10, 11, 12, 13, 99]))
+    with pytest.raises(UserError, match=r"label 2 of 6 images differently, such as index 11: 'a' and 'b'\. Evaluate"):
+        compare_evaluations(first, table("aabbba", "abaabb"))
+    with pytest.raises(UserError, match="the second table has index 10 more than once"):
+        compare_evaluations(first, first.assign(index=10))
+    with pytest.raises(UserError, match=r"two per_image tables of evaluate; the first lacks label, confidence\."):
+        compare_evaluations(first[["index", "prediction"]], first)
+
+
+def test_an_evaluation_is_compared_with_the_file_it_wrote(digits_run: Run, digits: ImageData):
+    written = pd.read_parquet(digits_run.evaluation() / "per_image.parquet")
+    evaluation = evaluate_split(load(digits_run), digits, "test")
+    comparison = compare_evaluations(evaluation.per_image, written)
+    assert (comparison.only_first, comparison.only_second, comparison.p_value) == (0, 0, 1.0)
+    assert comparison.both_right / comparison.n == evaluation.summary["top1"]
+    assert len(comparison.disagreements) == 0
