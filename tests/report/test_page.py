@@ -11,16 +11,15 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from resnetlab import Run, write_report
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import write_json
 from resnetlab.data.store import ImageData, Split
+from resnetlab.evaluation.metrics import wilson_interval
 from resnetlab.models.catalog import model_config
 from resnetlab.report.figures import curve_charts, save_figures
-from resnetlab.report.page import wilson_interval
 from resnetlab.report.sections import curves
 
 HOSTILE = '</script><b>$x$ & "y" %{x}\''
@@ -305,13 +304,6 @@ def test_the_page_stays_small_with_photographs_of_noise(tmp_path):
     assert {picture.size for picture in page.pictures()} == {(104, 104)} and "pixelated" not in str(
         page.attributes("img")
     )
-
-
-@pytest.mark.parametrize(("successes", "trials"), [(0, 1), (1, 1), (357, 360), (360, 360), (5, 1000)])
-def test_the_interval_is_wilsons(successes, trials):
-    expected = binomtest(successes, trials).proportion_ci(method="wilson")
-    assert wilson_interval(successes, trials) == pytest.approx((expected.low, expected.high), abs=1e-6)
-    assert wilson_interval(0, 0) == (0, 1)
 
 
 def test_a_failed_write_keeps_the_old_picture(tmp_path, monkeypatch):

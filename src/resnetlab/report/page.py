@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import warnings
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from resnetlab.core.files import write_text
 from resnetlab.core.runs import Run
 from resnetlab.data.sources import reload_data
 from resnetlab.data.store import ImageData
+from resnetlab.evaluation.metrics import wilson_interval
 from resnetlab.report import sections
 from resnetlab.report.figures import Mistake, save_figures, to_picture
 
@@ -68,17 +68,6 @@ def write_report(run: Run | str | Path, data: ImageData | None = None, *, data_r
     )
     write_text(run.report, _page(run, results, mistakes, data, no_pictures))
     return run.report
-
-
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """Returns the 95 % confidence interval of a proportion (Wilson 1927), which holds near 0 and 1 too."""
-    if trials == 0:
-        return 0.0, 1.0
-    z = 1.959964
-    share, spread = successes / trials, z * z / trials
-    center = share + spread / 2
-    reach = math.sqrt(spread * (share * (1 - share) + spread / 4))
-    return max(0.0, (center - reach) / (1 + spread)), min(1.0, (center + reach) / (1 + spread))
 
 
 @dataclass(frozen=True, kw_only=True)
