@@ -40,7 +40,7 @@ NEIGHBOURS = 10
 
 _COMPONENTS, _PERPLEXITY = 50, 30.0
 _STEPS, _ANGLE = 500, 0.8
-"""Of t-SNE: coarser than scikit-learn's 1,000 and 0.5, for a third of the time and a map that is as good."""
+"""Of t-SNE: coarser than scikit-learn's 1,000 and 0.5; a third of the time, for the same `map_accuracy`."""
 _ROUNDING = 1e-6
 """Unit vectors that differ by less are the same one."""
 _SHEET_COLUMNS = 9
