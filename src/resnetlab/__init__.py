@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resnetlab import scratch, weights
+    from resnetlab import scratch, studies, weights
     from resnetlab.core.runs import Run
     from resnetlab.data.sources import load_data
     from resnetlab.evaluation.evaluate import evaluate
@@ -46,7 +46,7 @@ _PUBLIC = {
     "load_weights": "resnetlab.weights.load",
     "write_report": "resnetlab.report.page",
 }
-_SUBMODULES = ("scratch", "weights")
+_SUBMODULES = ("scratch", "studies", "weights")
 
 __all__ = [
     "Recipe",
@@ -64,6 +64,7 @@ __all__ = [
     "register_block",
     "resume",
     "scratch",
+    "studies",
     "summarize",
     "weights",
     "write_report",

@@ -25,14 +25,14 @@ class Interrupted(KeyboardInterrupt):
 
     Attributes:
         signal_number: SIGINT or SIGTERM; the command line exits with 128 plus it.
-        run: the run folder that `resnetlab.resume` continues.
+        run: the run folder that `resnetlab.resume` continues, or a study's, with the command that goes on with it.
     """
 
-    def __init__(self, signal_number: int, run: Path) -> None:
+    def __init__(self, signal_number: int, run: Path, command: str | None = None) -> None:
         self.signal_number = signal_number
         self.run = run
         name = signal.Signals(signal_number).name
-        super().__init__(f"stopped by {name} after a checkpoint; continue with: {resume_command(run)}")
+        super().__init__(f"stopped by {name} after a checkpoint; continue with: {command or resume_command(run)}")
 
 
 def resume_command(run: Path) -> str:

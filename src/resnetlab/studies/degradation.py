@@ -1,0 +1,141 @@
+"""Does depth alone hurt? Plain and residual twins over depths: He et al. 2016, Fig. 1, 4 and 6."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Unpack
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from resnetlab.core.checks import check_integer
+from resnetlab.core.errors import UserError
+from resnetlab.data.store import ImageData
+from resnetlab.models.config import ResNetConfig
+from resnetlab.models.resnet import ResNet
+from resnetlab.models.stems import stem_for
+from resnetlab.studies.conduct import Finding, conduct
+from resnetlab.studies.drawing import KINDS, with_errors
+from resnetlab.studies.lab import Lab, network
+from resnetlab.studies.measure import errors, over_seeds
+from resnetlab.studies.noise import difference
+from resnetlab.studies.plan import Cell
+from resnetlab.studies.question import FAILS, HOLDS, OPEN, Question, StudyResult, Verdict
+from resnetlab.studies.setup import SetUp
+from resnetlab.training.pictures import style_axes
+
+QUESTION = Question(
+    name="degradation",
+    title="Does depth alone hurt?",
+    claim="A deeper plain network has the higher training error; with shortcuts the deeper one has not.",
+    source="He et al. 2016, Deep Residual Learning, Fig. 1, Fig. 6 and Table 6",
+    protocol=(
+        "CIFAR-10, 64,000 steps of 128 images, pad 4, crop and flip, one view; the figures for plain networks are "
+        "curves: of plain networks the deeper has the higher error, beyond 60 % with 110 layers"
+    ),
+    published=tuple(
+        {"network": f"resnet{depth}", "value": error, "unit": "test error, %"}
+        for depth, error in ((20, 8.75), (32, 7.51), (44, 7.17), (56, 6.97), (110, 6.43), (1202, 7.93))
+    ),
+)
+
+
+def degradation(
+    data: str | Path | ImageData = "digits", *, depths: Sequence[int] = (20, 56), **setup: Unpack[SetUp]
+) -> StudyResult:
+    """Trains plain and residual networks of several depths, alike in all but their shortcuts.
+
+    A plain network and its residual twin, with zero-padded shortcuts (option A), have the same parameters.
+
+    Args:
+        data: what `load_data` takes, or returned.
+        depths: layers, 6n + 2 each.
+        **setup: see `SetUp`.
+
+    Raises:
+        UserError: a depth is not 6n + 2, there is one depth only, or see `conduct`.
+    """
+    depths = [check_integer("depths", depth, 8) for depth in depths]
+    if wrong := [depth for depth in depths if (depth - 2) % 6]:
+        raise UserError(f"depths must be 6n + 2 layers, such as 20, 32, 44 or 56, got {wrong}.")
+    if len(set(depths)) < 2:
+        raise UserError(f"degradation compares at least two depths, got {depths}.")
+    return conduct(QUESTION, data, setup, _answer, depths=sorted(set(depths)))
+
+
+def twins(lab: Lab, depth: int) -> dict[str, ResNetConfig]:
+    """Returns the "plain" and the "residual" network of 6n + 2 layers, with equal parameters."""
+    fields = {"depths": ((depth - 2) // 6,) * 3, "widths": (16, 32, 64), "stem": stem_for(lab.image_size)}
+    found = {
+        "plain": network(lab, **fields, shortcut="none"),
+        "residual": network(lab, **fields, shortcut="A"),
+    }
+    counts = {kind: sum(p.numel() for p in ResNet(config).parameters()) for kind, config in found.items()}
+    if counts["plain"] != counts["residual"]:
+        raise AssertionError(f"the twins of {depth} layers have different parameters: {counts}")
+    return found
+
+
+def _answer(lab: Lab, depths: list[int]) -> Finding:
+    cells = [
+        Cell(
+            name=f"{kind}{depth}-seed{seed}",
+            network=config,
+            seed=seed,
+            labels={"network": kind, "depth": depth},
+        )
+        for depth in depths
+        for kind, config in twins(lab, depth).items()
+        for seed in lab.seeds
+    ]
+    lab.prepare(cells)
+    rows = errors(lab, cells, lab.train(cells))
+    table = over_seeds(rows, ("network", "depth"), ("train_error", "test_error"))
+    words = (
+        "Training error on the left and test error on the right over depth, for plain and residual networks: means "
+        "over seeds, with their standard deviation."
+    )
+    return Finding(
+        table=table,
+        verdict=judge(rows, depths),
+        figures={"degradation.png": (lambda figure: _draw(figure, table, lab.data.name), words)},
+        deviations=["optimum: each network has the same rate and steps, none is tuned by itself"],
+    )
+
+
+def judge(rows: pd.DataFrame, depths: Sequence[int]) -> Verdict:
+    """Returns the verdict by the training errors of the shallowest and the deepest networks.
+
+    Args:
+        rows: network ("plain" or "residual"), depth, train_error, a row a training.
+        depths: those of them.
+    """
+    shallow, deep = min(depths), max(depths)
+    rises = {}
+    for kind in ("plain", "residual"):
+        of_kind = rows[rows["network"] == kind].set_index("depth")["train_error"]
+        rises[kind] = difference(of_kind.loc[[deep]].to_numpy(), of_kind.loc[[shallow]].to_numpy())
+    words = (
+        f"from {shallow} to {deep} layers the training error changes by {rises['plain']} points without shortcuts and "
+        f"by {rises['residual']} with them; a change counts from twice its standard error on"
+    )
+    if rises["plain"].is_above and not rises["residual"].is_above:
+        return Verdict(claim=HOLDS, words=words)
+    if rises["plain"].is_certain and rises["residual"].is_certain:
+        return Verdict(claim=FAILS, words=words)
+    return Verdict(claim=OPEN, words=words)
+
+
+def _draw(figure: Figure, table: pd.DataFrame, data: str) -> None:
+    axes = figure.subplots(1, 2)
+    for panel, (column, title) in zip(
+        axes, (("train_error", "Training error"), ("test_error", "Test error")), strict=True
+    ):
+        for kind, look in KINDS.items():
+            of_kind = table.loc[table["network"] == kind]
+            with_errors(panel, of_kind, "depth", column, label=kind, **look)
+        panel.set_xticks(sorted(set(table["depth"])))
+        panel.set_ylim(bottom=0)
+        style_axes(panel, title=f"{title}, {data}", xlabel="layers", ylabel="error, %")
+    axes[0].legend(frameon=False, fontsize=9)

@@ -1,0 +1,82 @@
+"""The page of one study or of many: question, verdict, picture, both tables, deviations; one file, no network."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+import pandas as pd
+
+from resnetlab import __version__
+from resnetlab.core.files import write_text
+from resnetlab.studies.question import StudyResult, shown
+
+
+def write_page(results: Sequence[StudyResult], path: Path, *, left_out: Mapping[str, str] | None = None) -> Path:
+    """Writes one HTML file with all that the studies found, pictures included, and returns its path.
+
+    Args:
+        results: of the studies, in the order of the page.
+        path: the file; it is replaced.
+        left_out: names of studies that could not be conducted, and why.
+    """
+    template = Template(files("resnetlab.studies").joinpath("page.html").read_text(encoding="utf-8"))
+    entries = "".join(
+        f'<li><a href="#{result.question.name}">{escape(result.question.title)}</a> '
+        f"<em>{escape(result.verdict.claim)}</em></li>"
+        for result in results
+    )
+    title = results[0].question.title if len(results) == 1 else "Studies of residual networks"
+    page = template.substitute(
+        title=escape(title),
+        contents=f'<nav aria-label="Studies"><ol>{entries}</ol></nav>{_left_out(left_out or {})}' * (len(results) > 1),
+        sections="".join(map(_section, results)),
+        version=__version__,
+    )
+    write_text(path, page)
+    return path
+
+
+def _section(result: StudyResult) -> str:
+    question, verdict = result.question, result.verdict
+    pictures = "".join(
+        f'<figure><img src="data:image/png;base64,{b64encode((result.folder / name).read_bytes()).decode()}" '
+        f'alt="{escape(words)}"><figcaption>{escape(words)}</figcaption></figure>'
+        for name, words in result.figures.items()
+    )
+    published = ""
+    if question.published:
+        published = _table(result.published, f"Published: {question.protocol}")
+    deviations = "".join(f"<li>{escape(deviation)}</li>" for deviation in result.deviations)
+    return (
+        f'<section aria-labelledby="{question.name}"><h2 id="{question.name}">{escape(question.title)}</h2>'
+        f'<p class="claim">{escape(question.claim)} <cite>{escape(question.source)}</cite></p>'
+        f'<p class="verdict"><strong>The claim {escape(verdict.claim)} here.</strong> {escape(verdict.words)}</p>'
+        f"{pictures}{_table(result.table, 'Measured here')}{published}"
+        f"<h3>Where this is not the paper&rsquo;s protocol</h3><ul>{deviations}</ul>"
+        f"<h3>Again</h3><pre><code>{escape(result.command)}</code></pre></section>"
+    )
+
+
+def _left_out(reasons: Mapping[str, str]) -> str:
+    entries = "".join(f"<li>{escape(name)}: {escape(reason)}</li>" for name, reason in reasons.items())
+    return f"<p>Left out:</p><ul>{entries}</ul>" if entries else ""
+
+
+def _table(frame: pd.DataFrame, caption: str) -> str:
+    heads = "".join(f'<th scope="col">{escape(str(name).replace("_", " "))}</th>' for name in frame.columns)
+    kinds = ["number" if frame[name].dtype.kind in "fiu" else "text" for name in frame.columns]
+    rows = "".join(
+        "<tr>"
+        + "".join(f'<td class="{kind}">{escape(shown(value))}</td>' for kind, value in zip(kinds, row, strict=True))
+        + "</tr>"
+        for row in frame.itertuples(index=False)
+    )
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table><caption>'
+        f"{escape(caption)}</caption><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
