@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from resnetlab.core.errors import UserError
+from resnetlab.core.preprocessing import Preprocessing
+from resnetlab.models.config import ResNetConfig
+from resnetlab.studies import plan
+from resnetlab.studies.plan import Cell, make_plan, seconds_per_image
+from resnetlab.training.machine import Machine
+from resnetlab.training.recipes import resolve_recipe
+
+NETWORK = ResNetConfig(depths=(1,), widths=(4,), stem="cifar", in_channels=1, num_classes=10)
+PREPROCESSING = Preprocessing(image_size=8, channels=1, mean=(0.5,), std=(0.25,))
+MACHINE = Machine(device="cpu", precision="float32", memory_format="contiguous", threads=1)
+RECIPE = resolve_recipe("quick", batch_size=50)
+
+
+@pytest.fixture
+def speed(monkeypatch: pytest.MonkeyPatch):
+    """A training takes a hundredth of a second for each image."""
+    monkeypatch.setattr(plan, "seconds_per_image", lambda *_: 0.01)
+
+
+def planned(*, works: tuple[float, ...] = (1.0, 1.0), minutes: float, images: int = 1000, may_leave_out: bool = True):
+    cells = [Cell(name=f"{at}", network=NETWORK, seed=0, work=work) for at, work in enumerate(works)]
+    return make_plan(
+        cells, RECIPE, PREPROCESSING, MACHINE,
+        images=images, evaluated=300, minutes=minutes, may_leave_out=may_leave_out,
+    )  # fmt: skip
+
+
+def test_the_plan_fills_the_budget_and_not_more(speed):
+    found = planned(minutes=10)
+    # 480 s less 2 x (2 s + 300 images in 1 s), at 0.02 s for an image of both: 23,700 images each.
+    assert (found.images, found.epochs) == (1000, 23)
+    assert found.minutes == pytest.approx((6 + 23 * 1000 * 0.02) / 60, abs=0.05)
+
+
+def test_images_are_left_out_before_epochs_become_few(speed):
+    found = planned(minutes=3)  # 138 s for 6,900 images each
+    assert (found.images, found.epochs) == (690, 10)
+
+
+def test_more_epochs_than_enough_are_not_planned(speed):
+    assert planned(minutes=1000).epochs == plan.EPOCHS[1]
+
+
+def test_work_counts(speed):
+    found = planned(works=(0.5, 1.5), minutes=10)
+    assert found.epochs == 23
+    assert [found.epochs_of(Cell(name="x", network=NETWORK, seed=0, work=work)) for work in (0.5, 1.5)] == [12, 34]
+
+
+def test_a_budget_that_is_too_small_says_what_would_do(speed):
+    with pytest.raises(UserError, match=r"2 trainings need at least 2 minutes here, and the budget has 0\.5"):
+        planned(minutes=0.5)
+    assert planned(minutes=2).epochs >= 1
+
+
+def test_images_that_were_given_are_not_left_out(speed):
+    found = planned(minutes=3, may_leave_out=False)
+    assert (found.images, found.epochs) == (1000, 6)
+    with pytest.raises(UserError, match="2 trainings need at least"):
+        planned(minutes=1, images=10_000, may_leave_out=False)
+
+
+def test_speed_is_measured_without_touching_the_random_state():
+    import torch
+
+    before = torch.get_rng_state()
+    small = seconds_per_image(NETWORK, RECIPE, PREPROCESSING, MACHINE)
+    deep = dataclasses.replace(NETWORK, depths=(30,), widths=(16,))
+    assert 0 < small < seconds_per_image(deep, RECIPE, PREPROCESSING, MACHINE)
+    assert torch.equal(before, torch.get_rng_state())
