@@ -241,7 +241,7 @@ def test_without_labels_there_are_no_lesions():
     assert (found.top1, found.loss, found.effective_depth) == (None, None, None)
     assert found.blocks[["lesion_top1", "lesion_loss", "top1_cost", "loss_cost"]].isna().all(axis=None)
     assert found.blocks["ratio"].equals(labelled.blocks["ratio"])
-    assert "20 images without labels: no lesions" in str(found)
+    assert "20 images, without lesions" in str(found)
 
 
 def test_a_block_counts_that_costs_more_than_one_point():

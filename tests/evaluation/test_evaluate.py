@@ -99,11 +99,12 @@ def test_shares_that_are_none_are_refused():
         wilson_interval(1, 3, 95)
 
 
-def test_a_class_without_images_and_one_never_predicted_are_zero_not_an_error():
+def test_a_class_without_images_has_no_figures_and_one_never_predicted_has_zeros():
     table = by_class(torch.tensor([[5.0, 0, 0], [1, 0, 0]]), torch.tensor([0, 1]), ["a", "b", "c"]).set_index("class")
     assert table.loc["a", ["support", "precision", "recall"]].tolist() == [1, 0.5, 1.0]
     assert table.loc["b", ["support", "precision", "recall", "f1"]].tolist() == [1, 0, 0, 0]
-    assert table.loc["c", ["support", "precision", "recall", "f1"]].tolist() == [0, 0, 0, 0]
+    assert table.loc["c", "support"] == 0
+    assert table.loc["c", ["precision", "recall", "f1"]].isna().all()
     assert table.loc["a", ["recall_low", "recall_high"]].tolist() == list(wilson_interval(1, 1))
     assert table.loc["b", ["recall_low", "recall_high"]].tolist() == list(wilson_interval(0, 1))
     assert table.loc["c", ["recall_low", "recall_high"]].tolist() == [0, 1]
@@ -182,7 +183,9 @@ def test_a_single_image_of_any_number_of_classes_has_all_figures(digits: ImageDa
     assert row["margin"] == (1 if classes == 1 else row["top5_confidence"][0] - row["top5_confidence"][1])
     assert math.isnan(row["suspicion"]) == (classes == 1)
     assert evaluation.per_class["support"].tolist() == [0] * (classes - 1) + [1]
-    assert "1 images" in str(evaluation)
+    text = str(evaluation)
+    assert ", 1 image\n" in text
+    assert ("no image of" in text) == (classes > 1)
 
 
 def test_a_network_that_answers_nan_is_told_by_its_figures(digits_run: Run, digits: ImageData, tmp_path: Path):
@@ -210,11 +213,51 @@ def test_another_data_set_goes_to_a_folder_of_its_own(image_folder: Path, tmp_pa
     assert evaluation.folder == run.evaluation("elsewhere")
     assert (run.evaluation("elsewhere") / "per_image.parquet").is_file()
     (tmp_path / "elsewhere" / "red").rename(tmp_path / "elsewhere" / "rot")
-    with pytest.raises(UserError, match=r"elsewhere has other classes.*missing \['red'\], unknown .* \['rot'\]"):
+    words = r"elsewhere has classes that the network does not know: 'rot'\. It knows 'blue', 'red'\. Give the classes"
+    with pytest.raises(UserError, match=words):
         resnetlab.evaluate(run, tmp_path / "elsewhere")
     image_folder.rename(tmp_path / "moved")
     with pytest.raises(UserError, match=r"the run's images were in .*photos, and there is nothing now"):
         resnetlab.evaluate(run)
+
+
+def test_images_of_some_of_the_classes_are_enough(digits_run: Run, digits: ImageData):
+    split, model = digits.split("test"), resnetlab.load(digits_run)
+    chosen = torch.nonzero((split.labels == 7) | (split.labels == 3))[:, 0]
+    assert isinstance(split.images, torch.Tensor)
+    labels = (split.labels[chosen] == 3).long()
+    some = dataclasses.replace(
+        digits,
+        class_names=("7", "3"),  # in another order, too
+        splits={"test": dataclasses.replace(split, images=split.images[chosen], labels=labels, index=chosen)},
+    )
+    evaluation, whole = evaluate_split(model, some), evaluate_split(model, digits)
+    pd.testing.assert_frame_equal(
+        evaluation.per_image.drop(columns=["index", "group"], errors="ignore"),
+        whole.per_image.iloc[chosen.tolist()].reset_index(drop=True).drop(columns=["index", "group"], errors="ignore"),
+    )
+    classes = evaluation.per_class.set_index("class")
+    assert list(classes.index) == list(digits.class_names)
+    assert classes["recall"].isna().tolist() == [name not in ("3", "7") for name in digits.class_names]
+    assert classes.loc["3", "recall"] == whole.per_class.set_index("class").loc["3", "recall"]
+    text = str(evaluation)
+    assert "no image of 8 of the network's 10 classes: 0, 1, 2, 4, 5, 6, 8, 9\n" in text
+    assert "nan" not in text
+    assert "no image of" not in str(whole)
+
+
+def test_many_classes_without_images_are_not_all_named(digits: ImageData, tmp_path: Path):
+    names = tuple(f"[{number}]" for number in range(60))
+    model = ResNet(dataclasses.replace(TINY, num_classes=60))
+    model.preprocessing, model.class_names = digits.preprocessing, names
+    text = str(evaluate_split(model, dataclasses.replace(digits, class_names=names[:10])))
+    assert "no image of 50 of the network's 60 classes: [10], [11], [12]," in text.replace("\n", " ")
+    assert "[19], ..." in text.replace("\n", " ")
+    stranger = dataclasses.replace(digits, class_names=tuple("abcdefghij"))
+    with pytest.raises(
+        UserError, match=r"does not know: 'a', .*, 'j'\. It knows '\[0\]', .*'\[19\]' and 40 more\. Give"
+    ):
+        evaluate_split(model, stranger)
 
 
 def test_another_split_does_not_overwrite_the_test_splits_tables(digits: ImageData, tmp_path: Path):

@@ -7,13 +7,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn.metrics
-from scipy.stats import binomtest, chi2
+from scipy.stats import binomtest, chi2, norm
 
 from resnetlab.core.errors import UserError
 from resnetlab.core.runs import Run
 from resnetlab.data.store import ImageData
 from resnetlab.evaluation.evaluate import evaluate_split
-from resnetlab.evaluation.pairs import compare_evaluations, confused_pairs, confusion_matrix, mcnemar
+from resnetlab.evaluation.pairs import (
+    align,
+    compare_evaluations,
+    confused_pairs,
+    confusion_matrix,
+    difference_interval,
+    holm,
+    mcnemar,
+)
 from resnetlab.weights.file import load
 
 NAMES = ["cat", "dog", "emu", "gnu"]
@@ -141,3 +149,99 @@ def test_an_evaluation_is_compared_with_the_file_it_wrote(digits_run: Run, digit
     assert (comparison.only_first, comparison.only_second, comparison.p_value) == (0, 0, 1.0)
     assert comparison.both_right / comparison.n == evaluation.summary["top1"]
     assert len(comparison.disagreements) == 0
+
+
+def test_the_interval_is_walds_with_two_images_more():
+    # 20 and 5 of 100: the counts of the formula are 21 and 6 of 102.
+    for confidence in (0.8, 0.95):
+        reach = norm.ppf((1 + confidence) / 2) * math.sqrt((27 / 102 - (15 / 102) ** 2) / 102)
+        expected = (-15 / 102 - reach, -15 / 102 + reach)
+        assert difference_interval(20, 5, 100, confidence) == pytest.approx(expected, abs=1e-12)
+    low, high = difference_interval(5, 20, 100)
+    assert (-high, -low) == pytest.approx(difference_interval(20, 5, 100), abs=1e-15)
+    assert difference_interval(0, 0, 0) == (-1, 1)
+    assert difference_interval(0, 1, 1)[1] == 1
+    low, high = difference_interval(0, 0, 10)  # never of width 0
+    assert low == -high < 0
+
+
+def test_the_interval_holds_the_truth_about_as_often_as_it_says():
+    draws = np.random.default_rng(0)
+    for shares in ((0.05, 0.05, 0.9), (0.02, 0.1, 0.88), (0.3, 0.1, 0.6)):
+        samples = draws.multinomial(200, shares, size=2000)
+        held = [
+            low <= shares[1] - shares[0] <= high
+            for low, high in (difference_interval(b, c, 200) for b, c, _ in samples)
+        ]
+        assert 0.935 < np.mean(held) < 0.975
+
+
+def test_holms_correction_is_that_of_his_paper():
+    assert holm([]) == []
+    assert holm([0.04]) == [0.04]
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.5, 0.6, 0.001]) == pytest.approx([1, 1, 0.003])
+    # Rejecting step by step at 5 %, as the paper does it, and comparing with 5 %, are the same.
+    draws = np.random.default_rng(1)
+    for _ in range(50):
+        values = np.sort(draws.uniform(0, 0.1, 6))
+        failed = np.flatnonzero(values > 0.05 / np.arange(6, 0, -1))
+        rejected = failed[0] if len(failed) else 6
+        assert (np.array(holm(values.tolist())) <= 0.05).tolist() == [True] * rejected + [False] * (6 - rejected)
+
+
+def test_classes_are_ranked_by_how_clearly_they_differ():
+    labels = "a" * 8 + "b" * 8 + "c" * 2 + "d" * 4
+    comparison = compare_evaluations(
+        table("a" * 8 + "b" * 6 + "xx" + "cc" + "dddx", labels), table("x" * 7 + "a" + "b" * 8 + "cx" + "dddx", labels)
+    )
+    classes = comparison.by_class
+    assert list(classes) == [
+        "class", "n", "first_accuracy", "second_accuracy", "only_first", "only_second", "difference", "low", "high",
+        "p_value", "p_holm",
+    ]  # fmt: skip
+    assert classes["class"].tolist() == ["a", "b", "c", "d"]
+    assert classes["n"].tolist() == [8, 8, 2, 4]
+    assert classes["difference"].tolist() == [-7 / 8, 2 / 8, -1 / 2, 0]
+    assert (classes["second_accuracy"] - classes["first_accuracy"]).tolist() == classes["difference"].tolist()
+    assert classes[["only_first", "only_second"]].values.tolist() == [[7, 0], [0, 2], [1, 0], [0, 0]]
+    assert classes["p_holm"].tolist() == holm(classes["p_value"].tolist())
+    for row in classes.to_dict("records"):
+        assert (row["low"], row["high"]) == difference_interval(row["only_first"], row["only_second"], row["n"])
+    assert comparison.difference == (2 - 8) / 22
+    assert comparison.interval == difference_interval(8, 2, 22)
+
+
+def test_of_no_images_nothing_is_known():
+    comparison = compare_evaluations(table("", ""), table("", ""))
+    assert (comparison.n, comparison.p_value, comparison.interval) == (0, 1.0, (-1, 1))
+    assert math.isnan(comparison.difference)
+    assert len(comparison.by_class) == len(comparison.disagreements) == 0
+
+
+def test_wrong_counts_are_refused():
+    with pytest.raises(UserError, match=r"must be at most n together, got 3 and 2 of 4\.$"):
+        difference_interval(3, 2, 4)
+    with pytest.raises(UserError, match="only_second must be an integer of at least 0, got -1"):
+        difference_interval(3, -1, 4)
+    with pytest.raises(UserError, match="confidence must be a finite number above 0 and below 1, got 95"):
+        difference_interval(3, 1, 4, 95)
+
+
+def test_a_table_is_put_into_the_order_of_another():
+    first, second = table("aabbba"), table("abaaba")
+    pd.testing.assert_frame_equal(align(first, second.iloc[::-1]), second)
+    with pytest.raises(UserError, match=r"two per_image tables of evaluate; the second lacks confidence\."):
+        align(first, second.drop(columns="confidence"))
+
+
+def test_a_notebook_shows_the_counts_and_the_classes_and_runs_nothing():
+    hostile = "<script>alert(1)</script>"
+    labels = [hostile] * 6
+    first = table("aaaaaa").assign(label=labels, prediction=labels)
+    comparison = compare_evaluations(first, first.assign(prediction=[hostile, "x", "x", *labels[3:]]))
+    shown = comparison._repr_html_()
+    assert "<script" not in shown
+    assert "&lt;script&gt;alert(1)" in shown
+    assert "difference of accuracy -33.33% (95 % interval " in shown
+    assert "the other way round on 2; McNemar p = 0.5" in shown

@@ -22,6 +22,9 @@ def command(
     mirrored: Annotated[
         bool, typer.Option("--mirrored", help="Tell in addition the accuracy of looking at mirror images too.")
     ] = False,
+    explore: Annotated[
+        bool, typer.Option("--explore/--no-explore", help="Map the embeddings and diagnose the blocks, too.")
+    ] = True,
 ) -> None:
     """Measure a trained network and write the tables into its run folder."""
     from rich.console import Console
@@ -38,6 +41,7 @@ def command(
         data_root=data_root,
         skip_unreadable=skip_unreadable,
         mirrored=mirrored,
+        explore=explore,
     )
     Console().print(evaluation)
     notice(f"tables  {evaluation.folder}")

@@ -43,7 +43,7 @@ def command(
 
     from resnetlab.core.files import atomic, write_text
     from resnetlab.core.runs import Run
-    from resnetlab.evaluation.embeddings import neighbour_sheet, neighbours
+    from resnetlab.evaluation.neighbours import neighbour_sheet, neighbours
 
     opened = Run(run)
     query = int(image) if image.isdecimal() else image

@@ -6,8 +6,7 @@ what happens, and so needs to know nothing of the network.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +17,8 @@ from torch import Tensor
 from resnetlab.core.checks import check_integer, check_number
 from resnetlab.core.errors import UserError, unknown
 from resnetlab.core.preprocessing import Preprocessing
-from resnetlab.evaluation.forward import trained_on
-from resnetlab.models.resnet import ResNet, check_network
+from resnetlab.evaluation.forward import batch_size, check_images, check_pixels, evaluating, normalized_batches
+from resnetlab.models.resnet import ResNet
 
 FOR_THE_CLASS = (213, 94, 0)
 """Vermilion: what speaks for the class. With the blue, of Okabe and Ito's palette for all kinds of colour vision."""
@@ -86,7 +85,7 @@ class Attention:
         Returns:
             uint8 (N, H, W, 3).
         """
-        _check_pixels(images)
+        check_pixels(images)
         if len(images) != len(self.maps):
             raise UserError(f"overlay needs the {len(self.maps)} images that the maps are of, got {len(images)}.")
         limits = self.limits if limit is None else torch.tensor(check_number("limit", limit, 0, above=True))
@@ -204,7 +203,7 @@ def occlusion(
             chosen = _chosen(wanted, at, whole)
             for image, label, logits in zip(batch, chosen, whole, strict=True):
                 drops = []
-                for part in places.split(batch_size(model, images)):
+                for part in places.split(batch_size(model, height * width, keeping=True)):
                     squares = rows[part[:, 0], None, :, None] & columns[part[:, 1], None, None, :]
                     drops.append(logits[label] - model(torch.where(squares, cover, image))[:, label])
                 maps.append(torch.cat(drops).reshape(len(rows), len(columns)).float().cpu())
@@ -212,62 +211,11 @@ def occlusion(
     return Attention(maps=torch.stack(maps), classes=torch.cat(explained), method="occlusion", at="images")
 
 
-@contextmanager
-def evaluating(model: ResNet) -> Iterator[None]:
-    """Sets evaluation mode and full float32 within the block; afterwards all is as it was, module by module."""
-    modes = {module: module.training for module in model.modules()}
-    tf32 = torch.backends.cudnn.allow_tf32
-    model.eval()
-    torch.backends.cudnn.allow_tf32 = False  # else a GPU rounds float32 convolutions to 10 bits
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = tf32
-        for module, training in modes.items():
-            module.training = training
-
-
-def batch_size(model: ResNet, images: Tensor) -> int:
-    """Returns how many images a network may take at once where everything that it computes is kept."""
-    pixels, most = (2**17, 32) if next(model.parameters()).device.type == "cpu" else (2**20, 256)
-    return max(1, min(most, pixels // (images.shape[2] * images.shape[3])))
-
-
-def normalized_batches(model: ResNet, images: Tensor, preprocessing: Preprocessing) -> Iterator[tuple[slice, Tensor]]:
-    """Yields uint8 images (N, C, H, W) in batches that the network takes, each with its place in `images`."""
-    parameter, count = next(model.parameters()), batch_size(model, images)
-    for first in range(0, len(images), count):
-        place = slice(first, first + count)
-        batch = preprocessing.normalize(images[place].to(parameter.device), parameter.dtype)
-        yield place, batch.contiguous(memory_format=torch.channels_last)
-
-
-def check_images(model: ResNet, images: Tensor) -> Preprocessing:
-    """Returns how images for this network are normalised; raises `UserError` unless these fit it."""
-    preprocessing, _ = trained_on(check_network(model))
-    _check_pixels(images)
-    if not len(images) or images.shape[1] != preprocessing.channels:
-        raise UserError(
-            f"expected at least one image of {preprocessing.channels} channels, as the network was trained on, got "
-            f"images of shape {tuple(images.shape)}. Load them with channels={preprocessing.channels}."
-        )
-    return preprocessing
-
-
 def _check(model: ResNet, images: Tensor) -> Preprocessing:
     preprocessing = check_images(model, images)
     if not model.config.num_classes:
         raise UserError("the network has no head, and so no class to explain. Take a network with num_classes.")
     return preprocessing
-
-
-def _check_pixels(images: Tensor) -> None:
-    if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
-        got = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        raise UserError(
-            f"expected images as a tensor, uint8 (N, C, H, W), got {got}. Give them as they are loaded, "
-            "before normalisation."
-        )
 
 
 def _check_classes(model: ResNet, classes: Tensor | Sequence[int] | None, count: int) -> Tensor | None:

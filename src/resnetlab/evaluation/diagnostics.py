@@ -22,8 +22,9 @@ from resnetlab.core.console import render
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import atomic
 from resnetlab.core.randomness import generator
-from resnetlab.evaluation.attention import check_images, evaluating, normalized_batches
+from resnetlab.evaluation.forward import check_images, evaluating, normalized_batches
 from resnetlab.evaluation.metrics import overall
+from resnetlab.evaluation.moments import BlockShare, Comoment
 from resnetlab.models.blocks import ResidualBlock
 from resnetlab.models.folding import is_convolution
 from resnetlab.models.resnet import ResNet
@@ -39,7 +40,7 @@ class Diagnostics:
 
     Attributes:
         images: how many images were looked at.
-        top1, loss: of the whole network on them; None without labels.
+        top1, loss: of the whole network on them; None without labels, and so without lesions.
         blocks: a row a block, in order; a figure that does not exist is NaN:
             block: its name in `ResNet.features`.
             kind: what its shortcut is: identity, padded, projection or plain (none); or removed by surgery.
@@ -99,7 +100,7 @@ class Diagnostics:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self.top1 is None:
-            yield f"{self.images:,} images without labels: no lesions"
+            yield f"{self.images:,} images, without lesions"
         else:
             yield (
                 f"{self.images:,} images: top-1 {self.top1:.2%}, loss {self.loss:.4f}; "
@@ -150,8 +151,8 @@ def diagnose(
     positions = sample(len(images), at_most, seed)
     images = images[positions]
     names = [name for name, _ in model.blocks()]
-    shares = {name: _Share() for name in names}
-    spreads = {name: _Comoment() for name in response_layers(model)}
+    shares = {name: BlockShare() for name in names}
+    spreads = {name: Comoment() for name in response_layers(model)}
     logits: dict[str | None, list[Tensor]] = {}
     with torch.inference_mode(), evaluating(model):
         for _, batch in normalized_batches(model, images, preprocessing):
@@ -271,61 +272,8 @@ def _kind(block: nn.Module) -> str:
     return "padded" if isinstance(block.downsample, ZeroPaddedIdentity) else "identity"
 
 
-class _Comoment:
-    """Sum over images and positions of (x - mean x)(y - mean y) by channel, batch after batch (Chan et al. 1979).
-
-    Centred before they are multiplied, values lose no digits; what is added up is in double precision, on the CPU.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.means = torch.zeros(2, 1, dtype=torch.float64)
-        self.total = torch.zeros(1, dtype=torch.float64)
-
-    def add(self, x: Tensor, y: Tensor) -> None:
-        """Takes a batch of each, (N, C, H, W)."""
-        means = [value.float().mean((0, 2, 3), keepdim=True) for value in (x, y)]
-        total = ((x - means[0]) * (y - means[1])).sum((0, 2, 3)).cpu().double()
-        mean = torch.stack([mean.flatten() for mean in means]).cpu().double()
-        count = x.numel() // x.shape[1]
-        step, everything = mean - self.means, self.count + count
-        self.total = self.total + total + step[0] * step[1] * (self.count * count / everything)
-        self.means = self.means + step * (count / everything)
-        self.count = everything
-
-    def deviation(self) -> Tensor:
-        """Returns the standard deviation (divided by n) of each channel, where x and y were the same."""
-        return (self.total / self.count).sqrt()
-
-
-class _Share:
-    """Branch against shortcut of one block."""
-
-    def __init__(self) -> None:
-        self.ratios: list[Tensor] = []
-        self.cosines: list[Tensor] = []
-        self.of_branch, self.of_sum = _Comoment(), _Comoment()
-
-    def add(self, branch: Tensor, shortcut: Tensor, total: Tensor) -> None:
-        flat_branch, flat_shortcut = branch.flatten(1).float(), shortcut.flatten(1).float()
-        norms = flat_branch.norm(dim=1), flat_shortcut.norm(dim=1)
-        self.ratios.append((norms[0] / norms[1]).cpu().double())
-        self.cosines.append(((flat_branch * flat_shortcut).sum(1) / (norms[0] * norms[1])).cpu().double())
-        self.of_branch.add(branch, total)
-        self.of_sum.add(total, total)
-
-    def figures(self) -> dict[str, float]:
-        if not self.ratios:
-            return dict.fromkeys(("ratio", "cosine", "variance_share"), float("nan"))
-        return {
-            "ratio": float(torch.cat(self.ratios).mean()),
-            "cosine": float(torch.cat(self.cosines).nanmean()),  # a branch of 0 has no direction
-            "variance_share": float(self.of_branch.total.sum() / self.of_sum.total.sum()),
-        }
-
-
 @contextmanager
-def _listening(model: ResNet, spreads: dict[str, _Comoment]) -> Iterator[None]:
+def _listening(model: ResNet, spreads: dict[str, Comoment]) -> Iterator[None]:
     """Adds what the response layers return within the block."""
     handles = [
         layer.register_forward_hook(lambda _, __, output, spread=spreads[name]: spread.add(output, output))

@@ -3,104 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import torch
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.markup import escape
-from rich.table import Table
 
-from resnetlab.core.console import render
 from resnetlab.core.devices import resolve_device
 from resnetlab.core.errors import UserError
-from resnetlab.core.files import atomic, write_json
 from resnetlab.core.runs import Run
 from resnetlab.data.options import LoadOptions
 from resnetlab.data.pack import is_complete
 from resnetlab.data.sources import is_named, load_data, may_be_recorded, reload_data
 from resnetlab.data.splits import SPLITS
 from resnetlab.data.store import ImageData
+from resnetlab.evaluation import explore as exploring
 from resnetlab.evaluation.calibration import expected_calibration_error, maximum_calibration_error, reliability
 from resnetlab.evaluation.forward import Answers, answer_split, trained_on
 from resnetlab.evaluation.metrics import by_class, by_image, embedding_frame, overall, wilson_interval
 from resnetlab.evaluation.pairs import confused_pairs
+from resnetlab.evaluation.result import Evaluation
 from resnetlab.models.resnet import ResNet
 from resnetlab.weights.file import load
 
-SCHEMA_VERSION = 1
-_SHOWN_CLASSES = 40
-_TABLES = ("per_class", "per_image", "embeddings", "reliability", "confused_pairs")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """Figures and tables of one network on one split.
-
-    Attributes:
-        summary: split, n, top1, top5 (0 to 1), loss; top1_low and top1_high, the 95 % interval of top1 (see
-            `metrics.wilson_interval`); ece and mce, the expected and the maximum calibration error (see
-            `calibration`); and where asked for mirrored_top1, mirrored_top5 and mirrored_loss, those of the mean
-            of the logits of each image and its mirror image.
-        per_class: a row a class, see `metrics.by_class`.
-        per_image: a row an image, see `metrics.by_image`. Its column group tells equal images of the split: copies
-            of a file where photos are kept as files have them, equal pixels as the network sees them otherwise.
-        embeddings: a row an image: index, label, values.
-        reliability: a row a bin of the confidence, see `calibration.reliability`.
-        confused_pairs: a row for each class that was taken for another, see `pairs.confused_pairs`.
-        folder: where the tables were written, if they were.
-    """
-
-    summary: dict[str, Any]
-    per_class: pd.DataFrame
-    per_image: pd.DataFrame
-    embeddings: pd.DataFrame
-    reliability: pd.DataFrame
-    confused_pairs: pd.DataFrame
-    folder: Path | None = None
-
-    def save(self, folder: Path) -> Evaluation:
-        """Writes summary.json and the tables as parquet; the summary last, so that it vouches for them."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in _TABLES:
-            table = getattr(self, name).copy(deep=False)
-            table.attrs = {"schema": SCHEMA_VERSION}  # goes into the file's metadata
-            with atomic(folder / f"{name}.parquet") as temporary:
-                table.to_parquet(temporary, index=False)
-        write_json(folder / "summary.json", {"schema": SCHEMA_VERSION, **self.summary})
-        return dataclasses.replace(self, folder=folder)
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        summary = self.summary
-        top5 = f"top-5 {summary['top5']:.2%}, " if len(self.per_class) > 5 else ""  # else it is 1 by definition
-        yield (
-            f"{summary['split']}: top-1 {summary['top1']:.2%} "
-            f"({summary['top1_low']:.2%} to {summary['top1_high']:.2%}), {top5}"
-            f"loss {summary['loss']:.4f}, {summary['n']:,} images"
-        )
-        if "mirrored_top1" in summary:
-            yield (
-                f"with each image's mirror image too: top-1 {summary['mirrored_top1']:.2%}, "
-                f"loss {summary['mirrored_loss']:.4f}"
-            )
-        table, shown = Table(), self.per_class
-        if len(shown) > _SHOWN_CLASSES:
-            table.title = f"the {_SHOWN_CLASSES} classes with the lowest F1, of {len(shown)}"
-            shown = shown.nsmallest(_SHOWN_CLASSES, "f1")
-        table.add_column("class")
-        for name in ("support", "precision", "recall", "F1"):
-            table.add_column(name, justify="right")
-        for row in shown.to_dict("records"):
-            figures = (f"{row[name]:.2%}" for name in ("precision", "recall", "f1"))
-            table.add_row(escape(str(row["class"])), f"{row['support']:,}", *figures)
-        yield table
-
-    def __str__(self) -> str:
-        return render(self)
-
-    __repr__ = __str__
+_SHOWN = 20
 
 
 def evaluate(
@@ -112,6 +38,7 @@ def evaluate(
     data_root: str | Path | None = None,
     skip_unreadable: bool = False,
     mirrored: bool = False,
+    explore: bool | None = None,
 ) -> Evaluation:
     """Evaluates a network in float32, and writes the tables where the subject is a run.
 
@@ -128,9 +55,11 @@ def evaluate(
         skip_unreadable: leave unreadable files of other images out with a warning instead of raising.
         mirrored: measure in addition, under names of their own, what the network says when it may look at each
             image and its mirror image (test-time augmentation). Everything else stays as without.
+        explore: lay the embeddings out in a map and look what each block does, too, see `explore.explore`; of
+            10,000 images it takes about half a minute. None does so where the subject is a run.
 
     Raises:
-        UserError: no data, other classes than the network's, or a network never trained on data.
+        UserError: no data, classes that the network does not know, or a network never trained on data.
     """
     run = _run_of(subject)
     if isinstance(subject, ResNet):
@@ -149,12 +78,8 @@ def evaluate(
         data = _whole(data, model, data_root, skip_unreadable)
     evaluation = evaluate_split(model, data, split, mirrored=mirrored)
     if run is not None:
-        if data.fingerprint != run.settings["data"]["fingerprint"]:
-            # A name that is a split's would take the place of that split of the run's own.
-            return evaluation.save(run.evaluation(f"{data.name}-images" if data.name in SPLITS else data.name))
-        chosen = evaluation.summary["split"]
-        return evaluation.save(run.evaluation(None if chosen == default_split(data) else chosen))
-    return evaluation
+        evaluation = evaluation.save(_folder(run, data, str(evaluation.summary["split"])))
+    return _explored(evaluation, model, data) if explore or (explore is None and run is not None) else evaluation
 
 
 def evaluate_split(
@@ -165,12 +90,15 @@ def evaluate_split(
     answers: Answers | None = None,
     mirrored: bool = False,
 ) -> Evaluation:
-    """Evaluates a trained network on one split of loaded data, by its answers if they are there; see `evaluate`."""
+    """Evaluates a trained network on one split of loaded data, by its answers if they are there; see `evaluate`.
+
+    Images of some of the network's classes are enough: the others then have no figures.
+    """
     preprocessing, class_names = trained_on(model)
     _check_fits(model, data)
     name = split or default_split(data)
     chosen = data.split(name)
-    answers = answers or answer_split(model, data, name, preprocessing)
+    answers = answers or answer_split(model, data, name, preprocessing, label=f"evaluating {data.name}")
     order = torch.tensor([class_names.index(label) for label in data.class_names])
     labels = order[chosen.labels]
     images = by_image(answers.logits, labels, chosen.index, class_names, chosen.paths, chosen.digests)
@@ -200,6 +128,26 @@ def evaluate_split(
 def default_split(data: ImageData) -> str:
     """Returns "test", or "validation" where there is no test split."""
     return "test" if "test" in data.splits else "validation"
+
+
+def _folder(run: Run, data: ImageData, split: str) -> Path:
+    """Returns where an evaluation on these images goes."""
+    if data.fingerprint != run.settings["data"]["fingerprint"]:
+        # A name that is a split's would take the place of that split of the run's own.
+        return run.evaluation(f"{data.name}-images" if data.name in SPLITS else data.name)
+    return run.evaluation(None if split == default_split(data) else split)
+
+
+def _explored(evaluation: Evaluation, model: ResNet, data: ImageData) -> Evaluation:
+    """Returns an evaluation with its exploration, which joins the tables where these are written already."""
+    try:
+        found = exploring.explore(model, data, evaluation)
+    except UserError as error:  # of a network that answers NaN; its figures tell that, and stay
+        warnings.warn(f"there is nothing to explore: {error}", stacklevel=3)
+        return evaluation
+    if evaluation.folder is not None:
+        found.save(evaluation.folder)
+    return dataclasses.replace(evaluation, exploration=found)
 
 
 def _own_or_whole(
@@ -238,11 +186,10 @@ def _run_of(subject: str | Path | Run | ResNet) -> Run | None:
 
 def _check_fits(model: ResNet, data: ImageData) -> None:
     preprocessing, class_names = trained_on(model)
-    expected, got = set(class_names), set(data.class_names)
-    if expected != got:
+    if unknown := [name for name in data.class_names if name not in class_names]:
         raise UserError(
-            f"{data.name} has other classes than the network: missing {sorted(expected - got) or 'none'}, "
-            f"unknown to the network {sorted(got - expected) or 'none'}. Evaluate on images of the same classes."
+            f"{data.name} has classes that the network does not know: {_listed(unknown)}. It knows "
+            f"{_listed(class_names)}. Give the classes these names, or leave the others out."
         )
     wanted = (preprocessing.channels, preprocessing.image_size)
     if wanted != (data.channels, data.image_size):
@@ -255,3 +202,7 @@ def _check_fits(model: ResNet, data: ImageData) -> None:
             f"the network was trained on images made square by fit={preprocessing.fit!r}, and {data.name} has "
             f"fit={data.fit!r}. Load it with fit={preprocessing.fit!r}."
         )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:_SHOWN])) + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")

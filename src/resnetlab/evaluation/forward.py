@@ -1,17 +1,20 @@
-"""A network's answers to many images, in float32 and evaluation mode."""
+"""What every look at a trained network needs: batches it takes, evaluation mode, and its answers in float32."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from rich.progress import track
 from torch import Tensor
 
+from resnetlab.core.console import console, is_live
 from resnetlab.core.errors import UserError
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.data.store import ImageData
-from resnetlab.models.resnet import ResNet
+from resnetlab.models.resnet import ResNet, check_network
 
 _PIXELS_PER_BATCH = {"cpu": 2**19, "accelerator": 2**22}
 """Input pixels of a batch: a ResNet's widest activations then take some hundred megabytes, or up to a gigabyte."""
@@ -46,7 +49,7 @@ def answer(model: ResNet, images: Tensor, preprocessing: Preprocessing) -> Answe
 
     The network stays on its device, and each of its modules returns to the mode that it was in.
     """
-    return _answer(model, images.split(_batch_size(model, images.shape[2])), preprocessing)
+    return _answer(model, images.split(batch_size(model, images.shape[2] * images.shape[3])), preprocessing)
 
 
 def answer_split(
@@ -58,6 +61,7 @@ def answer_split(
     rank: int = 0,
     ranks: int = 1,
     mirrored: bool = False,
+    label: str | None = None,
 ) -> Answers:
     """Returns logits and embeddings of all images of a split, a batch at a time; see `answer`.
 
@@ -70,36 +74,84 @@ def answer_split(
             the answers of all, joined in the order of the ranks, are those of one process.
         ranks: number of processes.
         mirrored: answer the images' mirror images, left for right.
+        label: what to call it on a terminal, where a progress bar is then shown.
     """
-    parts = torch.arange(len(data.split(split))).split(_batch_size(model, data.image_size))
+    parts = torch.arange(len(data.split(split))).split(batch_size(model, data.image_size**2))
     parts = parts[rank * len(parts) // ranks : (rank + 1) * len(parts) // ranks]
-    batches = (data.squares(split, part) for part in parts)
+    hidden = label is None or not is_live()
+    shown = track(parts, label or "", console=console, transient=True, disable=hidden)
+    batches = (data.squares(split, part) for part in shown)
     return _answer(model, (batch.flip(-1) for batch in batches) if mirrored else batches, preprocessing)
 
 
-def _batch_size(model: ResNet, image_size: int) -> int:
-    kind = "cpu" if next(model.parameters()).device.type == "cpu" else "accelerator"
-    return max(1, min(_LARGEST_BATCH[kind], _PIXELS_PER_BATCH[kind] // image_size**2))
-
-
-@torch.inference_mode()
-def _answer(model: ResNet, batches: Iterable[Tensor], preprocessing: Preprocessing) -> Answers:
+@contextmanager
+def evaluating(model: ResNet) -> Iterator[None]:
+    """Sets evaluation mode and full float32 within the block; afterwards all is as it was, module by module."""
     modes = {module: module.training for module in model.modules()}
     tf32 = torch.backends.cudnn.allow_tf32
     model.eval()
     torch.backends.cudnn.allow_tf32 = False  # else a GPU rounds float32 convolutions to 10 bits
     try:
-        parameter = next(model.parameters())
-        logits, embeddings = [], []
-        for images in batches:
-            batch = preprocessing.normalize(images.to(parameter.device), parameter.dtype)
-            outputs = model(batch.contiguous(memory_format=torch.channels_last), return_features=True)
-            logits.append(outputs[0].float().cpu())
-            embeddings.append(outputs[1].float().cpu())
-        if not logits:
-            return Answers(torch.empty(0, 0), torch.empty(0, 0))
-        return Answers(torch.cat(logits), torch.cat(embeddings))
+        yield
     finally:
         torch.backends.cudnn.allow_tf32 = tf32
         for module, training in modes.items():
             module.training = training
+
+
+def batch_size(model: ResNet, pixels: int, *, keeping: bool = False) -> int:
+    """Returns how many images of so many pixels a network takes at once; a quarter of it where it keeps its maps."""
+    kind, share = _kind(model), 4 if keeping else 1
+    return max(1, min(_LARGEST_BATCH[kind], _PIXELS_PER_BATCH[kind] // pixels) // share)
+
+
+def normalized_batches(model: ResNet, images: Tensor, preprocessing: Preprocessing) -> Iterator[tuple[slice, Tensor]]:
+    """Yields uint8 images (N, C, H, W) in batches for a network that keeps its maps, each with its place in them."""
+    count = batch_size(model, images.shape[2] * images.shape[3], keeping=True)
+    for first in range(0, len(images), count):
+        place = slice(first, first + count)
+        yield place, _normalized(model, images[place], preprocessing)
+
+
+def check_images(model: ResNet, images: Tensor) -> Preprocessing:
+    """Returns how images for this network are normalised; raises `UserError` unless these fit it."""
+    preprocessing, _ = trained_on(check_network(model))
+    check_pixels(images)
+    if not len(images) or images.shape[1] != preprocessing.channels:
+        raise UserError(
+            f"expected at least one image of {preprocessing.channels} channels, as the network was trained on, got "
+            f"images of shape {tuple(images.shape)}. Load them with channels={preprocessing.channels}."
+        )
+    return preprocessing
+
+
+def check_pixels(images: Tensor) -> None:
+    """Raises `UserError` unless these are images as they are loaded."""
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
+        got = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise UserError(
+            f"expected images as a tensor, uint8 (N, C, H, W), got {got}. Give them as they are loaded, "
+            "before normalisation."
+        )
+
+
+def _kind(model: ResNet) -> str:
+    return "cpu" if next(model.parameters()).device.type == "cpu" else "accelerator"
+
+
+def _normalized(model: ResNet, images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    parameter = next(model.parameters())
+    batch = preprocessing.normalize(images.to(parameter.device), parameter.dtype)
+    return batch.contiguous(memory_format=torch.channels_last)
+
+
+def _answer(model: ResNet, batches: Iterable[Tensor], preprocessing: Preprocessing) -> Answers:
+    logits, embeddings = [], []
+    with torch.inference_mode(), evaluating(model):
+        for images in batches:
+            outputs = model(_normalized(model, images, preprocessing), return_features=True)
+            logits.append(outputs[0].float().cpu())
+            embeddings.append(outputs[1].float().cpu())
+    if not logits:
+        return Answers(torch.empty(0, 0), torch.empty(0, 0))
+    return Answers(torch.cat(logits), torch.cat(embeddings))

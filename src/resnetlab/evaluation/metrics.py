@@ -57,29 +57,28 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
 
 
 def by_class(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> pd.DataFrame:
-    """Returns a row a class; precision, recall and f1 are 0 where they are undefined.
+    """Returns a row a class; the precision of a class that was never predicted is 0.
 
     Its columns are class, support, precision, recall, f1; recall_low and recall_high, the 95 % `wilson_interval` of
     the recall; and mean_confidence, how sure the network is of its prediction, right or wrong, in the mean of the
-    class's images. A class without images has the interval 0 to 1, and NaN as its mean confidence.
+    class's images. A class without images has the interval 0 to 1 and otherwise no figures: they are NaN.
     """
     predictions = logits.argmax(1)
-    precision, recall, f1, support = precision_recall_fscore_support(
+    precision, recall, f1, _ = precision_recall_fscore_support(
         labels.numpy(),
         predictions.numpy(),
         labels=list(range(len(class_names))),
         zero_division=0,  # type: ignore[arg-type]  # scikit-learn's own annotation leaves numbers out
     )
     count, hits = (torch.bincount(some, minlength=len(class_names)) for some in (labels, labels[predictions == labels]))
+    figures = (np.where(count > 0, values, math.nan) for values in (precision, recall, f1))
     intervals = [wilson_interval(*counts) for counts in zip(hits.tolist(), count.tolist(), strict=True)]
     sums = torch.bincount(labels, weights=logits.double().softmax(1).amax(1), minlength=len(class_names))
     return pd.DataFrame(
         {
             "class": list(class_names),
-            "support": support,
-            "precision": precision,
-            "recall": recall,
-            "f1": f1,
+            "support": count.numpy(),
+            **dict(zip(("precision", "recall", "f1"), figures, strict=True)),
             "recall_low": [low for low, _ in intervals],
             "recall_high": [high for _, high in intervals],
             "mean_confidence": (sums / count).numpy(),

@@ -5,13 +5,13 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
 import pandas as pd
 
-from resnetlab import __version__
 from resnetlab.core.files import write_text
 from resnetlab.studies.question import StudyResult, shown
 
@@ -35,7 +35,7 @@ def write_page(results: Sequence[StudyResult], path: Path, *, left_out: Mapping[
         title=escape(title),
         contents=f'<nav aria-label="Studies"><ol>{entries}</ol></nav>{_left_out(left_out or {})}' * (len(results) > 1),
         sections="".join(map(_section, results)),
-        version=__version__,
+        version=version("resnetlab"),
     )
     write_text(path, page)
     return path

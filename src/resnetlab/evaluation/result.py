@@ -1,0 +1,107 @@
+"""`Evaluation`: what `evaluate` finds, as files and in print."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.markup import escape
+from rich.table import Table
+
+from resnetlab.core.console import render
+from resnetlab.core.files import atomic, write_json
+from resnetlab.evaluation.explore import Exploration
+from resnetlab.evaluation.notebook import evaluation_html
+
+SCHEMA_VERSION = 1
+_SHOWN_CLASSES = 40
+_SHOWN_ABSENT = 10
+_TABLES = ("per_class", "per_image", "embeddings", "reliability", "confused_pairs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Figures and tables of one network on one split.
+
+    Attributes:
+        summary: split, n, top1, top5 (0 to 1), loss; top1_low and top1_high, the 95 % interval of top1 (see
+            `metrics.wilson_interval`); ece and mce, the expected and the maximum calibration error (see
+            `calibration`); and where asked for mirrored_top1, mirrored_top5 and mirrored_loss, those of the mean
+            of the logits of each image and its mirror image.
+        per_class: a row a class, see `metrics.by_class`.
+        per_image: a row an image, see `metrics.by_image`. Its column group tells equal images of the split: copies
+            of a file where photos are kept as files have them, equal pixels as the network sees them otherwise.
+        embeddings: a row an image: index, label, values.
+        reliability: a row a bin of the confidence, see `calibration.reliability`.
+        confused_pairs: a row for each class that was taken for another, see `pairs.confused_pairs`.
+        folder: where the tables were written, if they were.
+        exploration: the map of the embeddings and what the blocks do, where asked for; see `explore`.
+    """
+
+    summary: dict[str, Any]
+    per_class: pd.DataFrame
+    per_image: pd.DataFrame
+    embeddings: pd.DataFrame
+    reliability: pd.DataFrame
+    confused_pairs: pd.DataFrame
+    folder: Path | None = None
+    exploration: Exploration | None = None
+
+    def save(self, folder: Path) -> Evaluation:
+        """Writes summary.json and the tables as parquet; the summary last, so that it vouches for them.
+
+        An exploration that is there already is of an older evaluation: it is removed, or replaced.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        Exploration.remove(folder)
+        for name in _TABLES:
+            table = getattr(self, name).copy(deep=False)
+            table.attrs = {"schema": SCHEMA_VERSION}  # goes into the file's metadata
+            with atomic(folder / f"{name}.parquet") as temporary:
+                table.to_parquet(temporary, index=False)
+        if self.exploration is not None:
+            self.exploration.save(folder)
+        write_json(folder / "summary.json", {"schema": SCHEMA_VERSION, **self.summary})
+        return dataclasses.replace(self, folder=folder)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        summary = self.summary
+        top5 = f"top-5 {summary['top5']:.2%}, " if len(self.per_class) > 5 else ""  # else it is 1 by definition
+        yield (
+            f"{summary['split']}: top-1 {summary['top1']:.2%} "
+            f"({summary['top1_low']:.2%} to {summary['top1_high']:.2%}), {top5}"
+            f"loss {summary['loss']:.4f}, {summary['n']:,} image{'' if summary['n'] == 1 else 's'}"
+        )
+        if "mirrored_top1" in summary:
+            yield (
+                f"with each image's mirror image too: top-1 {summary['mirrored_top1']:.2%}, "
+                f"loss {summary['mirrored_loss']:.4f}"
+            )
+        absent = self.per_class.loc[self.per_class["support"] == 0, "class"].tolist()
+        if absent:
+            names = ", ".join(map(str, absent[:_SHOWN_ABSENT])) + (", ..." if len(absent) > _SHOWN_ABSENT else "")
+            yield escape(f"no image of {len(absent)} of the network's {len(self.per_class):,} classes: {names}")
+        table, shown = Table(), self.per_class.loc[self.per_class["support"] > 0]
+        if len(shown) > _SHOWN_CLASSES:
+            table.title = f"the {_SHOWN_CLASSES} classes with the lowest F1, of {len(shown)}"
+            shown = shown.nsmallest(_SHOWN_CLASSES, "f1")
+        table.add_column("class")
+        for name in ("support", "precision", "recall", "F1"):
+            table.add_column(name, justify="right")
+        for row in shown.to_dict("records"):
+            figures = (f"{row[name]:.2%}" for name in ("precision", "recall", "f1"))
+            table.add_row(escape(str(row["class"])), f"{row['support']:,}", *figures)
+        yield table
+
+    def __str__(self) -> str:
+        return render(self)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """Returns what a notebook shows."""
+        return evaluation_html(self)
