@@ -56,6 +56,7 @@ def test_figures_settings_and_curves(cli: Cli, here: Path, digits_run: Run):
     (row,) = [line for line in lines if line.startswith("run ") and "13.89 %" in line]
     assert "360" in row and "12.50 %" in row
     assert ["model.name", "resnet20", "custom"] in [line.split() for line in lines]
+    assert "Not compared image by image, digits and run: " in table  # the old one has no table of its answers
     assert err == "curves   comparison.png\n"
     assert is_picture(here / "comparison.png")
 
@@ -99,6 +100,50 @@ def test_what_is_not_drawn_and_what_is_not_comparable_is_told(cli: Cli, here: Pa
     assert "warning: the runs are on different images of digits (their content has changed)" in err
 
 
+@pytest.fixture
+def answered(tmp_path: Path) -> list[Path]:
+    """Two runs of which the second errs on the last two of six images, and, of other photos, on all."""
+    runs = [tmp_path / name for name in ("right", "wrong")]
+    for run, predictions, others in zip(runs, ("aaabbb", "aaabaa"), ("aaabbb", "bbbaaa"), strict=True):
+        shutil.copytree(GOLDEN, run)
+        (run / "evaluation" / "photos").mkdir()
+        shutil.copy(run / "evaluation" / "summary.json", run / "evaluation" / "photos")
+        for to, answers in (("", predictions), ("photos", others)):
+            table = pd.DataFrame({"index": range(6), "label": list("aaabbb"), "prediction": list(answers)})
+            table.assign(confidence=0.5).to_parquet(run / "evaluation" / to / "per_image.parquet")
+    return runs
+
+
+def test_what_one_gets_right_that_another_gets_wrong(cli: Cli, here: Path, answered: list[Path]):
+    code, table, err = cli("compare", *answered, "--images", "images.csv")
+    assert code == 0, err
+    lines = table.splitlines()
+    start = lines.index("Image by image, on the same 6 test images, against right:")
+    assert lines[start + 4].split()[:6] == ["wrong", "4", "2", "0", "0", "-33.33"]
+    assert err == "images   images.csv\ncurves   comparison.png\n"
+    written = pd.read_csv("images.csv")
+    assert written[["index", "label", "right", "prediction_right", "prediction_wrong"]].values.tolist() == [
+        [4, "b", "right", "b", "a"], [5, "b", "right", "b", "a"],
+    ]  # fmt: skip
+    code, text, err = cli("compare", *answered, "--images", "-")
+    assert (code, err) == (0, "curves   comparison-2.png\n")
+    pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(text)), written)
+
+
+def test_other_images_and_all_pairs(cli: Cli, here: Path, answered: list[Path]):
+    third = here / "third"
+    shutil.copytree(answered[0], third)
+    code, table, err = cli("compare", *answered, third, "--data", "photos", "--all-pairs")
+    assert code == 0, err
+    counts = [line.split()[:6] for line in table.splitlines() if line.endswith(("0.094", "1"))]
+    assert ["right", "wrong", "0", "6", "0", "0"] in counts
+    assert ["right", "third", "6", "0", "0", "0"] in counts
+    assert ["wrong", "third", "0", "0", "6", "0"] in counts
+    code, out, err = cli("compare", *answered, "--data", "pictures")
+    assert (code, out) == (2, "")
+    assert "right has not been evaluated on pictures; its other evaluations: photos. Evaluate it with: resnetlab" in err
+
+
 MISTAKES = {
     "no run": (["--x", "epoch"], "Missing argument 'RUN'"),
     "missing run": (["gone"], "gone is not a run: there is no such folder"),
@@ -110,6 +155,15 @@ MISTAKES = {
         [GOLDEN, "--csv", "."],
         ". is a folder. Name a CSV file to write, such as comparison.csv.",
     ),
+    "a folder for images": (
+        [GOLDEN, "--images", "."],
+        ". is a folder. Name a CSV file to write, such as disagreements.csv.",
+    ),
+    "one file for two": (
+        [GOLDEN, "--images", "-", "--csv", "-"],
+        "--csv and --images would both go to -. Name another file for one of them.",
+    ),
+    "images of one run": ([GOLDEN, "--images", "a.csv"], "expected two runs or more that may disagree, got run alone."),
     "no folder": ([GOLDEN, "--out", "no/a.png"], "no to write a.png to. Make it first."),
     "no folder for figures": ([GOLDEN, "--csv", "no/a.csv"], "no to write a.csv to. Make it first."),
 }

@@ -31,6 +31,7 @@ import pandas as pd
 from resnetlab.core.checks import check_schema
 from resnetlab.core.errors import UserError, resume_command
 from resnetlab.core.files import atomic, read_toml, write_json, write_toml
+from resnetlab.core.notebook import run_html
 
 SCHEMA_VERSION = 1
 HISTORY_COLUMNS = (
@@ -166,6 +167,10 @@ class Run:
         if (summary := self.summary) is not None:
             lines.append(f"  {summary['split']} top-1 {summary['top1']:.2%} of {summary['n']} images")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """Returns what a notebook shows."""
+        return run_html(self)
 
 
 def default_folder(data_name: str, model_name: str) -> Path:

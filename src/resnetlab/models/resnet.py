@@ -141,6 +141,12 @@ class ResNet(nn.Module):
             if isinstance(module, DropBlock):
                 module.progress = share
 
+    def _repr_html_(self) -> str:
+        """Returns what a notebook shows: a row a stage, with its parameters."""
+        from resnetlab.models.summary.notebook import network_html  # which imports this module
+
+        return network_html(self)
+
     def _stem(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != self.config.in_channels:
             raise UserError(

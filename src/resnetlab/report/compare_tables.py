@@ -15,31 +15,48 @@ from rich.table import Table
 from resnetlab.core.files import printable
 
 _SHARED = ("model", "data", "recipe", "seed")
-_TEXTS = ("run", "split", "model", "data", "recipe")
+_TEXTS = ("run", "split", "model", "data", "recipe", "first", "second", "class")
 _GAP = 2
 _DIGEST = re.compile("[0-9a-f]{64}")
 _LONGEST_VALUE = 24
 """Characters of a setting's value; a longer one is cut in the middle."""
 _LONGEST_LIST = 8
 """Entries of a setting's value; of a longer list their number is told."""
+_SHOWN_CLASSES = 5
+"""Of each pair of runs."""
+
+_PAIR_COUNTS = ("both_right", "only_first", "only_second", "both_wrong")
+_CLASS_COUNTS = {"images": "n", "only\nfirst": "only_first", "only\nsecond": "only_second"}
 
 _Columns = Mapping[str, Sequence[Any]]
 
 
-def comparison_tables(figures: pd.DataFrame, settings: pd.DataFrame, width: int = 100) -> Iterator[Table | str]:
+def comparison_tables(
+    figures: pd.DataFrame,
+    settings: pd.DataFrame,
+    width: int = 100,
+    *,
+    answers: pd.DataFrame | None = None,
+    classes: pd.DataFrame | None = None,
+) -> Iterator[Table | str]:
     """Yields what a terminal shows of a comparison, a table or a line at a time.
 
-    How good the runs are comes first, then what they took, then the settings that differ, a column a run. Runs are
-    numbered where their names are too long for the heads of columns.
+    How good the runs are comes first, then what they took, then the settings that differ, a column a run, then what
+    one gets right that another gets wrong. Runs are numbered where their names are too long.
 
     Args:
         figures: what `compare` returned.
         settings: what `differences` returned of the same runs.
         width: of the lines, in characters.
+        answers: what `compare_answers` returned of them; without it nothing is said of single images.
+        classes: what `compare_classes` returned of them.
     """
     columns, values = {name: figures[name].tolist() for name in figures}, settings.map(_value)
     heads = names = columns["run"]
-    if _width(values, heads) > width:
+    is_long = _width(values, heads) > width
+    if answers is not None and len(answers):
+        is_long |= _measure(_pair_columns(_compared(answers), dict(zip(names, names, strict=True)))) > width
+    if is_long:
         heads = [str(number) for number in range(1, len(names) + 1)]
     runs = {"run": names} if heads is names else {"#": heads, "run": names}
     shared = [name for name in _SHARED if len(set(columns[name])) == 1]
@@ -54,6 +71,8 @@ def comparison_tables(figures: pd.DataFrame, settings: pd.DataFrame, width: int 
         yield from _settings(values, heads, width)
     elif len(names) > 1:
         yield "\nThe settings of the runs are the same."
+    if answers is not None and len(answers):
+        yield from _image_by_image(answers, classes, dict(zip(names, heads, strict=True)))
 
 
 def _quality(figures: _Columns) -> dict[str, Sequence[str]]:
@@ -82,6 +101,71 @@ def _effort(figures: _Columns) -> dict[str, Sequence[str]]:
     }
 
 
+def _image_by_image(
+    answers: pd.DataFrame, classes: pd.DataFrame | None, heads: Mapping[str, str]
+) -> Iterator[Table | str]:
+    """Yields what one run gets right that another gets wrong, and why pairs are left out."""
+    compared = _compared(answers)
+    if len(compared):
+        yield f"\n{_images_compared(compared, heads)}\n"
+        yield _table(_pair_columns(compared, heads))
+        corrected = f", corrected for {len(compared)} pairs by Holm's method" if len(compared) > 1 else ""
+        yield (
+            "\npoints: accuracy of the second run less that of the first, in percent. "
+            f"p: McNemar's test that both are right equally often{corrected}."
+        )
+    if classes is not None and len(_class_columns(classes, heads)["class"]):
+        yield "\nThe classes that differ most clearly, p corrected for their number:\n"
+        yield _table(_class_columns(classes, heads))
+    for first, second, reason in answers.loc[answers["reason"].notna(), ["first", "second", "reason"]].values:
+        yield escape(f"\nNot compared image by image, {first} and {second}: {reason}")
+
+
+def _compared(answers: pd.DataFrame) -> pd.DataFrame:
+    return answers.loc[answers["reason"].isna()]
+
+
+def _images_compared(compared: pd.DataFrame, heads: Mapping[str, str]) -> str:
+    """Returns the sentence above the table of pairs."""
+    same = len(set(zip(compared["split"], compared["n"], strict=True))) == 1
+    which = f"the same {compared['n'].iloc[0]:,} {compared['split'].iloc[0]} images" if same else "the same images"
+    against = f", against {heads[compared['first'].iloc[0]]}" if len(set(compared["first"])) == 1 else ""
+    return escape(f"Image by image, on {which}{against}:")
+
+
+def _pair_columns(compared: pd.DataFrame, heads: Mapping[str, str]) -> dict[str, Sequence[str]]:
+    counts = {name.replace("_", "\n"): _shown(compared[name].tolist(), "{:,}".format) for name in _PAIR_COUNTS}
+    return {**_names(compared, compared, heads), **counts, **_difference(compared)}
+
+
+def _class_columns(classes: pd.DataFrame, heads: Mapping[str, str]) -> dict[str, Sequence[str]]:
+    """Returns the columns of the first classes of each pair, as far as there is an image on which it differs."""
+    differing = classes.loc[classes["only_first"] + classes["only_second"] > 0]
+    shown = differing.groupby(["first", "second"], sort=False).head(_SHOWN_CLASSES)
+    names = _names(shown, classes, heads) if len(heads) > 2 else {}  # of two runs the table of pairs names both
+    counts = {name: _shown(shown[key].tolist(), "{:,}".format) for name, key in _CLASS_COUNTS.items()}
+    return {**names, "class": [printable(name) for name in shown["class"]], **counts, **_difference(shown)}
+
+
+def _names(rows: pd.DataFrame, everything: pd.DataFrame, heads: Mapping[str, str]) -> dict[str, Sequence[str]]:
+    """Returns the columns of names: the first run's only where it is not always the same."""
+    names = ("first", "second") if len(set(everything["first"])) > 1 else ("second",)
+    return {name: [heads[run] for run in rows[name]] for name in names}
+
+
+def _difference(rows: pd.DataFrame) -> dict[str, Sequence[str]]:
+    ends = zip(rows["low"], rows["high"], strict=True)
+    return {
+        "points": _shown(rows["difference"].tolist(), _points),
+        "95 % interval": [f"{_points(low)} to {_points(high)}" for low, high in ends],
+        "p": _shown(rows["p_holm"].tolist(), "{:.2g}".format),
+    }
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.2f}"
+
+
 def _settings(values: pd.DataFrame, heads: Sequence[str], width: int) -> Iterator[Table | str]:
     """Yields the table of settings, in several parts where there are too many runs for one."""
     first = 0
@@ -99,8 +183,13 @@ def _settings(values: pd.DataFrame, heads: Sequence[str], width: int) -> Iterato
 def _width(values: pd.DataFrame, heads: Sequence[str]) -> int:
     """Returns how wide the table of settings is, in characters."""
     columns = [values.index, *(values.iloc[:, number] for number in range(len(heads)))]
-    widths = (max(map(cell_len, [head, *column])) for head, column in zip(["", *heads], columns, strict=True))
-    return sum(widths) + _GAP * len(heads)
+    return _measure(dict(zip(["", *heads], columns, strict=True)))
+
+
+def _measure(columns: Mapping[str, Sequence[str]]) -> int:
+    """Returns how wide a table is, in characters."""
+    widths = (max(map(cell_len, [*head.split("\n"), *column])) for head, column in columns.items())
+    return sum(widths) + _GAP * (len(columns) - 1)
 
 
 def _table(columns: Mapping[str, Sequence[str]], texts: Collection[str] = _TEXTS) -> Table:
