@@ -1,120 +1,19 @@
-import base64
-import io
-import json
 import re
-from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import save_file
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import confusion_matrix
+from tests.report.pages import HOSTILE, Page, make_data, make_run
 
-from resnetlab import Run, write_report
+from resnetlab import write_report
 from resnetlab.core.errors import UserError
-from resnetlab.core.files import write_json
-from resnetlab.data.store import ImageData, Split
 from resnetlab.evaluation.metrics import wilson_interval
-from resnetlab.models.catalog import model_config
-from resnetlab.report.figures import curve_charts, save_figures
-from resnetlab.report.sections import curves
-
-HOSTILE = '</script><b>$x$ & "y" %{x}\''
-
-
-def make_data(names, *, per_class=12, size=8, channels=1, source="digits"):
-    labels = torch.arange(len(names) * per_class) % len(names)
-    draw = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (len(labels), channels, size, size), generator=draw, dtype=torch.uint8)
-    test = Split(images=images, labels=labels, index=torch.arange(len(labels)) * 3 + 5)
-    return ImageData(name="x", splits={"test": test}, class_names=tuple(names), mirrors=True, image_size=size,
-                     channels=channels, arguments={"source": source, "split_seed": 0})  # fmt: skip
-
-
-def make_run(folder, data, *, wrong=5, epochs=4, split="test", settings=None):
-    """An evaluated run in which the first `wrong` images were taken for the class after theirs."""
-    names = np.array(data.class_names, dtype=object)
-    run = Run.create(
-        folder,
-        {
-            "created": "2026-11-21T22:00:00+00:00",
-            "seed": 7,
-            "model": {"name": "resnet20", "config": model_config("resnet20", {"in_channels": 1}).to_dict()},
-            "data": data.describe(),
-            "preprocessing": {"image_size": data.image_size, "channels": data.channels},
-            "recipe": {"name": "quick", "epochs": epochs, "augment": {"flip": False}},
-            "machine": {"device": "cpu", "precision": "bfloat16"},
-            **(settings or {}),
-        },
-        {"python": "3.11.7", "packages": {"torch": "2.15.0"}},
-    )
-    run.write_history(
-        [
-            {"epoch": epoch, "step": epoch * 9, "lr": 0.1 / epoch, "train_loss": 1 / epoch, "train_top1": 0.5,
-             "val_loss": float("nan") if epoch == 1 else 1.5 / epoch, "val_top1": 0.25 * min(epoch, 3),
-             "images_per_second": 1234.0, "seconds": 40.0 * epoch}
-            for epoch in range(1, epochs + 1)
-        ]
-    )  # fmt: skip
-    save_file({"weight": torch.zeros(10, 3), "norm.running_mean": torch.zeros(3)}, run.weights)
-    labels = next(iter(data.splits.values())).labels.numpy()
-    predictions = np.where(np.arange(len(labels)) < wrong, (labels + 1) % len(names), labels)
-    losses = np.linspace(0.1, 2.0, len(labels))
-    folder = run.evaluation()
-    folder.mkdir()
-    pd.DataFrame(
-        {"index": next(iter(data.splits.values())).index.numpy(), "label": names[labels],
-         "prediction": names[predictions], "confidence": np.linspace(0.2, 0.999, len(labels)), "loss": losses}
-    ).to_parquet(folder / "per_image.parquet")  # fmt: skip
-    scores = precision_recall_fscore_support(labels, predictions, labels=range(len(names)), zero_division=0)
-    columns = dict(zip(("precision", "recall", "f1", "support"), scores, strict=True))
-    pd.DataFrame({"class": names, **columns}).to_parquet(folder / "per_class.parquet")
-    summary = {"split": split, "n": len(labels), "top1": 1 - wrong / len(labels), "top5": 0.9876, "loss": 0.4321}
-    write_json(folder / "summary.json", {"schema": 1, **summary})
-    return run
-
-
-class Page(HTMLParser):
-    """What the tests ask of a page: its elements, the text that is read, the rows of tables, the charts."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.source = Path(path).read_text(encoding="utf-8")
-        self.elements, self.texts, self.rows, self.scripts, self.inside = [], [], [], [], ""
-        self.feed(self.source)
-        self.text = re.sub(r"\s+", " ", "".join(self.texts))
-        self.charts = [json.loads(text) for text in self.scripts if text.startswith('{"data"')]
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-        self.inside = tag
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append(["", dict(attributes).get("data-value")])
-
-    def handle_endtag(self, tag):
-        self.inside = ""
-        if tag == "li":
-            self.texts.append(" ")
-
-    def handle_data(self, data):
-        if self.inside == "script":
-            self.scripts.append(data)
-        elif self.inside != "style":
-            self.texts.append(data)
-            if self.inside in ("td", "th"):
-                self.rows[-1][-1][0] += data
-
-    def attributes(self, tag):
-        return [attributes for name, attributes in self.elements if name == tag]
-
-    def pictures(self):
-        encoded = [image["src"].removeprefix("data:image/png;base64,") for image in self.attributes("img")]
-        return [Image.open(io.BytesIO(base64.b64decode(text))) for text in encoded]
+from resnetlab.report.figures import save_figures
+from resnetlab.report.results import read_results
+from resnetlab.report.sections.citations import WORKS
+from resnetlab.report.sections.curves import curve_charts, curves
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +32,7 @@ def test_the_numbers_are_those_of_the_evaluation(digits):
     for words in ("98.76%", "0.4321", "2 min 40 s", "1,234", "cpu, bfloat16", "21 November 2026", "Parameters30"):
         assert words in page.text
     table = pd.read_parquet(run.evaluation() / "per_class.parquet").set_index("class")
-    shown = {row[0][0]: [float(cell[1]) for cell in row[1:]] for row in page.rows if row[-1][1] not in (None,)}
+    shown = {row[0][0]: [float(cell[1]) for cell in row[1:5]] for row in page.classes()}
     assert set(shown) == set(table.index)
     for name, values in shown.items():
         assert values == [float(table.loc[name, column]) for column in ("support", "precision", "recall", "f1")]
@@ -143,7 +42,7 @@ def test_the_numbers_are_those_of_the_evaluation(digits):
 
 def test_the_charts_hold_the_history_and_the_confusion_matrix(digits):
     run, _, page = digits
-    loss, top1, lr, confusion = page.charts
+    loss, top1, lr, confusion, *_ = page.charts
     history = run.history
     assert loss["data"][0]["y"] == history["train_loss"].tolist()
     assert loss["data"][1]["y"] == [None, *history["val_loss"].tolist()[1:]]
@@ -179,7 +78,7 @@ def test_the_page_loads_nothing(digits):
     assert not any("src" in script for script in page.attributes("script"))
     assert [link["href"] for link in page.attributes("link")] == ["data:,"]
     anchors = [link["href"] for link in page.attributes("a")]
-    assert [link for link in anchors if not link.startswith("#")] == ["https://arxiv.org/abs/1512.03385"]
+    assert [link for link in anchors if not link.startswith("#")] == [work.link for work in WORKS]
     names = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
     assert {link[1:] for link in anchors if link.startswith("#")} <= names
     style = page.source.partition("<style>")[2].partition("</style>")[0]
@@ -210,7 +109,7 @@ def test_settings_of_any_shape_are_shown(digits, tmp_path):
 
 def test_the_pictures_are_drawn(digits):
     run, _, _ = digits
-    for name in ("curves", "confusion", "mistakes"):
+    for name in ("curves", "confusion", "mistakes", "reliability"):
         pixels = np.asarray(Image.open(run.path / "figures" / f"{name}.png").convert("L"))
         assert pixels.min() < 100 and pixels.max() == 255 and pixels.std() > 10
 
@@ -222,7 +121,7 @@ def test_names_stay_text(tmp_path):
     assert len(page.attributes("img")) == 5 and all("onerror" not in image for image in page.attributes("img"))
     assert page.source.count("<b>") == 5  # the true class of five mistakes
     assert HOSTILE in page.text and "Run folder: <b>run." in page.text
-    labels = page.charts[-1]["data"][0]["x"]
+    labels = page.charts[3]["data"][0]["x"]
     assert labels[0] == "&lt;/script&gt;&lt;b&gt;&#36;x&#36; &amp; &quot;y&quot; %{x}&#x27;"
     assert "98.76%" not in page.text  # of five classes the right one is always among the first five
 
@@ -251,7 +150,7 @@ def test_images_that_are_gone_are_explained(tmp_path):
 def test_moved_data_are_found_under_their_new_root(tmp_path, monkeypatch):
     run, asked = make_run(tmp_path / "run", data := make_data("ab")), []
     monkeypatch.setattr(
-        "resnetlab.report.page.reload_data", lambda recorded, data_root: asked.append(data_root) or data
+        "resnetlab.report.images.reload_data", lambda recorded, data_root: asked.append(data_root) or data
     )
     assert len(Page(write_report(run, data_root="/elsewhere")).attributes("img")) == 5 and asked == ["/elsewhere"]
 
@@ -261,13 +160,13 @@ def test_no_mistakes_and_no_history(tmp_path):
     page = Page(write_report(run, data))
     assert "No mistakes: all 24 images were classified correctly." in page.text
     assert "holds no epoch" in page.text and "Most frequent confusions" not in page.text
-    assert "100.00% top-1" in page.text and len(page.charts) == 1
+    assert "100.00% top-1" in page.text and len(page.charts) == 3  # the confusion matrix and reliability
 
 
 def test_one_class(tmp_path):
     run = make_run(tmp_path / "run", data := make_data(["only"]), wrong=0, epochs=1)
     page = Page(write_report(run, data))
-    assert page.charts[-1]["data"][0]["cells"] == [[0, 0, 12]]
+    assert next(trace["cells"] for chart in page.charts for trace in chart["data"] if "cells" in trace) == [[0, 0, 12]]
 
 
 def test_a_validation_split_is_named_and_cautioned(tmp_path):
@@ -283,34 +182,35 @@ def test_classes_without_images_come_last(tmp_path):
     table = pd.read_parquet(path)
     table.loc[0, ["support", "precision", "recall", "f1"]] = [0, 0.0, float("nan"), 0.0]
     table.to_parquet(path)
-    rows = [row for row in Page(write_report(run, data)).rows if len(row) == 5 and row[1][1] is not None]
-    assert [row[0][0] for row in rows][-1] == "a" and rows[-1][2:] == [["–", ""]] * 3  # noqa: RUF001
+    rows = Page(write_report(run, data)).classes()
+    assert [row[0][0] for row in rows][-1] == "a" and rows[-1][2:5] == [["–", ""]] * 3  # noqa: RUF001
 
 
 def test_a_thousand_classes(tmp_path):
     data = make_data([f"class {number}" for number in range(1000)], per_class=2, size=4)
     page = Page(write_report(make_run(tmp_path / "run", data, wrong=40), data))
-    chart = page.charts[-1]
+    chart = page.charts[3]
     assert len(chart["data"]) == 1 and len(chart["data"][0]["cells"]) == 1040  # no text in the cells
     assert chart["layout"]["xaxis"]["tickvals"] == []
-    assert len([row for row in page.rows if len(row) == 5 and row[1][1] == "2"]) == 1000
-    assert len(page.attributes("img")) == 24 and "the 24 with the highest loss are shown" in page.text
+    assert len(page.classes()) == 1000
+    assert len(page.attributes("img")) == 36 and "the 24 with the highest loss are shown" in page.text
 
 
 def test_the_page_stays_small_with_photographs_of_noise(tmp_path):
     data = make_data("abcdefghij", per_class=3, size=224, channels=3)
     page = Page(path := write_report(make_run(tmp_path / "run", data, wrong=30), data))
-    assert path.stat().st_size < 6_000_000
-    assert {picture.size for picture in page.pictures()} == {(104, 104)} and "pixelated" not in str(
+    assert path.stat().st_size < 8_000_000
+    assert {picture.size for picture in page.pictures()} == {(160, 160)} and "pixelated" not in str(
         page.attributes("img")
     )
 
 
 def test_a_failed_write_keeps_the_old_picture(tmp_path, monkeypatch):
-    arguments = {"history": pd.DataFrame(), "matrix": np.eye(2, dtype=int), "names": "ab", "mistakes": [],
-                 "no_pictures": None}  # fmt: skip
-    save_figures(tmp_path, **arguments)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    results = read_results(make_run(tmp_path / "run", make_data("ab")))
+    arguments = {"history": pd.DataFrame(), "results": results, "mistakes": [], "no_pictures": None}
+    folder = tmp_path / "figures"
+    save_figures(folder, **arguments)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
     def fail(figure, path, **_):
         path.write_bytes(b"half")
@@ -318,72 +218,8 @@ def test_a_failed_write_keeps_the_old_picture(tmp_path, monkeypatch):
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
     with pytest.raises(OSError, match="full"):
-        save_figures(tmp_path, **arguments)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as driver:
-        installed = [Path("/usr/bin/chromium"), Path(driver.chromium.executable_path)]
-        executable = next((path for path in installed if path.is_file()), None)
-        if executable is None:
-            pytest.skip("there is no chromium on this machine")
-        browser = driver.chromium.launch(
-            executable_path=executable, args=["--no-sandbox", "--disable-gpu"], timeout=60_000
-        )
-        yield browser
-        browser.close()
-
-
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_the_page_works_offline_in_a_browser(digits, browser, width, scheme):
-    run, _, _ = digits
-    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True)
-    page, said, requested = context.new_page(), [], []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: requested.append(request.url))
-    page.goto(run.report.resolve().as_uri())
-    assert page.locator(".chart .main-svg").first.is_visible()
-    assert page.locator(".chart .heatmaplayer image").count() == 1
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-
-    def column(number):
-        return page.locator(f".sortable tbody tr > :nth-child({number})").all_inner_texts()
-
-    page.get_by_role("button", name="Class").click()
-    assert column(1) == [str(name) for name in range(10)]
-    page.keyboard.press("Enter")  # the button keeps the focus
-    assert column(1) == [str(name) for name in reversed(range(10))]
-    assert page.locator("th[aria-sort]").get_attribute("aria-sort") == "descending"
-    page.get_by_role("button", name="Recall").press("Space")
-    assert [float(text) for text in column(4)] == sorted(float(text) for text in column(4))
-
-    line = page.locator(".chart .js-line").first
-    color = line.evaluate("line => getComputedStyle(line).stroke")
-    page.emulate_media(color_scheme="dark" if scheme == "light" else "light")
-    page.wait_for_function(
-        "before => getComputedStyle(document.querySelector('.chart .js-line')).stroke !== before", arg=color
-    )
-    context.close()
-    assert said == []
-    assert [url for url in requested if not url.startswith(("file:", "data:", "blob:"))] == []
-
-
-def test_hostile_names_do_nothing_in_a_browser(tmp_path, browser):
-    names = [HOSTILE, "<img src=x onerror=alert(1)>", "$a$", "<a href='https://example.org'>d</a>"]
-    report = write_report(make_run(tmp_path / "run", data := make_data(names)), data)
-    page, said = browser.new_page(), []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("dialog", lambda dialog: said.append(dialog.message))
-    page.goto(report.resolve().as_uri())
-    ticks = page.locator(".chart .ytick text").all_text_contents()
-    assert "$a$" in ticks and HOSTILE[:17] + "…" in ticks
-    assert page.locator("[onerror]").count() == 0 and page.locator("a[href^=http]").count() == 1
-    page.close()
-    assert said == []
+        save_figures(folder, **arguments)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_losses_that_span_a_lot_get_a_logarithmic_scale():

@@ -1,243 +1,65 @@
-"""The report's pictures: interactive ones as plotly figures, still ones as PNG files.
-
-A plotly figure is plain data here. Its colours are names of CSS variables, `var(--chart-...)`, which the
-page replaces with what the reader's colour scheme gives them, so that one figure serves light and dark.
-"""
+"""The report's still pictures, as PNG files."""
 
 from __future__ import annotations
 
-import html
-import io
 import math
 import warnings
-from base64 import b64encode
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from PIL import Image
-from torch import Tensor
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from resnetlab.core.files import atomic
-from resnetlab.training.pictures import INK, MUTED, RULE, TRAINING, VALIDATION
+from resnetlab.evaluation.diagnostics import Diagnostics
+from resnetlab.evaluation.embeddings import EmbeddingMap
+from resnetlab.report.charts import shorten
+from resnetlab.report.mistakes import PIXELATED_BELOW, Mistake
+from resnetlab.report.results import Results
+from resnetlab.report.sections.confusion import MAX_CELL_TEXT, MAX_TICK_LABELS, SCALE, is_strong, signed_shares
+from resnetlab.report.sections.curves import CURVES, is_wide
+from resnetlab.report.sections.residual import short_name
+from resnetlab.training.pictures import INK, MUTED, RULE, TRAINING, VALIDATION, style_axes
 
-MAX_CELL_TEXT = 30
-"""More classes than this and the counts no longer fit into the confusion matrix's cells."""
-MAX_TICK_LABELS = 60
-"""More classes than this and their names no longer fit along the confusion matrix."""
-PIXELATED_BELOW = 64
-"""Images with fewer pixels a side are enlarged with visible pixels instead of a blur."""
-THUMBNAIL = 104
-"""Longest side of an embedded picture: 24 of this size keep the page under 6 MB, were they noise."""
-
-# Wrong answers run to the left in orange, right ones to the right in blue. A single wrong answer in a
-# thousand must be seen, so the first visible step comes at once and the scale is not linear.
-_SCALE = (
-    (0.0, "#7d3003"), (0.3, "#a8480f"), (0.42, "#e09b6e"), (0.499, "#f7e2d3"), (0.4999, "#f7e2d3"),
-    (0.5, "#f3f3ef"), (0.5001, "#dfe9f5"), (0.75, "#7ea6d3"), (1.0, "#1f5a9e"),
+CLASS_COLORS = (
+    "#1f5a9e", "#c75a00", "#1f8a4c", "#c22f3d", "#7b4fb5", "#8a5a3c", "#c9439b", "#5f6670", "#857c00", "#0e8c9c",
 )  # fmt: skip
-CURVES = (
-    ("loss", "Loss", "train_loss", "val_loss", ".4f"),
-    ("top1", "Top-1 accuracy", "train_top1", "val_top1", ".2%"),
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mistake:
-    """One wrongly classified image.
-
-    Attributes:
-        label: its true class.
-        prediction: the class it was taken for.
-        confidence: probability given to `prediction`, 0 to 1.
-        loss: cross-entropy of the image.
-        place: where the image is found: its path, or its index in the split.
-        picture: the image, or None where it is not available.
-    """
-
-    label: str
-    prediction: str
-    confidence: float
-    loss: float
-    place: str
-    picture: Image.Image | None
-
-
-def curve_charts(history: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Returns plotly figures of the losses ("loss"), accuracies ("top1") and learning rate ("lr")."""
-    charts = {
-        name: _chart(
-            [
-                _line(history, training, "training", "var(--chart-training)", "dot", hover),
-                _line(history, validation, "validation", "var(--chart-validation)", "solid", hover),
-            ],
-            tickformat=".0%" if "%" in hover else "",
-            type="log" if name == "loss" and is_wide(history) else "linear",
-        )
-        for name, _, training, validation, hover in CURVES
-    }
-    charts["lr"] = _chart(
-        [_line(history, "lr", "learning rate", "var(--chart-text)", "solid", ".4g")],
-        rangemode="tozero",
-        nticks=4,
-    )
-    return charts
-
-
-def is_wide(history: pd.DataFrame) -> bool:
-    """Whether the losses span so much that only a logarithmic scale shows more than their peak."""
-    losses = history[["train_loss", "val_loss"]].to_numpy(dtype=float)
-    losses = losses[np.isfinite(losses)]
-    return losses.size > 0 and losses.min() > 0 and losses.max() / losses.min() > 20
-
-
-def confusion_chart(matrix: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    """Returns the plotly heatmap of a confusion matrix (true class, predicted class).
-
-    Its trace carries `cells`, the [row, column, count] that are not zero, and `support`, from which the page
-    builds the full arrays: of a thousand classes' million cells hardly any is filled.
-    """
-    rows, columns = np.nonzero(matrix)
-    labels = [_plain(name) for name in names]
-    few = len(names) <= MAX_CELL_TEXT
-    axis = {
-        "type": "category", "tickmode": "array", "tickvals": labels if len(names) <= MAX_TICK_LABELS else [],
-        "ticktext": [_plain(shorten(name)) for name in names], "tickfont": {"size": 12 if few else 9},
-        "showgrid": False, "zeroline": False, "automargin": True, "ticks": "", "fixedrange": few,
-        "ticklabelstandoff": 3,
-    }  # fmt: skip
-    trace = {
-        "type": "heatmap",
-        "x": labels, "y": labels,
-        "cells": np.stack([rows, columns, matrix[rows, columns]], axis=1).tolist(),
-        "support": matrix.sum(axis=1).tolist(),
-        "zmin": -1, "zmax": 1, "showscale": False,
-        "colorscale": [[place, f"var(--chart-scale-{step})"] for step, (place, _) in enumerate(_SCALE)],
-        "xgap": 1 if few else 0, "ygap": 1 if few else 0,
-        "hovertemplate": "true class %{y}<br>predicted %{x}<br>images: %{customdata[0]}, "
-                         "%{customdata[1]:.1%} of the class<extra></extra>",
-    }  # fmt: skip
-    texts = [_counts(matrix, labels, strong=strong) for strong in (False, True)] if few else []
-    figure = _chart([trace, *texts], margin={"l": 8, "r": 4, "t": 4, "b": 8})
-    figure["layout"] |= {
-        "hovermode": "closest",
-        "dragmode": False if few else "zoom",
-        "xaxis": {**axis, "title": _title("predicted class"), "tickangle": "auto"},
-        "yaxis": {**axis, "title": _title("true class"), "autorange": "reversed"},
-    }
-    return figure
+"""Of the classes in the map, as in page.css."""
+_NO_EXPLORATION = "This run was evaluated without map and diagnostics."
+_BLOCK_NAMES = 40
 
 
 def save_figures(
-    folder: Path,
-    *,
-    history: pd.DataFrame,
-    matrix: np.ndarray,
-    names: Sequence[str],
-    mistakes: Sequence[Mistake],
-    no_pictures: str | None,
+    folder: Path, *, history: pd.DataFrame, results: Results, mistakes: Sequence[Mistake], no_pictures: str | None
 ) -> None:
-    """Writes curves.png, confusion.png, mistakes.png to `folder`; `no_pictures` says why there are none."""
+    """Writes {curves,confusion,mistakes,map,reliability,blocks,responses}.png to `folder`.
+
+    Where there is nothing to draw, the picture says so; `no_pictures` says why there are no images.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    names, explored = results.names, results.exploration
     save_picture(folder / "curves.png", (9, 3.4), lambda figure: _draw_curves(figure, history))
     side = float(np.clip(2.5 + 0.36 * len(names), 4, 12))
-    save_picture(folder / "confusion.png", (side, side), lambda figure: _draw_confusion(figure, matrix, names))
+    save_picture(folder / "confusion.png", (side, side), lambda figure: _draw_confusion(figure, results.matrix, names))
     pictured = [mistake for mistake in mistakes if mistake.picture is not None]
     if pictured:
         size = (9, 1.95 * math.ceil(len(pictured) / 6))
         save_picture(folder / "mistakes.png", size, lambda figure: _draw_mistakes(figure, pictured))
     else:
         sentence = no_pictures if mistakes and no_pictures else "No image was classified wrongly."
-        save_picture(folder / "mistakes.png", (9, 1.2), lambda figure: write_sentence(figure, sentence))
-
-
-def data_uri(picture: Image.Image) -> str:
-    """Returns a picture as a PNG data URI; a larger one is reduced to THUMBNAIL pixels."""
-    if max(picture.size) > THUMBNAIL:
-        picture = picture.copy()
-        picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + b64encode(buffer.getvalue()).decode("ascii")
-
-
-def to_picture(pixels: Tensor) -> Image.Image:
-    """Returns a uint8 image (C, H, W) of one (grey) or three channels as a picture."""
-    values = pixels.movedim(0, -1).numpy()
-    return Image.fromarray(values if values.shape[-1] == 3 else np.ascontiguousarray(values[..., 0]))
-
-
-def shorten(name: str, length: int = 18) -> str:
-    """Returns a class's name cut to what fits along an axis."""
-    return name if len(name) <= length else name[: length - 1] + "…"
-
-
-def _chart(data: list[dict[str, Any]], margin: dict[str, int] | None = None, **yaxis: Any) -> dict[str, Any]:
-    axis = {
-        "gridcolor": "var(--chart-rule)", "linecolor": "var(--chart-rule)", "zeroline": False,
-        "automargin": True, "fixedrange": True, "ticklabelstandoff": 4, "exponentformat": "power",
-    }  # fmt: skip
-    epochs = max((len(trace["x"]) for trace in data if trace), default=0)
-    whole = {"tick0": 1, "dtick": 1} if epochs <= 8 else {"nticks": 8}  # no halves of an epoch
-    layout = {
-        "autosize": True, "showlegend": False, "dragmode": False, "hovermode": "x unified",
-        "margin": margin or {"l": 8, "r": 8, "t": 8, "b": 8},
-        "paper_bgcolor": "var(--chart-page)", "plot_bgcolor": "var(--chart-page)",
-        "font": {"family": "var(--chart-font)", "size": 13, "color": "var(--chart-text)"},
-        "hoverlabel": {
-            "bgcolor": "var(--chart-paper)", "bordercolor": "var(--chart-rule)",
-            "font": {"color": "var(--chart-ink)", "family": "var(--chart-font)"},
-        },
-        "xaxis": {**axis, "title": _title("epoch"), "showgrid": False, "tickformat": "d", **whole,
-                  "spikecolor": "var(--chart-rule)", "spikethickness": 1, "spikedash": "solid",
-                  "unifiedhovertitle": {"text": "epoch %{x}"}},
-        "yaxis": {**axis, "nticks": 6, **yaxis},
-    }  # fmt: skip
-    return {"data": [trace for trace in data if trace], "layout": layout}
-
-
-def _plain(name: str) -> str:
-    """Returns text that plotly shows as it is: it would read tags as HTML and dollar signs as a formula."""
-    return html.escape(name).replace("$", "&#36;")
-
-
-def _title(text: str) -> dict[str, Any]:
-    return {"text": text, "font": {"size": 13}, "standoff": 10}
-
-
-def _counts(matrix: np.ndarray, labels: Sequence[str], *, strong: bool) -> dict[str, Any]:
-    """The numbers in the cells of strong, or of weak colour: each kind has the text colour that can be read."""
-    rows, columns = np.nonzero((matrix > 0) & (_is_strong(signed_shares(matrix)) == strong))
-    return {
-        "type": "scatter", "mode": "text", "hoverinfo": "skip",
-        "x": [labels[column] for column in columns.tolist()], "y": [labels[row] for row in rows.tolist()],
-        "text": [f"{count}" for count in matrix[rows, columns]],
-        "textfont": {"size": 12, "color": f"var(--chart-on-{'strong' if strong else 'weak'})"},
-    }  # fmt: skip
-
-
-def _is_strong(shares: np.ndarray) -> np.ndarray:
-    """Where white text has more contrast on the scale's colours than black; with these bounds 4.4 at least."""
-    return (shares > 0.79) | (shares < -0.33)
-
-
-def _line(history: pd.DataFrame, column: str, name: str, color: str, dash: str, hover: str) -> dict[str, Any]:
-    values = [value if math.isfinite(value) else None for value in history[column].astype(float)]
-    if not any(value is not None for value in values):
-        return {}
-    return {
-        "type": "scatter", "name": name, "x": history["epoch"].tolist(), "y": values,
-        "mode": "lines+markers" if len(values) <= 3 else "lines", "cliponaxis": False,
-        "line": {"color": color, "width": 2, "dash": dash}, "marker": {"size": 6, "color": color},
-        "hovertemplate": f"%{{y:{hover}}}",
-    }  # fmt: skip
+        _save_sentence(folder / "mistakes.png", sentence)
+    save_picture(folder / "reliability.png", (9, 3.4), lambda figure: _draw_reliability(figure, results.reliability))
+    if explored is None:
+        for name in ("map", "blocks", "responses"):
+            _save_sentence(folder / f"{name}.png", _NO_EXPLORATION)
+        return
+    save_picture(folder / "map.png", (9, 7), lambda figure: _draw_map(figure, explored.map, names))
+    save_picture(folder / "blocks.png", (9, 3.4), lambda figure: _draw_blocks(figure, explored.diagnostics))
+    save_picture(folder / "responses.png", (9, 3.4), lambda figure: _draw_responses(figure, explored.diagnostics))
 
 
 def save_picture(path: Path, size: tuple[float, float], draw: Callable[[Figure], None]) -> None:
@@ -249,6 +71,15 @@ def save_picture(path: Path, size: tuple[float, float], draw: Callable[[Figure],
         draw(figure)
         with atomic(path) as temporary:
             figure.savefig(temporary, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+
+
+def write_sentence(figure: Figure, sentence: str) -> None:
+    """Puts a sentence where a picture would be."""
+    figure.text(0.5, 0.5, sentence, ha="center", va="center", color=INK, wrap=True, parse_math=False)
+
+
+def _save_sentence(path: Path, sentence: str) -> None:
+    save_picture(path, (9, 1.2), lambda figure: write_sentence(figure, sentence))
 
 
 def _draw_curves(figure: Figure, history: pd.DataFrame) -> None:
@@ -263,27 +94,22 @@ def _draw_curves(figure: Figure, history: pd.DataFrame) -> None:
             (validation, "-", VALIDATION, "validation"),
         ):
             axes.plot(history["epoch"], history[column], line, color=color, marker=marker, label=label)
-        axes.set_title(title, fontsize=10, color=INK, loc="left")
+        style_axes(axes, title=title, xlabel="epoch")
         axes.legend(frameon=False, fontsize=8)
     if is_wide(history):
         panels[0].set_yscale("log")
-    panels[1].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    panels[1].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     panels[2].plot(history["epoch"], history["lr"], "-", color=MUTED, marker=marker)
-    panels[2].set_title("Learning rate", fontsize=10, color=INK, loc="left")
+    style_axes(panels[2], title="Learning rate", xlabel="epoch")
     for axes in panels:
-        axes.set_xlabel("epoch", fontsize=9, color=MUTED)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
-        axes.tick_params(labelsize=8, colors=MUTED)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(RULE)
-        axes.grid(axis="y", color=RULE, linewidth=0.6)
 
 
 def _draw_confusion(figure: Figure, matrix: np.ndarray, names: Sequence[str]) -> None:
     axes = figure.subplots()
     shares = signed_shares(matrix)
-    strong = _is_strong(shares)
-    colormap = LinearSegmentedColormap.from_list("confusion", _SCALE, N=2001)  # fine enough for the jump at 0
+    strong = is_strong(shares)
+    colormap = LinearSegmentedColormap.from_list("confusion", SCALE, N=2001)  # fine enough for the jump at 0
     axes.imshow(shares, cmap=colormap, vmin=-1, vmax=1, interpolation="nearest")
     if len(names) <= MAX_CELL_TEXT:
         size = 9 if len(names) <= 12 else 6
@@ -303,12 +129,6 @@ def _draw_confusion(figure: Figure, matrix: np.ndarray, names: Sequence[str]) ->
     axes.set_ylabel("true class", color=MUTED)
 
 
-def signed_shares(matrix: np.ndarray) -> np.ndarray:
-    """Returns each cell's share of its true class, negative off the diagonal, where it is wrong."""
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    return np.where(np.eye(len(matrix), dtype=bool), shares, -shares)
-
-
 def _draw_mistakes(figure: Figure, mistakes: Sequence[Mistake]) -> None:
     panels = figure.subplots(math.ceil(len(mistakes) / 6), 6, squeeze=False).ravel()
     for axes in panels:
@@ -324,6 +144,56 @@ def _draw_mistakes(figure: Figure, mistakes: Sequence[Mistake]) -> None:
         axes.set_title(caption, fontsize=7, color=INK, parse_math=False)
 
 
-def write_sentence(figure: Figure, sentence: str) -> None:
-    """Puts a sentence where a picture would be."""
-    figure.text(0.5, 0.5, sentence, ha="center", va="center", color=INK, wrap=True, parse_math=False)
+def _draw_map(figure: Figure, embedding_map: EmbeddingMap, names: Sequence[str]) -> None:
+    axes, points = figure.subplots(), embedding_map.points
+    labels = pd.Categorical(points["label"], categories=names).codes.astype(np.int64)
+    few = len(names) <= len(CLASS_COLORS)
+    palette = list(CLASS_COLORS) if few else [f"C{number}" for number in range(10)]
+    colors = [palette[label % len(palette)] for label in labels.tolist()]
+    axes.scatter(points["x"], points["y"], c=colors, s=float(np.clip(20_000 / len(points), 2, 30)), linewidths=0)
+    if few:
+        for position, name in enumerate(names):
+            axes.plot([], [], "o", color=palette[position], markersize=5)
+            axes.lines[-1].set_label(shorten(name) if not name.startswith("_") else f" {shorten(name)}")
+        legend = axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set_axis_off()
+
+
+def _draw_reliability(figure: Figure, bins: pd.DataFrame) -> None:
+    first, second = figure.subplots(1, 2)
+    width, middle = bins["high"] - bins["low"], (bins["high"] + bins["low"]) / 2
+    first.bar(middle, bins["accuracy"].fillna(0), width, color=VALIDATION, alpha=0.75, edgecolor="white")
+    first.plot([0, 1], [0, 1], "--", color=TRAINING)
+    first.set_ylim(0, 1)
+    first.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    second.bar(middle, bins["count"], width, color=MUTED, alpha=0.75, edgecolor="white")
+    for axes, title in ((first, "Accuracy by confidence"), (second, "Images by confidence")):
+        style_axes(axes, title=title, xlabel="confidence")
+        axes.set_xlim(0, 1)
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+
+def _draw_blocks(figure: Figure, found: Diagnostics) -> None:
+    first, second = figure.subplots(1, 2)
+    places, blocks = np.arange(len(found.blocks)), found.blocks
+    first.bar(places, blocks["ratio"].fillna(0), color=VALIDATION)
+    second.bar(places, blocks["top1_cost"].fillna(0), color=TRAINING)
+    second.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    for axes, title in ((first, "Branch / shortcut"), (second, "Top-1 lost without the block")):
+        style_axes(axes, title=title, xlabel="block")
+        if len(blocks) <= _BLOCK_NAMES:
+            axes.set_xticks(places, [short_name(name) for name in blocks["block"]], rotation=90)
+
+
+def _draw_responses(figure: Figure, found: Diagnostics) -> None:
+    axes, responses = figure.subplots(), found.responses["response"].to_numpy()
+    places = np.arange(1, len(responses) + 1)
+    axes.plot(places, responses, "o-", color=VALIDATION, markersize=3, label="in order")
+    axes.plot(places, found.responses.sort_values("rank")["response"], ":", color=TRAINING, label="sorted")
+    style_axes(axes, title="Responses of the 3x3 convolutions", xlabel="layer", ylabel="standard deviation")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False, fontsize=8)

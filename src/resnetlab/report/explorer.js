@@ -1,0 +1,124 @@
+// Shows the images of a choice of classes: of a cell of the confusion matrix, of a row of a table, or of the form.
+
+const images = JSON.parse(document.getElementById("image-data").textContent);
+const places = images.index.map((_, place) => place);
+const isWrong = (place) => images.label[place] !== images.prediction[place];
+const percent = (share) => (share === null ? "–" : (100 * share).toFixed(1) + "%");
+
+// Sheets of thumbnails are decoded when one of their images is first looked at.
+const sheets = new Map();
+const sheet = (number) => {
+  if (!sheets.has(number)) {
+    const picture = new Image();
+    picture.src = images.thumbnails.sheets[number];
+    sheets.set(number, picture.decode().then(() => picture));
+  }
+  return sheets.get(number);
+};
+const paint = async (canvas, place) => {
+  canvas.place = place;
+  const { size, pitch, columns } = images.thumbnails;
+  const picture = await sheet(Math.floor(place / columns ** 2));
+  if (canvas.place !== place) return;  // meanwhile it is to show another
+  const at = place % columns ** 2;
+  // The last sheet may be narrower than a full one.
+  const across = Math.min(columns, picture.width / pitch);
+  canvas.width = canvas.height = size;
+  canvas.getContext("2d").drawImage(picture, (at % across) * pitch, Math.floor(at / across) * pitch, size, size, 0, 0, size, size);
+};
+const thumbnail = (place) => {
+  const canvas = document.createElement("canvas");
+  canvas.className = images.thumbnails.size < 64 ? "pixelated" : "";
+  canvas.width = canvas.height = images.thumbnails.size;
+  paint(canvas, place);
+  return canvas;
+};
+
+const describe = (place) => {
+  const label = images.names[images.label[place]];
+  const verdict = isWrong(place) ? label + " taken for " + images.names[images.prediction[place]] : label + ", right";
+  const name = (images.path && images.path[place]) || "index " + images.index[place];
+  return [verdict, "confidence " + percent(images.confidence[place]), name];
+};
+const element = (name, text, kind = "") => {
+  const made = document.createElement(name);
+  made.textContent = text;
+  made.className = kind;
+  return made;
+};
+
+const form = document.getElementById("choice");
+const [labelField, predictionField] = [form.elements.label, form.elements.prediction];
+const [chosenStatus, list, more] = ["chosen", "thumbnails", "more"].map((id) => document.getElementById(id));
+const PAGE = 42;
+let chosen = [];
+let isDefault = true;
+const listeners = [];
+
+const add = () => {
+  const from = list.children.length;
+  for (const place of chosen.slice(from, from + PAGE)) {
+    const item = document.createElement("li");
+    const [verdict, ...others] = describe(place);
+    if (images.thumbnails) {
+      const canvas = thumbnail(place);
+      canvas.setAttribute("role", "img");
+      canvas.setAttribute("aria-label", "Image of class " + images.names[images.label[place]]);
+      item.append(canvas);
+    }
+    item.append(element("p", verdict, isWrong(place) ? "wrong" : ""));
+    others.forEach((text) => item.append(element("p", text, "place")));
+    list.append(item);
+  }
+  more.hidden = list.children.length >= chosen.length;
+  more.textContent = "Show more of the " + chosen.length.toLocaleString("en");
+};
+
+const sentence = () => {
+  const [label, prediction] = [labelField.value, predictionField.value];
+  const number = chosen.length.toLocaleString("en") + (chosen.length === 1 ? " image" : " images");
+  const of = label === "" ? "" : " of class " + images.names[label];
+  const is = chosen.length === 1 ? " is" : " are";
+  const here = images.index.length < images.total ? " of those in this page" : "";
+  let fate = "";
+  if (prediction === "other") fate = is + " classified wrongly";
+  else if (prediction !== "") fate = is + (prediction === label ? " classified correctly" : " taken for " + images.names[prediction]);
+  const marks = images.x && !isDefault && chosen.length ? " The map marks " + (chosen.length > 1 ? "them." : "it.") : "";
+  return number + of + here + fate + (chosen.length > 1 ? ", the surest first." : ".") + marks;
+};
+
+const show = () => {
+  const [label, prediction] = [labelField.value, predictionField.value];
+  chosen = places.filter((place) =>
+    (label === "" || images.label[place] === Number(label)) &&
+    (prediction === "" || (prediction === "other" ? isWrong(place) : images.prediction[place] === Number(prediction))));
+  chosen.sort((first, second) => images.confidence[second] - images.confidence[first]);
+  isDefault = label === "" && predictionField.selectedOptions[0].defaultSelected;
+  list.replaceChildren();
+  add();
+  chosenStatus.textContent = sentence();
+  listeners.forEach((listener) => listener());
+};
+
+const choose = (label, prediction) => {
+  labelField.value = label;
+  predictionField.value = prediction;
+  show();
+  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const title = document.getElementById("images");
+  title.focus({ preventScroll: true });
+  title.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
+};
+
+form.addEventListener("change", show);
+form.addEventListener("submit", (event) => event.preventDefault());
+form.addEventListener("reset", () => setTimeout(show));  // after the fields have their first values again
+more.addEventListener("click", add);
+for (const button of document.querySelectorAll("button.show")) {
+  button.addEventListener("click", () => choose(button.dataset.label, button.dataset.prediction ?? "other"));
+}
+const matrix = document.querySelector(".matrix .chart");
+matrix.on("plotly_click", ({ points: [{ pointNumber }] }) => {
+  if (Array.isArray(pointNumber)) choose(pointNumber[0], pointNumber[1]);
+});
+show();

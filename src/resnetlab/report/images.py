@@ -1,0 +1,168 @@
+"""The run's images, as far as they are still there, and all of them in small for the page."""
+
+from __future__ import annotations
+
+import io
+import math
+from base64 import b64encode
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from resnetlab.core.errors import UserError
+from resnetlab.core.runs import Run
+from resnetlab.data.sources import reload_data
+from resnetlab.data.store import ImageData
+from resnetlab.report.markup import finite
+from resnetlab.report.results import Results
+
+MAX_IMAGES = 10_000
+"""So many images can be looked at in the page; of more, all mistakes come first."""
+
+_SIZES = (64, 48, 40, 32, 24, 16)
+_QUALITIES = (88, 75, 60)
+_SHEET_SIDE = 2048
+"""Of a sheet of thumbnails, in pixels: a phone takes that much at once."""
+_BLOCK = 8
+"""JPEG compresses squares of so many pixels: a thumbnail that ends with one does not show in the next."""
+_SAMPLE, _CHUNK = 256, 256
+_BASE64 = 4 / 3
+"""Characters that a byte takes in the page."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunImages:
+    """The images of the evaluated split.
+
+    Attributes:
+        data: what they are part of; None where they are gone.
+        split: its name.
+        positions: int64 (N,), where in the split each row of `per_image` is, -1 where it is not.
+        missing: why there are none, in words; None where they are there.
+    """
+
+    data: ImageData | None
+    split: str
+    positions: np.ndarray
+    missing: str | None
+
+    def squares(self, rows: np.ndarray) -> Tensor:
+        """Returns these rows' images as the network sees them, uint8 (n, C, H, W); every row must have one."""
+        assert self.data is not None
+        return self.data.squares(self.split, torch.from_numpy(self.positions[rows]))
+
+
+def find_images(run: Run, results: Results, data: ImageData | None, data_root: str | Path | None) -> RunImages:
+    """Returns the run's images, or the reason why they cannot be shown."""
+    recorded, split = run.settings["data"], results.summary["split"]
+    nowhere = np.full(results.total, -1)
+    try:
+        data = reload_data(recorded, data_root=data_root) if data is None else data
+        chosen = data.split(split)
+    except UserError as error:
+        missing = f"The pictures are missing: {error}"
+        return RunImages(data=None, split=split, positions=nowhere, missing=missing)
+    if data.fingerprint != recorded["fingerprint"]:
+        missing = "The pictures are missing: the data given for this page are not those of the run."
+        return RunImages(data=None, split=split, positions=nowhere, missing=missing)
+    places = {index: place for place, index in enumerate(chosen.index.tolist())}
+    positions = np.array([places.get(index, -1) for index in results.per_image["index"].tolist()], dtype=np.int64)
+    return RunImages(data=data, split=split, positions=positions, missing=None)
+
+
+def image_columns(results: Results, rows: np.ndarray) -> dict[str, Any]:
+    """Returns what the page's program knows of each image of `shown_rows`, a list a column.
+
+    They are index, path where there is one, label and prediction (positions in names), confidence, loss, and x and y
+    where there is a map. What belongs to all of them are names, of the classes, and total, how many images there are.
+    """
+    table = results.per_image.iloc[rows]
+    columns: dict[str, Any] = {
+        "names": results.names,
+        "total": results.total,
+        "index": table["index"].tolist(),
+        "label": results.labels[rows].tolist(),
+        "prediction": results.predictions[rows].tolist(),
+        "confidence": finite(table["confidence"]),
+        "loss": finite(table["loss"]),
+    }
+    if "path" in table:
+        columns["path"] = [path if isinstance(path, str) else None for path in table["path"]]
+    if results.exploration is not None:
+        points = results.exploration.map.points.drop_duplicates("index").set_index("index")
+        for axis in ("x", "y"):
+            columns[axis] = finite(points[axis].reindex(columns["index"]))
+    return columns
+
+
+def shown_rows(results: Results) -> np.ndarray:
+    """Returns which rows of `per_image` the page shows, in order: all, or all mistakes and as many others as fit."""
+    if results.total <= MAX_IMAGES:
+        return np.arange(results.total)
+    wrong = results.wrong[:MAX_IMAGES]
+    right = np.flatnonzero(results.labels == results.predictions)
+    spread = np.linspace(0, len(right) - 1, min(MAX_IMAGES - len(wrong), len(right))).astype(np.int64)
+    return np.sort(np.concatenate([wrong, right[spread]]))
+
+
+def thumbnails(images: RunImages, rows: np.ndarray, most: int) -> dict[str, Any] | None:
+    """Returns these rows' images in small, as large and as good as `most` bytes allow; None where they are gone.
+
+    They are on the pictures `sheets`, at most `columns` in each of as many rows, `pitch` pixels apart and `size` wide.
+    """
+    if images.data is None or (images.positions[rows] < 0).any():
+        return None
+    native = images.data.image_size
+    sample = rows[:: max(1, len(rows) // _SAMPLE)][:_SAMPLE]
+    size, quality = _SIZES[-1], _QUALITIES[-1]
+    for size, quality in ((size, quality) for size in _sizes(native) for quality in _QUALITIES):
+        taken = sum(map(len, _sheets(images, sample, size, quality)))
+        if taken * len(rows) / max(1, len(sample)) * _BASE64 <= most:
+            break
+    sheets = [
+        "data:image/jpeg;base64," + b64encode(sheet).decode("ascii") for sheet in _sheets(images, rows, size, quality)
+    ]
+    return {"size": size, "pitch": _pitch(size), "columns": _SHEET_SIDE // _pitch(size), "sheets": sheets}
+
+
+def _sizes(native: int) -> list[int]:
+    if native > _SIZES[0]:
+        return list(_SIZES)
+    return [native, *(size for size in _SIZES if size < native)]
+
+
+def _pitch(size: int) -> int:
+    return math.ceil(size / _BLOCK) * _BLOCK
+
+
+def _sheets(images: RunImages, rows: np.ndarray, size: int, quality: int) -> Iterator[bytes]:
+    pitch = _pitch(size)
+    columns = _SHEET_SIDE // pitch
+    for first in range(0, len(rows), columns * columns):
+        part = rows[first : first + columns * columns]
+        tiles = np.concatenate(
+            [_tiles(images.squares(part[at : at + _CHUNK]), size, pitch) for at in range(0, len(part), _CHUNK)]
+        )
+        wide = min(columns, len(tiles))
+        tall = math.ceil(len(tiles) / wide)
+        sheet = np.zeros((tall * wide, *tiles.shape[1:]), dtype=np.uint8)
+        sheet[: len(tiles)] = tiles
+        sheet = sheet.reshape(tall, wide, pitch, pitch, -1).swapaxes(1, 2).reshape(tall * pitch, wide * pitch, -1)
+        buffer = io.BytesIO()
+        picture = Image.fromarray(sheet if sheet.shape[2] == 3 else sheet[:, :, 0])
+        picture.save(buffer, format="JPEG", quality=quality, subsampling=0)
+        yield buffer.getvalue()
+
+
+def _tiles(squares: Tensor, size: int, pitch: int) -> np.ndarray:
+    """Returns images (n, C, H, W) as uint8 (n, pitch, pitch, C): reduced to `size`, the edge repeated beyond it."""
+    if squares.shape[-1] != size:
+        squares = torch.nn.functional.interpolate(squares, (size, size), mode="bilinear", antialias=True)
+    beyond = pitch - size
+    return np.pad(squares.movedim(1, -1).numpy(), ((0, 0), (0, beyond), (0, beyond), (0, 0)), mode="edge")

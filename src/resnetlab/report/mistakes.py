@@ -1,0 +1,159 @@
+"""The mistakes worth looking at, with what the network looked at."""
+
+from __future__ import annotations
+
+import io
+import math
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from resnetlab.core.errors import UserError
+from resnetlab.core.runs import Run
+from resnetlab.evaluation.attention import class_activation
+from resnetlab.report.images import RunImages
+from resnetlab.report.results import Results
+from resnetlab.weights.file import load
+
+MAX_WORST, MAX_SURPRISING = 24, 12
+PIXELATED_BELOW = 64
+"""Images with fewer pixels a side are enlarged with visible pixels instead of a blur."""
+THUMBNAIL = 160
+"""Longest side of an embedded picture."""
+_OVERLAY = 112
+"""Smallest side of a picture of attention, so that its colours run smoothly over a small image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mistake:
+    """One wrongly classified image.
+
+    Attributes:
+        label: its true class.
+        prediction: the class it was taken for.
+        confidence: probability given to `prediction`, 0 to 1.
+        loss: cross-entropy of the image.
+        place: where the image is found: its path, or its index in the split.
+        alike: how many images of its class were taken for the same.
+        answers: the five most probable classes and the true one, and their probabilities; empty where an older
+            version left them out.
+        picture: the image, or None where it is not available.
+        attention: where the network finds the prediction and where the label, as pictures, or None.
+    """
+
+    label: str
+    prediction: str
+    confidence: float
+    loss: float
+    place: str
+    alike: int
+    answers: Sequence[tuple[str, float]]
+    picture: Image.Image | None
+    attention: tuple[Image.Image, Image.Image] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mistakes:
+    """The mistakes that the page shows, and why there is no attention where there is none."""
+
+    worst: list[Mistake]
+    surprising: list[Mistake]
+    no_attention: str | None
+
+
+def find_mistakes(run: Run, results: Results, images: RunImages) -> Mistakes:
+    """Returns the worst and the most surprising mistakes.
+
+    The worst have the highest loss: the label is what the network believes least. Surprising ones are of a kind that
+    hardly occurs: first those whose class is most seldom taken for that other class, and of these those that the
+    network is surest of. A mistake is shown once.
+    """
+    wrong = results.wrong
+    loss, sure = (results.per_image[name].to_numpy()[wrong] for name in ("loss", "confidence"))
+    by_loss = wrong[np.argsort(-loss, kind="stable")]
+    alike = results.matrix[results.labels[wrong], results.predictions[wrong]]
+    by_surprise = wrong[np.lexsort([-sure, alike])]
+    worst = by_loss[:MAX_WORST]
+    surprising = by_surprise[~np.isin(by_surprise, worst)][:MAX_SURPRISING]
+    rows = np.concatenate([worst, surprising])
+    there = rows[images.positions[rows] >= 0]
+    squares = _reduced(images.squares(there)) if len(there) else None
+    attention, no_attention = _attention(run, results, images, there)
+    pictures = {} if squares is None else dict(zip(there.tolist(), map(to_picture, squares), strict=True))
+    mistakes = [
+        Mistake(
+            label=results.names[results.labels[row]],
+            prediction=results.names[results.predictions[row]],
+            confidence=float(results.per_image["confidence"].iloc[row]),
+            loss=float(results.per_image["loss"].iloc[row]),
+            place=results.place(row),
+            alike=int(results.matrix[results.labels[row], results.predictions[row]]),
+            answers=_answers(results, row),
+            picture=pictures.get(row),
+            attention=attention.get(row),
+        )
+        for row in rows.tolist()
+    ]
+    return Mistakes(worst=mistakes[: len(worst)], surprising=mistakes[len(worst) :], no_attention=no_attention)
+
+
+def data_uri(picture: Image.Image) -> str:
+    """Returns a picture as a data URI: a small one as a PNG with every pixel as it is, a larger one as a JPEG."""
+    exact = max(picture.size) < PIXELATED_BELOW
+    buffer = io.BytesIO()
+    if exact:
+        picture.save(buffer, format="PNG", optimize=True)
+    else:
+        picture.save(buffer, format="JPEG", quality=85, subsampling=0)
+    kind = "png" if exact else "jpeg"
+    return f"data:image/{kind};base64," + b64encode(buffer.getvalue()).decode("ascii")
+
+
+def to_picture(pixels: Tensor) -> Image.Image:
+    """Returns a uint8 image (C, H, W) of one (grey) or three channels as a picture."""
+    values = pixels.movedim(0, -1).numpy()
+    return Image.fromarray(values if values.shape[-1] == 3 else np.ascontiguousarray(values[..., 0]))
+
+
+def _reduced(squares: Tensor) -> Tensor:
+    if squares.shape[-1] <= THUMBNAIL:
+        return squares
+    return torch.nn.functional.interpolate(squares, (THUMBNAIL, THUMBNAIL), mode="bilinear", antialias=True)
+
+
+def _attention(
+    run: Run, results: Results, images: RunImages, rows: np.ndarray
+) -> tuple[dict[int, tuple[Image.Image, Image.Image]], str | None]:
+    """Returns pictures of what speaks for prediction and label, by row; or none, and the reason in words."""
+    if not len(rows):
+        return {}, None
+    squares = images.squares(rows)
+    shown = _reduced(squares)
+    times = math.ceil(_OVERLAY / shown.shape[-1])
+    shown = shown.repeat_interleave(times, 2).repeat_interleave(times, 3)
+    overlays = []
+    try:
+        model = load(run)
+        names = list(model.class_names or results.names)
+        for classes in (results.predictions, results.labels):
+            wanted = [names.index(results.names[position]) for position in classes[rows].tolist()]
+            overlays.append(class_activation(model, squares, wanted).overlay(shown))
+    except UserError as error:
+        return {}, f"What the network looked at is missing: {error}"
+    pictures = [[Image.fromarray(overlay) for overlay in side] for side in overlays]
+    return dict(zip(rows.tolist(), zip(*pictures, strict=True), strict=True)), None
+
+
+def _answers(results: Results, row: int) -> list[tuple[str, float]]:
+    if "top5" not in results.per_image:
+        return []
+    names, shares = (list(results.per_image[name].iloc[row]) for name in ("top5", "top5_confidence"))
+    label = results.names[results.labels[row]]
+    if label not in names:
+        names, shares = [*names, label], [*shares, results.per_image["label_probability"].iloc[row]]
+    return [(str(name), float(share)) for name, share in zip(names, shares, strict=True)]

@@ -1,0 +1,151 @@
+"""Runs that were never trained, and what tests ask of their pages."""
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from sklearn.metrics import precision_recall_fscore_support
+
+from resnetlab import Run
+from resnetlab.core.files import write_json
+from resnetlab.data.store import ImageData, Split
+from resnetlab.evaluation.diagnostics import Diagnostics
+from resnetlab.evaluation.embeddings import EmbeddingMap
+from resnetlab.evaluation.explore import Exploration
+from resnetlab.models.catalog import model_config
+
+HOSTILE = '</script><b>$x$ & "y" %{x}\''
+
+
+def make_data(names, *, per_class=12, size=8, channels=1, source="digits"):
+    labels = torch.arange(len(names) * per_class) % len(names)
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (len(labels), channels, size, size), generator=draw, dtype=torch.uint8)
+    test = Split(images=images, labels=labels, index=torch.arange(len(labels)) * 3 + 5)
+    return ImageData(name="x", splits={"test": test}, class_names=tuple(names), mirrors=True, image_size=size,
+                     channels=channels, arguments={"source": source, "split_seed": 0})  # fmt: skip
+
+
+def make_run(folder, data, *, wrong=5, epochs=4, split="test", settings=None):
+    """An evaluated run in which the first `wrong` images were taken for the class after theirs."""
+    names = np.array(data.class_names, dtype=object)
+    run = Run.create(
+        folder,
+        {
+            "created": "2026-11-21T22:00:00+00:00",
+            "seed": 7,
+            "model": {"name": "resnet20", "config": model_config("resnet20", {"in_channels": 1}).to_dict()},
+            "data": data.describe(),
+            "preprocessing": {"image_size": data.image_size, "channels": data.channels},
+            "recipe": {"name": "quick", "epochs": epochs, "augment": {"flip": False}},
+            "machine": {"device": "cpu", "precision": "bfloat16"},
+            **(settings or {}),
+        },
+        {"python": "3.11.7", "packages": {"torch": "2.15.0"}},
+    )
+    run.write_history(
+        [
+            {"epoch": epoch, "step": epoch * 9, "lr": 0.1 / epoch, "train_loss": 1 / epoch, "train_top1": 0.5,
+             "val_loss": float("nan") if epoch == 1 else 1.5 / epoch, "val_top1": 0.25 * min(epoch, 3),
+             "images_per_second": 1234.0, "seconds": 40.0 * epoch}
+            for epoch in range(1, epochs + 1)
+        ]
+    )  # fmt: skip
+    save_file({"weight": torch.zeros(10, 3), "norm.running_mean": torch.zeros(3)}, run.weights)
+    labels = next(iter(data.splits.values())).labels.numpy()
+    predictions = np.where(np.arange(len(labels)) < wrong, (labels + 1) % len(names), labels)
+    losses = np.linspace(0.1, 2.0, len(labels))
+    folder = run.evaluation()
+    folder.mkdir()
+    pd.DataFrame(
+        {"index": next(iter(data.splits.values())).index.numpy(), "label": names[labels],
+         "prediction": names[predictions], "confidence": np.linspace(0.2, 0.999, len(labels)), "loss": losses}
+    ).to_parquet(folder / "per_image.parquet")  # fmt: skip
+    scores = precision_recall_fscore_support(labels, predictions, labels=range(len(names)), zero_division=0)
+    columns = dict(zip(("precision", "recall", "f1", "support"), scores, strict=True))
+    pd.DataFrame({"class": names, **columns}).to_parquet(folder / "per_class.parquet")
+    summary = {"split": split, "n": len(labels), "top1": 1 - wrong / len(labels), "top5": 0.9876, "loss": 0.4321}
+    write_json(folder / "summary.json", {"schema": 1, **summary})
+    return run
+
+
+class Page(HTMLParser):
+    """What the tests ask of a page: its elements, the text that is read, the rows of tables, the charts."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.source = Path(path).read_text(encoding="utf-8")
+        self.elements, self.texts, self.rows, self.scripts, self.inside, self.in_cell = [], [], [], [], "", False
+        self.feed(self.source)
+        self.text = re.sub(r"\s+", " ", "".join(self.texts))
+        self.charts = [json.loads(text) for text in self.scripts if text.startswith('{"data"')]
+        self.images = next(json.loads(text) for text in self.scripts if text.startswith('{"names"'))
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        self.inside = tag
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append(["", dict(attributes).get("data-value")])
+            self.in_cell = True
+
+    def handle_endtag(self, tag):
+        self.inside = ""
+        if tag in ("td", "th"):
+            self.in_cell = False
+        if tag in ("li", "tr"):
+            self.texts.append(" ")
+
+    def handle_data(self, data):
+        if self.inside == "script":
+            self.scripts.append(data)
+        elif self.inside != "style":
+            self.texts.append(data)
+            if self.in_cell and self.inside != "small":
+                self.rows[-1][-1][0] += data
+
+    def attributes(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def pictures(self):
+        return [decoded(image["src"]) for image in self.attributes("img")]
+
+    def classes(self):
+        """The rows of the table of classes, without that of its headings."""
+        return [row for row in self.rows if len(row) == 6 and row[1][1] is not None]
+
+
+def decoded(uri):
+    """The picture of a data URI."""
+    return Image.open(io.BytesIO(base64.b64decode(uri.partition(";base64,")[2])))
+
+
+def add_exploration(run, data, *, blocks=("stage1.block1", "stage2.block1")):
+    """Puts a map and the figures of blocks into a run's evaluation."""
+    table = pd.read_parquet(run.evaluation() / "per_image.parquet")
+    draws = np.random.default_rng(0)
+    points = table[["index", "label"]].assign(x=draws.normal(size=len(table)), y=draws.normal(size=len(table)))
+    figures = ("ratio", "cosine", "variance_share", "lesion_top1", "lesion_loss", "top1_cost", "loss_cost")
+    values = {name: draws.uniform(0.1, 0.6, len(blocks)) for name in figures}
+    layers = [f"{name}.conv{number}" for name in blocks for number in (1, 2)]
+    responses = draws.uniform(0.5, 1.5, len(layers))
+    rank = pd.Series(responses).rank(ascending=False).astype("int64")
+    exploration = Exploration(
+        map=EmbeddingMap(points=points, method="tsne", neighbour_accuracy=0.9321, map_accuracy=0.8765),
+        diagnostics=Diagnostics(
+            images=len(table), top1=0.9, loss=0.4,
+            blocks=pd.DataFrame({"block": list(blocks), "kind": ["identity"] * len(blocks), **values}),
+            responses=pd.DataFrame({"layer": layers, "response": responses, "rank": rank}),
+        ),
+    )  # fmt: skip
+    exploration.save(run.evaluation())
+    return exploration

@@ -1,0 +1,231 @@
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from tests.report.pages import HOSTILE, add_exploration, make_data, make_run
+
+from resnetlab import Run, evaluate, write_report
+from resnetlab.evaluation.explore import exploration_of
+from resnetlab.report.sections.citations import WORKS
+from resnetlab.weights.file import load
+
+STATUS = "words => document.getElementById('chosen').textContent.startsWith(words)"
+DRAWN = """() => {
+    const made = document.querySelector("#thumbnails canvas");
+    return made.getContext("2d").getImageData(0, 0, made.width, made.height).data.some((x) => x > 0 && x < 255);
+}"""
+SCHEMES = {"light": "rgb(253, 253, 251)", "dark": "rgb(21, 23, 26)"}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as driver:
+        installed = [Path("/usr/bin/chromium"), Path(driver.chromium.executable_path)]
+        executable = next((path for path in installed if path.is_file()), None)
+        if executable is None:
+            pytest.skip("there is no chromium on this machine")
+        browser = driver.chromium.launch(
+            executable_path=executable, args=["--no-sandbox", "--disable-gpu"], timeout=60_000
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, digits_run, digits):
+    """A trained network, evaluated, explored and reported on."""
+    run = Run(shutil.copytree(digits_run.path, tmp_path_factory.mktemp("runs") / "trained"))
+    evaluate(run, digits)
+    exploration_of(run.evaluation(), load(run), digits)
+    write_report(run, digits)
+    return run, pd.read_parquet(run.evaluation() / "per_image.parquet")
+
+
+@contextmanager
+def opened(browser, report, width=1280, scheme="light"):
+    """A page read from its file without a network; afterwards it has said nothing and asked for nothing."""
+    context = browser.new_context(
+        viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True, reduced_motion="reduce"
+    )
+    page, said, requested = context.new_page(), [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("dialog", lambda dialog: said.append(dialog.message))
+    page.on("request", lambda request: requested.append(request.url))
+    page.goto(report.resolve().as_uri())
+    yield page
+    context.close()
+    assert said == []
+    assert [url for url in requested if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+def column(page, number):
+    return page.locator(f".sortable tbody tr > :nth-child({number})").all_inner_texts()
+
+
+def count(text):
+    return int(text.split()[0].replace(",", ""))
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_the_page_works_offline_in_a_browser(trained, browser, width, scheme):
+    run, _ = trained
+    with opened(browser, run.report, width, scheme) as page:
+        assert page.locator(".chart .main-svg").first.is_visible()
+        assert page.locator(".chart .heatmaplayer image").count() == 1
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == SCHEMES[scheme]
+
+        page.get_by_role("button", name="Class", exact=True).click()
+        assert column(page, 1) == [str(name) for name in range(10)]
+        page.keyboard.press("Enter")  # the button keeps the focus
+        assert column(page, 1) == [str(name) for name in reversed(range(10))]
+        assert page.locator("th[aria-sort]").get_attribute("aria-sort") == "descending"
+        page.get_by_role("button", name="F1").press("Space")
+        assert [float(text) for text in column(page, 5)] == sorted(float(text) for text in column(page, 5))
+
+        line = page.locator(".chart .js-line").first
+        color = line.evaluate("line => getComputedStyle(line).stroke")
+        page.emulate_media(color_scheme="dark" if scheme == "light" else "light")
+        page.wait_for_function(
+            "before => getComputedStyle(document.querySelector('.chart .js-line')).stroke !== before", arg=color
+        )
+
+
+def test_a_cell_of_the_matrix_shows_its_images(trained, browser):
+    run, table = trained
+    pairs = table.loc[~table["correct"]].groupby(["label", "prediction"]).size().sort_values(ascending=False)
+    label, prediction = pairs.index[0]
+    with opened(browser, run.report) as page:
+        status = page.locator("#chosen")
+        wrong = int((~table["correct"]).sum())
+        assert count(status.inner_text()) == wrong
+        heat = page.locator(".matrix .chart .nsewdrag")
+        heat.scroll_into_view_if_needed()
+        box = heat.bounding_box()
+        at = {"x": box["width"] * (int(prediction) + 0.5) / 10, "y": box["height"] * (int(label) + 0.5) / 10}
+        heat.hover(position=at)
+        hover = page.locator(".matrix .hoverlayer .hovertext")
+        hover.wait_for()
+        for words in (f"true class {label}", f"predicted {prediction}", f"images: {pairs.iloc[0]}, "):
+            assert words in hover.text_content()
+        heat.click(position=at)
+        images = "image" if pairs.iloc[0] == 1 else "images"
+        page.wait_for_function(STATUS, arg=f"{pairs.iloc[0]} {images} of class {label}")
+        assert f"taken for {prediction}" in status.inner_text() and status.get_attribute("role") == "status"
+        items = page.locator("#thumbnails li")
+        assert items.count() == min(pairs.iloc[0], 42)
+        chosen = table.loc[(table["label"] == label) & (table["prediction"] == prediction)]
+        first = chosen.sort_values("confidence", ascending=False).iloc[0]
+        assert f"confidence {first['confidence']:.1%}" in items.first.inner_text()
+        assert f"index {first['index']}" in items.first.inner_text()
+        page.wait_for_function(DRAWN)
+        assert page.evaluate("document.activeElement.id") == "images"
+        page.get_by_role("button", name="Back to all mistakes").click()
+        page.wait_for_function(
+            "wrong => document.getElementById('chosen').textContent.startsWith(wrong)", arg=str(wrong)
+        )
+
+
+def test_tables_and_fields_choose_images_by_keyboard(trained, browser):
+    run, table = trained
+    with opened(browser, run.report, width=390) as page:
+        status = page.locator("#chosen")
+        button = page.locator(".confusion button.show").first
+        number, says = button.inner_text(), button.get_attribute("aria-label")
+        button.press("Enter")
+        assert count(status.inner_text()) == int(number) and says.startswith(f"Show the {number} images of")
+        row = page.locator(".sortable button.show").first
+        number = int(row.inner_text())
+        row.press("Space")
+        assert count(status.inner_text()) == number and "classified wrongly" in status.inner_text()
+        page.get_by_label("True class").select_option(label="3")
+        page.get_by_label("Prediction").select_option(label="3")
+        right = int(((table["label"] == "3") & table["correct"]).sum())
+        assert count(status.inner_text()) == right and "classified correctly" in status.inner_text()
+        page.get_by_label("True class").select_option(label="any class")
+        page.get_by_label("Prediction").select_option(label="any class")
+        assert count(status.inner_text()) == len(table) and page.locator("#thumbnails li").count() == 42
+        page.get_by_role("button", name="Show more").click()
+        assert page.locator("#thumbnails li").count() == 84
+
+
+def test_the_map_shows_and_marks_images(trained, browser):
+    run, table = trained
+    pixels = "document.querySelector('#embedding-map canvas').toDataURL()"
+    with opened(browser, run.report) as page:
+        canvas, tip = page.locator("#embedding-map canvas"), page.locator("#tip")
+        canvas.scroll_into_view_if_needed()
+        canvas.focus()
+        page.keyboard.press("ArrowRight")
+        said = page.locator("#embedding-map [role=status]").inner_text()
+        assert tip.is_visible() and "confidence" in said
+        place = int(said.rpartition("index ")[2].rstrip("."))
+        row = table.loc[table["index"] == place].iloc[0]
+        assert f"confidence {row['confidence']:.1%}" in said and said.startswith(row["label"])
+        page.keyboard.press("Escape")
+        assert not tip.is_visible()
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.id") == "images"
+        before = page.evaluate(pixels)
+        page.get_by_role("button", name="By right or wrong").click()
+        assert page.locator(".key").inner_text().split() == ["right", "wrong"]
+        assert page.evaluate(pixels) != before
+        page.get_by_role("button", name="By class").click()
+        page.get_by_role("button", name="Back to all mistakes").click()
+        entry, before = page.locator(".key button").nth(3), page.evaluate(pixels)
+        entry.click()
+        assert entry.get_attribute("aria-pressed") == "false" and page.evaluate(pixels) != before
+        page.get_by_role("button", name="Closer").click()
+        page.get_by_role("button", name="Whole map").click()
+        canvas.scroll_into_view_if_needed()
+        box = canvas.bounding_box()
+        for step in range(40):  # across the middle there is a point somewhere
+            page.mouse.move(box["x"] + box["width"] * (0.2 + 0.015 * step), box["y"] + box["height"] / 2)
+            if tip.is_visible():
+                break
+        assert tip.is_visible() and "confidence" in tip.inner_text()
+
+
+def test_on_paper_everything_is_open_and_light(trained, browser):
+    run, _ = trained
+    with opened(browser, run.report, scheme="dark") as page:
+        closed = page.locator("details:not([open])").count()
+        assert closed > 0
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert page.locator("details:not([open])").count() == 0
+        page.emulate_media(media="print")
+        assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == "rgb(255, 255, 255)"
+        assert not page.locator("#choice").is_visible() and page.locator("#embedding-map canvas").is_visible()
+        page.evaluate("dispatchEvent(new Event('afterprint'))")
+        assert page.locator("details:not([open])").count() == closed
+
+
+def test_hostile_names_do_nothing_in_a_browser(tmp_path, browser):
+    names = [HOSTILE, "<img src=x onerror=alert(1)>", "$a$", "<a href='https://example.org'>d</a>"]
+    run = make_run(tmp_path / "run", data := make_data(names))
+    add_exploration(run, data, blocks=("<b>a</b>", "$b$ <img src=x onerror=alert(1)>"))
+    with opened(browser, write_report(run, data)) as page:
+        ticks = page.locator(".chart .ytick text").all_text_contents()
+        assert "$a$" in ticks and HOSTILE[:17] + "…" in ticks
+        assert "<b>a</b>" in page.locator(".chart .xtick text").all_text_contents()
+        page.locator(".confusion button.show").first.click()
+        assert page.locator("#thumbnails li").count() > 0
+        page.locator("#embedding-map canvas").press("ArrowRight")
+        assert page.locator("[onerror]").count() == 0 and page.locator("a[href^=http]").count() == len(WORKS)
+
+
+def test_a_thousand_classes_without_images_work_in_a_browser(tmp_path, browser):
+    data = make_data([f"class {number}" for number in range(1000)], per_class=2, size=4)
+    run = make_run(tmp_path / "run", data, wrong=40)
+    add_exploration(run, data)
+    (run.path / "run.toml").write_text((run.path / "run.toml").read_text().replace('"digits"', '"/gone"'))
+    with opened(browser, write_report(Run(run.path))) as page:
+        assert page.locator("#thumbnails li").count() == 40 and page.locator("#thumbnails canvas").count() == 0
+        assert "1,000 classes" in page.locator(".key").inner_text()
+        page.locator("#embedding-map canvas").press("ArrowRight")
+        assert page.locator("#tip").is_visible()
