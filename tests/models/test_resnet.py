@@ -7,7 +7,7 @@ import torchvision
 import resnetlab
 from resnetlab.core.errors import UserError
 from resnetlab.models.blocks import BasicBlock, Bottleneck
-from resnetlab.models.catalog import CATALOG, config_for_data
+from resnetlab.models.catalog import CATALOG
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.shortcuts import ZeroPaddedIdentity
@@ -101,20 +101,6 @@ def test_the_stem_is_chosen_by_image_size():
     assert resnetlab.create_model("resnet20", stem="auto", image_size=96).config.stem == "imagenet"
     with pytest.raises(UserError, match=r'stem="auto" needs image_size'):
         resnetlab.create_model("resnet18", stem="auto")
-
-
-def test_a_pooled_stem_halves_the_resolution_after_one_convolution():
-    model = resnetlab.create_model("quick_resnet", in_channels=1).eval()
-    taps = model.features(torch.rand(2, 1, 29, 28))
-    assert taps["stem"].shape == (2, 32, 14, 14)
-    assert taps["stage1.block1"].shape == (2, 64, 14, 14)
-    before = model.act1(model.bn1(model.conv1(torch.ones(1, 1, 4, 4))))
-    assert torch.equal(model.maxpool(before)[0, :, 0, 0], before[0, :, :2, :2].amax((1, 2)))
-
-
-def test_a_network_for_small_images_keeps_its_stem():
-    for size in (8, 28, 224):
-        assert config_for_data("quick_resnet", image_size=size, in_channels=1, num_classes=3).stem == "pooled"
 
 
 def test_names_are_checked_and_listed():

@@ -157,9 +157,7 @@ def _scaling_table(config: ResNetConfig, image_size: int) -> Table:
 
 
 def _usual_size(stem: str) -> int:
-    from resnetlab.models.stems import SMALL_STEMS
-
-    return 32 if stem in SMALL_STEMS else 224
+    return 32 if stem == "cifar" else 224
 
 
 def _kind(style: str | None, svg: bool, as_json: bool, out: Path | None) -> str:

@@ -12,7 +12,7 @@ from resnetlab.core.checks import check_integer, from_mapping
 from resnetlab.core.errors import UserError, unknown
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
-from resnetlab.models.stems import SMALL_STEMS, stem_for
+from resnetlab.models.stems import stem_for
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ CATALOG: dict[str, Entry] = {
     "quick_resnet": Entry(
         32,
         OURS,
-        {"depths": (1, 1, 1), "widths": (64, 128, 256), "stem": "pooled", "stem_width": 32, "num_classes": 10},
+        {"depths": (1, 1, 1), "widths": (32, 64, 128), "stem": "cifar", "num_classes": 10},
     ),
     "scratch_resnet50": Entry(
         96,
@@ -164,10 +164,10 @@ def config_for_data(
 ) -> ResNetConfig:
     """Returns what a named network becomes for a data set: its channels, its classes, the stem for its size.
 
-    A network for small images keeps its stem; any other gets "auto". `overrides` win.
+    A network published with the cifar stem keeps it; any other gets "auto". `overrides` win.
     """
     taken: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes}
-    if name in CATALOG and CATALOG[name].config.stem not in SMALL_STEMS:
+    if name in CATALOG and CATALOG[name].config.stem != "cifar":
         taken["stem"] = "auto"
     return model_config(name, {**taken, **(overrides or {})}, image_size=image_size)
 

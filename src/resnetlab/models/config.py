@@ -10,7 +10,7 @@ from resnetlab.core.checks import check_choice, check_flag, check_integer, check
 from resnetlab.core.errors import UserError, nearest
 from resnetlab.scratch.normalization import RUNNING_VARIANCES
 
-STEMS = ("imagenet", "deep", "cifar", "pooled")
+STEMS = ("imagenet", "deep", "cifar")
 SHORTCUTS = ("A", "B", "C", "none")
 STRIDES_ON = ("3x3", "1x1")
 CONV_BIASES = ("none", "all", "pointwise")
@@ -62,8 +62,7 @@ class ResNetConfig:
         group_width: channels of each of those groups in every stage, instead of `groups`; None leaves it to
             `groups`.
         stem: "imagenet", 7x7 convolution of stride 2 and 3x3 max pooling of stride 2; "deep", three 3x3
-            convolutions for the 7x7 (He et al. 2019, "ResNet-C"); "cifar", one 3x3 convolution of stride 1; "pooled",
-            the same and 2x2 max pooling of stride 2, for small images in little time.
+            convolutions for the 7x7 (He et al. 2019, "ResNet-C"); "cifar", one 3x3 convolution of stride 1.
         stem_width: output channels of the stem; None is the width of the first stage.
         stem_norm: whether normalisation follows the stem's last convolution.
         stem_activation: whether an activation follows it.

@@ -7,8 +7,6 @@ from torch import nn
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.parts import Parts
 
-SMALL_STEMS = ("cifar", "pooled")
-"""The stems of networks for small images; such a network keeps its stem whatever the size of the images."""
 CIFAR_STEM_LIMIT = 64
 """The largest image size in pixels for which `stem="auto"` keeps the full resolution."""
 
@@ -19,8 +17,6 @@ def build_stem(config: ResNetConfig, parts: Parts) -> dict[str, nn.Module]:
     "imagenet": (N, C, H, W) -> (N, width, ceil(H / 4), ceil(W / 4)) (He et al. 2016, Table 1).
     "deep": the same shape, from three 3x3 convolutions, the first of stride 2 (He et al. 2019).
     "cifar": (N, C, H, W) -> (N, width, H, W) (He et al. 2016, section 4.2).
-    "pooled": (N, C, H, W) -> (N, width, H // 2, W // 2): one convolution sees every pixel, and the stages, where the
-    time goes, have a quarter of the positions.
     """
     width, bias = config.stem_channels, config.conv_bias == "all"
 
@@ -33,7 +29,7 @@ def build_stem(config: ResNetConfig, parts: Parts) -> dict[str, nn.Module]:
     layers: dict[str, nn.Module] = {}
     if config.input_norm:
         layers["input_norm"] = parts.normalization(config.in_channels)
-    if config.stem in SMALL_STEMS:
+    if config.stem == "cifar":
         layers["conv1"] = convolution(config.in_channels, width, 3)
     elif config.stem == "imagenet":
         layers["conv1"] = convolution(config.in_channels, width, 7, stride=2)
@@ -52,9 +48,7 @@ def build_stem(config: ResNetConfig, parts: Parts) -> dict[str, nn.Module]:
         layers["bn1"] = parts.normalization(width)
     if config.stem_activation:
         layers["act1"] = parts.activation()
-    if config.stem == "pooled":
-        layers["maxpool"] = parts.max_pool(kernel_size=2, stride=2, padding=0)
-    elif config.stem != "cifar":
+    if config.stem != "cifar":
         layers["maxpool"] = parts.max_pool(kernel_size=3, stride=2, padding=1)
     return layers
 
