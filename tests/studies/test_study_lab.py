@@ -137,6 +137,13 @@ def test_other_words_in_the_same_folder_are_refused_with_the_difference(few: Ima
         Lab(QUESTION, other, {"depth": 3}, out=tmp_path / "s")
 
 
+def test_a_budget_that_is_refused_leaves_nothing_behind(few: ImageData, tmp_path: Path, planned):
+    with pytest.raises(UserError, match="Give a larger --budget"):
+        conduct(QUESTION, few, {"out": tmp_path / "s", "budget": 0.01, "quiet": True}, answer)
+    assert not (tmp_path / "s").exists()
+    assert conduct(QUESTION, few, {"out": tmp_path / "s", "quiet": True}, answer).table.loc[0, "seeds"] == 2
+
+
 def test_a_folder_that_holds_something_else_is_left_alone(few: ImageData, tmp_path: Path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "mine.txt").write_text("mine")

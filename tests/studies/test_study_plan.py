@@ -54,6 +54,30 @@ def test_work_counts(speed):
     assert [found.epochs_of(Cell(name="x", network=NETWORK, seed=0, work=work)) for work in (0.5, 1.5)] == [12, 34]
 
 
+def test_a_training_on_images_of_its_own_sees_as_many_of_them():
+    found = plan.Plan(images=1000, epochs=20, minutes=1.0)
+    cell = Cell(name="own_images", network=NETWORK, seed=0, work=0.25)
+    assert found.epochs_of(cell) == 5
+    assert found.epochs_of(cell, images=100) == 50
+
+
+def test_speed_is_measured_for_each_size_of_images_and_of_batches(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def speed(config, recipe, preprocessing, machine):
+        asked.append((recipe.batch_size, preprocessing.image_size))
+        return 0.01 * (preprocessing.image_size / 8) ** 2
+
+    monkeypatch.setattr(plan, "seconds_per_image", speed)
+    changes = ({}, {"image_size": 16}, {"changes": {"batch_size": 10}}, {})
+    cells = [Cell(name=f"{at}", network=NETWORK, seed=0, **change) for at, change in enumerate(changes)]
+    sizes = {"images": 1000, "evaluated": 300, "minutes": 20, "may_leave_out": True}
+    found = make_plan(cells, RECIPE, PREPROCESSING, MACHINE, **sizes)
+    assert asked == [(50, 8), (50, 16), (10, 8)]
+    # 960 s less 4 x 2 s and 1 + 4 + 1 + 1 s for evaluations, at 0.07 s for an image of all: 13,500 images each.
+    assert (found.images, found.epochs) == (1000, 13)
+
+
 def test_a_budget_that_is_too_small_says_what_would_do(speed):
     with pytest.raises(UserError, match=r"2 trainings need at least 2 minutes here, and the budget has 0\.5"):
         planned(minutes=0.5)

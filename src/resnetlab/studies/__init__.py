@@ -11,15 +11,59 @@ from pathlib import Path
 from typing import Unpack
 
 from resnetlab.data.store import ImageData
+from resnetlab.studies.activations import QUESTION as _ACTIVATIONS
+from resnetlab.studies.activations import activations
 from resnetlab.studies.degradation import QUESTION as _DEGRADATION
 from resnetlab.studies.degradation import degradation
 from resnetlab.studies.every import conduct_all
+from resnetlab.studies.finetuning import QUESTION as _FINETUNING
+from resnetlab.studies.finetuning import finetuning
+from resnetlab.studies.gradients import QUESTION as _GRADIENTS
+from resnetlab.studies.gradients import gradients
+from resnetlab.studies.growth import QUESTION as _GROWTH
+from resnetlab.studies.growth import growth
+from resnetlab.studies.landscape import QUESTION as _LANDSCAPE
+from resnetlab.studies.landscape import landscape
+from resnetlab.studies.lesion import QUESTION as _LESION
+from resnetlab.studies.lesion import lesion
 from resnetlab.studies.question import Question, StudyResult, Verdict
+from resnetlab.studies.regularization import QUESTION as _REGULARIZATION
+from resnetlab.studies.regularization import regularization
+from resnetlab.studies.responses import QUESTION as _RESPONSES
+from resnetlab.studies.responses import responses
+from resnetlab.studies.scaling import QUESTION as _SCALING
+from resnetlab.studies.scaling import scaling
 from resnetlab.studies.setup import SetUp
+from resnetlab.studies.shortcuts import QUESTION as _SHORTCUTS
+from resnetlab.studies.shortcuts import shortcuts
 
-STUDIES: dict[str, Callable[..., StudyResult]] = {"degradation": degradation}
+STUDIES: dict[str, Callable[..., StudyResult]] = {
+    "degradation": degradation,
+    "shortcuts": shortcuts,
+    "responses": responses,
+    "lesion": lesion,
+    "landscape": landscape,
+    "gradients": gradients,
+    "regularization": regularization,
+    "finetuning": finetuning,
+    "scaling": scaling,
+    "growth": growth,
+    "activations": activations,
+}
 """Every study by name, in the order in which `study_all` conducts them."""
-QUESTIONS = (_DEGRADATION,)
+QUESTIONS: tuple[Question, ...] = (
+    _DEGRADATION,
+    _SHORTCUTS,
+    _RESPONSES,
+    _LESION,
+    _LANDSCAPE,
+    _GRADIENTS,
+    _REGULARIZATION,
+    _FINETUNING,
+    _SCALING,
+    _GROWTH,
+    _ACTIVATIONS,
+)
 """What they ask, in the same order."""
 
 
@@ -40,4 +84,23 @@ def study_all(data: str | Path | ImageData = "digits", **setup: Unpack[SetUp]) -
     return conduct_all(STUDIES, data, setup)
 
 
-__all__ = ["QUESTIONS", "STUDIES", "Question", "SetUp", "StudyResult", "Verdict", "degradation", "study_all"]
+__all__ = [
+    "QUESTIONS",
+    "STUDIES",
+    "Question",
+    "SetUp",
+    "StudyResult",
+    "Verdict",
+    "activations",
+    "degradation",
+    "finetuning",
+    "gradients",
+    "growth",
+    "landscape",
+    "lesion",
+    "regularization",
+    "responses",
+    "scaling",
+    "shortcuts",
+    "study_all",
+]

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from resnetlab.core.errors import Interrupted
+from resnetlab.core.errors import Interrupted, UserError
 from resnetlab.data.store import ImageData
 from resnetlab.studies.lab import Lab
 from resnetlab.studies.page import write_page
@@ -64,6 +64,9 @@ def conduct(
         finding = answer(lab, **options)
     except Interrupted as stopped:
         raise Interrupted(stopped.signal_number, lab.folder, command=lab.command) from None
+    except UserError:
+        lab.forget()
+        raise
     figures = {}
     for name, (draw, words) in finding.figures.items():
         figure = Figure(figsize=(8.0, 4.4), layout="constrained")

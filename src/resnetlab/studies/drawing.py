@@ -7,14 +7,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from resnetlab.training.pictures import TRAINING, VALIDATION
+from resnetlab.training.pictures import INK, MUTED, RULE, TRAINING, VALIDATION, style_axes
 
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {"color": TRAINING, "marker": "s", "linestyle": "--"},
     "residual": {"color": VALIDATION, "marker": "o", "linestyle": "-"},
 }
 """How plain and residual networks look in every picture."""
+
+
+def depth_look(kind: str, number: int, count: int) -> dict[str, Any]:
+    """Returns how a line of the `number`-th of `count` depths looks, without points: the deeper, the darker."""
+    share = (number + 1) / count
+    look = {name: KINDS[kind][name] for name in ("color", "linestyle")}
+    return {**look, "alpha": 0.25 + 0.75 * share, "linewidth": 2.6 - 1.2 * share}
 
 
 def with_errors(axes: Axes, table: pd.DataFrame, x: str, y: str, *, label: str, **look: Any) -> None:
@@ -30,3 +38,36 @@ def with_errors(axes: Axes, table: pd.DataFrame, x: str, y: str, *, label: str, 
         markersize=5,
         **look,
     )
+
+
+def dots(axes: Axes, rows: pd.DataFrame, value: str, *, title: str, baseline: str | None = None) -> None:
+    """Draws errors, a line for each network, from above: a dot for each training, and the mean with its deviation.
+
+    Args:
+        axes: to draw on.
+        rows: network, and the value in percent, a row a training.
+        value: the column.
+        title: of the axes.
+        baseline: the network whose mean is drawn through all lines.
+    """
+    kinds = list(dict.fromkeys(rows["network"]))
+    for place, kind in enumerate(kinds):
+        found = rows.loc[rows["network"] == kind, value].to_numpy(dtype=float)
+        deviation = found.std(ddof=1) if len(found) > 1 else 0.0
+        color = INK if kind == baseline else VALIDATION
+        axes.plot(found, np.full(len(found), place + 0.2), "o", color=color, alpha=0.35, markersize=5)
+        axes.errorbar(found.mean(), place, xerr=deviation, fmt="D", color=color, capsize=3, markersize=6, linewidth=1.6)
+        if kind == baseline:
+            axes.axvline(found.mean(), color=MUTED, linewidth=0.8, linestyle=":")
+    style_axes(axes, title=title, xlabel="error, %")
+    axes.set_yticks(range(len(kinds)), kinds, fontsize=9)
+    axes.set_ylim(len(kinds) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+    axes.grid(axis="x", color=RULE, linewidth=0.6)
+
+
+def two_errors(figure: Figure, rows: pd.DataFrame, data: str, *, baseline: str) -> None:
+    """Draws training and test errors of networks side by side; see `dots`."""
+    left, right = figure.subplots(1, 2, sharey=True)
+    dots(left, rows, "train_error", title=f"Training error, {data}", baseline=baseline)
+    dots(right, rows, "test_error", title=f"Test error, {data}", baseline=baseline)

@@ -35,6 +35,7 @@ from resnetlab.models.resnet import ResNet
 from resnetlab.studies.plan import Cell, Plan, make_plan
 from resnetlab.studies.question import SCHEMA_VERSION, Question
 from resnetlab.studies.setup import BUDGET, SEEDS, SetUp, command_line
+from resnetlab.studies.views import at_size
 from resnetlab.training.fit import fit, resume
 from resnetlab.training.machine import choose_machine
 from resnetlab.training.recipe import Recipe
@@ -89,6 +90,7 @@ class Lab:
         }
         self.command = command_line(question.name, self._all, options, setup)
         self._settings = self._open()
+        self._viewed: tuple[Any, ImageData] | None = None
 
     @property
     def image_size(self) -> int:
@@ -99,6 +101,16 @@ class Lab:
     def device(self) -> str:
         """The device to work on, as torch names it."""
         return str(resolve_device(self._device))
+
+    @property
+    def minutes(self) -> float | None:
+        """The budget; None where the paper's protocol was asked for, which has none."""
+        return None if self.full else self._minutes
+
+    @property
+    def precision(self) -> str:
+        """What was asked for: "auto", "float32", "bfloat16" or "float64"."""
+        return self._precision
 
     @functools.cached_property
     def data(self) -> ImageData:
@@ -113,7 +125,7 @@ class Lab:
         if self.full:
             return resolve_recipe("paper-cifar")
         size = 64 if len(self._all.split("train")) < _SMALL else 128
-        return resolve_recipe("quick", name="study", lr=0.1, label_smoothing=0.0, batch_size=size)
+        return Recipe(name="study", lr=0.1, batch_size=size, clip_norm=1.0)
 
     @property
     def plan(self) -> Plan:
@@ -166,6 +178,15 @@ class Lab:
             runs.append(run)
         return runs
 
+    def images_of(self, cell: Cell) -> ImageData:
+        """Returns the images that a cell is trained and evaluated on."""
+        key = (cell.view, cell.image_size)
+        if self._viewed is None or self._viewed[0] != key:
+            data = self.data if cell.view is None else cell.view(self.data)
+            data = data if cell.image_size is None else at_size(data, cell.image_size)
+            self._viewed = (key, data)  # of one view only: cells of a kind come one after the other
+        return self._viewed[1]
+
     def network(self, run: Run) -> ResNet:
         """Returns the trained network of a run, in evaluation mode on the study's device."""
         return load(run).to(self.device).eval()
@@ -180,6 +201,12 @@ class Lab:
         with atomic(path) as temporary:
             table.to_parquet(temporary, index=False)
         return table
+
+    def forget(self) -> None:
+        """Takes the folder back where nothing was planned yet, so that the study can be asked for with other words."""
+        if "plan" not in self._settings:
+            (self.folder / "study.toml").unlink()
+            self.folder.rmdir()
 
     def tell(self, words: str) -> None:
         """Tells the user how far the study is."""
@@ -202,14 +229,16 @@ class Lab:
         ]
 
     def _train(self, cell: Cell, folder: Path) -> Run:
+        data = self.images_of(cell)
         if (folder / "run.toml").is_file() and any((folder / "checkpoints").glob("*")):
-            return resume(folder, data=self.data, quiet=True)
+            return resume(folder, data=data, quiet=True)
         if folder.exists():
             shutil.rmtree(folder)  # it was stopped before anything was worth keeping
+        images = None if cell.view is None else len(data.split("train"))
         return fit(
-            cell.network, self.data, pretrained=cell.pretrained, recipe=self.recipe, out=folder, seed=cell.seed,
+            cell.network, data, pretrained=cell.pretrained, recipe=self.recipe, out=folder, seed=cell.seed,
             device=self._device, precision=self._precision, quiet=True,
-            **{"epochs": self.plan.epochs_of(cell), **cell.changes},
+            **{"epochs": self.plan.epochs_of(cell, images), **cell.changes},
         )  # fmt: skip
 
     def _open(self) -> dict[str, Any]:

@@ -27,10 +27,11 @@ def errors(lab: Lab, cells: Sequence[Cell], runs: Sequence[Run]) -> pd.DataFrame
 
     def measure() -> pd.DataFrame:
         rows = []
-        count = min(MOST_TRAINING_IMAGES, len(lab.data.split("train")))
-        images = lab.data.squares("train", torch.arange(count))
-        labels = lab.data.split("train").labels[:count]
         for cell, run in zip(cells, runs, strict=True):
+            data = lab.images_of(cell)
+            count = min(MOST_TRAINING_IMAGES, len(data.split("train")))
+            images = data.squares("train", torch.arange(count))
+            labels = data.split("train").labels[:count]
             model, summary = lab.network(run), run.summary or {}
             found = overall(answer(model, images, trained_on(model)[0]).logits, labels)
             rows.append(

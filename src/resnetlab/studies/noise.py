@@ -52,6 +52,11 @@ def difference(first: Sequence[float] | np.ndarray, second: Sequence[float] | np
     return Difference(value=float(samples[0].mean() - samples[1].mean()), error=math.sqrt(sum(variances)))
 
 
+def above(values: Sequence[float] | np.ndarray, bound: float) -> Difference:
+    """Returns by how much the mean of values, one a seed, is above a fixed bound."""
+    return difference(values, (bound, bound))
+
+
 def spread(values: Sequence[float] | np.ndarray) -> str:
     """Returns "mean +- deviation" of values over seeds, or the value where there is one."""
     values = np.asarray(values, dtype=float)

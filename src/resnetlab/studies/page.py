@@ -22,7 +22,8 @@ def write_page(results: Sequence[StudyResult], path: Path, *, left_out: Mapping[
     Args:
         results: of the studies, in the order of the page.
         path: the file; it is replaced.
-        left_out: names of studies that could not be conducted, and why.
+        left_out: names of studies that could not be conducted, and why; None for the page of one study, which needs
+            no contents.
     """
     template = Template(files("resnetlab.studies").joinpath("page.html").read_text(encoding="utf-8"))
     entries = "".join(
@@ -30,10 +31,13 @@ def write_page(results: Sequence[StudyResult], path: Path, *, left_out: Mapping[
         f"<em>{escape(result.verdict.claim)}</em></li>"
         for result in results
     )
-    title = results[0].question.title if len(results) == 1 else "Studies of residual networks"
+    contents = ""
+    if left_out is not None:
+        contents = f'<nav aria-label="Studies"><ol>{entries}</ol></nav>{_left_out(left_out)}'
+    title = results[0].question.title if left_out is None else "Studies of residual networks"
     page = template.substitute(
         title=escape(title),
-        contents=f'<nav aria-label="Studies"><ol>{entries}</ol></nav>{_left_out(left_out or {})}' * (len(results) > 1),
+        contents=contents,
         sections="".join(map(_section, results)),
         version=version("resnetlab"),
     )

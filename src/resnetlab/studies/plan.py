@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from resnetlab.core.errors import UserError
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.data.batches import Batch
+from resnetlab.data.store import ImageData
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
 from resnetlab.training.machine import Machine
@@ -41,9 +43,11 @@ class Cell:
         name: of its run folder; says what it is.
         network: the architecture, or a network to train on.
         seed: of weights, order and augmentation.
-        work: its epochs, as a multiple of the planned ones.
+        work: how many images it sees, again and again, as a multiple of what is planned.
         changes: of the study's recipe.
-        pretrained: weights to begin with.
+        pretrained: weights to begin with, as `fit` takes them.
+        view: makes its images of the study's, such as those of some classes; it sees them all without it.
+        image_size: what they are resized to, height and width in pixels; theirs without it.
         labels: what the study calls it by, a column of its table each.
     """
 
@@ -52,7 +56,9 @@ class Cell:
     seed: int
     work: float = 1.0
     changes: Mapping[str, Any] = field(default_factory=dict)
-    pretrained: Path | None = None
+    pretrained: str | Path | None = None
+    view: Callable[[ImageData], ImageData] | None = None
+    image_size: int | None = None
     labels: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -75,9 +81,10 @@ class Plan:
     epochs: int
     minutes: float
 
-    def epochs_of(self, cell: Cell) -> int:
-        """The epochs of one training."""
-        return max(1, round(self.epochs * cell.work))
+    def epochs_of(self, cell: Cell, images: int | None = None) -> int:
+        """The epochs of one training, on so many images where they are not those of the plan."""
+        share = 1 if images is None else images / self.images
+        return max(1, round(self.epochs * cell.work / share))
 
 
 def make_plan(
@@ -99,15 +106,21 @@ def make_plan(
     Raises:
         UserError: the budget does not allow as much as a comparison needs; it says what would.
     """
-    speeds = {}
+    measured: dict[tuple[Any, ...], float] = {}
+    speeds, batches = [], []
     for cell in cells:
-        if cell.config not in speeds:
-            speeds[cell.config] = seconds_per_image(cell.config, recipe, preprocessing, machine)
+        batches.append(cell.changes.get("batch_size", recipe.batch_size))
+        seen_as = dataclasses.replace(preprocessing, image_size=cell.image_size or preprocessing.image_size)
+        key = (cell.config, batches[-1], seen_as.image_size)
+        if key not in measured:
+            its_recipe = recipe.changed(batch_size=batches[-1])
+            measured[key] = seconds_per_image(cell.config, its_recipe, seen_as, machine)
+        speeds.append(measured[key])
     # An image is evaluated in about a third of the time that it takes to train with it.
-    fixed = sum(_START + evaluated * speeds[cell.config] / 3 for cell in cells)
-    rate = sum(cell.work * speeds[cell.config] for cell in cells)
+    fixed = sum(_START + evaluated * speed / 3 for speed in speeds)
+    rate = sum(cell.work * speed for cell, speed in zip(cells, speeds, strict=True))
     seen = max(0.0, minutes * 60 * _USED - fixed) / rate  # images that a training of work 1 may see
-    fewest = FEWEST_STEPS * recipe.batch_size / min(cell.work for cell in cells)
+    fewest = FEWEST_STEPS * max(size / cell.work for size, cell in zip(batches, cells, strict=True))
     if not may_leave_out:
         fewest = max(fewest, images)
     if seen < fewest:

@@ -1,0 +1,177 @@
+"""How strongly do the layers respond? Plain and residual twins over depths: He et al. 2016, Fig. 7."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Unpack
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from resnetlab.core.runs import Run
+from resnetlab.data.store import ImageData
+from resnetlab.evaluation.diagnostics import diagnose
+from resnetlab.studies.comparison import weigh
+from resnetlab.studies.conduct import Finding, conduct
+from resnetlab.studies.degradation import twins
+from resnetlab.studies.depths import check_depths
+from resnetlab.studies.drawing import KINDS, depth_look
+from resnetlab.studies.lab import Lab
+from resnetlab.studies.measure import errors, over_seeds
+from resnetlab.studies.noise import difference
+from resnetlab.studies.plan import Cell
+from resnetlab.studies.question import Question, StudyResult, Verdict
+from resnetlab.studies.setup import SetUp
+from resnetlab.training.pictures import style_axes
+
+QUESTION = Question(
+    name="responses",
+    title="How strongly do the layers respond?",
+    claim=(
+        "A residual network's layers respond less than its plain twin's, and the deeper the residual network, the "
+        "less they respond."
+    ),
+    source="He et al. 2016, Deep Residual Learning, Fig. 7",
+    protocol=(
+        "CIFAR-10, 64,000 steps of 128 images, networks of 20, 56 and 110 layers; standard deviation of the output of "
+        "each 3x3 layer, after normalisation and before activation or addition; drawn, not tabulated"
+    ),
+)
+_SHARE = 0.95  # of the budget, for the trainings
+_IMAGES = 512
+_LEARNED = 50.0  # a plain network of a higher training error, in percent, is not the trained one of the claim
+
+
+def responses(
+    data: str | Path | ImageData = "digits", *, depths: Sequence[int] = (20, 56), **setup: Unpack[SetUp]
+) -> StudyResult:
+    """Trains plain and residual networks of several depths and measures how strongly their layers respond.
+
+    The response of a 3x3 convolution is the standard deviation of its normalised output; see `Diagnostics`.
+
+    Args:
+        data: what `load_data` takes, or returned.
+        depths: layers, 6n + 2 each.
+        **setup: see `SetUp`.
+
+    Raises:
+        UserError: a depth is not 6n + 2, there is one depth only, or see `conduct`.
+    """
+    return conduct(QUESTION, data, setup, _answer, depths=check_depths(depths, at_least=2))
+
+
+def _answer(lab: Lab, depths: list[int]) -> Finding:
+    cells = [
+        Cell(
+            name=f"{kind}{depth}-seed{seed}",
+            network=config,
+            seed=seed,
+            labels={"network": kind, "depth": depth},
+        )
+        for depth in depths
+        for kind, config in twins(lab, depth).items()
+        for seed in lab.seeds
+    ]
+    lab.prepare(cells, share=_SHARE)
+    runs = lab.train(cells)
+    found = [
+        lab.once(f"responses-{cell.name}", functools.partial(_measure, lab, run)).assign(**cell.labels, seed=cell.seed)
+        for cell, run in zip(cells, runs, strict=True)
+    ]
+    layers = pd.concat(found, ignore_index=True)
+    rows = errors(lab, cells, runs).merge(summary(layers), on=["network", "depth", "seed"])
+    values = ("response", "smallest", "largest", "train_error")
+    return Finding(
+        table=over_seeds(rows, ("network", "depth"), values),
+        verdict=judge(rows, depths),
+        figures={
+            "responses.png": (
+                lambda figure: _draw(figure, layers, depths, lab.data.name),
+                "Standard deviation of the output of each 3x3 layer: on the left in the order of the layers, on the "
+                "right from the largest to the smallest; dashed plain, full residual; means over seeds.",
+            )
+        },
+        deviations=[
+            f"depths: {', '.join(map(str, depths))} layers; responses to {_IMAGES} training images at most",
+            "responses begin at 1, the scale of a new normalisation; a short training moves them little",
+        ],
+    )
+
+
+def summary(layers: pd.DataFrame) -> pd.DataFrame:
+    """Returns a row a network: mean, smallest and largest response of its layers.
+
+    Args:
+        layers: network, depth, seed, response, a row a layer.
+    """
+    rows = []
+    for _, group in layers.groupby(["network", "depth", "seed"], sort=False):
+        found = group["response"].to_numpy(dtype=float)
+        labels = {name: group[name].iloc[0] for name in ("network", "depth", "seed")}
+        rows.append({**labels, "response": found.mean(), "smallest": found.min(), "largest": found.max()})
+    return pd.DataFrame(rows)
+
+
+def judge(rows: pd.DataFrame, depths: Sequence[int]) -> Verdict:
+    """Returns the verdict by the mean response of each network.
+
+    Args:
+        rows: network ("plain" or "residual"), depth, response, train_error in percent; a row a training.
+        depths: those of them.
+    """
+    shallow, deep = min(depths), max(depths)
+    plain_errors = {depth: _of(rows, "plain", depth, "train_error").mean() for depth in depths}
+    found = {
+        f"with shortcuts less without, {depth} layers": difference(
+            100 * _of(rows, "residual", depth, "response"), 100 * _of(rows, "plain", depth, "response")
+        )
+        for depth in depths
+        if plain_errors[depth] <= _LEARNED
+    }
+    found[f"with shortcuts, {deep} layers less {shallow}"] = difference(
+        100 * _of(rows, "residual", deep, "response"), 100 * _of(rows, "residual", shallow, "response")
+    )
+    verdict = weigh(found, dict.fromkeys(found, "below"), "the mean responses of the layers differ, in hundredths, by")
+    left_out = "".join(
+        f". Without shortcuts {depth} layers still have a training error of {error:.0f} %, and are not compared"
+        for depth, error in plain_errors.items()
+        if error > _LEARNED
+    )
+    return Verdict(claim=verdict.claim, words=f"{verdict.words}{left_out}")
+
+
+def _of(rows: pd.DataFrame, kind: str, depth: int, column: str) -> np.ndarray:
+    of_kind = rows.loc[(rows["network"] == kind) & (rows["depth"] == depth), column]
+    return of_kind.to_numpy(dtype=float)
+
+
+def _measure(lab: Lab, run: Run) -> pd.DataFrame:
+    """Returns a row a 3x3 convolution, in order: layer, position from 1, response, rank."""
+    count = min(_IMAGES, len(lab.data.split("train")))
+    found = diagnose(lab.network(run), lab.data.squares("train", torch.arange(count))).responses
+    return found.assign(position=np.arange(1, len(found) + 1))
+
+
+def _draw(figure: Figure, layers: pd.DataFrame, depths: Sequence[int], data: str) -> None:
+    left, right = figure.subplots(1, 2, sharey=True)
+    for panel, column in ((left, "position"), (right, "rank")):
+        for kind in KINDS:
+            for number, depth in enumerate(depths):
+                chosen = layers.loc[(layers["network"] == kind) & (layers["depth"] == depth)]
+                table = over_seeds(chosen, (column,), ("response",)).sort_values(column)
+                look = depth_look(kind, number, len(depths))
+                panel.plot(table[column], table["response"], label=f"{kind}, {depth} layers", **look)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    style_axes(
+        left,
+        title=f"Responses of the 3x3 layers, {data}",
+        xlabel="layer, in order",
+        ylabel="standard deviation after normalisation",
+    )
+    style_axes(right, title="The same, sorted", xlabel="layer, by size of its response")
+    right.legend(frameon=False, fontsize=8)

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from resnetlab import load_data
+from resnetlab.core.errors import UserError
+from resnetlab.core.runs import Run
+from resnetlab.evaluation.diagnostics import diagnose
+from resnetlab.studies.plan import Plan
+from resnetlab.studies.question import FAILS, HOLDS, OPEN
+from resnetlab.studies.responses import judge, responses, summary
+from resnetlab.weights.file import load
+
+
+def test_the_study_measures_every_layer_of_every_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("resnetlab.studies.lab.make_plan", lambda *_, **__: Plan(images=64, epochs=1, minutes=0.1))
+    few = load_data("digits", limit=64, validation_fraction=0.0)
+    result = responses(few, depths=(14, 8), out=tmp_path / "s", seeds=1, quiet=True)
+    assert result.table["depth"].tolist() == [8, 8, 14, 14]
+    assert result.table["network"].tolist() == ["plain", "residual"] * 2
+    assert (result.table["smallest"] <= result.table["response"]).all()
+    assert (result.table["response"] <= result.table["largest"]).all()
+    assert result.verdict.claim == OPEN
+    assert (result.folder / "responses.png").is_file()
+    part = pd.read_parquet(result.folder / "parts" / "responses-residual8-seed0.parquet")
+    assert part["position"].tolist() == list(range(1, 8))  # the stem's and six of the blocks
+    images = few.squares("train", torch.arange(64))
+    found = diagnose(load(Run(result.folder / "runs" / "residual8-seed0")), images).responses
+    pd.testing.assert_frame_equal(part[found.columns.tolist()], found)
+    row = result.table[(result.table["network"] == "residual") & (result.table["depth"] == 8)].iloc[0]
+    assert row["response"] == pytest.approx(found["response"].mean())
+
+
+def test_layers_are_summed_up_by_network():
+    layers = pd.DataFrame(
+        {"network": ["plain"] * 3, "depth": [8] * 3, "seed": [0, 0, 1], "response": [1.0, 3.0, 5.0], "rank": [2, 1, 1]}
+    )
+    found = summary(layers)
+    assert found["response"].tolist() == [2.0, 5.0]
+    assert found["smallest"].tolist() == [1.0, 5.0]
+    assert found["largest"].tolist() == [3.0, 5.0]
+
+
+def rows(plain: tuple[float, float], residual: tuple[float, float], seeds: int = 2) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"network": kind, "depth": depth, "response": value + 0.002 * seed, "train_error": 30.0}
+            for kind, values in (("plain", plain), ("residual", residual))
+            for depth, value in zip((20, 56), values, strict=True)
+            for seed in range(seeds)
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("plain", "residual", "claim"),
+    [
+        ((1.0, 1.0), (0.8, 0.6), HOLDS),
+        ((1.0, 1.0), (0.6, 0.8), FAILS),
+        ((1.0, 0.5), (0.8, 0.6), FAILS),
+        ((1.0, 1.0), (0.8, 0.799), OPEN),
+    ],
+)
+def test_the_verdict_is_by_twins_and_by_depth(plain: tuple, residual: tuple, claim: str):
+    assert judge(rows(plain, residual), [20, 56]).claim == claim
+
+
+def test_a_plain_network_that_learned_little_is_not_compared():
+    found = rows((1.0, 0.5), (0.8, 0.6))
+    found.loc[(found["network"] == "plain") & (found["depth"] == 56), "train_error"] = 88.0
+    verdict = judge(found, [20, 56])
+    assert verdict.claim == HOLDS  # by what is left: 20 layers, and residual networks over depths
+    assert "Without shortcuts 56 layers still have a training error of 88 %, and are not compared" in verdict.words
+
+
+def test_one_seed_is_never_certain():
+    assert judge(rows((1.0, 1.0), (0.8, 0.6), seeds=1), [20, 56]).claim == OPEN
+
+
+def test_depths_are_checked():
+    with pytest.raises(UserError, match=r"depths must be 6n \+ 2 layers"):
+        responses(depths=(20, 21))
+    with pytest.raises(UserError, match="at least 2 different ones"):
+        responses(depths=(20, 20))
