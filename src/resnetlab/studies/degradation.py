@@ -9,18 +9,13 @@ from typing import Unpack
 import pandas as pd
 from matplotlib.figure import Figure
 
-from resnetlab.core.checks import check_integer
-from resnetlab.core.errors import UserError
 from resnetlab.data.store import ImageData
-from resnetlab.models.config import ResNetConfig
-from resnetlab.models.resnet import ResNet
-from resnetlab.models.stems import stem_for
 from resnetlab.studies.conduct import Finding, conduct
+from resnetlab.studies.depths import check_depths, twin_cells
 from resnetlab.studies.drawing import KINDS, with_errors
-from resnetlab.studies.lab import Lab, network
+from resnetlab.studies.lab import Lab
 from resnetlab.studies.measure import errors, over_seeds
 from resnetlab.studies.noise import difference
-from resnetlab.studies.plan import Cell
 from resnetlab.studies.question import FAILS, HOLDS, OPEN, Question, StudyResult, Verdict
 from resnetlab.studies.setup import SetUp
 from resnetlab.training.pictures import style_axes
@@ -56,39 +51,11 @@ def degradation(
     Raises:
         UserError: a depth is not 6n + 2, there is one depth only, or see `conduct`.
     """
-    depths = [check_integer("depths", depth, 8) for depth in depths]
-    if wrong := [depth for depth in depths if (depth - 2) % 6]:
-        raise UserError(f"depths must be 6n + 2 layers, such as 20, 32, 44 or 56, got {wrong}.")
-    if len(set(depths)) < 2:
-        raise UserError(f"degradation compares at least two depths, got {depths}.")
-    return conduct(QUESTION, data, setup, _answer, depths=sorted(set(depths)))
-
-
-def twins(lab: Lab, depth: int) -> dict[str, ResNetConfig]:
-    """Returns the "plain" and the "residual" network of 6n + 2 layers, with equal parameters."""
-    fields = {"depths": ((depth - 2) // 6,) * 3, "widths": (16, 32, 64), "stem": stem_for(lab.image_size)}
-    found = {
-        "plain": network(lab, **fields, shortcut="none"),
-        "residual": network(lab, **fields, shortcut="A"),
-    }
-    counts = {kind: sum(p.numel() for p in ResNet(config).parameters()) for kind, config in found.items()}
-    if counts["plain"] != counts["residual"]:
-        raise AssertionError(f"the twins of {depth} layers have different parameters: {counts}")
-    return found
+    return conduct(QUESTION, data, setup, _answer, depths=check_depths(depths, at_least=2))
 
 
 def _answer(lab: Lab, depths: list[int]) -> Finding:
-    cells = [
-        Cell(
-            name=f"{kind}{depth}-seed{seed}",
-            network=config,
-            seed=seed,
-            labels={"network": kind, "depth": depth},
-        )
-        for depth in depths
-        for kind, config in twins(lab, depth).items()
-        for seed in lab.seeds
-    ]
+    cells = twin_cells(lab, depths)
     lab.prepare(cells)
     rows = errors(lab, cells, lab.train(cells))
     table = over_seeds(rows, ("network", "depth"), ("train_error", "test_error"))

@@ -16,13 +16,11 @@ from resnetlab.data.store import ImageData
 from resnetlab.models.resnet import ResNet
 from resnetlab.studies.comparison import weigh
 from resnetlab.studies.conduct import Finding, conduct
-from resnetlab.studies.degradation import twins
-from resnetlab.studies.depths import check_depths
+from resnetlab.studies.depths import check_depths, twin_cells
 from resnetlab.studies.lab import Lab
 from resnetlab.studies.landscape_pictures import draw_contours, draw_lines, draw_surfaces
 from resnetlab.studies.measure import errors, over_seeds
 from resnetlab.studies.noise import Difference, difference, spread
-from resnetlab.studies.plan import Cell
 from resnetlab.studies.question import OPEN, Question, StudyResult, Verdict
 from resnetlab.studies.setup import SetUp
 from resnetlab.studies.surfaces import RADII, Effort, grid, make_effort, walk
@@ -74,12 +72,7 @@ def landscape(
 
 
 def _answer(lab: Lab, depths: list[int], points: int, lines: int) -> Finding:
-    cells = [
-        Cell(name=f"{kind}{depth}-seed{seed}", network=config, seed=seed, labels={"network": kind, "depth": depth})
-        for depth in depths
-        for kind, config in twins(lab, depth).items()
-        for seed in lab.seeds
-    ]
+    cells = twin_cells(lab, depths)
     lab.prepare(cells, share=_SHARE)
     runs = lab.train(cells)
     networks = [functools.partial(lab.network, run) for run in runs]

@@ -21,14 +21,12 @@ from resnetlab.evaluation.metrics import overall
 from resnetlab.models.resnet import ResNet
 from resnetlab.studies.comparison import weigh
 from resnetlab.studies.conduct import Finding, conduct
-from resnetlab.studies.degradation import twins
-from resnetlab.studies.depths import check_depth
+from resnetlab.studies.depths import check_depth, twin_cells
 from resnetlab.studies.lab import Lab
 from resnetlab.studies.lesion_pictures import draw_blocks, draw_paths, draw_random
 from resnetlab.studies.measure import over_seeds
 from resnetlab.studies.noise import above, spread
 from resnetlab.studies.paths import central, path_gradient, share_of_paths
-from resnetlab.studies.plan import Cell
 from resnetlab.studies.question import OPEN, Question, StudyResult, Verdict
 from resnetlab.studies.removal import alike, kendall_tau, reordered, swapped, without_blocks
 from resnetlab.studies.setup import SetUp
@@ -84,11 +82,7 @@ def lesion(
 
 
 def _answer(lab: Lab, depth: int, draws: int) -> Finding:
-    cells = [
-        Cell(name=f"{kind}{depth}-seed{seed}", network=config, seed=seed, labels={"network": kind})
-        for kind, config in twins(lab, depth).items()
-        for seed in lab.seeds
-    ]
+    cells = twin_cells(lab, [depth])
     lab.prepare(cells, share=_SHARE)
     lesions, paths = [], []
     for cell, run in zip(cells, lab.train(cells), strict=True):

@@ -18,13 +18,11 @@ from resnetlab.data.store import ImageData
 from resnetlab.evaluation.diagnostics import diagnose
 from resnetlab.studies.comparison import weigh
 from resnetlab.studies.conduct import Finding, conduct
-from resnetlab.studies.degradation import twins
-from resnetlab.studies.depths import check_depths
+from resnetlab.studies.depths import check_depths, twin_cells
 from resnetlab.studies.drawing import KINDS, depth_look
 from resnetlab.studies.lab import Lab
 from resnetlab.studies.measure import errors, over_seeds
 from resnetlab.studies.noise import difference
-from resnetlab.studies.plan import Cell
 from resnetlab.studies.question import Question, StudyResult, Verdict
 from resnetlab.studies.setup import SetUp
 from resnetlab.training.pictures import style_axes
@@ -66,17 +64,7 @@ def responses(
 
 
 def _answer(lab: Lab, depths: list[int]) -> Finding:
-    cells = [
-        Cell(
-            name=f"{kind}{depth}-seed{seed}",
-            network=config,
-            seed=seed,
-            labels={"network": kind, "depth": depth},
-        )
-        for depth in depths
-        for kind, config in twins(lab, depth).items()
-        for seed in lab.seeds
-    ]
+    cells = twin_cells(lab, depths)
     lab.prepare(cells, share=_SHARE)
     runs = lab.train(cells)
     found = [
