@@ -102,7 +102,7 @@ def _answer(lab: Lab, depths: list[int]) -> Finding:
         },
         deviations=[
             f"gradients: of one logit along {_LINES} lines of {_PLACES} places between training images, where the "
-            "paper's experiments take networks of one input; the mean gradient is not taken off",
+            "paper's Fig. 1 takes networks of one input; the mean gradient is not taken off",
             "shortcuts: zero-padded, with activation after the sum, so that the paper's rates are not exact for them",
         ],
     )  # fmt: skip
