@@ -55,7 +55,7 @@ def test_a_study_is_conducted_and_read_again(cli: Cli, tmp_path: Path, tiny):
         (("lesion", "digits", "--set", "deph=20"), "unknown argument of lesion 'deph'. Did you mean 'depth'?"),
         (("all", "digits", "--set", "depth=20"), "--set changes an argument of one study"),
         (("degradation", "digits", "--set", "depths=[20,57]"), "depths must be 6n + 2 layers"),
-        (("degradation", "digits", "--set", "depths=[20]"), "depths must be at least 2 different ones, such as [20, 56], got [20]"),
+        (("degradation", "digits", "--set", "depths=[20]"), "depths must be at least 2 different ones"),
         (("degradation", "digits", "--full", "--budget", 3), "Leave the budget out"),
     ],
 )
