@@ -17,7 +17,7 @@ from resnetlab.studies.conduct import Finding, conduct
 from resnetlab.studies.lab import Lab, network
 from resnetlab.studies.measure import errors, over_seeds
 from resnetlab.studies.plan import Cell
-from resnetlab.studies.question import HOLDS, Question, Verdict
+from resnetlab.studies.question import HOLDS, Question, Verdict, columns_of
 
 QUESTION = Question(
     name="trial",
@@ -186,6 +186,17 @@ def test_a_source_is_limited_to_what_the_plan_has(tmp_path: Path, monkeypatch):
     plan = study.prepare([Cell(name="x", network=network(study, **SMALL), seed=0)])
     assert len(study.data.split("train")) == plan.images < 1437
     assert "validation" not in study.data.splits
+
+
+def test_a_deviation_stands_with_its_mean():
+    table = pd.DataFrame(
+        {"kind": ["a", "b"], "error": [4.5, 1234.0], "error_sd": [0.123, float("nan")], "seeds": [3, 1]}
+    )
+    assert columns_of(table) == {
+        "kind": (False, ["a", "b"]),
+        "error": (True, ["4.5 +- 0.12", "1234"]),
+        "seeds": (True, ["3", "1"]),
+    }
 
 
 def test_seeds_are_averaged_with_their_deviation():

@@ -13,7 +13,7 @@ from string import Template
 import pandas as pd
 
 from resnetlab.core.files import write_text
-from resnetlab.studies.question import StudyResult, shown
+from resnetlab.studies.question import StudyResult, columns_of
 
 
 def write_page(results: Sequence[StudyResult], path: Path, *, left_out: Mapping[str, str] | None = None) -> Path:
@@ -34,7 +34,7 @@ def write_page(results: Sequence[StudyResult], path: Path, *, left_out: Mapping[
     contents = ""
     if left_out is not None:
         contents = f'<nav aria-label="Studies"><ol>{entries}</ol></nav>{_left_out(left_out)}'
-    title = results[0].question.title if left_out is None else "Studies of residual networks"
+    title = f"Study: {results[0].question.name}" if left_out is None else "Studies of residual networks"
     page = template.substitute(
         title=escape(title),
         contents=contents,
@@ -60,7 +60,7 @@ def _section(result: StudyResult) -> str:
         f'<section aria-labelledby="{question.name}"><h2 id="{question.name}">{escape(question.title)}</h2>'
         f'<p class="claim">{escape(question.claim)} <cite>{escape(question.source)}</cite></p>'
         f'<p class="verdict"><strong>The claim {escape(verdict.claim)} here.</strong> {escape(verdict.words)}</p>'
-        f"{pictures}{_table(result.table, 'Measured here')}{published}"
+        f"{pictures}{_table(result.table, 'Measured here (+-: standard deviation over seeds)')}{published}"
         f"<h3>Where this is not the paper&rsquo;s protocol</h3><ul>{deviations}</ul>"
         f"<h3>Again</h3><pre><code>{escape(result.command)}</code></pre></section>"
     )
@@ -72,14 +72,13 @@ def _left_out(reasons: Mapping[str, str]) -> str:
 
 
 def _table(frame: pd.DataFrame, caption: str) -> str:
-    heads = "".join(f'<th scope="col">{escape(str(name).replace("_", " "))}</th>' for name in frame.columns)
-    kinds = ["number" if frame[name].dtype.kind in "fiu" else "text" for name in frame.columns]
-    rows = "".join(
-        "<tr>"
-        + "".join(f'<td class="{kind}">{escape(shown(value))}</td>' for kind, value in zip(kinds, row, strict=True))
-        + "</tr>"
-        for row in frame.itertuples(index=False)
-    )
+    columns = columns_of(frame)
+    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
+    kinds = ["number" if is_number else "text" for is_number, _ in columns.values()]
+    rows = ""
+    for row in zip(*(cells for _, cells in columns.values()), strict=True):
+        cells = zip(kinds, row, strict=True)
+        rows += "<tr>" + "".join(f'<td class="{kind}">{escape(text)}</td>' for kind, text in cells) + "</tr>"
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table><caption>'
         f"{escape(caption)}</caption><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"

@@ -133,7 +133,7 @@ class StudyResult:
         question = self.question
         yield f"[bold]{escape(question.title)}[/]"
         yield f"claim: {escape(question.claim)} ({escape(question.source)})"
-        yield as_table(self.table, "measured here")
+        yield as_table(self.table, "measured here (+-: standard deviation over seeds)")
         if question.published:
             yield as_table(self.published, "published")
             yield f"published protocol: {escape(question.protocol)}"
@@ -155,11 +155,29 @@ def is_finished(folder: Path) -> bool:
 def as_table(frame: pd.DataFrame, title: str) -> Table:
     """Returns a frame as a table for the console."""
     table = Table(title=escape(title), title_justify="left")
-    for name in frame.columns:
-        table.add_column(str(name).replace("_", " "), justify="right" if frame[name].dtype.kind in "fiu" else "left")
-    for row in frame.itertuples(index=False):
-        table.add_row(*(escape(shown(value)) for value in row))
+    columns = columns_of(frame)
+    for name, (is_number, _) in columns.items():
+        table.add_column(name, justify="right" if is_number else "left", overflow="fold")
+    for row in zip(*(cells for _, cells in columns.values()), strict=True):
+        table.add_row(*map(escape, row))
     return table
+
+
+def columns_of(frame: pd.DataFrame) -> dict[str, tuple[bool, list[str]]]:
+    """Returns the columns as text: name, whether it holds numbers, cells; a deviation stands with its mean."""
+    columns = {}
+    for name in frame.columns:
+        if str(name).endswith("_sd") and str(name).removesuffix("_sd") in frame:
+            continue
+        cells = [shown(value) for value in frame[name].tolist()]
+        if f"{name}_sd" in frame:
+            deviations = frame[f"{name}_sd"].tolist()
+            cells = [
+                cell if pd.isna(deviation) else f"{cell} +- {deviation:.2g}"
+                for cell, deviation in zip(cells, deviations, strict=True)
+            ]
+        columns[str(name).replace("_", " ")] = (frame[name].dtype.kind in "fiu", cells)
+    return columns
 
 
 def shown(value: Any) -> str:
