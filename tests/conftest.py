@@ -53,7 +53,7 @@ def digits() -> ImageData:
 def digits_run(tmp_path_factory: pytest.TempPathFactory, digits: ImageData) -> Run:
     """A real, short training on digits; tests read it and never write to it."""
     out = tmp_path_factory.mktemp("runs") / "digits"
-    return fit("resnet20", digits, out=out, epochs=4, lr=0.1, quiet=True)
+    return fit("resnet20", digits, out=out, epochs=4, batch_size=128, lr=0.1, quiet=True)
 
 
 @pytest.fixture

@@ -90,7 +90,7 @@ def test_fifty_thousand_photos_pack_and_train_in_little_memory(tmp_path: Path):
         # More than the bound, so that whoever holds all of the pixels cannot stay below it.
         assert sum(path.stat().st_size for path in (pack / "shards").iterdir()) > 1.5 * BOUND
         crops = ("--set", "augment.crop_scale=[0.5,1.0]")
-        settings = ("--model", "quick_resnet", "--epochs", 1, "--device", "cpu")  # 128 images a step
+        settings = ("--model", "quick_resnet", "--epochs", 1, "--batch-size", 128, "--device", "cpu")
         assert _largest("train", pack, *settings, *crops, "--out", out) < BOUND
     finally:
         for folder in (photos, pack):

@@ -224,6 +224,11 @@ def test_a_pack_is_opened_by_its_folder(photos: Path, tmp_path: Path):
     expected = load_data(tmp_path / "elsewhere", image_size=24, store="memory", limit=11)
     assert limited.fingerprint == expected.fingerprint
     assert limited.preprocessing == expected.preprocessing
+    held_out = load_data(tmp_path / "pack", limit_held_out=4)
+    assert {name: len(split) for name, split in held_out.splits.items()} == {
+        "train": len(whole.split("train")), "validation": 4, "test": 4,
+    }  # fmt: skip
+    assert set(held_out.split("test").index.tolist()) <= set(whole.split("test").index.tolist())
 
 
 def test_ranks_see_every_image_once_and_the_same_batches(photos: Path, tmp_path: Path):

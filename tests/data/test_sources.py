@@ -53,6 +53,17 @@ def test_a_limit_keeps_the_classes_in_proportion_and_the_other_splits(digits: Im
     assert reload_data(limited.describe()).fingerprint == limited.fingerprint
 
 
+def test_a_limit_of_the_held_out_images_leaves_those_of_training(digits: ImageData):
+    limited = load_data("digits", limit_held_out=30)
+    assert torch.equal(limited.split("train").index, digits.split("train").index)
+    for name in ("validation", "test"):
+        split = limited.split(name)
+        assert torch.bincount(split.labels).tolist() == [3] * 10
+        assert set(split.index.tolist()) <= set(digits.split(name).index.tolist())
+    assert reload_data(limited.describe()).fingerprint == limited.fingerprint != digits.fingerprint
+    assert load_data("digits", limit_held_out=10**6).fingerprint == digits.fingerprint
+
+
 def test_statistics_are_the_training_splits(digits: ImageData):
     values = digits.splits["train"].images.double() / 255
     assert digits.preprocessing.mean == pytest.approx([values.mean().item()])
@@ -73,6 +84,7 @@ def test_data_print_themselves(digits: ImageData):
         ({"source": "fashon_mnist"}, r"unknown data 'fashon_mnist'.*Did you mean 'fashion_mnist'\? Available: digits"),
         ({"source": "digits", "image_size": 0}, "image_size must be an integer of at least 1, got 0"),
         ({"source": "digits", "limit": 9}, "limit=9 is fewer images than the 10 classes. Choose at least 10"),
+        ({"source": "digits", "limit_held_out": 0}, "limit_held_out must be an integer of at least 1, got 0"),
         ({"source": "digits", "limit": 1.5}, "limit must be an integer of at least 1, got 1.5"),
         ({"source": "digits", "split_seed": 2**32}, r"split_seed must be below 2\*\*32, got 4294967296"),
         ({"source": Path("digits")}, "unknown data 'digits': there is no such folder"),

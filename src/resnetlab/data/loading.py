@@ -127,7 +127,7 @@ def from_pack(folder: Path, options: LoadOptions) -> ImageData:
     facts, table, images = open_pack(folder)
     usual, names = LoadOptions(source=""), tuple(facts["class_names"])
     made = {**facts["format"], **{name: facts["arguments"][name] for name in ("validation_fraction", "test_fraction")}}
-    if options.limit is None:  # else the seed draws the images to keep
+    if not options.limits:  # else the seed draws the images to keep
         made["split_seed"] = facts["arguments"]["split_seed"]
     for name, value in {**made, "class_names": names}.items():
         if getattr(options, name) not in (getattr(usual, name), value):
@@ -138,8 +138,8 @@ def from_pack(folder: Path, options: LoadOptions) -> ImageData:
     splits = {}
     for split, rows in table.groupby("split", sort=False):
         at = np.arange(len(rows))
-        if split == "train" and options.limit is not None:
-            at = limited(rows["label"].to_numpy(), len(names), options.limit, options.split_seed)
+        if (limit := options.limits.get(str(split), len(rows))) < len(rows):
+            at = limited(rows["label"].to_numpy(), len(names), limit, options.split_seed)
         rows = rows.iloc[at]
         splits[str(split)] = Split(
             images=images[str(split)].select(at),
@@ -193,7 +193,7 @@ def _draw(labels: Mapping[str, Tensor], class_names: tuple[str, ...], options: L
         class_names,
         validation_fraction=options.validation_fraction,
         test_fraction=options.test_fraction,
-        limit=options.limit,
+        limits=options.limits,
         seed=options.split_seed,
     )
 

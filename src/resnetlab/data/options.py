@@ -27,6 +27,7 @@ class LoadOptions:
     validation_fraction: float = 0.1
     test_fraction: float = 0.2
     limit: int | None = None
+    limit_held_out: int | None = None
     skip_unreadable: bool = False
     follow_links: bool = False
 
@@ -35,8 +36,9 @@ class LoadOptions:
             set_checked(self, data_root=str(self.data_root))  # a path, as files hold it
         if self.image_size is not None:
             set_checked(self, image_size=check_integer("image_size", self.image_size, 1))
-        if self.limit is not None:
-            set_checked(self, limit=check_integer("limit", self.limit, 1))
+        for name in ("limit", "limit_held_out"):
+            if (value := getattr(self, name)) is not None:
+                set_checked(self, **{name: check_integer(name, value, 1)})
         if self.channels not in (None, 1, 3):
             raise UserError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels!r}.")
         if check_integer("split_seed", self.split_seed, 0) >= 2**32:
@@ -54,3 +56,9 @@ class LoadOptions:
             skip_unreadable=check_flag("skip_unreadable", self.skip_unreadable),
             follow_links=check_flag("follow_links", self.follow_links),
         )
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """The most images to take of a split, by its name, where there is a limit."""
+        limits = {"train": self.limit, "validation": self.limit_held_out, "test": self.limit_held_out}
+        return {split: limit for split, limit in limits.items() if limit is not None}

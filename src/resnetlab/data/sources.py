@@ -50,6 +50,7 @@ def load_data(
     validation_fraction: float = 0.1,
     test_fraction: float = 0.2,
     limit: int | None = None,
+    limit_held_out: int | None = None,
     skip_unreadable: bool = False,
     follow_links: bool = False,
     workers: int | None = None,
@@ -90,6 +91,7 @@ def load_data(
             puts all of them there.
         limit: the most training images to take, drawn with the classes in proportion and fixed by
             `split_seed`, for a first try or a small budget; the other splits stay whole.
+        limit_held_out: likewise, the most images of each other split, where evaluation would take too long.
         skip_unreadable: leave unreadable files out with a warning instead of raising.
         follow_links: follow symbolic links that leave the folder.
         workers: decoding threads or processes; the images do not depend on it. One for each processor
@@ -118,6 +120,7 @@ def load_data(
         validation_fraction=validation_fraction,
         test_fraction=test_fraction,
         limit=limit,
+        limit_held_out=limit_held_out,
         skip_unreadable=skip_unreadable,
         follow_links=follow_links,
     )
@@ -153,7 +156,7 @@ def pack_data(
     Raises:
         UserError: the source is none of those, files are unreadable, or the folder cannot be used.
     """
-    known = {field.name for field in fields(LoadOptions)} - {"source", "store", "limit"}
+    known = {field.name for field in fields(LoadOptions)} - {"source", "store", "limit", "limit_held_out"}
     for name in options:
         if name not in known:
             raise UserError(

@@ -35,7 +35,7 @@ def draw_splits(
     *,
     validation_fraction: float,
     test_fraction: float,
-    limit: int | None = None,
+    limits: Mapping[str, int] | None = None,
     seed: int,
 ) -> dict[str, Drawn]:
     """Returns the splits to make of those that the source has.
@@ -48,7 +48,7 @@ def draw_splits(
         class_names: for the message where there are too few images.
         validation_fraction: of the training images.
         test_fraction: of all images; 1 makes all of them test images.
-        limit: the most training images to keep, None for all.
+        limits: the most images to keep of a split, by its name; all of one that is not named.
         seed: fixes what is drawn.
 
     Raises:
@@ -70,10 +70,11 @@ def draw_splits(
         draw("test", test_fraction)
     if "train" in splits and "validation" not in splits and validation_fraction > 0:
         draw("validation", validation_fraction)
-    if limit is not None and "train" in splits and limit < len(splits["train"].positions):
-        train = splits["train"]
-        kept = limited(labels[train.source][train.positions].numpy(), len(class_names), limit, seed)
-        splits["train"] = Drawn(train.source, train.positions[kept])
+    for name, limit in (limits or {}).items():
+        if name in splits and limit < len(splits[name].positions):
+            whole = splits[name]
+            kept = limited(labels[whole.source][whole.positions].numpy(), len(class_names), limit, seed)
+            splits[name] = Drawn(whole.source, whole.positions[kept])
     return {name: splits[name] for name in SPLITS if name in splits}
 
 
