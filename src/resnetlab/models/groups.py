@@ -7,11 +7,11 @@ from typing import Any
 
 from resnetlab.core.checks import check_number
 from resnetlab.core.errors import UserError, unknown
-from resnetlab.models.resnet import ResNet, check_network
+from resnetlab.models.network import Network, sections_of
 
 
 def parameter_groups(
-    model: ResNet,
+    model: Network,
     lr: float,
     *,
     rates: Mapping[str, float] | None = None,
@@ -52,10 +52,10 @@ def parameter_groups(
 
 
 def part_rates(
-    model: ResNet, lr: float, *, rates: Mapping[str, float] | None = None, layer_decay: float | None = None
+    model: Network, lr: float, *, rates: Mapping[str, float] | None = None, layer_decay: float | None = None
 ) -> dict[str, float]:
     """Returns the learning rate of every part, from "stem" to "head"; arguments and errors as of `parameter_groups`."""
-    names = list(check_network(model).sections())
+    names = list(sections_of(model))
     lr = check_number("lr", lr, 0, above=True)
     if rates and layer_decay is not None:
         raise UserError("rates and layer_decay both set the learning rates of the parts. Give one of them.")

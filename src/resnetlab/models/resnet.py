@@ -7,25 +7,23 @@ from typing import Literal, overload
 from torch import Tensor, nn
 
 from resnetlab.core.errors import UserError
-from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.models.blocks import BLOCK_CLASSES, ResidualBlock, Site
 from resnetlab.models.config import ResNetConfig
+from resnetlab.models.network import Network
 from resnetlab.models.parts import parts_for
 from resnetlab.models.stems import build_stem
 from resnetlab.models.stochastic import DropBlock
 from resnetlab.scratch.initialization import he_normal_, xavier_uniform_
 
 
-class ResNet(nn.Module):
+class ResNet(Network):
     """A residual network, or its plain twin, as its configuration says.
 
     Names of parameters are torchvision's wherever torchvision has the same network.
 
     Attributes:
         config: the architecture.
-        class_names: what the outputs mean, once the network was trained on data.
-        preprocessing: what the images went through in training, likewise.
-        frozen: what `freeze` froze; its normalisation stays in evaluation mode whatever `train` says.
+        class_names, preprocessing, frozen: as of every `Network`.
         altered: why the configuration no longer describes the network, or None; set by surgery that goes
             beyond the family, such as folding. Such a network cannot be saved as one of the family.
     """
@@ -35,9 +33,6 @@ class ResNet(nn.Module):
         if not isinstance(config, ResNetConfig):
             raise UserError(f"ResNet takes a ResNetConfig, got {config!r}. To build by name, use create_model.")
         self.config = config
-        self.class_names: tuple[str, ...] | None = None
-        self.preprocessing: Preprocessing | None = None
-        self.frozen: frozenset[str] = frozenset()
         self.altered: str | None = None
 
         parts = parts_for(config)
@@ -125,15 +120,6 @@ class ResNet(nn.Module):
         closing = [self.norm, self.act] if self.config.preactivation else []
         sections["head"] = [*closing, self.avgpool, self.fc]
         return sections
-
-    def train(self, mode: bool = True) -> ResNet:
-        """Sets training or evaluation mode; what is frozen stays in evaluation mode."""
-        super().train(mode)
-        sections = self.sections()
-        for name in self.frozen:
-            for module in sections[name]:
-                module.eval()
-        return self
 
     def set_drop_progress(self, share: float) -> None:
         """Tells DropBlock what share of the training is done: its rate rises linearly from 0."""

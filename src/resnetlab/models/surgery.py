@@ -18,6 +18,7 @@ from resnetlab.core.errors import UserError, unknown
 from resnetlab.models.blocks import ResidualBlock
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.folding import fold_batch_norm, is_convolution
+from resnetlab.models.network import AnyNetwork, sections_of
 from resnetlab.models.resnet import (
     ResNet,
     block_site,
@@ -100,7 +101,7 @@ def first_convolution(model: ResNet) -> nn.Module:
     return next(module for module in model.get_submodule("conv1").modules() if is_convolution(module))
 
 
-def freeze(model: ResNet, *names: str) -> ResNet:
+def freeze(model: AnyNetwork, *names: str) -> AnyNetwork:
     """Stops the training of parts of a network: neither their weights nor their running statistics change.
 
     They stay in evaluation mode whatever `train()` is called on the network, or on what holds it.
@@ -110,13 +111,13 @@ def freeze(model: ResNet, *names: str) -> ResNet:
         names: of "stem", "stage1", ..., "head".
     """
     if not names:
-        raise UserError(f"say what to freeze: one or more of {', '.join(check_network(model).sections())}.")
+        raise UserError(f"say what to freeze: one or more of {', '.join(sections_of(model))}.")
     return _set_frozen(model, names, True)
 
 
-def unfreeze(model: ResNet, *names: str) -> ResNet:
+def unfreeze(model: AnyNetwork, *names: str) -> AnyNetwork:
     """Undoes `freeze`, for the parts named or, without names, for all that are frozen."""
-    return _set_frozen(model, names or tuple(check_network(model).frozen), False)
+    return _set_frozen(model, names or sections_of(model).keys() & model.frozen, False)
 
 
 def deepen(
@@ -242,8 +243,8 @@ def _one_block_deeper(config: ResNetConfig, stage: int, after: int) -> ResNetCon
     return dataclasses.replace(config, depths=depths, drop_path=drop_path)
 
 
-def _set_frozen(model: ResNet, names: Iterable[str], frozen: bool) -> ResNet:
-    sections = check_network(model).sections()
+def _set_frozen(model: AnyNetwork, names: Iterable[str], frozen: bool) -> AnyNetwork:
+    sections = sections_of(model)
     for name in names:
         if name not in list(sections):
             raise unknown("part of the network", name, sections)
