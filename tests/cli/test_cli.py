@@ -89,7 +89,7 @@ def test_without_out_a_run_gets_a_name(cli: Cli, tmp_path: Path, monkeypatch: py
     code, _, err = cli("train", "digits", "--epochs", 1, "--batch-size", 1293)
     assert code == 0, err
     (run,) = (tmp_path / "runs").iterdir()
-    assert run.name.startswith("digits-resnet20-")
+    assert run.name.startswith("digits-quick_resnet-")
 
 
 def test_models_and_summary(cli: Cli):

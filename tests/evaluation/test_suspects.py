@@ -79,7 +79,7 @@ def test_the_order_of_the_classes_does_not_matter(network: ResNet, digits: Image
 def test_a_class_that_nothing_is_labelled_with_is_never_likely(network: ResNet, digits: ImageData):
     eights = torch.nonzero(digits.split("test").labels == 8)[:, 0]
     suspects = suspect_labels(network, relabelled(digits, "test", eights, torch.tensor(1)), "test")
-    assert (suspects["prediction"] == "8").sum() > 10
+    assert (suspects["prediction"] == "8").any()
     assert not suspects[suspects["prediction"] == "8"]["likely"].any()
 
 

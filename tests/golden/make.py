@@ -21,17 +21,18 @@ def first_losses(count: int = 20) -> list[float]:
     import torch
 
     from resnetlab.core.randomness import torch_seeded
+    from resnetlab.data.augment import Augmentation
     from resnetlab.data.batches import training_batches
     from resnetlab.data.sources import load_data
     from resnetlab.models.catalog import create_model
     from resnetlab.training.machine import Machine
-    from resnetlab.training.recipes import resolve_recipe
+    from resnetlab.training.recipe import Recipe
     from resnetlab.training.schedule import learning_rate
     from resnetlab.training.step import build_optimizer, training_step
 
     data = load_data("digits")
-    augment = {"augment.flip": False, "augment.crop_padding": 0.125}
-    recipe = resolve_recipe("quick", **{"batch_size": 32, "epochs": 1, "lr": 0.1, **augment})
+    augment = Augmentation(crop_padding=0.125, flip=False)
+    recipe = Recipe(epochs=1, batch_size=32, lr=0.1, clip_norm=1.0, label_smoothing=0.1, augment=augment)
     machine = Machine(device="cpu", precision="float64", memory_format="contiguous", threads=torch.get_num_threads())
     with torch_seeded(0, "initial weights"):
         model = create_model("resnet20", in_channels=1)

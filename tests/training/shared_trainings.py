@@ -27,16 +27,19 @@ from resnetlab.training import fit as fitting
 from resnetlab.training import loop
 from resnetlab.training.fit import fit, resume
 from resnetlab.training.machine import Machine
+from resnetlab.training.recipe import Recipe
 
 TINY = ResNetConfig(depths=(1, 1), widths=(4, 8), stem="cifar", shortcut="A", in_channels=1, num_classes=10)
 STEPS = 55  # five epochs of digits
 RANK = int(os.environ.get("RANK", "0"))
 STEP = loop.training_step
-SETTINGS: dict[str, Any] = {"epochs": 5, "lr": 0.5, "precision": "float64", "quiet": True}
+RECIPE = Recipe(name="shared", epochs=5, lr=0.5, clip_norm=1.0, label_smoothing=0.1)
+SETTINGS: dict[str, Any] = {"recipe": RECIPE, "precision": "float64", "quiet": True}
 CURVES: dict[str, dict[str, Any]] = {
     "plain": {},
     "mixed": {"augment.mixup": 0.2, "label_smoothing": 0.1, "class_weights": "balanced", "clip_norm": 0.5},
     "in parts": {"accumulate": 4, "average": 0.9},
+    "orthogonal": {"optimizer": "muon", "lr": 0.05},
     "unfrozen": {"freeze": "stem", "layer_decay": 0.5, "head_epochs": 1, "unfreeze_epochs": 2},
 }
 SELECTED: dict[str, Any] = {**SETTINGS, "epochs": 6, "lr": 1.0, "average": 0.8, "keep": "best", "patience": 2}
@@ -178,7 +181,7 @@ def killed(folder: Path) -> None:
 
     if RANK == 1:
         loop.training_step = at_step(15, kill)
-    main(["train", "digits", "--model", "resnet20", "--epochs", "2", "--precision", "float64",
+    main(["train", "digits", "--model", "resnet20", "--epochs", "2", "--batch-size", "128", "--precision", "float64",
           "--out", str(folder / "run")])  # fmt: skip
 
 

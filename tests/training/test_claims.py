@@ -7,6 +7,7 @@ import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -94,7 +95,8 @@ def test_a_deepened_network_trained_on_is_not_worse(preactivation: bool, tmp_pat
     """
     blocks = {"preactivation": preactivation, "shortcut_norm": not preactivation}
     config = ResNetConfig(depths=(1, 1, 1), widths=(16, 32, 64), stem="cifar", in_channels=1, num_classes=10, **blocks)
-    settings = {"epochs": 15, "batch_size": 64, "precision": "float32", "quiet": True}
+    settings: dict[str, Any] = {"epochs": 15, "batch_size": 64, "precision": "float32", "quiet": True}
+    settings |= {"optimizer": "sgd", "weight_decay": 5e-4, "average": 0.0}
     shallow, deeper = [], []
     for seed in range(3):
         run = fit(config, digits, out=tmp_path / f"shallow-{seed}", seed=seed, **settings)

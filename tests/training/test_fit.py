@@ -114,7 +114,7 @@ def test_a_name_takes_channels_classes_and_stem_from_the_data(image_folder: Path
 def test_a_loss_that_is_never_finite_stops_the_training(digits: ImageData, tmp_path: Path):
     out = tmp_path / "run"
     with pytest.raises(UserError, match=r"not finite in 10 steps in a row, up to step 11 of epoch 1.*lower learning"):
-        fit(TINY, digits, out=out, epochs=3, lr=1e30, precision="float32", quiet=True)
+        fit(TINY, digits, out=out, epochs=3, optimizer="sgd", batch_size=128, lr=1e30, precision="float32", quiet=True)
     bad = pd.read_csv(out / "bad_steps.csv")
     assert bad["step"].tolist() == list(range(2, 12))
     first = generator(0, "order", epoch=0).permutation(len(digits.splits["train"]))[128:256]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import math
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,11 +20,13 @@ from resnetlab.data.augment import Augmentation
 from resnetlab.data.batches import Batch, training_batches
 from resnetlab.data.store import ImageData
 from resnetlab.models.resnet import ResNet
+from resnetlab.report.compare import compare
 from resnetlab.training import loop
 from resnetlab.training.average import WeightAverage
 from resnetlab.training.checkpoint import Progress, restore_checkpoint, save_checkpoint
 from resnetlab.training.fit import fit
 from resnetlab.training.machine import Machine
+from resnetlab.training.prepare import recipe_for
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import RECIPES, resolve_recipe
 from resnetlab.training.schedule import image_size, learning_rate
@@ -193,6 +197,52 @@ def test_training_ends_when_patience_does(
     assert torch.equal(last, tensors["model.conv1.weight"])
 
 
+def test_validation_is_measured_as_often_as_the_recipe_says(digits: ImageData, tmp_path: Path):
+    few, every = (
+        fit(TINY, digits, out=tmp_path / name, epochs=5, validate_every=validate_every, batch_size=1000, quiet=True)
+        for name, validate_every in (("few", 2), ("every", 1))
+    )
+    measured = few.history["val_top1"].notna()
+    assert measured.tolist() == [False, True, False, True, True]
+    pd.testing.assert_frame_equal(
+        few.history.loc[measured, ["val_loss", "val_top1"]], every.history.loc[measured, ["val_loss", "val_top1"]]
+    )
+    assert (few.history["train_loss"] == every.history["train_loss"]).all()
+    assert compare([few, every])["best_val_top1"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "batch_size", "lr"),
+    [
+        ({"epoch_steps": 6}, 200, 0.4),  # 1,293 images are 6 steps of 200
+        ({"epoch_steps": 7}, 100, 0.4),
+        ({"epoch_steps": 7, "scale_lr": True}, 100, 0.4 / math.sqrt(2)),
+        ({"epoch_steps": 1000}, 100, 0.4),  # a batch of 50 would be too small
+        ({"epoch_steps": 1000, "accumulate": 60}, 200, 0.4),
+    ],
+)
+def test_few_images_make_smaller_batches(digits: ImageData, changes: dict[str, Any], batch_size: int, lr: float):
+    recipe = recipe_for(Recipe(batch_size=200, lr=0.4, **changes), digits, ResNet(TINY))
+    assert recipe.batch_size == batch_size
+    assert recipe.lr == pytest.approx(lr)
+
+
+def test_what_is_given_is_taken_for_few_images_too(
+    digits: ImageData, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    def taken(**changes: Any) -> tuple[int, float]:
+        recipe = recipe_for(resolve_recipe("quick", **changes), digits, ResNet(TINY))
+        return recipe.batch_size, recipe.lr
+
+    usual = RECIPES["quick"]()
+    assert taken() == (64, pytest.approx(usual.lr / math.sqrt(usual.batch_size / 64)))
+    assert taken(batch_size=512) == (512, usual.lr)
+    assert taken(lr=0.3) == (64, 0.3)
+    run = fit(TINY, digits, out=tmp_path / "run", epochs=1)
+    assert run.settings["recipe"]["batch_size"] == 64
+    assert "batches of 64 images instead of 256, because there are few; learning rate 0.1" in capfd.readouterr().err
+
+
 def test_patience_needs_a_validation_split(tmp_path: Path):
     data = resnetlab.load_data("digits", validation_fraction=0.0)
     with pytest.raises(UserError, match=r"patience=2 needs a validation split .*, and digits has none. Set patience=0"):
@@ -211,6 +261,12 @@ def test_patience_needs_a_validation_split(tmp_path: Path):
         ({"start_size": 0}, "start_size must be a finite number above 0 and at most 1, got 0"),
         ({"grow_until": 1.5}, "grow_until must be a finite number at least 0 and at most 1, got 1.5"),
         ({"average": 1}, "average must be a finite number at least 0 and below 1, got 1"),
+        ({"epoch_steps": -1}, "epoch_steps must be an integer of at least 0, got -1"),
+        ({"validate_every": 0}, "validate_every must be an integer of at least 1, got 0"),
+        (
+            {"validate_every": 3, "patience": 2},
+            "patience=2 would end every training .* after validate_every=3",
+        ),
         ({"patience": -1}, "patience must be an integer of at least 0, got -1"),
         ({"class_weights": "heavy"}, "unknown class_weights 'heavy'"),
         ({"decay_all": 1}, "decay_all must be true or false, got 1"),

@@ -31,7 +31,7 @@ from resnetlab.training.recipe import Recipe
 from resnetlab.training.step import build_optimizer, check_memory_layout
 from resnetlab.weights.tensors import read_tensors, write_tensors
 
-SETTINGS = {"epochs": 3, "lr": 0.1, "keep": "best", "precision": "bfloat16", "quiet": True}
+SETTINGS = {"epochs": 3, "batch_size": 128, "lr": 0.1, "keep": "best", "precision": "bfloat16", "quiet": True}
 
 # A training that sends itself a signal at a given step, and a save killed half-way: real deaths at known places.
 KILLED_AT_STEP = """
@@ -49,8 +49,8 @@ def counted(*args, **kwargs):
     return result
 loop.training_step = counted
 from resnetlab.cli.main import main
-main(["train", "digits", "--model", "resnet20", "--epochs", "3", "--lr", "0.1", "--set", "keep=best",
-      "--precision", "bfloat16", "--out", out])
+main(["train", "digits", "--model", "resnet20", "--epochs", "3", "--batch-size", "128", "--lr", "0.1",
+      "--set", "keep=best", "--precision", "bfloat16", "--out", out])
 """
 KILLED_IN_SAVE = KILLED_AT_STEP.replace(
     "loop.training_step = counted",
@@ -237,7 +237,7 @@ def test_every_kind_of_network_resumes_exactly(
 ):
     def train(out: Path) -> Run:
         torch.manual_seed(0)
-        return fit(make(), digits, out=out, epochs=2, quiet=True, **settings)
+        return fit(make(), digits, out=out, epochs=2, batch_size=128, quiet=True, **settings)
 
     whole = train(tmp_path / "whole")
     step, taken = loop.training_step, 0

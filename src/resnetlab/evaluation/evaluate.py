@@ -23,6 +23,7 @@ from resnetlab.evaluation.confusion import confused_pairs
 from resnetlab.evaluation.forward import Answers, answer_split, trained_on
 from resnetlab.evaluation.metrics import by_class, by_image, embedding_frame, overall, wilson_interval
 from resnetlab.evaluation.result import Evaluation
+from resnetlab.models.network import Network
 from resnetlab.models.resnet import ResNet
 from resnetlab.weights.file import load
 
@@ -83,7 +84,7 @@ def evaluate(
 
 
 def evaluate_split(
-    model: ResNet,
+    model: Network,
     data: ImageData,
     split: str | None = None,
     *,
@@ -184,7 +185,7 @@ def _run_of(subject: str | Path | Run | ResNet) -> Run | None:
     return Run(subject)
 
 
-def _check_fits(model: ResNet, data: ImageData) -> None:
+def _check_fits(model: Network, data: ImageData) -> None:
     preprocessing, class_names = trained_on(model)
     if unknown := [name for name in data.class_names if name not in class_names]:
         raise UserError(

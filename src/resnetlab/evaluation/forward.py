@@ -14,6 +14,7 @@ from resnetlab.core.console import console, is_live
 from resnetlab.core.errors import UserError
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.data.store import ImageData
+from resnetlab.models.network import Network
 from resnetlab.models.resnet import ResNet, check_network
 
 _PIXELS_PER_BATCH = {"cpu": 2**19, "accelerator": 2**22}
@@ -34,7 +35,7 @@ class Answers:
     embeddings: Tensor
 
 
-def trained_on(model: ResNet) -> tuple[Preprocessing, tuple[str, ...]]:
+def trained_on(model: Network) -> tuple[Preprocessing, tuple[str, ...]]:
     """Returns the preprocessing and class names of a trained network, or raises `UserError` for any other."""
     if model.preprocessing is None or model.class_names is None:
         raise UserError(
@@ -44,7 +45,7 @@ def trained_on(model: ResNet) -> tuple[Preprocessing, tuple[str, ...]]:
     return model.preprocessing, model.class_names
 
 
-def answer(model: ResNet, images: Tensor, preprocessing: Preprocessing) -> Answers:
+def answer(model: Network, images: Tensor, preprocessing: Preprocessing) -> Answers:
     """Returns logits and embeddings of uint8 images (N, C, H, W) of the network's size.
 
     The network stays on its device, and each of its modules returns to the mode that it was in.
@@ -53,7 +54,7 @@ def answer(model: ResNet, images: Tensor, preprocessing: Preprocessing) -> Answe
 
 
 def answer_split(
-    model: ResNet,
+    model: Network,
     data: ImageData,
     split: str,
     preprocessing: Preprocessing,
@@ -85,7 +86,7 @@ def answer_split(
 
 
 @contextmanager
-def evaluating(model: ResNet) -> Iterator[None]:
+def evaluating(model: Network) -> Iterator[None]:
     """Sets evaluation mode and full float32 within the block; afterwards all is as it was, module by module."""
     modes = {module: module.training for module in model.modules()}
     tf32 = torch.backends.cudnn.allow_tf32
@@ -99,7 +100,7 @@ def evaluating(model: ResNet) -> Iterator[None]:
             module.training = training
 
 
-def batch_size(model: ResNet, pixels: int, *, keeping: bool = False) -> int:
+def batch_size(model: Network, pixels: int, *, keeping: bool = False) -> int:
     """Returns how many images of so many pixels a network takes at once; a quarter of it where it keeps its maps."""
     kind, share = _kind(model), 4 if keeping else 1
     return max(1, min(_LARGEST_BATCH[kind], _PIXELS_PER_BATCH[kind] // pixels) // share)
@@ -135,17 +136,17 @@ def check_pixels(images: Tensor) -> None:
         )
 
 
-def _kind(model: ResNet) -> str:
+def _kind(model: Network) -> str:
     return "cpu" if next(model.parameters()).device.type == "cpu" else "accelerator"
 
 
-def _normalized(model: ResNet, images: Tensor, preprocessing: Preprocessing) -> Tensor:
+def _normalized(model: Network, images: Tensor, preprocessing: Preprocessing) -> Tensor:
     parameter = next(model.parameters())
     batch = preprocessing.normalize(images.to(parameter.device), parameter.dtype)
     return batch.contiguous(memory_format=torch.channels_last)
 
 
-def _answer(model: ResNet, batches: Iterable[Tensor], preprocessing: Preprocessing) -> Answers:
+def _answer(model: Network, batches: Iterable[Tensor], preprocessing: Preprocessing) -> Answers:
     logits, embeddings = [], []
     with torch.inference_mode(), evaluating(model):
         for images in batches:

@@ -49,13 +49,13 @@ def figure(
 def line(
     x: Sequence[Any], y: Iterable[Any], *, name: str, color: str, dash: str = "solid", hover: str, **trace: Any
 ) -> dict[str, Any]:
-    """Returns the trace of a line, with a point at each value where they are few; nothing where there is no value."""
+    """Returns the trace of a line, with over values that are missing, with points where they are few."""
     values = finite(y)
-    if not any(value is not None for value in values):
+    if not (there := sum(value is not None for value in values)):
         return {}
     return {
-        "type": "scatter", "name": name, "x": list(x), "y": values,
-        "mode": "lines+markers" if len(values) <= 3 else "lines", "cliponaxis": False,
+        "type": "scatter", "name": name, "x": list(x), "y": values, "connectgaps": True,
+        "mode": "lines+markers" if there <= 3 else "lines", "cliponaxis": False,
         "line": {"color": color, "width": 2, "dash": dash}, "marker": {"size": 6, "color": color},
         "hovertemplate": hover, **trace,
     }  # fmt: skip

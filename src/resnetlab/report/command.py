@@ -38,7 +38,7 @@ def train_command(settings: Mapping[str, Any], *, mirrors: bool | None = None) -
         mirrors: whether the data may be mirrored, which decides what `augment.flip="auto"` means; None
             where the data are not at hand.
     """
-    if settings["data"]["source"] == ARRAYS:
+    if settings["data"]["source"] == ARRAYS or settings["data"].get("limit_held_out"):
         return None
     pretrained = settings["model"].get("pretrained")
     try:

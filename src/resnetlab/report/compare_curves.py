@@ -91,7 +91,8 @@ def _draw(figure: Figure, histories: Mapping[str, pd.DataFrame], notes: Sequence
         lift = 2 if len(history) <= _FEW else 0  # above the lines of longer runs
         for axes, (_, _, training, validation, _) in zip(panels, CURVES, strict=True):
             axes.plot(across, history[training], clip_on=False, zorder=2 + lift, **look, **_TRAINING_LINE)
-            axes.plot(across, history[validation], clip_on=False, zorder=3 + lift, **look, **_VALIDATION_LINE)
+            values = history[validation].interpolate(limit_area="inside")  # over epochs without validation
+            axes.plot(across, values, clip_on=False, zorder=3 + lift, **look, **_VALIDATION_LINE)
         shown = _VALIDATION_LINE if history["val_loss"].notna().to_numpy().any() else _TRAINING_LINE
         handles.append(Line2D([], [], **look, **shown))
     for axes, (_, title, *_) in zip(panels, CURVES, strict=True):

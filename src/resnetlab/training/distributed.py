@@ -27,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from resnetlab.core.console import console
 from resnetlab.core.errors import ToldElsewhereError, UserError
+from resnetlab.models.network import Network
 from resnetlab.models.resnet import ResNet
 from resnetlab.training.machine import Machine
 from resnetlab.training.recipe import Recipe
@@ -251,7 +252,7 @@ def connected() -> Iterator[Ranks]:
         console.quiet = quiet
 
 
-def share_out(model: ResNet, ranks: Ranks, machine: Machine, recipe: Recipe) -> nn.Module:
+def share_out(model: Network, ranks: Ranks, machine: Machine, recipe: Recipe) -> nn.Module:
     """Returns what forward and backward passes go through: the network itself, or torch's wrapper around it.
 
     The network has the first rank's weights on all ranks then. Its gradients lie in memory as its parameters do.
@@ -266,7 +267,7 @@ def share_out(model: ResNet, ranks: Ranks, machine: Machine, recipe: Recipe) -> 
     return DistributedDataParallel(model, process_group=group, gradient_as_bucket_view=True)
 
 
-def end_sharing(shared: nn.Module, model: ResNet) -> None:
+def end_sharing(shared: nn.Module, model: Network) -> None:
     """Gives up what `share_out` made; batch normalisation takes the place of the synchronised one, with its tensors."""
     if isinstance(shared, DistributedDataParallel):
         dist.destroy_process_group(shared.process_group)

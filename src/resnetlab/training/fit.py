@@ -111,7 +111,7 @@ def fit(
             if found is not None:
                 loaded = load_source(network, found, data.class_names)
                 preprocessing = _normalized_alike(preprocessing, found)
-            recipe = recipe_for(recipe, data, network)
+            asked, recipe = recipe, recipe_for(recipe, data, network)
             check_recipe(recipe, ranks, network, own_machine)
             new_folder = _new_folder(folder, data, name) if ranks.is_first else Path()
         ranks.check_equal("the images", data.fingerprint)
@@ -122,6 +122,11 @@ def fit(
                 console.print(data)
                 together = "" if ranks.is_alone else f" in each of {ranks.ranks} processes"
                 notice(f"{name} on {machine}{together}, recipe {recipe.name}, into {new_folder}")
+                if recipe.batch_size != asked.batch_size:
+                    notice(
+                        f"batches of {recipe.batch_size} images instead of {asked.batch_size}, because there are few; "
+                        f"learning rate {recipe.lr:.3g}"
+                    )
                 if loaded is not None:
                     notice(str(loaded))
                 if parts := describe(recipe, network):

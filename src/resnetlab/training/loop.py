@@ -20,7 +20,7 @@ from resnetlab.data.batches import batch_bounds, training_batches
 from resnetlab.data.store import ImageData
 from resnetlab.evaluation.forward import answer_split
 from resnetlab.evaluation.metrics import overall
-from resnetlab.models.resnet import ResNet
+from resnetlab.models.network import Network
 from resnetlab.training.average import WeightAverage
 from resnetlab.training.checkpoint import Progress, restore_checkpoint, save_checkpoint
 from resnetlab.training.display import TrainingDisplay
@@ -42,7 +42,7 @@ RESULTS_STEPS = {"cpu": 1, "accelerator": 50}
 
 
 def train(
-    model: ResNet,
+    model: Network,
     data: ImageData,
     *,
     preprocessing: Preprocessing,
@@ -60,7 +60,7 @@ def train(
 
     Args:
         model: fresh, or of the same architecture as the checkpoint when resuming.
-        data: trained on "train"; "validation" is measured after every epoch; "test" is not touched.
+        data: trained on "train"; "validation" is measured as often as the recipe says; "test" is not touched.
         preprocessing: normalises the images.
         recipe: resolved, with no "auto" left in it.
         machine: device, precision, memory format and threads.
@@ -189,7 +189,7 @@ def train(
             with average.in_place() if average else nullcontext():
                 last_lr = learning_rate(recipe, done - 1, total_steps)
                 ranks.share_state(model)
-                row = _row(progress, model, data, preprocessing, ranks, lr=last_lr, done=done)
+                row = _row(progress, model, data, preprocessing, ranks, recipe, lr=last_lr, done=done)
                 _remember_best(progress, model, recipe, row)
             rows.append(row)
             if ranks.is_first:
@@ -224,7 +224,7 @@ def _has_no_more_patience(recipe: Recipe, progress: Progress) -> bool:
     return 0 < recipe.patience <= progress.epoch - progress.best_epoch
 
 
-def _remember_best(progress: Progress, model: ResNet, recipe: Recipe, row: dict[str, Any]) -> None:
+def _remember_best(progress: Progress, model: Network, recipe: Recipe, row: dict[str, Any]) -> None:
     if row["val_top1"] > progress.best_top1:
         progress.best_top1, progress.best_epoch = row["val_top1"], row["epoch"]
         if recipe.keep == "best":
@@ -233,25 +233,26 @@ def _remember_best(progress: Progress, model: ResNet, recipe: Recipe, row: dict[
 
 def _row(
     progress: Progress,
-    model: ResNet,
+    model: Network,
     data: ImageData,
     preprocessing: Preprocessing,
     ranks: Ranks,
+    recipe: Recipe,
     *,
     lr: float,
     done: int,
 ) -> dict[str, Any]:
-    """Measures the validation split and returns the epoch's row of the history."""
-    start = time.perf_counter()
+    """Measures the validation split, where it is time to, and returns the epoch's row of the history."""
+    start, epoch = time.perf_counter(), progress.epoch + 1
     validation = {"loss": math.nan, "top1": math.nan}
-    if "validation" in data.splits:
+    if "validation" in data.splits and (epoch % recipe.validate_every == 0 or epoch == recipe.epochs):
         labels = data.splits["validation"].labels
         share = answer_split(model, data, "validation", preprocessing, rank=ranks.rank, ranks=ranks.ranks)
         logits = ranks.gather(share.logits)
         validation = ranks.from_first(lambda: overall(logits, labels))
     progress.seconds += time.perf_counter() - start
     return {
-        "epoch": progress.epoch + 1,
+        "epoch": epoch,
         "step": done,
         "lr": lr,
         "train_loss": progress.loss_sum / progress.images if progress.images else math.nan,

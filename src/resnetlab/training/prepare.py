@@ -13,12 +13,14 @@ from resnetlab.core.runs import Run
 from resnetlab.data.store import ImageData
 from resnetlab.models.catalog import config_for_data, model_config
 from resnetlab.models.config import ResNetConfig
+from resnetlab.models.network import Network
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.stems import CIFAR_STEM_LIMIT
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.transfer import check_parts
 from resnetlab.weights.sources import Source, open_weights
 
+_SMALLEST_BATCH = 64
 PRETRAINED = "pretrained"
 """What a network is called that is built as the file of its weights says."""
 
@@ -102,7 +104,7 @@ def _config_by_name(
     return config_for_data(name, image_size=data.image_size, overrides=overrides, **ends)
 
 
-def recipe_for(recipe: Recipe, data: ImageData, network: ResNet) -> Recipe:
+def recipe_for(recipe: Recipe, data: ImageData, network: Network) -> Recipe:
     """Resolves what the data decide, and refuses what they or the network do not allow."""
     check_parts(recipe, network)
     needs = {
@@ -116,5 +118,18 @@ def recipe_for(recipe: Recipe, data: ImageData, network: ResNet) -> Recipe:
                 f"Set {instead}, or load the data with validation_fraction above 0."
             )
     if recipe.augment.flip == "auto":
-        return recipe.changed(**{"augment.flip": data.mirrors})
-    return recipe
+        recipe = recipe.changed(**{"augment.flip": data.mirrors})
+    return _with_enough_steps(recipe, len(data.split("train")))
+
+
+def _with_enough_steps(recipe: Recipe, images: int) -> Recipe:
+    """Halves the batches of a recipe until an epoch has as many steps as it asks for."""
+    batch_size = recipe.batch_size
+    smallest = max(_SMALLEST_BATCH, 2 * recipe.accumulate)
+    while batch_size >= 2 * smallest and images < recipe.epoch_steps * batch_size:
+        batch_size //= 2
+    if batch_size == recipe.batch_size:
+        return recipe
+    factor = (batch_size / recipe.batch_size) ** 0.5 if recipe.scale_lr else 1.0
+    rates = {name: factor * rate for name, rate in recipe.rates.items()}
+    return recipe.changed(batch_size=batch_size, lr=factor * recipe.lr, rates=rates, epoch_steps=0, scale_lr=False)

@@ -11,7 +11,7 @@ from resnetlab.core.checks import check_choice, check_flag, check_integer, check
 from resnetlab.core.errors import UserError
 from resnetlab.data.augment import Augmentation
 
-OPTIMIZERS = ("sgd", "adamw", "scratch_sgd")
+OPTIMIZERS = ("sgd", "adamw", "muon", "scratch_sgd")
 LOSSES = ("cross_entropy", "scratch_cross_entropy")
 SCHEDULES = ("one_cycle", "cosine", "milestones", "every", "constant")
 
@@ -25,6 +25,9 @@ class Recipe:
         networks: what `model="auto"` takes: a name of the catalogue for images of up to 64 pixels, and one above.
         epochs: passes over the training images.
         batch_size: images of one step, over all processes.
+        epoch_steps: fewest steps of an epoch. Of so few images that there would be less, `batch_size` is halved until
+            there are as many, but not below 64. 0 takes it as it is, as does whoever gives a batch size.
+        scale_lr: whether the learning rates are then divided by the root of 2 for each halving.
         accumulate: parts that a step's images are taken in, one after the other, where they do not fit into
             memory together. Normalisation sees a part at a time.
         sync_norm: batch normalisation takes mean and variance over the images of all processes, not of each alone.
@@ -44,10 +47,12 @@ class Recipe:
             (gradual unfreezing, Howard and Ruder 2018); with 0 all are at once. What is frozen is passed over. The
             schedule goes on meanwhile.
         optimizer: "sgd", torch's stochastic gradient descent; "adamw" (Loshchilov and Hutter 2019), whose first
-            beta is `momentum`; or "scratch_sgd", that of `resnetlab.scratch`.
+            beta is `momentum`; "muon", see `resnetlab.training.muon` (Jordan et al. 2024); or "scratch_sgd", that
+            of `resnetlab.scratch`.
         momentum: of stochastic gradient descent.
         nesterov: whether momentum looks ahead (Sutskever et al. 2013).
-        weight_decay: on weights of convolutions and linear layers.
+        weight_decay: on weights of convolutions and linear layers; of "adamw" and "muon" it is apart from the
+            gradient, so that it is usually larger.
         decay_all: weight decay on scales, shifts and biases too, as the first papers have it.
         clip_norm: longest gradient, over all parameters together, that is taken as it is; a longer one is
             scaled down to it (Pascanu et al. 2013). 0 leaves every gradient as it is.
@@ -60,8 +65,10 @@ class Recipe:
         grow_until: share of the epochs after which they have their final size.
         average: decay a step of the moving average of the weights, which is what is validated and kept
             (Polyak and Juditsky 1992); early on it forgets faster. 0 averages nothing.
+        validate_every: epochs between measurements of the validation split; the last epoch always has one.
         keep: the weights that the run ends with: "final", or those of the "best" validation top-1.
-        patience: epochs without a better validation top-1 after which training ends; 0 never does.
+        patience: epochs without a better validation top-1 after which training ends, at least as many as
+            `validate_every`; 0 never does.
 
     Raises:
         UserError: a value is out of range.
@@ -71,6 +78,8 @@ class Recipe:
     networks: tuple[str, str] = ("resnet20", "resnet18")
     epochs: int = 20
     batch_size: int = 128
+    epoch_steps: int = 0
+    scale_lr: bool = False
     accumulate: int = 1
     sync_norm: bool = False
     lr: float = 0.1
@@ -97,6 +106,7 @@ class Recipe:
     start_size: float = 1.0
     grow_until: float = 0.5
     average: float = 0.0
+    validate_every: int = 1
     keep: str = "final"
     patience: int = 0
 
@@ -106,6 +116,8 @@ class Recipe:
             networks=tuple(self.networks),
             epochs=check_integer("epochs", self.epochs, 1),
             batch_size=check_integer("batch_size", self.batch_size, 2),
+            epoch_steps=check_integer("epoch_steps", self.epoch_steps, 0),
+            scale_lr=check_flag("scale_lr", self.scale_lr),
             accumulate=check_integer("accumulate", self.accumulate, 1),
             sync_norm=check_flag("sync_norm", self.sync_norm),
             lr=check_number("lr", self.lr, 0, above=True),
@@ -131,6 +143,7 @@ class Recipe:
             start_size=check_number("start_size", self.start_size, 0, 1, above=True),
             grow_until=check_number("grow_until", self.grow_until, 0, 1),
             average=check_number("average", self.average, 0, 1, below=True),
+            validate_every=check_integer("validate_every", self.validate_every, 1),
             keep=check_choice("keep", self.keep, ("final", "best")),
             patience=check_integer("patience", self.patience, 0),
         )
@@ -140,6 +153,12 @@ class Recipe:
             raise UserError(f"augment must be an Augmentation, got {self.augment!r}.")
         if self.nesterov and self.momentum == 0 and self.optimizer != "adamw":
             raise UserError("nesterov=True needs momentum above 0. Set nesterov=False, or give a momentum.")
+        if 0 < self.patience < self.validate_every:
+            raise UserError(
+                f"patience={self.patience} would end every training before its first validation, after "
+                f"validate_every={self.validate_every} epochs. Have patience for as many "
+                "epochs at least, or validate more often."
+            )
         if self.batch_size < 2 * self.accumulate:
             raise UserError(
                 f"batch_size={self.batch_size} leaves less than two images for each of accumulate={self.accumulate} "

@@ -14,6 +14,7 @@ from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.data.batches import Batch
 from resnetlab.training.distributed import shares, summed, without_exchange
 from resnetlab.training.machine import Machine
+from resnetlab.training.muon import Muon
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.transfer import optimizer_groups
 
@@ -32,6 +33,8 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     groups = optimizer_groups(model, recipe)
     if recipe.optimizer == "scratch_sgd":
         return scratch.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
+    if recipe.optimizer == "muon":
+        return Muon(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
     fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, 0.999), fused=fused)

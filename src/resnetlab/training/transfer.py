@@ -1,6 +1,6 @@
 """Which parts of a network a recipe trains, from which epoch on, and at which learning rates.
 
-Parts are those of `ResNet.sections`: "stem", "stage1", ..., "head".
+Parts are those of the network's `sections`, of a ResNet "stem", "stage1", ..., "head".
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from torch import nn
 
 from resnetlab.core.errors import UserError, unknown
 from resnetlab.models.groups import parameter_groups, part_rates
-from resnetlab.models.resnet import ResNet
+from resnetlab.models.network import Network
 from resnetlab.models.surgery import freeze, unfreeze
 from resnetlab.training.recipe import Recipe
 
 
-def check_parts(recipe: Recipe, model: ResNet) -> None:
+def check_parts(recipe: Recipe, model: Network) -> None:
     """Raises `UserError` where the recipe names parts that the network has not, or would train nothing."""
     sections = model.sections()
     for name in (*recipe.freeze, *recipe.rates):
@@ -35,7 +35,7 @@ def check_parts(recipe: Recipe, model: ResNet) -> None:
         )
 
 
-def first_epochs(recipe: Recipe, model: ResNet) -> dict[str, int]:
+def first_epochs(recipe: Recipe, model: Network) -> dict[str, int]:
     """Returns the epoch, from 0, from which each part is trained, without the parts that stay frozen.
 
     Args:
@@ -72,7 +72,7 @@ def optimizer_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     return groups
 
 
-def describe(recipe: Recipe, model: ResNet) -> str:
+def describe(recipe: Recipe, model: Network) -> str:
     """Returns what is trained, at which highest rate and from when, or nothing where it is all at one rate."""
     first = first_epochs(recipe, model)
     rates = part_rates(model, recipe.lr, **_rates(recipe))
@@ -99,7 +99,7 @@ class TrainedParts:
         recipe: checked by `check_parts`.
     """
 
-    def __init__(self, model: ResNet, recipe: Recipe) -> None:
+    def __init__(self, model: Network, recipe: Recipe) -> None:
         self._model = model
         self._own = model.frozen
         self._by_hand = [parameter for parameter in model.parameters() if not parameter.requires_grad]
@@ -130,7 +130,7 @@ def _rates(recipe: Recipe) -> dict[str, Any]:
     return {"rates": recipe.rates} if recipe.rates else {"layer_decay": recipe.layer_decay}
 
 
-def _trained(model: ResNet, names: Iterable[str]) -> list[nn.Parameter]:
+def _trained(model: Network, names: Iterable[str]) -> list[nn.Parameter]:
     """Returns the parameters of parts that require gradients."""
     sections = model.sections()
     modules = [module for name in names for module in sections[name]]
