@@ -38,7 +38,7 @@ def test_a_claim_holds_where_every_difference_is_as_expected():
     found = weigh(differences(a=5.0, b=-5.0, c=0.5), {"a": "above", "b": "below", "c": "not above"}, "error against x")
     assert found.claim == HOLDS
     assert found.words.startswith("error against x: a +5.00 (standard error 1.00), b -5.00")
-    assert "(Holm 1979): here a, b do" in found.words
+    assert '(Holm 1979): here "a", "b" do' in found.words
 
 
 @pytest.mark.parametrize("expected", [{"a": "above", "c": "above"}, {"c": "below"}])
@@ -58,8 +58,8 @@ def test_differences_without_expectation_are_told_and_do_not_decide():
 
 
 def test_words_for_none_and_for_one_that_counts():
-    assert weigh(differences(a=0.1), {"a": "above"}, "x").words.endswith("here none does")
-    assert weigh(differences(a=9.0), {"a": "above"}, "x").words.endswith("here a does")
+    assert weigh(differences(a=0.1), {"a": "above"}, "x").words.endswith("here no difference does")
+    assert weigh(differences(a=9.0), {"a": "above"}, "x").words.endswith('here "a" does')
 
 
 def test_every_network_is_compared_with_the_baseline():

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import signal
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from matplotlib.figure import Figure
 
 from resnetlab import load_data
@@ -15,9 +17,10 @@ from resnetlab.data.store import ImageData
 from resnetlab.studies import StudyResult, lab
 from resnetlab.studies.conduct import Finding, conduct
 from resnetlab.studies.lab import Lab, network
-from resnetlab.studies.measure import errors, over_seeds
+from resnetlab.studies.measure import errors, guessing, over_seeds
 from resnetlab.studies.plan import Cell
 from resnetlab.studies.question import HOLDS, Question, Verdict, columns_of
+from resnetlab.training.machine import choose_machine
 
 QUESTION = Question(
     name="trial",
@@ -65,7 +68,7 @@ def test_a_study_leaves_tables_picture_verdict_and_page(few: ImageData, tmp_path
         "study.toml", "runs", "parts", "result.json", "table.parquet", "published.parquet", "line.png", "study.html",
     }  # fmt: skip
     page = (tmp_path / "s" / "study.html").read_text()
-    for words in ("Is &lt;this&gt; a question?", "The claim holds here.", "a line &amp; no more", "Nobody 2026", "1.5"):
+    for words in ("Is &lt;this&gt; a question?", "The claim holds here:", "a line &amp; no more", "Nobody 2026", "1.5"):
         assert words in page
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)
     again = StudyResult.load(tmp_path / "s")
@@ -99,7 +102,7 @@ def test_a_study_that_was_stopped_goes_on_with_what_is_done(few: ImageData, tmp_
         return real(*arguments, **named)
 
     monkeypatch.setattr(lab, "fit", stop_at_the_second)
-    with pytest.raises(Interrupted, match="continue with: resnetlab study trial digits --out"):
+    with pytest.raises(Interrupted, match=r"continue with: the same call of resnetlab\.studies\.trial"):
         conduct(QUESTION, few, {"out": tmp_path / "s", "quiet": True}, answer)
     result = conduct(QUESTION, few, {"out": tmp_path / "s", "quiet": True}, answer)
     assert trained == ["small-0", "small-1", "small-1"]
@@ -169,7 +172,32 @@ def test_images_in_memory_have_a_size_already(few: ImageData, tmp_path: Path):
 def test_the_full_protocol_is_the_papers(few: ImageData, tmp_path: Path):
     study = Lab(QUESTION, few, {}, out=tmp_path / "s", full=True, quiet=True)
     plan = study.prepare([Cell(name="x", network=network(study, **SMALL), seed=0)])
-    assert (plan.images, plan.epochs, study.recipe.name) == (64, 182, "paper-cifar")
+    assert (plan.images, plan.epochs, study.recipe.name) == (64, 64_000, "paper-cifar")  # a step an epoch
+    assert study.recipe.augment.flip == "auto"
+    source = Lab(QUESTION, "digits", {}, out=tmp_path / "all", full=True, quiet=True)
+    assert source.prepare([Cell(name="x", network=network(source, **SMALL), seed=0)]).epochs == round(64_000 / 12)
+
+
+@pytest.mark.parametrize(("argument", "hint"), [("depth", "'depths'"), ("seed", "'seeds'"), ("bugdet", "'budget'")])
+def test_an_argument_that_is_none_is_refused(few: ImageData, tmp_path: Path, argument: str, hint: str):
+    with pytest.raises(UserError, match=f"unknown argument of trial '{argument}'. Did you mean {hint}"):
+        Lab(QUESTION, few, {"depths": [20]}, out=tmp_path / "s", **{argument: 3})  # type: ignore[arg-type]
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_study_goes_on_in_the_precision_that_it_began_in(few: ImageData, tmp_path: Path, planned, monkeypatch):
+    chosen = iter(("bfloat16", "float32"))
+    real = choose_machine
+    monkeypatch.setattr("resnetlab.studies.lab.choose_machine", lambda device, _: real(device, next(chosen)))
+    for seed in range(2):
+        study = Lab(QUESTION, few, {}, out=tmp_path / "s", quiet=True)
+        cell = Cell(name=f"{seed}", network=network(study, **SMALL), seed=seed)
+        study.prepare([cell])
+        (run,) = study.train([cell])
+        assert run.settings["machine"]["precision"] == "bfloat16"
+    assert any(words.endswith("in bfloat16") for words in study.deviations())
+    with pytest.raises(UserError, match="precision was 'auto' and is 'float64'"):
+        Lab(QUESTION, few, {}, out=tmp_path / "s", quiet=True, precision="float64")
 
 
 def test_a_plan_stays_when_the_study_goes_on(few: ImageData, tmp_path: Path, monkeypatch):
@@ -185,7 +213,21 @@ def test_a_source_is_limited_to_what_the_plan_has(tmp_path: Path, monkeypatch):
     study = Lab(QUESTION, "digits", {}, out=tmp_path / "s", quiet=True, budget=1)
     plan = study.prepare([Cell(name="x", network=network(study, **SMALL), seed=0)])
     assert len(study.data.split("train")) == plan.images < 1437
+    assert len(study.data.split("test")) == 360
+    assert any("figures are of all 360 test images" in words for words in study.deviations())
+    assert study.command == f"resnetlab study trial digits --out {tmp_path / 's'} --budget 1"
     assert "validation" not in study.data.splits
+
+
+def test_held_out_images_are_limited_to_what_the_plan_has(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("resnetlab.studies.plan.seconds_per_image", lambda *_: 0.1)
+    monkeypatch.setattr("resnetlab.studies.plan.FEWEST_EVALUATED", 50)
+    monkeypatch.setattr("resnetlab.studies.plan._EVALUATION", 0.03)
+    study = Lab(QUESTION, "digits", {}, out=tmp_path / "s", quiet=True, budget=7)
+    # 3 % of 336 seconds, at a thirtieth of a second an image.
+    plan = study.prepare([Cell(name="x", network=network(study, **SMALL), seed=0)])
+    assert plan.evaluated == len(study.data.split("test")) == 302
+    assert any("figures are of 302 of 360 test images" in words for words in study.deviations())
 
 
 def test_a_deviation_stands_with_its_mean():
@@ -197,6 +239,12 @@ def test_a_deviation_stands_with_its_mean():
         "error": (True, ["4.5 +- 0.12", "1234"]),
         "seeds": (True, ["3", "1"]),
     }
+
+
+def test_guessing_names_the_commonest_class():
+    accuracy, loss = guessing(torch.tensor([0, 0, 0, 2]))
+    assert accuracy == 75.0
+    assert loss == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
 
 
 def test_seeds_are_averaged_with_their_deviation():

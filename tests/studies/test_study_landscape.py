@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from resnetlab import load_data
@@ -22,6 +23,7 @@ from resnetlab.models.resnet import ResNet
 from resnetlab.studies import surfaces
 from resnetlab.studies.directions import Surface, random_direction
 from resnetlab.studies.landscape import QUESTION, judge, landscape, rises
+from resnetlab.studies.landscape_pictures import draw_contours, draw_surfaces
 from resnetlab.studies.plan import Plan
 from resnetlab.studies.question import FAILS, HOLDS, OPEN
 from resnetlab.studies.surfaces import RADII, nine_points
@@ -186,13 +188,15 @@ def test_images_and_precision_fit_the_budget(monkeypatch, off, seconds, asked, e
     )
     bench = Bench(load_data("digits", validation_fraction=0.0))
     bench.precision = asked
-    found = surfaces.make_effort(bench, [(lambda: None, 6), (lambda: None, 4)], seconds=100)  # type: ignore[arg-type]
+    networks = [(lambda: None, 6), (lambda: None, 4)]
+    found = surfaces.make_effort(bench, networks, images=0, seconds=100)  # type: ignore[arg-type]
     assert (found.precision, found.images, found.off) == (*expected, off)
+    assert surfaces.make_effort(bench, networks, images=70, seconds=100).images == 70  # type: ignore[arg-type]
 
 
 def test_without_a_budget_there_are_as_many_images_as_the_data_have_up_to_2000(digits: ImageData, monkeypatch):
     monkeypatch.setattr(surfaces, "nine_points", lambda *_: (0.5, {"float32": 1.0, "bfloat16": 1.0}))
-    found = surfaces.make_effort(Bench(digits), [(lambda: None, 1)], seconds=None)  # type: ignore[arg-type]
+    found = surfaces.make_effort(Bench(digits), [(lambda: None, 1)], images=0, seconds=None)  # type: ignore[arg-type]
     assert found.images == len(digits.split("train"))
 
 
@@ -271,3 +275,21 @@ def test_the_published_figures_name_both_kinds():
     published = pd.DataFrame(list(QUESTION.published)).set_index("network")["value"]
     assert (published["residual56"], published["plain56"]) == (5.89, 13.31)
     assert np.isfinite(published).all()
+
+
+def test_losses_that_are_not_finite_are_drawn_as_high_as_the_highest():
+    places = [-1.0, 0.0, 1.0]
+    surfaces_ = pd.DataFrame(
+        [
+            {"network": kind, "depth": 20, "x": x, "y": y, "loss": 10.0 ** (3 * (abs(x) + abs(y)))}
+            for kind in ("plain", "residual")
+            for x in places
+            for y in places
+        ]
+    )
+    surfaces_.loc[0, "loss"], surfaces_.loc[1, "loss"] = math.inf, math.nan
+    draw_surfaces(Figure(), surfaces_, "digits")
+    figure = Figure()
+    draw_contours(figure, surfaces_, GUESSING, "digits")
+    figure.draw_without_rendering()
+    assert figure.axes[-1].get_ylim()[1] == pytest.approx(1e6 * 1.001)

@@ -174,8 +174,8 @@ def rows(**costs: tuple[float, ...]) -> pd.DataFrame:
     )
 
 
-def whole(plain: float = 10.0) -> pd.DataFrame:
-    found = [{"network": "plain", "error": plain}, {"network": "residual", "error": 5.0}]
+def whole(plain: float = 10.0, residual: float = 5.0) -> pd.DataFrame:
+    found = [{"network": "plain", "error": plain}, {"network": "residual", "error": residual}]
     return pd.DataFrame([{**row, "seed": seed} for row in found for seed in (0, 1)])
 
 
@@ -198,7 +198,13 @@ def test_the_verdict_is_by_the_bounds_of_the_claim(residual: tuple, plain: tuple
 def test_a_plain_twin_that_learned_nothing_leaves_it_undecided():
     verdict = judge(rows(residual=(1.0, 1.1), plain=(0.0, 0.1)), whole(plain=88.0), chance=10.0)
     assert verdict.claim == OPEN
-    assert "only 2.0 points better than guessing" in verdict.words
+    assert "the plain twin is only 2.0 points better than guessing" in verdict.words
+
+
+def test_a_residual_network_that_learned_nothing_leaves_it_undecided():
+    verdict = judge(rows(residual=(0.0, 0.1), plain=(60.0, 65.0)), whole(residual=90.0), chance=10.0)
+    assert verdict.claim == OPEN
+    assert "the residual twin is only 0.0 points better than guessing" in verdict.words
 
 
 @pytest.mark.parametrize(

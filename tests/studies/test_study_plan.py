@@ -24,11 +24,14 @@ def speed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(plan, "seconds_per_image", lambda *_: 0.01)
 
 
-def planned(*, works: tuple[float, ...] = (1.0, 1.0), minutes: float, images: int = 1000, may_leave_out: bool = True):
+def planned(
+    *, works: tuple[float, ...] = (1.0, 1.0), minutes: float, images: int = 1000, held_out: int = 300,
+    share: float = 1.0, may_leave_out: bool = True,
+):  # fmt: skip
     cells = [Cell(name=f"{at}", network=NETWORK, seed=0, work=work) for at, work in enumerate(works)]
     return make_plan(
         cells, RECIPE, PREPROCESSING, MACHINE,
-        images=images, evaluated=300, minutes=minutes, may_leave_out=may_leave_out,
+        images=images, evaluated=held_out, minutes=minutes, share=share, may_leave_out=may_leave_out,
     )  # fmt: skip
 
 
@@ -79,15 +82,35 @@ def test_speed_is_measured_for_each_size_of_images_and_of_batches(monkeypatch: p
 
 
 def test_a_budget_that_is_too_small_says_what_would_do(speed):
-    with pytest.raises(UserError, match=r"2 trainings need at least 2 minutes here, and the budget has 0\.5"):
+    with pytest.raises(UserError, match=r"2 trainings need a budget of at least 2 minutes here, and it is 0\.5"):
         planned(minutes=0.5)
     assert planned(minutes=2).epochs >= 1
+
+
+@pytest.mark.parametrize("held_out", [300, 60_000])
+@pytest.mark.parametrize("share", [1.0, 0.55])
+def test_the_budget_that_is_named_is_accepted(speed, held_out: int, share: float):
+    with pytest.raises(UserError, match="a budget of at least") as refused:
+        planned(minutes=0.5, held_out=held_out, share=share)
+    needed = int(str(refused.value).split("at least ")[1].split()[0])
+    assert planned(minutes=needed, held_out=held_out, share=share).epochs >= 1
+    with pytest.raises(UserError):
+        planned(minutes=0.8 * needed - 1, held_out=held_out, share=share)
+
+
+def test_evaluation_takes_its_share_of_the_budget_at_most(speed):
+    # 480 s, of which 15 % are 72 s, and an image of both networks takes 1/150 s.
+    assert planned(minutes=10, held_out=20_000).evaluated == 10_800
+    assert planned(minutes=10, held_out=9_000).evaluated == 9_000
+    assert planned(minutes=1.5, held_out=20_000).evaluated == plan.FEWEST_EVALUATED == 2_000
+    assert planned(minutes=1.5, held_out=900).evaluated == 900
+    assert planned(minutes=10, held_out=20_000, may_leave_out=False).evaluated == 20_000
 
 
 def test_images_that_were_given_are_not_left_out(speed):
     found = planned(minutes=3, may_leave_out=False)
     assert (found.images, found.epochs) == (1000, 6)
-    with pytest.raises(UserError, match="2 trainings need at least"):
+    with pytest.raises(UserError, match="2 trainings need a budget of at least"):
         planned(minutes=1, images=10_000, may_leave_out=False)
 
 

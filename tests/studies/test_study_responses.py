@@ -66,19 +66,24 @@ def rows(plain: tuple[float, float], residual: tuple[float, float], seeds: int =
     ],
 )
 def test_the_verdict_is_by_twins_and_by_depth(plain: tuple, residual: tuple, claim: str):
-    assert judge(rows(plain, residual), [20, 56]).claim == claim
+    assert judge(rows(plain, residual), [20, 56], chance=10.0).claim == claim
 
 
 def test_a_plain_network_that_learned_little_is_not_compared():
     found = rows((1.0, 0.5), (0.8, 0.6))
     found.loc[(found["network"] == "plain") & (found["depth"] == 56), "train_error"] = 88.0
-    verdict = judge(found, [20, 56])
-    assert verdict.claim == HOLDS  # by what is left: 20 layers, and residual networks over depths
+    verdict = judge(found, [20, 56], chance=10.0)
+    assert verdict.claim == OPEN  # what is left would hold: 20 layers, and residual networks over depths
     assert "Without shortcuts 56 layers still have a training error of 88 %, and are not compared" in verdict.words
 
 
+def test_what_a_plain_network_must_have_learned_is_more_than_to_guess():
+    assert judge(rows((1.0, 1.0), (0.8, 0.6)), [20, 56], chance=50.0).claim == OPEN  # 30 % of errors, 25 are half
+    assert judge(rows((1.0, 0.5), (0.8, 0.9)), [20, 56], chance=50.0).claim == FAILS  # that of residual networks
+
+
 def test_one_seed_is_never_certain():
-    assert judge(rows((1.0, 1.0), (0.8, 0.6), seeds=1), [20, 56]).claim == OPEN
+    assert judge(rows((1.0, 1.0), (0.8, 0.6), seeds=1), [20, 56], chance=10.0).claim == OPEN
 
 
 def test_depths_are_checked():

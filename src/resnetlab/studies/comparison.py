@@ -13,6 +13,7 @@ from resnetlab.models.catalog import config_for_data
 from resnetlab.models.config import ResNetConfig
 from resnetlab.studies.lab import Lab
 from resnetlab.studies.noise import BEYOND, Difference, difference
+from resnetlab.studies.outside import OutsideConfig
 from resnetlab.studies.plan import Cell
 from resnetlab.studies.question import FAILS, HOLDS, OPEN, Verdict
 
@@ -31,7 +32,7 @@ def named_network(lab: Lab, model: str, **fields: Any) -> ResNetConfig:
     return config_for_data(model, image_size=lab.image_size, overrides=fields, **lab.channels_and_classes)
 
 
-def cells_of(lab: Lab, networks: Mapping[str, ResNetConfig], **fields: Any) -> list[Cell]:
+def cells_of(lab: Lab, networks: Mapping[str, ResNetConfig | OutsideConfig], **fields: Any) -> list[Cell]:
     """Returns the trainings of each network with each seed; what they are called is the label "network"."""
     return [
         Cell(
@@ -63,7 +64,8 @@ def told_apart(differences: Mapping[str, Difference]) -> set[str]:
 
     Holm's procedure (1979) on normal tails: the chance that any is told from 0 where there is none stays that of a
     single difference beyond twice its standard error, 4.6 %. So one alone counts from 2 standard errors on, the
-    largest of three from 2.43, the next from 2.28. With few seeds the standard errors themselves are rough.
+    largest of three from 2.43, the next from 2.28. With few seeds the standard errors themselves are rough: of three
+    the chance is 12 % for one difference and about 20 % that any of five is told from 0.
     """
     tails = 2 * NormalDist().cdf(-BEYOND)
     sizes = {name: _errors_from_zero(found) for name, found in differences.items()}
@@ -106,5 +108,5 @@ def _errors_from_zero(found: Difference) -> float:
 
 
 def _listed(certain: set[str], differences: Mapping[str, Difference]) -> str:
-    names = [name for name in differences if name in certain]
-    return f"here {', '.join(names)} {'do' if len(names) > 1 else 'does'}" if names else "here none does"
+    names = [f'"{name}"' for name in differences if name in certain]  # one of them may be called none
+    return f"here {', '.join(names)} {'do' if len(names) > 1 else 'does'}" if names else "here no difference does"

@@ -12,11 +12,12 @@ from resnetlab.data.sources import load_data
 from resnetlab.data.store import ImageData
 from resnetlab.studies.page import write_page
 from resnetlab.studies.question import StudyResult
-from resnetlab.studies.setup import SetUp
+from resnetlab.studies.setup import SetUp, check_names
 
 
 def conduct_all(studies: Mapping[str, Callable[..., StudyResult]], data: str | Path | ImageData, setup: SetUp) -> Path:
     """Conducts studies one after the other and returns the page of all of them; see `study_all`."""
+    check_names("study_all", setup)
     setup = setup.copy()
     name = data.name if isinstance(data, ImageData) else _name(data, setup)
     folder = Path(setup.pop("out", None) or Path("studies") / f"all-{name}")

@@ -219,10 +219,6 @@ def _curves(lab: Lab, cells: Sequence[Cell], runs: Sequence[Run], macs: Mapping[
     return pd.concat(frames, ignore_index=True)
 
 
-def _points(curves: pd.DataFrame, kind: str) -> np.ndarray:
-    return curves.loc[curves["network"] == kind, ["compute", "train_loss"]].to_numpy()
-
-
 def _draw(figure: Figure, curves: pd.DataFrame, rows: pd.DataFrame, data: str) -> None:
     left, right = figure.subplots(1, 2)
     means = over_seeds(curves, ("network", "compute"), ("train_loss",))

@@ -28,13 +28,15 @@ from resnetlab.core.errors import UserError
 from resnetlab.core.files import atomic, read_toml, write_toml
 from resnetlab.core.runs import Run
 from resnetlab.data.sources import load_data
-from resnetlab.data.store import ImageData
+from resnetlab.data.store import ImageData, Split
 from resnetlab.evaluation.evaluate import default_split
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
+from resnetlab.studies.outside import OutsideConfig
+from resnetlab.studies.outside_runs import train_outside
 from resnetlab.studies.plan import Cell, Plan, make_plan
 from resnetlab.studies.question import SCHEMA_VERSION, Question
-from resnetlab.studies.setup import BUDGET, SEEDS, SetUp, command_line
+from resnetlab.studies.setup import BUDGET, SEEDS, SetUp, check_names, command_line
 from resnetlab.studies.views import at_size
 from resnetlab.training.fit import fit, resume
 from resnetlab.training.machine import choose_machine
@@ -42,8 +44,9 @@ from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import resolve_recipe
 from resnetlab.weights.file import load
 
-_SMALL = 5_000
-"""Training images below which batches of 64 are taken, so that there are steps enough."""
+_STEPS = 64_000  # of the paper's protocol
+_BATCH = 64
+"""Images of a step: half of what is usual, because within minutes it is steps that are few."""
 
 
 class Lab:
@@ -59,6 +62,7 @@ class Lab:
     def __init__(
         self, question: Question, data: str | Path | ImageData, options: Mapping[str, Any], **setup: Unpack[SetUp]
     ) -> None:
+        check_names(question.name, setup, options)
         self.question = question
         self.seeds = range(check_integer("seeds", setup.get("seeds", SEEDS), 1))
         self.full = check_flag("full", setup.get("full", False))
@@ -86,9 +90,12 @@ class Lab:
             "seeds": len(self.seeds),
             "full": self.full,
             "budget": self._minutes,
+            "precision": self._precision,
             "options": json.loads(json.dumps(dict(options))),
         }
-        self.command = command_line(question.name, self._all, options, setup)
+        self.command = f"the same call of resnetlab.studies.{question.name}, with the same images"
+        if self._source is not None:
+            self.command = command_line(question.name, self._all, options, setup)
         self._settings = self._open()
         self._viewed: tuple[Any, ImageData] | None = None
 
@@ -114,18 +121,19 @@ class Lab:
 
     @functools.cached_property
     def data(self) -> ImageData:
-        """The images that the study works with: as many of the training split as the plan has."""
-        if self._source is None or self.plan.images >= len(self._all.split("train")):
+        """The images that the study works with: as many as the plan has."""
+        plan, held_out = self.plan, len(self._held_out)
+        is_whole = plan.images >= len(self._all.split("train")) and (plan.evaluated or held_out) >= held_out
+        if self._source is None or is_whole:
             return self._all
-        return _load(self._source, limit=self.plan.images)
+        return _load(self._source, limit=plan.images, limit_held_out=plan.evaluated)
 
     @functools.cached_property
     def recipe(self) -> Recipe:
         """How every training of the study goes, but for its epochs and what a cell changes."""
         if self.full:
-            return resolve_recipe("paper-cifar")
-        size = 64 if len(self._all.split("train")) < _SMALL else 128
-        return Recipe(name="study", lr=0.1, batch_size=size, clip_norm=1.0)
+            return resolve_recipe("paper-cifar", **{"augment.flip": "auto"})  # digits are not mirrored
+        return Recipe(name="study", lr=0.1, batch_size=_BATCH, clip_norm=1.0)
 
     @property
     def plan(self) -> Plan:
@@ -146,16 +154,17 @@ class Lab:
         """
         if "plan" not in self._settings:
             images = len(self._all.split("train"))
+            machine = choose_machine(self._device, self._precision)
             if self.full:
-                plan = Plan(images=images, epochs=self.recipe.epochs, minutes=0.0)
+                plan = Plan(images=images, epochs=round(_STEPS / -(-images // self.recipe.batch_size)), minutes=0.0)
             else:
-                evaluated = len(self._all.split(default_split(self._all)))
                 plan = make_plan(
-                    cells, self.recipe, self._all.preprocessing, choose_machine(self._device, self._precision),
-                    images=images, evaluated=evaluated, minutes=self._minutes * share,
+                    cells, self.recipe, self._all.preprocessing, machine, images=images,
+                    evaluated=len(self._held_out), minutes=self._minutes, share=share,
                     may_leave_out=self._source is not None,
                 )  # fmt: skip
-            self._settings["plan"] = dataclasses.asdict(plan)
+            # "auto" could choose otherwise when the study goes on, and networks of two precisions do not compare.
+            self._settings |= {"trained_in": machine.precision, "plan": dataclasses.asdict(plan)}
             write_toml(self.folder / "study.toml", self._settings)
         plan = self.plan
         about = f", about {plan.minutes:g} minutes" if plan.minutes else ""
@@ -221,25 +230,40 @@ class Lab:
         size = self._all.image_size
         steps = plan.epochs * -(-plan.images // recipe.batch_size)
         part = "all" if plan.images >= total else f"{plan.images:,} of"
+        tested = len(self._held_out)
+        taken = len(self.data.split(default_split(self.data)))
+        evaluated = f"all {tested:,}" if taken == tested else f"{taken:,} of {tested:,}"
         seeds = "one seed" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
+        details = f"rate {recipe.lr:g}, weight decay {recipe.weight_decay:g}, gradients clipped to {recipe.clip_norm:g}"
+        how = "" if self.full else f" ({details}; one cycle, where the papers divide the rate in steps)"
         return [
             f"data: {self._all.name} at {size}x{size} pixels, {part} {total:,} training images",
-            f"training: {plan.epochs} epochs, {steps:,} steps of {recipe.batch_size} images, {seeds}",
-            f"figures are of the {default_split(self._all)} split, one view of each image, the last weights",
+            f"training: {plan.epochs} epochs, {steps:,} steps of {recipe.batch_size} images, {seeds}, in "
+            f"{self._settings['trained_in']}",
+            f"recipe: {recipe.name}{how}",
+            f"figures are of {evaluated} {default_split(self._all)} images, one view of each, the last weights",
         ]
+
+    @property
+    def _held_out(self) -> Split:
+        """The images that networks are evaluated on, before any is left out."""
+        return self._all.split(default_split(self._all))
 
     def _train(self, cell: Cell, folder: Path) -> Run:
         data = self.images_of(cell)
-        if (folder / "run.toml").is_file() and any((folder / "checkpoints").glob("*")):
-            return resume(folder, data=data, quiet=True)
-        if folder.exists():
+        begun = (folder / "run.toml").is_file() and any((folder / "checkpoints").glob("*"))
+        if folder.exists() and not begun:
             shutil.rmtree(folder)  # it was stopped before anything was worth keeping
         images = None if cell.view is None else len(data.split("train"))
-        return fit(
-            cell.network, data, pretrained=cell.pretrained, recipe=self.recipe, out=folder, seed=cell.seed,
-            device=self._device, precision=self._precision, quiet=True,
-            **{"epochs": self.plan.epochs_of(cell, images), **cell.changes},
-        )  # fmt: skip
+        epochs = self.plan.epochs_of(cell, images)
+        # Where the images to evaluate on are those called "validation", once is enough: after the last epoch.
+        recipe = self.recipe.changed(**{"epochs": epochs, "validate_every": epochs, **cell.changes})
+        where = {"out": folder, "seed": cell.seed, "device": self._device, "precision": self._settings["trained_in"]}
+        if isinstance(cell.network, OutsideConfig):
+            return train_outside(cell.network, data, pretrained=cell.pretrained, recipe=recipe, **where)
+        if begun:
+            return resume(folder, data=data, quiet=True)
+        return fit(cell.network, data, pretrained=cell.pretrained, recipe=recipe, quiet=True, **where)
 
     def _open(self) -> dict[str, Any]:
         """Makes the folder, or makes sure that what was begun in it is this study."""
@@ -269,7 +293,7 @@ def network(lab: Lab, **fields: Any) -> ResNetConfig:
     return ResNetConfig(**{**fields, **lab.channels_and_classes})
 
 
-def _load(source: Mapping[str, Any], limit: int | None = None) -> ImageData:
+def _load(source: Mapping[str, Any], **limits: Any) -> ImageData:
     """Loads images without a validation split, which no study looks at, where there are test images."""
-    data = load_data(**source, validation_fraction=0.0, limit=limit)
-    return data if set(data.splits) != {"train"} else load_data(**source, limit=limit)
+    data = load_data(**source, validation_fraction=0.0, **limits)
+    return data if set(data.splits) != {"train"} else load_data(**source, **limits)

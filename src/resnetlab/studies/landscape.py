@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Unpack
@@ -19,7 +18,7 @@ from resnetlab.studies.conduct import Finding, conduct
 from resnetlab.studies.depths import check_depths, twin_cells
 from resnetlab.studies.lab import Lab
 from resnetlab.studies.landscape_pictures import draw_contours, draw_lines, draw_surfaces
-from resnetlab.studies.measure import errors, over_seeds
+from resnetlab.studies.measure import errors, guessing, over_seeds
 from resnetlab.studies.noise import Difference, difference, spread
 from resnetlab.studies.question import OPEN, Question, StudyResult, Verdict
 from resnetlab.studies.setup import SetUp
@@ -49,29 +48,33 @@ _USED = 0.8  # of the rest
 
 def landscape(
     data: str | Path | ImageData = "digits", *, depths: Sequence[int] = (20,), points: int = 13, lines: int = 3,
-    **setup: Unpack[SetUp],
+    images: int = 0, **setup: Unpack[SetUp],
 ) -> StudyResult:  # fmt: skip
     """Draws the loss over a plane through plain and residual networks, and measures its rise along random lines.
 
     Directions are normalised filter by filter, so that networks with weights of different sizes compare. The loss is
-    that on training images that are not augmented, the same for all networks, in evaluation mode; on as many as the
-    budget allows, at most 2,000.
+    that on training images that are not augmented, the same for all networks, in evaluation mode.
 
     Args:
         data: what `load_data` takes, or returned.
         depths: layers, 6n + 2 each.
         points: of the surface, along each of its two axes; the paper has 51.
         lines: random directions along which the rise is measured, for each network.
+        images: that the loss is measured on; 0 for as many as the budget allows, at most 2,000.
         **setup: see `SetUp`.
 
     Raises:
         UserError: a depth or a number is none of these, or see `conduct`.
     """
-    counts = {"points": check_integer("points", points, 3), "lines": check_integer("lines", lines, 2)}
+    counts = {
+        "points": check_integer("points", points, 3),
+        "lines": check_integer("lines", lines, 2),
+        "images": check_integer("images", images, 0),
+    }
     return conduct(QUESTION, data, setup, _answer, depths=check_depths(depths), **counts)
 
 
-def _answer(lab: Lab, depths: list[int], points: int, lines: int) -> Finding:
+def _answer(lab: Lab, depths: list[int], points: int, lines: int, images: int) -> Finding:
     cells = twin_cells(lab, depths)
     lab.prepare(cells, share=_SHARE)
     runs = lab.train(cells)
@@ -80,6 +83,7 @@ def _answer(lab: Lab, depths: list[int], points: int, lines: int) -> Finding:
     effort = make_effort(
         lab,
         [(get, losses) for get, cell in zip(networks, cells, strict=True) if cell.seed == 0],
+        images=images,
         seconds=None if lab.minutes is None else lab.minutes * 60 * (1 - _SHARE) * _USED,
     )
     lab.tell(f"{losses * 2 * len(depths):,} losses on {effort.images:,} images in {effort.precision}")
@@ -92,13 +96,13 @@ def _answer(lab: Lab, depths: list[int], points: int, lines: int) -> Finding:
         along.append(lab.once(f"lines-{cell.name}", measure).assign(**cell.labels, seed=cell.seed))
     walks, surfaces = pd.concat(along, ignore_index=True), pd.concat(grids, ignore_index=True)
     trained, risen = errors(lab, cells, runs), rises(walks)
-    guessing, name = math.log(lab.data.num_classes), lab.data.name
+    (_, of_guessing), name = guessing(lab.data.split("train").labels), lab.data.name
     return Finding(
         table=_table(trained, risen),
-        verdict=judge(trained, risen, depths, guessing),
+        verdict=judge(trained, risen, depths, of_guessing),
         figures={
             "contours.png": (
-                lambda figure: draw_contours(figure, surfaces, guessing, name),
+                lambda figure: draw_contours(figure, surfaces, of_guessing, name),
                 "Loss over the plane of two random directions through each trained network, all on one logarithmic "
                 "scale; the white line is the loss of guessing.",
             ),
@@ -107,7 +111,7 @@ def _answer(lab: Lab, depths: list[int], points: int, lines: int) -> Finding:
                 "The same surfaces, the logarithm of the loss as their height.",
             ),
             "lines.png": (
-                lambda figure: draw_lines(figure, walks, guessing, name),
+                lambda figure: draw_lines(figure, walks, of_guessing, name),
                 "Loss along random directions: mean and standard deviation of its logarithm over directions and seeds.",
             ),
         },
@@ -138,22 +142,22 @@ def rises(walks: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def judge(trained: pd.DataFrame, risen: pd.DataFrame, depths: Sequence[int], guessing: float) -> Verdict:
+def judge(trained: pd.DataFrame, risen: pd.DataFrame, depths: Sequence[int], of_guessing: float) -> Verdict:
     """Returns the verdict by the rises around the deepest twins that have both learned something.
 
     Args:
         trained: network ("plain" or "residual"), depth, train_loss; a row a training.
         risen: what `rises` returns.
         depths: those of them, ascending.
-        guessing: the loss of guessing.
+        of_guessing: the loss of guessing.
     """
     words, claim = [], OPEN
     for depth in depths:
         losses = [_of(trained, kind, depth)["train_loss"].to_numpy(dtype=float).mean() for kind in _KINDS]
-        if max(losses) > _LEARNED * guessing:
+        if max(losses) > _LEARNED * of_guessing:
             words.append(
                 f"with {depth} layers the training loss is {losses[0]:.2f} without shortcuts and {losses[1]:.2f} with "
-                f"them, where guessing has {guessing:.2f}: around a network that has learned next to nothing the "
+                f"them, where guessing has {of_guessing:.2f}: around a network that has learned next to nothing the "
                 "loss says nothing of the claim"
             )
             continue

@@ -70,7 +70,7 @@ def draw_lines(figure: Figure, walks: pd.DataFrame, guessing: float, data: str) 
     """Draws the loss along lines, a panel a depth."""
     depths = sorted(set(walks["depth"]))
     panels = figure.subplots(1, len(depths), squeeze=False, sharey=True)[0]
-    walks = walks.assign(log=np.log10(np.maximum(walks["loss"].to_numpy(dtype=float), _LEAST)))
+    walks = walks.assign(log=np.log10(_drawn(walks["loss"].to_numpy(dtype=float))))
     for panel, depth in zip(panels, depths, strict=True):
         for kind, look in KINDS.items():
             chosen = walks.loc[(walks["network"] == kind) & (walks["depth"] == depth)]
@@ -92,9 +92,14 @@ def _networks(surfaces: pd.DataFrame) -> Iterator[tuple[str, np.ndarray, np.ndar
     """Yields the title of each surface, the places along an axis, and the losses (y, x)."""
     for _, group in surfaces.groupby(["depth", "network"], sort=True):
         places = np.array(sorted(set(group["x"])))
-        ordered = group.sort_values(["y", "x"])["loss"].to_numpy(dtype=float)
-        losses = np.maximum(ordered.reshape(len(places), len(places)), _LEAST)
+        losses = _drawn(group.sort_values(["y", "x"])["loss"].to_numpy(dtype=float)).reshape(len(places), len(places))
         yield f"{group['network'].iloc[0]}, {group['depth'].iloc[0]} layers", places, losses
+
+
+def _drawn(losses: np.ndarray) -> np.ndarray:
+    """Returns losses as they are drawn: what is not finite, around a very deep network, as high as what is."""
+    highest = losses[np.isfinite(losses)].max()
+    return np.clip(np.nan_to_num(losses, nan=np.inf), _LEAST, max(_LEAST, highest))
 
 
 def _range(networks: list[tuple[str, np.ndarray, np.ndarray]]) -> tuple[float, float]:

@@ -62,13 +62,11 @@ def draw_paths(figure: Figure, carried: pd.DataFrame) -> None:
     look = KINDS["residual"]
     left.plot(carried["length"], carried["gradient"], markersize=4, **look)
     left.set_yscale("log")
-    right.plot(carried["length"], 100 * carried["paths"], color=MUTED, marker="^", markersize=4, linestyle="--")
-    right.plot(carried["length"], 100 * carried["carried"], markersize=4, **look)
-    for column, words, color in (("paths", "paths", MUTED), ("carried", "gradient", look["color"])):
-        shares = carried[column].to_numpy(dtype=float)
-        right.annotate(
-            words, (float(shares.argmax()), 100 * shares.max()), textcoords="offset points", xytext=(6, 4),
-            color=color, fontsize=9,
-        )  # fmt: skip
+    right.plot(
+        carried["length"], 100 * carried["paths"], label="paths",
+        color=MUTED, marker="^", markersize=4, linestyle="--",
+    )  # fmt: skip
+    right.plot(carried["length"], 100 * carried["carried"], label="gradient", markersize=4, **look)
+    right.legend(frameon=False, fontsize=9)
     style_axes(left, title="Gradient along one path", xlabel="blocks on the path", ylabel="norm at the image")
     style_axes(right, title="Paths, and the gradient they carry", xlabel="blocks on the path", ylabel="share, %")

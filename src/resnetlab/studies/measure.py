@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from resnetlab.core.runs import Run
 from resnetlab.evaluation.forward import answer, trained_on
 from resnetlab.evaluation.metrics import overall
 from resnetlab.studies.lab import Lab
+from resnetlab.studies.outside_runs import is_outside, load_outside
 from resnetlab.studies.plan import Cell
 
 MOST_TRAINING_IMAGES = 5_000
@@ -32,7 +34,8 @@ def errors(lab: Lab, cells: Sequence[Cell], runs: Sequence[Run]) -> pd.DataFrame
             count = min(MOST_TRAINING_IMAGES, len(data.split("train")))
             images = data.squares("train", torch.arange(count))
             labels = data.split("train").labels[:count]
-            model, summary = lab.network(run), run.summary or {}
+            model = load_outside(run).to(lab.device) if is_outside(run) else lab.network(run)
+            summary = run.summary or {}
             found = overall(answer(model, images, trained_on(model)[0]).logits, labels)
             rows.append(
                 {
@@ -46,6 +49,12 @@ def errors(lab: Lab, cells: Sequence[Cell], runs: Sequence[Run]) -> pd.DataFrame
         return pd.DataFrame(rows)
 
     return lab.once("errors", measure)
+
+
+def guessing(labels: Tensor) -> tuple[float, float]:
+    """Returns the accuracy in percent of always naming the commonest class, and the least loss of constant logits."""
+    shares = torch.bincount(labels).double() / len(labels)
+    return 100 * float(shares.max()), float(torch.special.entr(shares).sum())
 
 
 def over_seeds(frame: pd.DataFrame, labels: Sequence[str], values: Sequence[str]) -> pd.DataFrame:

@@ -35,11 +35,6 @@ class Difference:
         """Whether the first is smaller, by more than twice the standard error."""
         return -self.value > BEYOND * self.error
 
-    @property
-    def is_certain(self) -> bool:
-        """Whether it is told from 0."""
-        return self.is_above or self.is_below
-
     def __str__(self) -> str:
         noise = "one seed, so its noise is unknown" if math.isnan(self.error) else f"standard error {self.error:.2f}"
         return f"{self.value:+.2f} ({noise})"

@@ -59,7 +59,7 @@ def _section(result: StudyResult) -> str:
     return (
         f'<section aria-labelledby="{question.name}"><h2 id="{question.name}">{escape(question.title)}</h2>'
         f'<p class="claim">{escape(question.claim)} <cite>{escape(question.source)}</cite></p>'
-        f'<p class="verdict"><strong>The claim {escape(verdict.claim)} here.</strong> {escape(verdict.words)}</p>'
+        f'<p class="verdict"><strong>The claim {escape(verdict.claim)} here:</strong> {escape(verdict.words)}.</p>'
         f"{pictures}{_table(result.table, 'Measured here (+-: standard deviation over seeds)')}{published}"
         f"<h3>Where this is not the paper&rsquo;s protocol</h3><ul>{deviations}</ul>"
         f"<h3>Again</h3><pre><code>{escape(result.command)}</code></pre></section>"

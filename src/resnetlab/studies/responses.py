@@ -21,9 +21,9 @@ from resnetlab.studies.conduct import Finding, conduct
 from resnetlab.studies.depths import check_depths, twin_cells
 from resnetlab.studies.drawing import KINDS, depth_look
 from resnetlab.studies.lab import Lab
-from resnetlab.studies.measure import errors, over_seeds
+from resnetlab.studies.measure import errors, guessing, over_seeds
 from resnetlab.studies.noise import difference
-from resnetlab.studies.question import Question, StudyResult, Verdict
+from resnetlab.studies.question import HOLDS, OPEN, Question, StudyResult, Verdict
 from resnetlab.studies.setup import SetUp
 from resnetlab.training.pictures import style_axes
 
@@ -42,7 +42,7 @@ QUESTION = Question(
 )
 _SHARE = 0.95  # of the budget, for the trainings
 _IMAGES = 512
-_LEARNED = 50.0  # a plain network of a higher training error, in percent, is not the trained one of the claim
+_LEARNED = 0.5  # a plain network of more than this share of the error of guessing is not the trained one of the claim
 
 
 def responses(
@@ -76,7 +76,7 @@ def _answer(lab: Lab, depths: list[int]) -> Finding:
     values = ("response", "smallest", "largest", "train_error")
     return Finding(
         table=over_seeds(rows, ("network", "depth"), values),
-        verdict=judge(rows, depths),
+        verdict=judge(rows, depths, chance=guessing(lab.data.split("train").labels)[0]),
         figures={
             "responses.png": (
                 lambda figure: _draw(figure, layers, depths, lab.data.name),
@@ -105,32 +105,34 @@ def summary(layers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def judge(rows: pd.DataFrame, depths: Sequence[int]) -> Verdict:
-    """Returns the verdict by the mean response of each network.
+def judge(rows: pd.DataFrame, depths: Sequence[int], *, chance: float) -> Verdict:
+    """Returns the verdict by the mean response of each network; it holds only where all could be compared.
 
     Args:
         rows: network ("plain" or "residual"), depth, response, train_error in percent; a row a training.
         depths: those of them.
+        chance: accuracy of guessing, in percent.
     """
     shallow, deep = min(depths), max(depths)
     plain_errors = {depth: _of(rows, "plain", depth, "train_error").mean() for depth in depths}
+    learned = [depth for depth, error in plain_errors.items() if error <= _LEARNED * (100 - chance)]
     found = {
         f"with shortcuts less without, {depth} layers": difference(
             100 * _of(rows, "residual", depth, "response"), 100 * _of(rows, "plain", depth, "response")
         )
-        for depth in depths
-        if plain_errors[depth] <= _LEARNED
+        for depth in learned
     }
     found[f"with shortcuts, {deep} layers less {shallow}"] = difference(
         100 * _of(rows, "residual", deep, "response"), 100 * _of(rows, "residual", shallow, "response")
     )
     verdict = weigh(found, dict.fromkeys(found, "below"), "the mean responses of the layers differ, in hundredths, by")
-    left_out = "".join(
+    left_out = [
         f". Without shortcuts {depth} layers still have a training error of {error:.0f} %, and are not compared"
         for depth, error in plain_errors.items()
-        if error > _LEARNED
-    )
-    return Verdict(claim=verdict.claim, words=f"{verdict.words}{left_out}")
+        if depth not in learned
+    ]
+    claim = OPEN if left_out and verdict.claim == HOLDS else verdict.claim
+    return Verdict(claim=claim, words="".join((verdict.words, *left_out)))
 
 
 def _of(rows: pd.DataFrame, kind: str, depth: int, column: str) -> np.ndarray:

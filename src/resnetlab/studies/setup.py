@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
+from resnetlab.core.errors import unknown
 from resnetlab.data.store import ImageData
 
 BUDGET, SEEDS = 4.0, 3
@@ -38,6 +39,14 @@ class SetUp(TypedDict, total=False):
     device: str
     precision: str
     quiet: bool
+
+
+def check_names(what: str, setup: Mapping[str, Any], options: Iterable[str] = ()) -> None:
+    """Raises `UserError` for an argument that is neither one of `SetUp` nor one of a study's own `options`."""
+    known = [*options, *SetUp.__annotations__]
+    for name in setup:
+        if name not in known:
+            raise unknown(f"argument of {what}", name, known)
 
 
 def command_line(name: str, data: ImageData, options: Mapping[str, Any], setup: SetUp) -> str:

@@ -25,6 +25,8 @@ _PROBE = 128  # images that speed and precision are measured with
 _TOLERANCE, _FLOOR = 0.05, 0.1
 """What bfloat16 may be off by: this share of a loss, or of the floor where the loss is lower."""
 _ADVANTAGE = 1.15
+_SILENCE = 30.0
+"""Seconds without a word while a surface is walked over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +44,16 @@ class Effort:
     off: float
 
 
-def make_effort(lab: Lab, networks: Sequence[tuple[Callable[[], ResNet], int]], *, seconds: float | None) -> Effort:
+def make_effort(
+    lab: Lab, networks: Sequence[tuple[Callable[[], ResNet], int]], *, images: int, seconds: float | None
+) -> Effort:
     """Returns how to measure so that all of it takes so long; bfloat16 where it is faster and agrees with float32.
 
     Args:
         lab: of the study; it keeps what was found.
         networks: what gives a network, and how many losses are to be measured with it or one like it.
-        seconds: that all may take; None for as many images as the paper's protocol would allow, 2,000.
+        images: on how many; 0 for as many as the time allows, at most 2,000.
+        seconds: that all may take; None for no limit.
     """
 
     def measure() -> pd.DataFrame:
@@ -67,9 +72,10 @@ def make_effort(lab: Lab, networks: Sequence[tuple[Callable[[], ResNet], int]], 
         return pd.DataFrame([{"images": allowed, "precision": precision, "off": max(offs)}])
 
     row = lab.once("effort", measure).iloc[0]
-    most = min(_IMAGES[1], len(lab.data.split("train")))
-    images = min(most, max(_IMAGES[0], int(row["images"])))
-    return Effort(images=images, precision=str(row["precision"]), off=float(row["off"]))
+    allowed = images or min(_IMAGES[1], max(_IMAGES[0], int(row["images"])))
+    return Effort(
+        images=min(allowed, len(lab.data.split("train"))), precision=str(row["precision"]), off=float(row["off"])
+    )
 
 
 def nine_points(model: ResNet, images: Tensor, labels: Tensor) -> tuple[float, dict[str, float]]:
@@ -116,9 +122,12 @@ def grid(lab: Lab, name: str, get: Callable[[], ResNet], effort: Effort, points:
             surface.append(plane(get(), *_images(lab, effort.images), effort.precision))
         return pd.DataFrame({"x": places, "y": y, "loss": [surface[0].loss(x, y) for x in places]})
 
-    rows = []
+    rows, told = [], time.monotonic()
     for number, y in enumerate(places):
         rows.append(lab.once(f"surface-{name}-row{number}", lambda y=float(y): row(y)))
+        if time.monotonic() - told > _SILENCE:
+            lab.tell(f"row {number + 1} of {points}")
+            told = time.monotonic()
     return pd.concat(rows, ignore_index=True)
 
 

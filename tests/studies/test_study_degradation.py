@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from resnetlab import load_data
+from resnetlab.core.runs import Run
+from resnetlab.evaluation.evaluate import evaluate
+from resnetlab.studies.degradation import degradation, judge
+from resnetlab.studies.plan import Plan
+from resnetlab.studies.question import FAILS, HOLDS, OPEN
+from resnetlab.weights.file import load
+
+
+def test_the_study_measures_both_errors_of_equally_large_twins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("resnetlab.studies.lab.make_plan", lambda *_, **__: Plan(images=64, epochs=2, minutes=0.1))
+    few = load_data("digits", limit=64, validation_fraction=0.0)
+    result = degradation(few, depths=(14, 8), out=tmp_path / "s", seeds=1, quiet=True)
+    assert result.table["depth"].tolist() == [8, 8, 14, 14]
+    assert result.table["network"].tolist() == ["plain", "residual"] * 2
+    assert result.verdict.claim == OPEN
+    run = Run(tmp_path / "s" / "runs" / "plain14-seed0")
+    row = result.table.iloc[2]
+    assert row["train_error"] == pytest.approx(100 * (1 - evaluate(run, few, split="train").summary["top1"]))
+    assert row["test_error"] == pytest.approx(100 * (1 - evaluate(run, few, split="test").summary["top1"]))
+    plain, residual = (load(Run(tmp_path / "s" / "runs" / f"{kind}14-seed0")) for kind in ("plain", "residual"))
+    assert [p.shape for p in plain.parameters()] == [p.shape for p in residual.parameters()]
+    assert {path.name for path in result.folder.glob("*.png")} == {"degradation.png", "curves.png"}
+
+
+def rows(plain: tuple[float, float], residual: tuple[float, float], seeds: int = 3) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"network": kind, "depth": depth, "train_error": value + seed}
+            for kind, values in (("plain", plain), ("residual", residual))
+            for depth, value in zip((20, 56), values, strict=True)
+            for seed in range(seeds)
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("plain", "residual", "claim"),
+    [
+        # Of three seeds with a deviation of 1, twice the standard error of a difference is 1.63.
+        ((10.0, 20.0), (10.0, 9.0), HOLDS),
+        ((10.0, 20.0), (10.0, 11.5), HOLDS),
+        ((10.0, 20.0), (10.0, 12.0), FAILS),
+        ((10.0, 5.0), (10.0, 9.0), FAILS),
+        ((10.0, 11.5), (10.0, 12.0), FAILS),
+        ((10.0, 11.5), (10.0, 9.0), OPEN),
+        ((10.0, 12.0), (10.0, 11.5), OPEN),  # the residual network's rise is not told from that of the plain one
+    ],
+)
+def test_the_verdict_asks_for_both_halves_of_the_claim(plain, residual, claim: str):
+    assert judge(rows(plain, residual), (20, 56)).claim == claim
+
+
+def test_one_seed_decides_nothing_and_the_words_say_the_changes():
+    verdict = judge(rows((10.0, 20.0), (10.0, 9.0), seeds=1), (20, 56))
+    assert verdict.claim == OPEN
+    assert "from 20 to 56 layers the training error changes by +10.00" in verdict.words

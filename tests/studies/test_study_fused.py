@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from resnetlab.core.randomness import torch_seeded
+from resnetlab.models.config import ResNetConfig
+from resnetlab.models.folding import fold_batch_norm
+from resnetlab.models.resnet import ResNet
+from resnetlab.studies.fused import FusedBlock, fuse_blocks
+
+
+def folded(**fields) -> ResNet:
+    config = ResNetConfig(**{"depths": (2, 2), "widths": (8, 16), "stem": "cifar", "num_classes": 10, **fields})
+    with torch_seeded(0, "test"):
+        model = ResNet(config)
+        for _ in range(3):
+            model(torch.randn(8, 3, 12, 12))
+    return fold_batch_norm(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"shortcut": "none"},
+        {"shortcut": "A"},
+        {"shortcut": "B"},
+        {"shortcut": "C", "block": "bottleneck"},
+        {"block": "bottleneck", "groups": 4},
+        {"dilate": (False, True)},
+    ],
+)
+def test_a_fused_network_answers_as_before(fields: dict, dtype: torch.dtype):
+    model = folded(**fields).to(dtype)
+    images = torch.randn(5, 3, 13, 13, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        expected = model(images)
+        assert fuse_blocks(model) == 4
+        assert sum(isinstance(module, FusedBlock) for module in model.modules()) == 4
+        tolerance = 1e-5 if dtype == torch.float32 else 0.03
+        torch.testing.assert_close(model(images), expected, rtol=0, atol=tolerance * float(expected.abs().max()))
+
+
+def test_weights_may_change_between_passes():
+    model = folded(shortcut="A")
+    other = copy.deepcopy(model)
+    parameters = dict(model.named_parameters())
+    fuse_blocks(model)
+    images = torch.randn(5, 3, 12, 12)
+    with torch.inference_mode():
+        model(images)
+        for name, parameter in other.named_parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+            parameters[name].copy_(parameter)
+        torch.testing.assert_close(model(images), other(images))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"preactivation": True},
+        {"activation": "gelu"},
+        {"squeeze_excite": True},
+        {"drop_path": (0.1,) * 4},
+        {"drop_block": ((0.1, 3), (0.1, 3))},
+        {"parts": "scratch"},
+    ],
+)
+def test_what_cannot_be_fused_stays(fields: dict):
+    model = folded(**fields)
+    assert fuse_blocks(model) == 0
+
+
+def test_normalisation_that_is_not_folded_stays():
+    assert fuse_blocks(ResNet(ResNetConfig(depths=(1,), widths=(8,), num_classes=10)).eval()) == 0
