@@ -76,7 +76,7 @@ def test_a_network_from_scratch_trains_on_fashion_mnist(tmp_path: Path, data_roo
     sizes = {"image_size": 96, "limit": 12_000, "validation_fraction": 0.01}
     data = resnetlab.load_data("fashion_mnist", data_root=data_root, **sizes)
     settings = {"epochs": 1, "batch_size": 32, "lr": 0.025, "clip_norm": 0, "label_smoothing": 0}
-    settings |= {"augment.crop_padding": 0, "augment.flip": False}
+    settings |= {"augment.crop_padding": 0, "augment.flip": False, "start_size": 1, "average": 0}
     scratch = {"optimizer": "scratch_sgd", "loss": "scratch_cross_entropy"}
     run = fit("scratch_resnet50", data, out=tmp_path / "run", quiet=True, **settings, **scratch)
     assert run.settings["model"]["config"]["parts"] == "scratch"

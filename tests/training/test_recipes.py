@@ -243,6 +243,18 @@ def test_what_is_given_is_taken_for_few_images_too(
     assert "batches of 64 images instead of 256, because there are few; learning rate 0.1" in capfd.readouterr().err
 
 
+def test_an_optimizer_takes_the_rates_of_a_recipe_in_its_own_scale():
+    usual = RECIPES["quick"]()
+    assert (usual.optimizer, usual.lr, usual.weight_decay) == ("muon", 0.2, 0.01)
+    same = resolve_recipe("quick", optimizer="muon")
+    assert same == usual
+    plain = resolve_recipe("quick", optimizer="sgd")
+    assert (plain.lr, plain.weight_decay) == (0.2, pytest.approx(5e-4))
+    assert plain.scale_lr, "a rate that was not given still suits the batch"
+    adam = resolve_recipe("finetune", optimizer="adamw", weight_decay=0.3)
+    assert (adam.lr, adam.weight_decay) == (pytest.approx(0.05 / 0.2 * 1e-3), 0.3)
+
+
 def test_patience_needs_a_validation_split(tmp_path: Path):
     data = resnetlab.load_data("digits", validation_fraction=0.0)
     with pytest.raises(UserError, match=r"patience=2 needs a validation split .*, and digits has none. Set patience=0"):

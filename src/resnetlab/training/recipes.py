@@ -186,10 +186,15 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 }
 
 
+_ABOUT_EQUAL = {"sgd": (0.2, 5e-4), "scratch_sgd": (0.2, 5e-4), "muon": (0.2, 0.01), "adamw": (1e-3, 0.05)}
+"""Learning rates and weight decays that do about the same, by optimiser."""
+
+
 def resolve_recipe(recipe: str | Recipe, /, **changes: Any) -> Recipe:
     """Returns the recipe called `recipe`, or the one given, with the changes applied.
 
-    A batch size that is given is taken for any number of images, and a learning rate for any batch size.
+    A batch size that is given is taken for any number of images, and a learning rate for any batch size. An
+    optimiser that is given alone takes the recipe's learning rate and weight decay in its own scale.
 
     Raises:
         UserError: there is no such recipe, no such field, or a value is out of range.
@@ -200,8 +205,12 @@ def resolve_recipe(recipe: str | Recipe, /, **changes: Any) -> Recipe:
         recipe = RECIPES[recipe]()
     if not isinstance(recipe, Recipe):
         raise UserError(f"recipe must be a name or a Recipe, got {recipe!r}. Names: {', '.join(RECIPES)}.")
-    if "batch_size" in changes:
-        changes = {"epoch_steps": 0, **changes}
     if "lr" in changes:
         changes = {"scale_lr": False, **changes}
+    if "batch_size" in changes:
+        changes = {"epoch_steps": 0, **changes}
+    if changes.get("optimizer") in _ABOUT_EQUAL:
+        before, now = (_ABOUT_EQUAL[name] for name in (recipe.optimizer, changes["optimizer"]))
+        lr, weight_decay = recipe.lr * (now[0] / before[0]), recipe.weight_decay * (now[1] / before[1])
+        changes = {"lr": lr, "weight_decay": weight_decay, **changes}
     return recipe.changed(**changes)
