@@ -26,7 +26,7 @@ class ArraySource:
         name: a short name, for folders and titles.
         splits: images, uint8 (N, C, H, W), and labels, int64 (N,), by split.
         class_names: the classes in the order of the labels.
-        mirrors: whether a mirrored image still shows its class.
+        mirrors: whether a mirrored image still shows its class, and could be among the images.
     """
 
     name: str

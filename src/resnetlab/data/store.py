@@ -78,7 +78,7 @@ class ImageData:
         name: a short name, for folders and titles.
         splits: "train", "validation" and "test", as far as there are any.
         class_names: the classes in the order of the labels.
-        mirrors: whether a mirrored image still shows its class, so that training may flip.
+        mirrors: whether a mirrored image still shows its class and could be among the images, so that training flips.
         arguments: what `load_data` was called with, enough to load the same again.
         image_size: height and width of what the network sees, in pixels.
         channels: of every image, 1 or 3.

@@ -121,6 +121,11 @@ CATALOG: dict[str, Entry] = {
         OURS,
         {"depths": (1, 1, 1), "widths": (32, 64, 128), "stem": "cifar", "num_classes": 10},
     ),
+    "best_resnet": Entry(
+        32,
+        OURS,
+        {"depths": (1, 2, 2), "widths": (64, 128, 256), "stem": "cifar", "num_classes": 10},
+    ),
     "scratch_resnet50": Entry(
         96,
         SYSTEM.format("A"),

@@ -20,7 +20,7 @@ def quick() -> Recipe:
 
     Measured on two cores of an Intel Xeon with AMX, torch 2.15; accuracy on the test split:
 
-    - `resnetlab train fashion_mnist`: quick_resnet, 8 minutes of training, 93.4 % (seed 0).
+    - `resnetlab train fashion_mnist`: quick_resnet, 5 minutes from start to end, 93.8 % (median of three seeds).
     - `resnetlab train digits --model resnet20 --epochs 60 --batch-size 64`: 68 s of training, 99.4 % (seed 0).
     """
     return Recipe(
@@ -36,9 +36,26 @@ def quick() -> Recipe:
         clip_norm=1.0,
         label_smoothing=0.1,
         augment=Augmentation(crop_padding=0.07),
-        start_size=0.7,
-        grow_until=0.6,
+        start_size=0.57,
+        grow_until=0.7,
         average=0.996,
+    )
+
+
+def best() -> Recipe:
+    """The highest accuracy within an hour or so: a wider network, three times the epochs of `quick`, images erased.
+
+    Measured on two cores of an Intel Xeon with AMX, torch 2.15; accuracy on the test split:
+
+    - `resnetlab train fashion_mnist --recipe best --set augment.flip=true`: best_resnet, 47 minutes from start to end,
+      95.45 % (seed 0).
+    """
+    return quick().changed(
+        name="best",
+        networks=("best_resnet", "resnet18d"),
+        epochs=24,
+        augment=Augmentation(crop_padding=0.07, erase_p=0.5, erase_fill=127),
+        average=0.998,
     )
 
 
@@ -177,6 +194,7 @@ def system_d() -> Recipe:
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "quick": quick,
+    "best": best,
     "finetune": finetune,
     "paper-cifar": paper_cifar,
     "system-a": system_a,
@@ -193,8 +211,8 @@ _ABOUT_EQUAL = {"sgd": (0.2, 5e-4), "scratch_sgd": (0.2, 5e-4), "muon": (0.2, 0.
 def resolve_recipe(recipe: str | Recipe, /, **changes: Any) -> Recipe:
     """Returns the recipe called `recipe`, or the one given, with the changes applied.
 
-    A batch size that is given is taken for any number of images, and a learning rate for any batch size. An
-    optimiser that is given alone takes the recipe's learning rate and weight decay in its own scale.
+    A batch size that is given is taken for any number of images, and learning rates for any batch size. An
+    optimiser that is given alone takes the recipe's learning rates and weight decay in its own scale.
 
     Raises:
         UserError: there is no such recipe, no such field, or a value is out of range.
@@ -205,12 +223,17 @@ def resolve_recipe(recipe: str | Recipe, /, **changes: Any) -> Recipe:
         recipe = RECIPES[recipe]()
     if not isinstance(recipe, Recipe):
         raise UserError(f"recipe must be a name or a Recipe, got {recipe!r}. Names: {', '.join(RECIPES)}.")
-    if "lr" in changes:
+    if any(key.partition(".")[0] in ("lr", "rates") for key in changes):
         changes = {"scale_lr": False, **changes}
     if "batch_size" in changes:
         changes = {"epoch_steps": 0, **changes}
-    if changes.get("optimizer") in _ABOUT_EQUAL:
-        before, now = (_ABOUT_EQUAL[name] for name in (recipe.optimizer, changes["optimizer"]))
-        lr, weight_decay = recipe.lr * (now[0] / before[0]), recipe.weight_decay * (now[1] / before[1])
-        changes = {"lr": lr, "weight_decay": weight_decay, **changes}
+    if changes.get("optimizer") in list(_ABOUT_EQUAL):
+        recipe = _in_the_scale_of(changes["optimizer"], recipe)
     return recipe.changed(**changes)
+
+
+def _in_the_scale_of(optimizer: str, recipe: Recipe) -> Recipe:
+    now, before = _ABOUT_EQUAL[optimizer], _ABOUT_EQUAL[recipe.optimizer]
+    lr, weight_decay = (new / old for new, old in zip(now, before, strict=True))
+    rates = {name: lr * rate for name, rate in recipe.rates.items()}
+    return recipe.changed(lr=lr * recipe.lr, weight_decay=weight_decay * recipe.weight_decay, rates=rates)

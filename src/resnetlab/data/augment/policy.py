@@ -28,7 +28,7 @@ class Augmentation:
         crop_scale: smallest and largest share of the photo's area that a random resized crop shows
             (Szegedy et al. 2015); None shows the same part as in evaluation.
         crop_ratio: smallest and largest width by height of that crop.
-        flip: mirror half of the images; "auto" does so where a mirrored image still shows its class.
+        flip: mirror half of the images; "auto" does so where the data set's mirrored images could be its own.
         vertical_flip: turn half of the images upside down.
         rotation: the largest angle, in degrees.
         shear: the largest angle of a horizontal shear, in degrees.
