@@ -21,6 +21,7 @@ from resnetlab.evaluation.diagnostics import Diagnostics
 from resnetlab.evaluation.embeddings import EmbeddingMap
 from resnetlab.evaluation.explore import Exploration
 from resnetlab.models.catalog import model_config
+from resnetlab.training.recipes import resolve_recipe
 
 HOSTILE = '</script><b>$x$ & "y" %{x}\''
 
@@ -45,7 +46,7 @@ def make_run(folder, data, *, wrong=5, epochs=4, split="test", settings=None):
             "model": {"name": "resnet20", "config": model_config("resnet20", {"in_channels": 1}).to_dict()},
             "data": data.describe(),
             "preprocessing": {"image_size": data.image_size, "channels": data.channels},
-            "recipe": {"name": "quick", "epochs": epochs, "augment": {"flip": False}},
+            "recipe": resolve_recipe("quick", epochs=max(1, epochs), **{"augment.flip": False}).to_dict(),
             "machine": {"device": "cpu", "precision": "bfloat16"},
             **(settings or {}),
         },

@@ -46,6 +46,27 @@ def test_every_difference_is_given(settings):
     )
 
 
+def test_what_has_no_value_by_default_is_given_and_what_lost_its_value_has_no_command(settings):
+    settings["recipe"]["augment"]["crop_scale"] = [0.5, 1.0]
+    settings["model"]["config"]["stem_width"] = 12
+    settings["machine"] = {"device": "cpu", "precision": "float64"}
+    assert "--set 'augment.crop_scale=[0.5, 1.0]'" in line(settings, mirrors=False)
+    assert line(settings, mirrors=False).endswith("--set model.stem_width=12 --seed 3 --precision float64")
+    cropped = RECIPES["finetune"]().changed(**{"augment.crop_scale": None, "augment.flip": False})
+    assert train_command({**settings, "recipe": cropped.to_dict()}) is None
+
+
+@pytest.mark.parametrize(
+    ("rates", "options"),
+    [({"lr": 0.001, "weight_decay": 0.05}, ""), ({"lr": 0.2, "weight_decay": 0.05}, "--lr 0.2 ")],
+)
+def test_rates_that_an_optimizer_brings_are_left_out(settings, rates, options):
+    settings["recipe"] |= {"optimizer": "adamw", **rates}
+    epochs = settings["recipe"]["epochs"]
+    expected = f"--recipe quick --epochs {epochs} {options}--set optimizer=adamw --seed 3"
+    assert line(settings, mirrors=False).endswith(expected)
+
+
 def test_the_stem_follows_the_image_size_as_in_training(settings):
     config = model_config("resnet18", {"in_channels": 1, "num_classes": 2, "stem": "cifar"}).to_dict()
     settings["model"] = {"name": "resnet18", "config": config}

@@ -89,10 +89,10 @@ def test_the_page_loads_nothing(digits):
 
 def test_settings_of_any_shape_are_shown(digits, tmp_path):
     _, data, page = digits
-    for words in ("config: depths3, 3, 3", "augment: flipno", "packages: torch2.15.0", data.fingerprint):
+    for words in ("config: depths3, 3, 3", "flipno", "packages: torch2.15.0", data.fingerprint):
         assert words in page.text
     expected = "resnetlab train digits --model resnet20 --recipe quick --epochs 4 --set augment.flip=false --seed 7"
-    assert expected in page.text
+    assert f"{expected} --precision bfloat16" in page.text
     later = {
         "novelty": {"deep": {"er": [1.5, True]}},
         "data": {**data.describe(), "data_root": "/a b", "image_size": 8},

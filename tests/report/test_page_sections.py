@@ -98,7 +98,8 @@ def test_mistakes_show_image_attention_and_first_answers(explored):
     assert mistakes.worst[0].attention is not None
     for picture, name in zip(mistakes.worst[0].attention, (worst["prediction"], worst["label"]), strict=True):
         expected = class_activation(model, image, [data.class_names.index(name)]).overlay(large)[0]
-        assert (np.asarray(picture) == expected).all()
+        difference = np.asarray(picture).astype(int) - expected.astype(int)
+        assert abs(difference).max() <= 1  # the page took many images at once, which rounds otherwise
     shown = len(mistakes.worst) + len(mistakes.surprising)
     assert len(page.attributes("img")) == 3 * shown and all(image["alt"] for image in page.attributes("img"))
     for name, share in mistakes.worst[0].answers:

@@ -6,13 +6,15 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from resnetlab.core.checks import from_mapping
 from resnetlab.core.errors import UserError
 from resnetlab.data.options import LoadOptions
 from resnetlab.data.sources import ARRAYS
 from resnetlab.models.catalog import config_for_data
 from resnetlab.models.config import ResNetConfig
 from resnetlab.training.prepare import PRETRAINED
-from resnetlab.training.recipes import RECIPES
+from resnetlab.training.recipe import Recipe
+from resnetlab.training.recipes import RECIPES, resolve_recipe
 
 _RECIPE_OPTIONS = {"epochs": "--epochs", "batch_size": "--batch-size", "lr": "--lr"}
 _DATA_OPTIONS = {
@@ -51,22 +53,23 @@ def train_command(settings: Mapping[str, Any], *, mirrors: bool | None = None) -
             *_model_options(settings),
             *_data_options(settings["data"]),
             ["--seed", str(settings["seed"])],
+            *([["--precision", settings["machine"]["precision"]]] if "machine" in settings else []),
         ]
     except (KeyError, UserError):  # a name or a setting that the command line does not have
         return None
 
 
 def _recipe_options(recorded: Mapping[str, Any], mirrors: bool | None) -> Iterator[list[str]]:
-    # As a file holds them: no tuples, and nothing where there is None.
-    named = dict(flatten(json.loads(json.dumps(RECIPES[recorded["name"]]().to_dict()))))
-    for key, value in flatten(json.loads(json.dumps(recorded))):
-        usual = None if key.startswith("rates.") else named[key]  # whose names are the network's parts
-        if key == "augment.flip" and usual == "auto":
-            usual = mirrors
-        if key in _RECIPE_OPTIONS and (value != usual or key == "epochs"):
-            yield [_RECIPE_OPTIONS[key], str(value)]
-        elif value != usual:
-            yield _set(key, value)
+    unchanged = RECIPES[recorded["name"]]()
+    # An optimiser that is given brings its own scale of the rates, from which the others are told.
+    named = {
+        **resolve_recipe(unchanged, optimizer=recorded["optimizer"]).to_dict(),
+        **{"optimizer": unchanged.optimizer, "epochs": None},
+    }
+    if named["augment"]["flip"] == "auto":
+        named["augment"]["flip"] = mirrors
+    for key, value in _differences(Recipe.from_dict(recorded).to_dict(), named):
+        yield [_RECIPE_OPTIONS[key], str(value)] if key in _RECIPE_OPTIONS else _set(key, value)
 
 
 def _model_options(settings: Mapping[str, Any]) -> Iterator[list[str]]:
@@ -76,9 +79,8 @@ def _model_options(settings: Mapping[str, Any]) -> Iterator[list[str]]:
         named = {**ResNetConfig().to_dict(), **taken}
     else:
         named = config_for_data(name, image_size=settings["preprocessing"]["image_size"], **taken).to_dict()
-    for key, value in recorded.items():
-        if value != named[key]:
-            yield _set(f"model.{key}", value)
+    for key, value in _differences(from_mapping(ResNetConfig, recorded, "the network").to_dict(), named):
+        yield _set(f"model.{key}", value)
 
 
 def _data_options(recorded: Mapping[str, Any]) -> Iterator[list[str]]:
@@ -91,6 +93,19 @@ def _data_options(recorded: Mapping[str, Any]) -> Iterator[list[str]]:
             yield [_DATA_FLAGS[key]]
         else:
             yield [_DATA_OPTIONS[key], str(value)]
+
+
+def _differences(recorded: Mapping[str, Any], named: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yields what is recorded otherwise than the name implies.
+
+    Raises:
+        UserError: something is recorded as None that the name implies: no option says that.
+    """
+    # As a file holds them: no tuples, and nothing where there is None.
+    ours, theirs = (dict(flatten(json.loads(json.dumps(values)))) for values in (recorded, named))
+    if missing := [key for key, value in theirs.items() if ours.get(key) is None and value is not None]:
+        raise UserError(f"no option sets {', '.join(missing)} to nothing.")
+    yield from ((key, value) for key, value in ours.items() if value is not None and value != theirs.get(key))
 
 
 def _set(key: str, value: Any) -> list[str]:
