@@ -238,6 +238,7 @@ def test_what_is_given_is_taken_for_few_images_too(
     assert taken() == (64, pytest.approx(usual.lr / math.sqrt(usual.batch_size / 64)))
     assert taken(batch_size=512) == (512, usual.lr)
     assert taken(lr=0.3) == (64, 0.3)
+    assert taken(**{"rates.head": 0.1}) == (64, usual.lr)
     run = fit(TINY, digits, out=tmp_path / "run", epochs=1)
     assert run.settings["recipe"]["batch_size"] == 64
     assert "batches of 64 images instead of 256, because there are few; learning rate 0.1" in capfd.readouterr().err
@@ -253,6 +254,10 @@ def test_an_optimizer_takes_the_rates_of_a_recipe_in_its_own_scale():
     assert plain.scale_lr, "a rate that was not given still suits the batch"
     adam = resolve_recipe("finetune", optimizer="adamw", weight_decay=0.3)
     assert (adam.lr, adam.weight_decay) == (pytest.approx(0.05 / 0.2 * 1e-3), 0.3)
+    parts = resolve_recipe(Recipe(lr=0.1, rates={"stem": 0.02}), optimizer="adamw")
+    assert (parts.lr, parts.rates) == (pytest.approx(5e-4), {"stem": pytest.approx(1e-4)})
+    with pytest.raises(UserError, match="unknown optimizer"):
+        resolve_recipe("quick", optimizer=["sgd"])
 
 
 def test_patience_needs_a_validation_split(tmp_path: Path):
@@ -274,6 +279,9 @@ def test_patience_needs_a_validation_split(tmp_path: Path):
         ({"grow_until": 1.5}, "grow_until must be a finite number at least 0 and at most 1, got 1.5"),
         ({"average": 1}, "average must be a finite number at least 0 and below 1, got 1"),
         ({"epoch_steps": -1}, "epoch_steps must be an integer of at least 0, got -1"),
+        ({"milestones": 0.5}, r"milestones must be a list, such as \[0.5, 0.75\], got 0.5"),
+        ({"networks": "resnet20"}, "networks must be two names, .* got 'resnet20'"),
+        ({"networks": ["resnet20"]}, "networks must be two names"),
         ({"validate_every": 0}, "validate_every must be an integer of at least 1, got 0"),
         (
             {"validate_every": 3, "patience": 2},

@@ -5,8 +5,10 @@ import json
 import math
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tests.conftest import TINY
@@ -17,6 +19,7 @@ from resnetlab.data.augment import Augmentation
 from resnetlab.data.batches import Batch, training_batches
 from resnetlab.data.store import ImageData
 from resnetlab.models.resnet import ResNet
+from resnetlab.training import step as step_module
 from resnetlab.training.machine import Machine, choose_machine
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import RECIPES, resolve_recipe
@@ -105,6 +108,40 @@ def test_long_gradients_are_scaled_down_and_short_ones_left(digits: ImageData):
         norms[clip_norm] = torch.cat(moves).norm().item()
     assert norms[0.01] == pytest.approx(0.01, rel=1e-3)
     assert norms[1000.0] == norms[0.0] > 0.1
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+def test_a_gradient_that_is_not_finite_changes_nothing(digits: ImageData, clip_norm: float):
+    torch.manual_seed(0)
+    machine = Machine(device="cpu", precision="float32", memory_format="contiguous", threads=torch.get_num_threads())
+    model = machine.place(ResNet(TINY))
+    model.fc.weight.register_hook(lambda gradient: gradient / 0)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    recipe = Recipe(clip_norm=clip_norm)
+    batch = Batch(0, digits.splits["train"].images[:32], digits.splits["train"].labels[:32])
+    settings = {"preprocessing": digits.preprocessing, "recipe": recipe, "machine": machine}
+    loss, _ = training_step(model, build_optimizer(model, recipe), batch, lr=1.0, **settings)
+    assert loss.isnan()
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+
+
+def test_every_rank_takes_its_share_in_as_many_parts(digits: ImageData, monkeypatch: pytest.MonkeyPatch):
+    """Seven images of two ranks, four and three: where one took two parts, the other would not meet the second."""
+    monkeypatch.setattr(step_module, "shares", lambda model: 2)
+    monkeypatch.setattr(step_module, "without_exchange", lambda model: nullcontext())
+    machine = Machine(device="cpu", precision="float32", memory_format="contiguous", threads=torch.get_num_threads())
+    model = machine.place(ResNet(TINY))
+    parts: dict[int, int] = {}
+    for rank in (0, 1):
+        rows = torch.arange(rank, 7, 2)
+        train = digits.splits["train"]
+        batch = Batch(0, train.images[rows], train.labels[rows], positions=np.arange(7))
+        counted = model.register_forward_pre_hook(lambda *_, rank=rank: parts.update({rank: parts.get(rank, 0) + 1}))
+        recipe = Recipe(accumulate=2)
+        settings = {"preprocessing": digits.preprocessing, "recipe": recipe, "machine": machine}
+        training_step(model, build_optimizer(model, recipe), batch, lr=0.1, **settings)
+        counted.remove()
+    assert parts == {0: 1, 1: 1}
 
 
 def test_the_learning_rate_rises_and_falls_along_cosines():

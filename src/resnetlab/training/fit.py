@@ -195,7 +195,10 @@ def resume(
                 machine = from_mapping(Machine, settings["machine"], where)
                 resolve_device(machine.device)
             else:
-                machine = choose_machine(device)
+                # Timed as the network is made; float64 was asked for, and no machine would choose it.
+                parts = settings["model"]["config"].get("parts", "torch")
+                precision = "float64" if settings["machine"].get("precision") == "float64" else "auto"
+                machine = choose_machine(device, precision, parts=parts)
         machine = ranks.place(machine)
         if ranks.is_first:
             _tell_of_another_machine(run, ranks, None if device is None else machine)

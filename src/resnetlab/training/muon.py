@@ -28,7 +28,8 @@ class Muon(torch.optim.Optimizer):
     A kernel is taken as a matrix of a row for each output channel. Its singular values all become about 1, so that
     one learning rate suits all layers, and the length of the gradient does not matter. Everything else, the head and
     the scales and shifts of normalisation, moves as in stochastic gradient descent. Weight decay is apart from the
-    gradient (Loshchilov and Hutter 2019).
+    gradient (Loshchilov and Hutter 2019). Where the attribute `found_inf`, a scalar on the device, is 1, a step
+    changes nothing, as in torch's fused optimisers.
 
     Args:
         params: parameters, or groups of them, each with its own settings.
@@ -55,12 +56,17 @@ class Muon(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        for settings in self.param_groups:
+            group = settings if found_inf is None else _unless(found_inf, settings)
             kernels = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
-                update = self._update(parameter, parameter.grad, group)
+                gradient = parameter.grad
+                if found_inf is not None:
+                    gradient = gradient.masked_fill(found_inf > 0, 0.0)
+                update = self._update(parameter, gradient, group)
                 if parameter.ndim == 4:
                     kernels[parameter.shape].append((parameter, update))
                 else:
@@ -79,7 +85,7 @@ class Muon(torch.optim.Optimizer):
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
         buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(gradient)
-        return gradient.add(buffer, alpha=group["momentum"]) if group["nesterov"] else buffer
+        return gradient + group["momentum"] * buffer if group["nesterov"] else buffer
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
@@ -115,4 +121,10 @@ def _polynomial(square: Tensor) -> Tensor:
 
 
 def _move(parameter: Tensor, update: Tensor, group: dict[str, Any]) -> None:
-    parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
+    parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(group["lr"] * update)
+
+
+def _unless(found_inf: Tensor, settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a step, as scalars on the device: one that moves nothing where `found_inf` is 1."""
+    fine = 1 - found_inf
+    return {**settings, "lr": settings["lr"] * fine, "momentum": settings["momentum"] * fine + found_inf}

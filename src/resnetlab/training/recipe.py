@@ -25,8 +25,8 @@ class Recipe:
         networks: what `model="auto"` takes: a name of the catalogue for images of up to 64 pixels, and one above.
         epochs: passes over the training images.
         batch_size: images of one step, over all processes.
-        epoch_steps: fewest steps of an epoch. Of so few images that there would be less, `batch_size` is halved until
-            there are as many, but not below 64. 0 takes it as it is, as does whoever gives a batch size.
+        epoch_steps: fewest whole batches of an epoch. Of so few images that there would be less, `batch_size` is halved
+            until there are as many, but not below 64. 0 takes it as it is, as does whoever gives a batch size.
         scale_lr: whether the learning rates are then divided by the root of 2 for each halving.
         accumulate: parts that a step's images are taken in, one after the other, where they do not fit into
             memory together. Normalisation sees a part at a time.
@@ -49,7 +49,7 @@ class Recipe:
         optimizer: "sgd", torch's stochastic gradient descent; "adamw" (Loshchilov and Hutter 2019), whose first
             beta is `momentum`; "muon", see `resnetlab.training.muon` (Jordan et al. 2024); or "scratch_sgd", that
             of `resnetlab.scratch`.
-        momentum: of stochastic gradient descent.
+        momentum: of stochastic gradient descent and Muon.
         nesterov: whether momentum looks ahead (Sutskever et al. 2013).
         weight_decay: on weights of convolutions and linear layers; of "adamw" and "muon" it is apart from the
             gradient, so that it is usually larger.
@@ -113,7 +113,7 @@ class Recipe:
     def __post_init__(self) -> None:
         set_checked(
             self,
-            networks=tuple(self.networks),
+            networks=_networks(self.networks),
             epochs=check_integer("epochs", self.epochs, 1),
             batch_size=check_integer("batch_size", self.batch_size, 2),
             epoch_steps=check_integer("epoch_steps", self.epoch_steps, 0),
@@ -123,7 +123,7 @@ class Recipe:
             lr=check_number("lr", self.lr, 0, above=True),
             schedule=check_choice("schedule", self.schedule, SCHEDULES),
             warmup=check_number("warmup", self.warmup, 0, 1),
-            milestones=tuple(check_number("milestones", value, 0, 1) for value in self.milestones),
+            milestones=_shares("milestones", self.milestones),
             decay_epochs=check_integer("decay_epochs", self.decay_epochs, 1),
             decay=check_number("decay", self.decay, 0, 1, above=True),
             layer_decay=check_number("layer_decay", self.layer_decay, 0, 1, above=True),
@@ -190,6 +190,18 @@ class Recipe:
             else:
                 values[key] = value
         return Recipe.from_dict(values)
+
+
+def _shares(name: str, values: Any) -> tuple[float, ...]:
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise UserError(f"{name} must be a list, such as [0.5, 0.75], got {values!r}.")
+    return tuple(check_number(name, value, 0, 1) for value in values)
+
+
+def _networks(names: Any) -> tuple[str, str]:
+    if isinstance(names, str) or not isinstance(names, Sequence) or [type(name) for name in names] != [str, str]:
+        raise UserError(f"networks must be two names, for small and for large images, got {names!r}.")
+    return names[0], names[1]
 
 
 def _rates(rates: Any, layer_decay: float) -> dict[str, float]:

@@ -109,11 +109,12 @@ def overfit_one_batch(
             module.eval()
     policy = Augmentation(crop_padding=0.0, flip=False)
     size = min(recipe.batch_size, len(data.split("train")))
-    settings = {"seed": seed, "epoch": 0, "size": data.image_size, "fit": data.fit}
+    place = torch.device(machine.device)
+    settings = {"seed": seed, "epoch": 0, "size": data.image_size, "fit": data.fit, "device": place}
     batch: Batch = next(training_batches(data.split("train"), batch_size=size, policy=policy, **settings))
     losses, top1 = [], []
     for step in range(steps):
-        with torch_seeded(seed, "network", step=step, device=torch.device(machine.device)):
+        with torch_seeded(seed, "network", step=step, device=place):
             loss, correct = training_step(
                 network,
                 optimizer,

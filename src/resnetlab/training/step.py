@@ -74,10 +74,10 @@ def training_step(
 ) -> tuple[Tensor, Tensor]:
     """Takes one step and returns (loss, number of correct predictions) as scalars on the device.
 
-    Nothing here waits for an accelerator. The loss is the recipe's objective, label smoothing and class
-    weights included, its mean over the batch; it is NaN where the gradient is not finite. A prediction for
-    a mixture of two classes is correct by the share of the class that it names. A step whose loss or
-    gradient is not finite changes no parameter.
+    Nothing here waits for an accelerator, but for the optimiser from scratch. The loss is the recipe's
+    objective, label smoothing and class weights included, its mean over the batch; it is NaN where the
+    gradient is not finite. A prediction for a mixture of two classes is correct by the share of the class
+    that it names. A step whose loss or gradient is not finite changes no parameter.
 
     Args:
         model: in training mode, placed by `machine`; or what `share_out` made of it, and loss and correct are
@@ -100,7 +100,9 @@ def training_step(
     # Gradients are averaged over the ranks, so that the sum of a rank's losses is divided by an even share.
     even_share = batch.total / ranks
     losses, predictions = [], []
-    parts = torch.arange(len(images)).tensor_split(min(recipe.accumulate, len(images) // min(ranks, 2)))
+    # As many for every rank: where normalisation is synchronised, each part waits for the others.
+    smallest_share = len(images) if ranks == 1 else max(2, batch.total // ranks)
+    parts = torch.arange(len(images)).tensor_split(min(recipe.accumulate, smallest_share // min(ranks, 2)))
     for number, rows in enumerate(parts, 1):
         part = slice(int(rows[0]), int(rows[-1]) + 1)
         with nullcontext() if number == len(parts) else without_exchange(model):
@@ -113,9 +115,7 @@ def training_step(
         predictions.append(logits.detach().argmax(1))
     loss, correct = summed(model, torch.stack(losses).sum(), _count_correct(torch.cat(predictions), batch))
     loss = loss / ranks
-    finite = loss.isfinite()
-    if recipe.clip_norm:
-        finite &= _clip_gradients(model, recipe.clip_norm).isfinite()
+    finite = loss.isfinite() & _clip_gradients(model, recipe.clip_norm).isfinite()
     if check_layout:
         check_memory_layout(optimizer)
     _update(optimizer, finite)
@@ -133,8 +133,9 @@ def balanced_weights(labels: Tensor, num_classes: int) -> Tensor:
 
 def _update(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
     """Changes the parameters, unless the step is not finite."""
-    if finite.device.type != "cpu" and optimizer.param_groups[0].get("fused"):
-        optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]  # asked by the kernel, on the device
+    on_the_device = isinstance(optimizer, Muon) or optimizer.param_groups[0].get("fused")
+    if finite.device.type != "cpu" and on_the_device:
+        optimizer.found_inf = (~finite).float()  # type: ignore[union-attr]  # asked there, without waiting for it
         optimizer.step()
     elif finite:
         optimizer.step()
@@ -163,12 +164,12 @@ def _count_correct(predictions: Tensor, batch: Batch) -> Tensor:
 def _clip_gradients(model: nn.Module, longest: float) -> Tensor:
     """Scales all gradients together down to the norm `longest`, where they are longer, and returns their norm.
 
-    On a CPU, where reading the norm costs nothing, gradients that are short enough are not touched; an
-    accelerator would be waited for, and multiplies by one instead.
+    With 0 they are left as they are. On a CPU, where reading the norm costs nothing, gradients that are short
+    enough are not touched; an accelerator would be waited for, and multiplies by one instead.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
     norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-    if norm.device.type != "cpu" or norm > longest:
+    if longest and (norm.device.type != "cpu" or norm > longest):
         nn.utils.clip_grads_with_norm_(parameters, longest, norm)
     return norm
 
