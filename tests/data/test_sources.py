@@ -244,7 +244,7 @@ def test_fashion_mnist_is_read_from_its_own_format(tmp_path: Path, monkeypatch: 
     data = load_data("fashion_mnist", download=False)
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 180, "validation": 20, "test": 30}
     assert data.class_names[9] == "Ankle boot"
-    assert data.mirrors
+    assert not data.mirrors
     assert data.arguments["data_root"] == str(tmp_path)
     (raw / "t10k-images-idx3-ubyte").unlink()
     with pytest.raises(UserError, match=r"incomplete or damaged.*Put its four IDX files"):
