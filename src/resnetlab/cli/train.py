@@ -24,6 +24,7 @@ from resnetlab.core.console import notice
 from resnetlab.core.errors import UserError
 
 if TYPE_CHECKING:
+    from resnetlab.core.runs import Run
     from resnetlab.data.store import ImageData
     from resnetlab.training.recipe import Recipe
 
@@ -182,7 +183,8 @@ def command(
 
     if not is_first_process():
         return
-    report = write_report(run, None if resume is not None else images(), data_root=data_root)
+    shown = images() if resume is None else _moved_images(run, data, data_root)
+    report = write_report(run, shown, data_root=data_root)
     notice(f"{run}\nweights     {run.weights}\nevaluation  {run.evaluation()}\nreport      {report}")
 
 
@@ -201,6 +203,13 @@ def _resume(folder: Path, data: str | None, data_root: Path | None, device: str 
     from resnetlab.training.fit import resume
 
     return resume(folder, data=data, data_root=data_root, device=device)
+
+
+def _moved_images(run: Run, folder: str | None, data_root: Path | None) -> ImageData | None:
+    """Returns the images of a resumed run from where they are now; None where the run itself knows the place."""
+    from resnetlab.data.sources import reload_data
+
+    return None if folder is None else reload_data(run.settings["data"], source=folder, data_root=data_root)
 
 
 def _refuse_settings(context: typer.Context) -> None:
