@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnetlab import scratch
+from resnetlab.models.convolution import Conv2d
 
 if TYPE_CHECKING:
     from resnetlab.models.config import ResNetConfig
@@ -65,7 +66,7 @@ def parts_for(config: ResNetConfig) -> Parts:
             linear=scratch.Linear,
         )
     return Parts(
-        convolution=nn.Conv2d,
+        convolution=Conv2d,
         normalization=nn.BatchNorm2d if config.running_variance == "unbiased" else BiasedBatchNorm2d,
         activation=_TORCH_ACTIVATIONS[config.activation],
         gate=nn.Sigmoid,

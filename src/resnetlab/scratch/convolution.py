@@ -32,8 +32,8 @@ from resnetlab.scratch.windows import (
     unpad,
 )
 
-# Values of the rows that are copied before they are multiplied, at least: 4 MiB in float32, about two cores' cache.
-BLOCK = 1 << 20
+# Bytes of the rows that are copied before they are multiplied, at least: about two cores' cache.
+BLOCK = 4 << 20
 # Fewer channels than this make runs too short to copy one by one; the rows are then stored as columns.
 SHORT_RUN = 8
 
@@ -100,6 +100,18 @@ def conv2d(
     return _Convolution.apply(x, weight, bias, windows, groups)  # type: ignore[return-value]
 
 
+def kernel_gradient(gradient: Tensor, x: Tensor, weight: Tensor, windows: Windows) -> Tensor:
+    """Returns the gradient of the kernels of a convolution in one group, in channels_last memory.
+
+    Args:
+        gradient: of the output, (N, O, rows, columns), in channels_last memory as `x`.
+        x: the images (N, C, H, W).
+        weight: the kernels (O, C, KH, KW).
+        windows: what they saw.
+    """
+    return _weight_gradient(gradient, _kernels(weight, 1), x, windows)
+
+
 class _Convolution(torch.autograd.Function):
     """Chooses a formulation by shape; each has its own backward pass.
 
@@ -129,16 +141,15 @@ class _Convolution(torch.autograd.Function):
         x, kernels = ctx.saved_tensors
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         gradient = channels_last(gradient)
-        if _is_pointwise(ctx.windows, len(kernels)):
-            from_x, from_kernels = _pointwise_gradient, _pointwise_kernel_gradient
-        else:
-            from_x = _reversed_gradient if _is_reversible(ctx.windows) else _scattered_gradient
-            from_kernels = _kernel_gradient
         x_gradient = weight_gradient = bias_gradient = None
         if wants_x:
+            if _is_pointwise(ctx.windows, len(kernels)):
+                from_x = _pointwise_gradient
+            else:
+                from_x = _reversed_gradient if _is_reversible(ctx.windows) else _scattered_gradient
             x_gradient = from_x(gradient, kernels, x, ctx.windows)
         if wants_weight:
-            weight_gradient = _weights(from_kernels(gradient, kernels, x, ctx.windows), ctx.windows.kernel)
+            weight_gradient = _weight_gradient(gradient, kernels, x, ctx.windows)
         if wants_bias:
             bias_gradient = positions(gradient).sum(0)
         return x_gradient, weight_gradient, bias_gradient, None, None
@@ -202,7 +213,8 @@ def _rows(x: Tensor, windows: Windows, kernels: Tensor, count: Pair) -> Iterator
     images, channels, height, width = x.shape
     groups, _, length = kernels.shape
     area = count[0] * count[1]
-    block = max(1, min(images, max(BLOCK, kernels.numel()) // (area * length * groups)))
+    values = max(BLOCK // x.element_size(), kernels.numel())
+    block = max(1, min(images, values // (area * length * groups)))
     (above, left), size = windows.padding, (height + 2 * windows.padding[0], width + 2 * windows.padding[1])
     padded = new_map(x[:block], channels, size).zero_()
     seen = gather(padded, windows, count).unflatten(5, (groups, -1)).permute(5, 0, 1, 2, 3, 4, 6)
@@ -235,6 +247,12 @@ def _pointwise_gradient(gradient: Tensor, kernels: Tensor, x: Tensor, windows: W
     x_gradient = torch.zeros_like(x)
     x_gradient[:, :, :: windows.stride[0], :: windows.stride[1]] = seen
     return x_gradient
+
+
+def _weight_gradient(gradient: Tensor, kernels: Tensor, x: Tensor, windows: Windows) -> Tensor:
+    """Gradient of the weights (O, C / groups, KH, KW), from the kernels (groups, O / groups, K) for their shape."""
+    of_kernels = _pointwise_kernel_gradient if _is_pointwise(windows, len(kernels)) else _kernel_gradient
+    return _weights(of_kernels(gradient, kernels, x, windows), windows.kernel)
 
 
 def _pointwise_kernel_gradient(gradient: Tensor, kernels: Tensor, x: Tensor, windows: Windows) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from resnetlab.models.blocks import BasicBlock, Bottleneck, ResidualBlock
+from resnetlab.models.convolution import Conv2d
 from resnetlab.models.resnet import ResNet
 
 
@@ -57,7 +58,7 @@ def _is_plain(block: ResidualBlock) -> bool:
     numbers = range(1, block.convolutions + 1)
     layers = [[block.get_submodule(f"{part}{number}") for part in ("conv", "bn", "act")] for number in numbers]
     return all(
-        type(convolution) is nn.Conv2d
+        type(convolution) in (nn.Conv2d, Conv2d)
         and convolution.padding_mode == "zeros"
         and convolution.weight.device.type == "cpu"
         and isinstance(normalization, nn.Identity)  # folded
