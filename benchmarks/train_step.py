@@ -62,10 +62,10 @@ def plain_step(batch_size: int) -> Callable[[], None]:
     return step
 
 
-def our_step(batch_size: int, steps: int, optimizer: str) -> tuple[Callable[[], None], str]:
-    """Returns one step of `fit`'s loop, and the machine settings that it chose."""
+def our_step(batch_size: int, steps: int, kind: str) -> tuple[Callable[[], None], str]:
+    """Returns one step of `fit`'s loop with a kind of optimiser, and the machine settings that it chose."""
     machine = choose_machine()
-    recipe = resolve_recipe("quick", **{"batch_size": batch_size, "augment.flip": True, "optimizer": optimizer})
+    recipe = resolve_recipe("quick", **{"batch_size": batch_size, "augment.flip": True, "optimizer": kind})
     preprocessing = Preprocessing(image_size=SIZE, channels=CHANNELS, mean=(0.5,), std=(0.5,))
     model = create_model("resnet18", in_channels=CHANNELS, num_classes=CLASSES, stem="auto", image_size=SIZE)
     machine.place(model).train()
