@@ -22,7 +22,7 @@ from resnetlab.data.store import ImageData
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.surgery import fold_batch_norm, freeze
 from resnetlab.training import loop
-from resnetlab.training.fit import fit
+from resnetlab.training.fit import fit, resume
 from resnetlab.training.recipe import Recipe
 from resnetlab.weights.tensors import read_tensors
 
@@ -121,6 +121,9 @@ def test_a_loss_that_is_never_finite_stops_the_training(digits: ImageData, tmp_p
     assert list(map(int, bad["images"][0].split())) == digits.splits["train"].index[first].tolist()
     tensors, _ = read_tensors(max((out / "checkpoints").iterdir()))
     assert all(value.isfinite().all() for value in tensors.values())
+    with pytest.raises(UserError, match="not finite in 10 steps in a row"):
+        resume(out, quiet=True)
+    assert pd.read_csv(out / "bad_steps.csv")["step"].tolist() == list(range(2, 12))
 
 
 def test_a_step_that_is_not_finite_changes_nothing(

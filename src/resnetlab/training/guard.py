@@ -109,13 +109,14 @@ def check_finite(model: nn.Module, run: Run) -> None:
 
 def _log(run: Run, progress: Progress, result: StepResult, loss: float, split: Split) -> None:
     path = run.path / "bad_steps.csv"
-    is_new = not path.exists()
+    logged = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     images = _places(result.positions.tolist(), split)
-    with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        if is_new:
-            writer.writerow(_COLUMNS)
-        writer.writerow([progress.epoch + 1, result.step + 1, loss, " ".join(images)])
+    if not any(line.startswith(f"{progress.epoch + 1},{result.step + 1},") for line in logged):  # before a kill
+        with path.open("a", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            if not logged:
+                writer.writerow(_COLUMNS)
+            writer.writerow([progress.epoch + 1, result.step + 1, loss, " ".join(images)])
     if progress.bad_steps == 1:
         notice(
             f"warning: the loss of step {result.step + 1} of epoch {progress.epoch + 1} is {loss}; the step is left "
