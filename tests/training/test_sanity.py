@@ -4,6 +4,7 @@ import pytest
 import torch
 from tests.conftest import TINY
 
+from resnetlab.core.errors import UserError
 from resnetlab.data.store import ImageData
 from resnetlab.models.resnet import ResNet
 from resnetlab.training.sanity import overfit_one_batch
@@ -32,6 +33,11 @@ def test_what_cannot_be_learned_is_told(digits: ImageData):
     assert not result.learned
     assert "were not learned by heart in 5 steps" in str(result)
     assert "Look for labels that do not belong to their images" in str(result)
+
+
+def test_overrides_are_for_a_network_given_by_name(digits: ImageData):
+    with pytest.raises(UserError, match="overrides change a network that is given by name"):
+        overfit_one_batch(TINY, digits, overrides={"shortcut": "B"})
 
 
 @pytest.mark.parametrize(("lr", "code", "words"), [(0.2, 0, "by heart in"), (1e-6, 2, "not learned by heart")])

@@ -80,8 +80,6 @@ def find_lr(
     if "lr" in changes:
         raise UserError("lr is what the test looks for. Leave it out, or give lowest and highest.")
     recipe = resolve_recipe(recipe, **changes)
-    if overrides and not isinstance(model, str):
-        raise UserError("overrides change a network that is given by name. Change the config that the network has.")
     machine = choose_machine(device, precision, parts=parts_of(model, overrides or {}))
     if callable(data):
         data = data()

@@ -90,10 +90,6 @@ def fit(
                 raise UserError("image_size and data_root are for data that fit loads. Give them to load_data instead.")
             recipe = resolve_recipe(recipe, **changes)
             name = model if isinstance(model, str) else "custom"
-            if overrides and name == "custom":
-                raise UserError(
-                    "overrides change a network that is given by name. Change the config that the network has."
-                )
             machine = choose_machine(device, precision, parts=parts_of(model, overrides or {}))
             found = None if pretrained is None else open_pretrained(pretrained, model, overrides or {})
             folder = check_folder(out) if out is not None and ranks.is_first else None

@@ -34,6 +34,8 @@ def automatic_network(recipe: Recipe, data: ImageData, pretrained: Source | None
 
 def parts_of(model: str | ResNetConfig | ResNet, overrides: Mapping[str, Any]) -> str:
     """Returns what the layers will be made of; a mistake in a network's name or fields is told here, before images."""
+    if overrides and not isinstance(model, str):
+        raise UserError("overrides change a network that is given by name. Change the config that the network has.")
     if isinstance(model, ResNet):
         return model.config.parts
     if isinstance(model, ResNetConfig):

@@ -19,7 +19,7 @@ from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.stochastic import DropPath
 from resnetlab.training.machine import choose_machine
-from resnetlab.training.prepare import automatic_network, network_for
+from resnetlab.training.prepare import automatic_network, network_for, parts_of
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import resolve_recipe
 from resnetlab.training.step import build_optimizer, training_step
@@ -93,11 +93,11 @@ def overfit_one_batch(
     """
     steps = check_integer("steps", steps, 1)
     recipe = resolve_recipe(recipe, **changes)
+    machine = choose_machine(device, precision, parts=parts_of(model, overrides or {}))
     if model == "auto":
         model = automatic_network(recipe, data)
     network = copy.deepcopy(network_for(model, data, seed, overrides or {}))
     check_parts(recipe, network)
-    machine = choose_machine(device, precision, parts=network.config.parts)
     recipe = recipe.changed(label_smoothing=0.0, weight_decay=0.0, class_weights="none")
     machine.place(network).train()
     parts = TrainedParts(network, recipe)
