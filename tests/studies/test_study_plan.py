@@ -45,6 +45,8 @@ def test_the_plan_fills_the_budget_and_not_more(speed):
 def test_images_are_left_out_before_epochs_become_few(speed):
     found = planned(minutes=3)  # 138 s for 6,900 images each
     assert (found.images, found.epochs) == (690, 10)
+    found = planned(minutes=3.001)  # 6,902.4 images each, which do not divide by ten
+    assert (found.images, found.epochs) == (690, 10)
 
 
 def test_more_epochs_than_enough_are_not_planned(speed):

@@ -148,7 +148,7 @@ def make_plan(
             f"{len(cells)} trainings need a budget of at least {needed} minutes here, and it is {minutes:g}. Give a "
             "larger --budget, fewer --seeds, or smaller images."
         )
-    taken = images if not may_leave_out else min(images, math.ceil(max(seen / EPOCHS[0], recipe.batch_size)))
+    taken = images if not may_leave_out else min(images, int(max(seen / EPOCHS[0], recipe.batch_size)))
     epochs = max(1, min(EPOCHS[1], int(seen / taken)))
     planned = round((fixed + epochs * taken * rate) / 60, 1)
     return Plan(images=taken, epochs=epochs, minutes=planned, evaluated=evaluated)
