@@ -22,8 +22,8 @@ class Conv2d(nn.Conv2d):
 
     There, in the last stages of a network, torch's convolution takes most of its time to bring the kernel into the
     order that it wants, three times a step; `resnetlab.scratch` multiplies by the kernel as it lies in memory. Its
-    gradients are sums of a few parts, each rounded to bfloat16, so that their error is up to twice that of torch's.
-    Everywhere else this is torch's layer, to the last bit.
+    gradients are sums of a few parts, each rounded to bfloat16, so that their error is up to three times that of
+    torch's. Everywhere else this is torch's layer, to the last bit.
 
     What it brings is in benchmarks/README.md, "Where the time of a step goes".
     """
