@@ -13,9 +13,12 @@ from resnetlab.cli.options import (
     DataRoot,
     Detail,
     Device,
+    Download,
     Fit,
     FollowLinks,
+    ImageSize,
     SkipUnreadable,
+    SplitSeed,
     Store,
     Workers,
     read_assignments,
@@ -37,8 +40,6 @@ _SHOWN_SUSPECTS = 20
 Source = Annotated[
     str, typer.Argument(metavar="DATA", help="The name of a data set, a folder of class folders, or a table.")
 ]
-ImageSize = Annotated[int | None, typer.Option(help="Resize the images to this many pixels.")]
-Download = Annotated[bool, typer.Option(help="Allow getting a data set that is absent.")]
 
 
 def inspect_command(
@@ -64,7 +65,7 @@ def inspect_command(
     seed: Annotated[int, typer.Option(help="Of the choice of images and of their augmentation.")] = 0,
     image_size: ImageSize = None,
     limit: Annotated[int | None, typer.Option(help="Look at no more than this many training images.")] = None,
-    split_seed: Annotated[int, typer.Option(help="Of the splits that the data do not come with.")] = 0,
+    split_seed: SplitSeed = 0,
     fit: Fit = "crop",
     detail: Detail = 1.5,
     store: Store = "auto",
@@ -126,7 +127,7 @@ def pack_command(
     detail: Detail = 1.5,
     channels: Annotated[int | None, typer.Option(help="1 makes all images grey, 3 makes them RGB.")] = None,
     fit: Fit = "crop",
-    split_seed: Annotated[int, typer.Option(help="Of the splits that the data do not come with.")] = 0,
+    split_seed: SplitSeed = 0,
     validation_fraction: Annotated[float, typer.Option(help="Share of the training images.")] = 0.1,
     test_fraction: Annotated[float, typer.Option(help="Share of all images where there are no splits.")] = 0.2,
     skip_unreadable: SkipUnreadable = False,

@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resnetlab.cli.options import (
+    BatchSize,
     DataRoot,
     Detail,
     Device,
+    Download,
     Fit,
     FollowLinks,
+    ImageSize,
+    Model,
+    Precision,
     SkipUnreadable,
+    SplitSeed,
     Store,
     Workers,
     split_assignments,
@@ -31,9 +37,9 @@ _PICTURE = Path("lr.png")
 
 def command(
     data: Annotated[str, typer.Argument(help="What `resnetlab train` takes: a data set, a folder, a table, a pack.")],
-    model: Annotated[str, typer.Option(help="A name that `resnetlab models` lists; auto goes by image size.")] = "auto",
+    model: Model = "auto",
     recipe: Annotated[str, typer.Option(help="A named recipe; `resnetlab recipes` lists them.")] = "quick",
-    batch_size: Annotated[int | None, typer.Option(help="Images of one step.")] = None,
+    batch_size: BatchSize = None,
     assign: Annotated[
         list[str] | None,
         typer.Option(
@@ -46,13 +52,13 @@ def command(
     steps: Annotated[int, typer.Option(help="Steps of the test; more of them are less noisy.")] = 100,
     lowest: Annotated[float, typer.Option(help="The rate of the first step.")] = 1e-5,
     highest: Annotated[float, typer.Option(help="The rate of the last step.")] = 10.0,
-    image_size: Annotated[int | None, typer.Option(help="Resize the images to this many pixels.")] = None,
+    image_size: ImageSize = None,
     fit: Fit = "crop",
     detail: Detail = 1.5,
     store: Store = "auto",
     workers: Workers = None,
     seed: Annotated[int, typer.Option(help="Of initial weights, order and augmentation.")] = 0,
-    split_seed: Annotated[int, typer.Option(help="Of the splits that the data do not come with.")] = 0,
+    split_seed: SplitSeed = 0,
     limit: Annotated[
         int | None, typer.Option(help="Take at most this many training images, the classes in proportion.")
     ] = None,
@@ -63,9 +69,9 @@ def command(
         Path | None, typer.Option(help="Write rate, loss and its average of each step to a new file.")
     ] = None,
     data_root: DataRoot = None,
-    download: Annotated[bool, typer.Option(help="Allow getting a data set that is absent.")] = True,
+    download: Download = True,
     device: Device = "auto",
-    precision: Annotated[str, typer.Option(help="auto (measured), float32, bfloat16 or float64.")] = "auto",
+    precision: Precision = "auto",
     skip_unreadable: SkipUnreadable = False,
     follow_links: FollowLinks = False,
 ) -> None:

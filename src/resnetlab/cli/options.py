@@ -30,6 +30,12 @@ FollowLinks = Annotated[
 SkipUnreadable = Annotated[
     bool, typer.Option("--skip-unreadable", help="Leave unreadable image files out instead of stopping.")
 ]
+SplitSeed = Annotated[int, typer.Option(help="Of the splits that the data do not come with.")]
+Model = Annotated[str, typer.Option(help="A name that `resnetlab models` lists; auto goes by image size.")]
+ImageSize = Annotated[int | None, typer.Option(help="Resize the images to this many pixels.")]
+BatchSize = Annotated[int | None, typer.Option(help="Images of one step.")]
+Download = Annotated[bool, typer.Option(help="Allow getting a data set that is absent.")]
+Precision = Annotated[str, typer.Option(help="auto (measured), float32, bfloat16 or float64.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that `resnetlab train` made.")]
 
 

@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resnetlab.cli.options import (
+    BatchSize,
     DataRoot,
     Detail,
     Device,
+    Download,
     Fit,
     FollowLinks,
+    ImageSize,
+    Model,
+    Precision,
     SkipUnreadable,
+    SplitSeed,
     Store,
     Workers,
     split_assignments,
@@ -40,12 +46,12 @@ def command(
             "without train and val), a .csv or .parquet table of paths and labels, or a pack."
         ),
     ] = None,
-    model: Annotated[str, typer.Option(help="A name that `resnetlab models` lists; auto goes by image size.")] = "auto",
+    model: Model = "auto",
     recipe: Annotated[
         str, typer.Option(help="A named recipe, such as quick; `resnetlab recipes` explains them.")
     ] = "quick",
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images of one step.")] = None,
+    batch_size: BatchSize = None,
     lr: Annotated[float | None, typer.Option(help="The highest learning rate.")] = None,
     pretrained: Annotated[
         str | None,
@@ -75,13 +81,13 @@ def command(
             "fields of ResNetConfig), such as augment.rotation=10. May be repeated.",
         ),
     ] = None,
-    image_size: Annotated[int | None, typer.Option(help="Resize the images to this many pixels.")] = None,
+    image_size: ImageSize = None,
     fit: Fit = "crop",
     detail: Detail = 1.5,
     store: Store = "auto",
     workers: Workers = None,
     seed: Annotated[int, typer.Option(help="Of initial weights, order and augmentation.")] = 0,
-    split_seed: Annotated[int, typer.Option(help="Of the splits that the data do not come with.")] = 0,
+    split_seed: SplitSeed = 0,
     limit: Annotated[
         int | None, typer.Option(help="Train on at most this many images, the classes in proportion.")
     ] = None,
@@ -89,9 +95,9 @@ def command(
         Path | None, typer.Option(help="The run folder; runs/<data>-<model>-<date and time> without it.")
     ] = None,
     data_root: DataRoot = None,
-    download: Annotated[bool, typer.Option(help="Allow getting a data set that is absent.")] = True,
+    download: Download = True,
     device: Device = "auto",
-    precision: Annotated[str, typer.Option(help="auto (measured), float32, bfloat16 or float64.")] = "auto",
+    precision: Precision = "auto",
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write the history for TensorBoard too (pip extra: tensorboard).")
     ] = False,
