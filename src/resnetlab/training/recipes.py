@@ -121,8 +121,9 @@ def system_a() -> Recipe:
 
     `resnetlab train fashion_mnist --model scratch_resnet50 --image-size 96 --recipe system-a`
 
-    On two cores of an Intel Xeon an epoch takes about 57 minutes; ten were not run here. With batches of 32 and a rate
-    of 0.025, one pass over 12,000 images reaches 80.6 % of the test images.
+    On one core of two of an Intel Xeon, the other busy, it trains on 26 images a second with bfloat16, an epoch in 35
+    minutes; ten were not run here. With batches of 32 and a rate of 0.025, one pass over 12,000 images reaches 80.6 %
+    of the test images.
     """
     networks = ("scratch_resnet50", "scratch_resnet50")
     scratch = {"optimizer": "scratch_sgd", "loss": "scratch_cross_entropy"}
@@ -134,8 +135,8 @@ def system_b() -> Recipe:
 
     `resnetlab train fashion_mnist --model d2l_resnet18 --image-size 96 --recipe system-b`
 
-    Published copies of its output end at 92.1 to 92.4 % test accuracy after 10 epochs. On two cores of an Intel Xeon
-    an epoch takes about 12 minutes; ten were not run here.
+    Published copies of its output end at 92.1 to 92.4 % test accuracy after 10 epochs. Here they reach 91.4 % (90.9 to
+    92.0; one seed), in 57 minutes on one core of two of an Intel Xeon, the other busy, with bfloat16.
     """
     return Recipe(
         name="system-b",
@@ -156,7 +157,8 @@ def system_c() -> Recipe:
 
     `resnetlab train imagenette --model resnet18 --image-size 224 --fit squash --recipe system-c --seed 42`
 
-    On two cores of an Intel Xeon an epoch takes about 12 minutes; ten were not run here.
+    On one core of two of an Intel Xeon, the other busy, it trains on 29 images a second with bfloat16, an epoch in 6
+    minutes; ten were not run here.
     """
     return Recipe(
         name="system-c",
@@ -186,8 +188,8 @@ def system_d() -> Recipe:
 
     `resnetlab train fashion_mnist --model d2l_resnet18 --image-size 96 --recipe system-d`
 
-    It names about 8 minutes on a rented GPU. On two cores of an Intel Xeon an epoch takes about 11 minutes; ten were
-    not run here.
+    It names about 8 minutes on a rented GPU. Here its 10 epochs reach 91.9 % of the test images (91.4 to 92.4; one
+    seed), in 62 minutes on one core of two of an Intel Xeon, the other busy, with bfloat16.
     """
     return system_b().changed(name="system-d", batch_size=256, lr=0.05)
 
