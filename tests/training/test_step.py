@@ -242,7 +242,7 @@ def test_recipes_are_named_and_survive_a_file():
         recipe = make()
         assert recipe.name == name
         assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
-        text = make.__doc__ or ""
+        text = " ".join((make.__doc__ or "").split())
         figures = () if "Not yet measured." in text else (r"\d+ (seconds|minutes)", r"two cores")
         for pattern in (r"`resnetlab train .+`", *figures):
             assert re.search(pattern, text), f"the docstring of {name} states no {pattern}"

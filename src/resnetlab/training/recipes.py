@@ -121,7 +121,7 @@ def system_a() -> Recipe:
 
     `resnetlab train fashion_mnist --model scratch_resnet50 --image-size 96 --recipe system-a`
 
-    On one core of two of an Intel Xeon, the other busy, it trains on 26 images a second with bfloat16, an epoch in 35
+    On one of two cores of an Intel Xeon, the other busy, it trains on 26 images a second with bfloat16, an epoch in 35
     minutes; ten were not run here. With batches of 32 and a rate of 0.025, one pass over 12,000 images reaches 80.6 %
     of the test images.
     """
@@ -136,7 +136,7 @@ def system_b() -> Recipe:
     `resnetlab train fashion_mnist --model d2l_resnet18 --image-size 96 --recipe system-b`
 
     Published copies of its output end at 92.1 to 92.4 % test accuracy after 10 epochs. Here they reach 91.45 % (90.9
-    to 92.0; one seed), in 57 minutes on one core of two of an Intel Xeon, the other busy, with bfloat16.
+    to 92.0; one seed), in 57 minutes on one of two cores of an Intel Xeon, the other busy, with bfloat16.
     """
     return Recipe(
         name="system-b",
@@ -157,7 +157,7 @@ def system_c() -> Recipe:
 
     `resnetlab train imagenette --model resnet18 --image-size 224 --fit squash --recipe system-c --seed 42`
 
-    On one core of two of an Intel Xeon, the other busy, it trains on 29 images a second with bfloat16, an epoch in 6
+    On one of two cores of an Intel Xeon, the other busy, it trains on 29 images a second with bfloat16, an epoch in 6
     minutes; ten were not run here.
     """
     return Recipe(
@@ -189,7 +189,7 @@ def system_d() -> Recipe:
     `resnetlab train fashion_mnist --model d2l_resnet18 --image-size 96 --recipe system-d`
 
     It names about 8 minutes on a rented GPU. Here its 10 epochs reach 91.93 % of the test images (91.4 to 92.4; one
-    seed), in 62 minutes on one core of two of an Intel Xeon, the other busy, with bfloat16.
+    seed), in 62 minutes on one of two cores of an Intel Xeon, the other busy, with bfloat16.
     """
     return system_b().changed(name="system-d", batch_size=256, lr=0.05)
 
