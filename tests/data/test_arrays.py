@@ -7,6 +7,7 @@ import torch
 
 from resnetlab.core.errors import UserError
 from resnetlab.data.arrays import check_arrays
+from resnetlab.data.sources import load_data
 
 
 def pixels(*shape: int) -> np.ndarray:
@@ -51,6 +52,17 @@ def test_splits_names_and_mirrors():
     assert list(source.splits) == ["train", "validation", "test"]
     assert (source.name, source.class_names, source.mirrors) == ("mine", ("0", "1"), False)
     assert check_arrays(arrays, ["cat", "dog"], "mine").class_names == ("cat", "dog")
+
+
+def test_a_part_is_shown_of_images_that_are_held_out():
+    arrays = {"train": (pixels(4, 20, 30), [0, 1, 0, 1]), "test": (pixels(3, 20, 30), [0, 1, 0])}
+    whole, part = (load_data(arrays, image_size=16, validation_fraction=0, crop_share=share) for share in (1, 0.5))
+    given = torch.from_numpy(pixels(3, 20, 30))[:, None]
+    for data in (whole, part):
+        assert torch.equal(data.squares("test"), data.preprocessing.squares(given))
+        assert torch.equal(data.split("train").images, whole.squares("train"))
+    assert not torch.equal(part.squares("test"), whole.squares("test"))
+    assert torch.equal(part.squares("train"), part.preprocessing.squares(whole.squares("train")))
 
 
 @pytest.mark.parametrize("make", [list, tuple, np.array, pd.Series, lambda names: np.array(names, dtype=object)])

@@ -178,17 +178,21 @@ def test_photos_keep_their_shape_and_enough_pixels_for_crops(detail: float, shor
 
 @pytest.mark.parametrize("fit_", ["crop", "squash"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_evaluation_sees_what_prediction_sees(fit_: str, channels: int, photos: Path, tmp_path: Path):
+@pytest.mark.parametrize("crop_share", [1.0, 0.6])
+def test_evaluation_sees_what_prediction_sees(
+    fit_: str, channels: int, crop_share: float, photos: Path, tmp_path: Path
+):
     shares = {"test_fraction": 0.4, "validation_fraction": 0.3}  # so that every kind of size is in them
-    options = {"image_size": 24, "channels": channels, "fit": fit_, **shares}
+    options = {"image_size": 24, "channels": channels, "fit": fit_, "crop_share": crop_share, **shares}
     kinds = set()
     for data in (load_data(photos, store="memory", **options), pack_data(photos, tmp_path / "pack", **options)):
         for name in data.splits:
             for position, square in enumerate(data.squares(name) if name != "train" else ()):
                 pixels = decode_image(_photo(photos, data, name, position), channels)
                 kinds.add((name, int(np.sign(min(pixels.shape[:2]) - 24))))
-                expected = fit_to_square(pixels, 24, fit_)
+                expected = fit_to_square(pixels, 24, fit_, crop_share=crop_share)
                 assert np.array_equal(square.permute(1, 2, 0).numpy(), expected)
+                assert np.array_equal(data.preprocessing.square(pixels), expected)
         some = torch.tensor([5, 0, 3])
         assert torch.equal(data.squares("test", some), data.squares("test")[some])
     assert kinds == {(name, sign) for name in ("validation", "test") for sign in (-1, 0, 1)}
@@ -204,6 +208,38 @@ def test_prediction_on_a_file_answers_as_evaluation_does(photos: Path, tmp_path:
     assert answers["confidence"].tolist() == pytest.approx(table["confidence"].tolist(), rel=1e-6)
     alone = predict(run, files[3], top=1)
     assert alone["confidence"].tolist() == pytest.approx(table["confidence"].tolist()[3:4], rel=1e-5)
+
+
+def test_training_does_not_heed_what_part_is_evaluated(photos: Path, tmp_path: Path):
+    options = {"image_size": 16, "test_fraction": 0.4}
+    whole, part = load_data(photos, **options), load_data(photos, crop_share=0.7, **options)
+    assert whole.fingerprint != part.fingerprint
+    assert all(map(torch.equal, whole.split("train").images, part.split("train").images))
+    kept = part.split("train").images[3].permute(1, 2, 0).numpy()
+    shown = part.squares("train", torch.tensor([3]))[0].permute(1, 2, 0).numpy()
+    assert np.array_equal(shown, fit_to_square(kept, 16, crop_share=0.7))
+    settings = {"epochs": 2, "precision": "float32", "quiet": True}
+    runs = [fit(RGB, data, out=tmp_path / name, **settings) for name, data in (("whole", whole), ("part", part))]
+    weights = [read_tensors(run.weights)[0] for run in runs]
+    assert all(torch.equal(weights[0][name], tensor) for name, tensor in weights[1].items())
+    tables = [evaluate(run).per_image["confidence"] for run in runs]
+    assert not np.allclose(*tables)
+    files = [_photo(photos, part, "test", position) for position in range(5)]
+    answers = predict(runs[1], [str(file) for file in files], top=1)["confidence"]
+    assert answers.tolist() == pytest.approx(tables[1].tolist()[:5], rel=1e-5)
+    with pytest.raises(UserError, match=r"made square by crop_share=0\.7, and photos has crop_share=1\.0\. Load it"):
+        evaluate(runs[1], whole)
+    elsewhere = evaluate(runs[1].weights, photos).per_image.iloc[:5]  # a file, which loads images as it needs them
+    answers = predict(runs[1], [str(photos / path) for path in elsewhere["path"]], top=1)["confidence"]
+    assert answers.tolist() == pytest.approx(elsewhere["confidence"].tolist(), rel=1e-5)
+
+
+def test_a_pack_of_before_there_was_a_share_shows_all(photos: Path, tmp_path: Path):
+    data = pack_data(photos, tmp_path / "pack", image_size=24)
+    facts = json.loads((tmp_path / "pack" / "pack.json").read_text())
+    assert facts["format"].pop("crop_share") == facts["arguments"].pop("crop_share") == 1.0
+    (tmp_path / "pack" / "pack.json").write_text(json.dumps(facts))
+    _assert_same(load_data(tmp_path / "pack"), data)
 
 
 def test_a_pack_is_opened_by_its_folder(photos: Path, tmp_path: Path):
@@ -784,6 +820,7 @@ def test_data_kept_in_another_size_are_not_the_same(photos: Path, tmp_path: Path
     ("asked", "message"),
     [
         ({"fit": "squash"}, "fit=crop, and squash is asked for"),
+        ({"crop_share": 0.5}, r"crop_share=1\.0, and 0\.5 is asked for"),
         ({"detail": 3.0}, r"detail=1\.5, and 3\.0 is asked for"),
         ({"split_seed": 7}, "split_seed=0, and 7 is asked for"),
         ({"test_fraction": 0.5}, r"test_fraction=0\.2, and 0\.5 is asked for"),

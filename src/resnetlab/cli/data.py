@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resnetlab.cli.options import (
+    CropShare,
     DataRoot,
     Detail,
     Device,
@@ -127,6 +128,7 @@ def pack_command(
     detail: Detail = 1.5,
     channels: Annotated[int | None, typer.Option(help="1 makes all images grey, 3 makes them RGB.")] = None,
     fit: Fit = "crop",
+    crop_share: CropShare = 1.0,
     split_seed: SplitSeed = 0,
     validation_fraction: Annotated[float, typer.Option(help="Share of the training images.")] = 0.1,
     test_fraction: Annotated[float, typer.Option(help="Share of all images where there are no splits.")] = 0.2,
@@ -156,6 +158,7 @@ def pack_command(
         detail=detail,
         channels=channels,
         fit=fit,
+        crop_share=crop_share,
         split_seed=split_seed,
         validation_fraction=validation_fraction,
         test_fraction=test_fraction,
@@ -217,7 +220,7 @@ def _load(source: str, network: ResNet | None, **options: Any) -> tuple[ImageDat
 
     if network is not None:
         preprocessing, _ = trained_on(network)
-        options |= {"channels": preprocessing.channels, "fit": preprocessing.fit}
+        options |= {name: getattr(preprocessing, name) for name in ("channels", "fit", "crop_share")}
         options["image_size"] = options["image_size"] or preprocessing.image_size
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -17,6 +17,12 @@ DataRoot = Annotated[
     typer.Option(help="Where downloaded data sets are, in torchvision's layout.", envvar="RESNETLAB_DATA"),
 ]
 Fit = Annotated[str, typer.Option(help="How images that are no squares become squares: crop to the centre, or squash.")]
+CropShare = Annotated[
+    float,
+    typer.Option(
+        help="Evaluate and predict on so much of height and width, at the centre; 0.875 is what is usual on ImageNet."
+    ),
+]
 Detail = Annotated[
     float, typer.Option(help="Keep photos with up to so many times the image size, for random crops to be cut from.")
 ]

@@ -11,6 +11,7 @@ import typer
 
 from resnetlab.cli.options import (
     BatchSize,
+    CropShare,
     DataRoot,
     Detail,
     Device,
@@ -83,6 +84,7 @@ def command(
     ] = None,
     image_size: ImageSize = None,
     fit: Fit = "crop",
+    crop_share: CropShare = 1.0,
     detail: Detail = 1.5,
     store: Store = "auto",
     workers: Workers = None,
@@ -155,6 +157,7 @@ def command(
                 data_root=data_root,
                 image_size=image_size,
                 fit=fit,
+                crop_share=crop_share,
                 detail=detail,
                 store=store,
                 workers=workers,

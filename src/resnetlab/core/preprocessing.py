@@ -58,9 +58,9 @@ class Preprocessing:
 
     def squares(self, images: Tensor) -> Tensor:
         """Returns uint8 images (N, C, H, W) as such squares."""
-        if self.crop_share == 1 and images.shape[2:] == (self.image_size, self.image_size):
-            return images
-        return torch.stack([to_tensor(self.square(to_array(image))) for image in images])
+        return to_squares(
+            images, self.image_size, self.fit, interpolation=self.interpolation, crop_share=self.crop_share
+        )
 
     def normalize(self, images: Tensor, dtype: torch.dtype = torch.float32, *, out: Tensor | None = None) -> Tensor:
         """Returns (value / 255 - mean) / std of images (..., C, H, W), values 0 to 255, in `dtype` or `out`."""
@@ -70,11 +70,14 @@ class Preprocessing:
         return torch.addcmul(shift, images.to(dtype), scale, out=out)
 
 
-def to_squares(images: Tensor, size: int, fit: str) -> Tensor:
+def to_squares(
+    images: Tensor, size: int, fit: str, *, interpolation: str = "bilinear", crop_share: float = 1.0
+) -> Tensor:
     """Returns uint8 images (N, C, H, W) as squares; see `fit_to_square`."""
-    if images.shape[2:] == (size, size):
+    if crop_share == 1 and images.shape[2:] == (size, size):
         return images
-    return torch.stack([to_tensor(fit_to_square(to_array(image), size, fit)) for image in images])
+    shown = {"interpolation": interpolation, "crop_share": crop_share}
+    return torch.stack([to_tensor(fit_to_square(to_array(image), size, fit, **shown)) for image in images])
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:

@@ -27,6 +27,7 @@ class StoredFormat:
         channels: 1 (grey) or 3 (RGB).
         image_size: height and width that the network sees, in pixels.
         fit: how an image becomes a square, as in `fit_to_square`.
+        crop_share: the part of it that is shown outside training, as in `fit_to_square`.
         detail: training images keep their shape, and so many times `image_size` on the shorter side, if they
             have it; random crops are cut from that.
     """
@@ -34,13 +35,17 @@ class StoredFormat:
     channels: int
     image_size: int
     fit: str
+    crop_share: float
     detail: float
 
     def kept_shape(self, height: int, width: int, *, training: bool) -> tuple[int, int]:
         """Returns height and width of what `store` makes of an image."""
         if training:
             return shrunk_shape(height, width, self._shorter)
-        return (self.image_size, self.image_size) if min(height, width) > self.image_size else (height, width)
+        return (self.image_size, self.image_size) if self._becomes_square(height, width) else (height, width)
+
+    def _becomes_square(self, height: int, width: int) -> bool:
+        return self.crop_share < 1 or min(height, width) > self.image_size
 
     @property
     def _shorter(self) -> int:
@@ -49,13 +54,14 @@ class StoredFormat:
     def store(self, pixels: np.ndarray, *, training: bool) -> np.ndarray:
         """Returns what is kept of an image, uint8 (H, W, C).
 
-        Images of validation and test that are larger than the square become the square at once, others
-        stay as they are, so that in either case the network sees exactly what prediction would show it.
+        Images of validation and test that are larger than the square become the square at once, and all do of
+        which a part is shown; others stay as they are. In either case the network sees exactly what prediction
+        would show it.
         """
         if training:
             return shrink(pixels, self._shorter)
-        if min(pixels.shape[:2]) > self.image_size:
-            return fit_to_square(pixels, self.image_size, self.fit)
+        if self._becomes_square(*pixels.shape[:2]):
+            return fit_to_square(pixels, self.image_size, self.fit, crop_share=self.crop_share)
         return pixels
 
 

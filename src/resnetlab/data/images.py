@@ -104,12 +104,13 @@ class Ragged:
         size = height * width * self.channels
         return self._opened[number][offset : offset + size].reshape(height, width, self.channels)
 
-    def squares(self, positions: np.ndarray, size: int, fit: str) -> Tensor:
-        """Returns uint8 (n, C, size, size), as prediction would show the images."""
+    def squares(self, positions: np.ndarray, size: int, fit: str, *, crop_share: float = 1.0) -> Tensor:
+        """Returns uint8 (n, C, size, size), as prediction would show the images; see `fit_to_square`."""
         result = np.empty((len(positions), self.channels, size, size), dtype=np.uint8)
 
         def fill(row: int) -> None:
-            result[row] = fit_to_square(self.pixels(int(positions[row])), size, fit).transpose(2, 0, 1)
+            pixels = self.pixels(int(positions[row]))
+            result[row] = fit_to_square(pixels, size, fit, crop_share=crop_share).transpose(2, 0, 1)
 
         with ThreadPoolExecutor(cpu_count()) as pool:
             list(pool.map(fill, range(len(positions))))

@@ -41,9 +41,13 @@ def from_arrays(source: ArraySource, options: LoadOptions) -> ImageData:
         images, labels = source.splits[part.source]
         squares = torch.empty(len(part.positions), channels, size, size, dtype=torch.uint8)
         chunks = torch.arange(len(part.positions)).split(1024)
+        shown = 1.0 if split == "train" else options.crop_share
 
-        def fill(at: Tensor, images: Tensor = images, part: Drawn = part, squares: Tensor = squares) -> None:
-            squares[at] = to_squares(_with_channels(images[part.positions[at]], channels), size, options.fit)
+        def fill(
+            at: Tensor, images: Tensor = images, part: Drawn = part, squares: Tensor = squares, shown: float = shown
+        ) -> None:
+            chosen = _with_channels(images[part.positions[at]], channels)
+            squares[at] = to_squares(chosen, size, options.fit, crop_share=shown)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(fill, chunks))
@@ -57,6 +61,7 @@ def from_arrays(source: ArraySource, options: LoadOptions) -> ImageData:
         image_size=size,
         channels=channels,
         fit=options.fit,
+        crop_share=options.crop_share,
     )
 
 
@@ -76,6 +81,7 @@ def from_files(
         image_size=options.image_size,
         channels=options.channels,
         fit=options.fit,
+        crop_share=options.crop_share,
         detail=options.detail,
     )
     count = sum(map(len, files.values()))
@@ -92,6 +98,7 @@ def from_files(
             image_size=stored.image_size,
             channels=stored.channels,
             fit=stored.fit,
+            crop_share=stored.crop_share,
         )
     folder = pack or _cache_folder() / f"{source.name}-{files_digest(files, stored, source)[:16]}"
     if is_complete(folder):
@@ -126,7 +133,8 @@ def from_pack(folder: Path, options: LoadOptions) -> ImageData:
     """Opens a pack as a data set; its splits and sizes are those that it was made with."""
     facts, table, images = open_pack(folder)
     usual, names = LoadOptions(source=""), tuple(facts["class_names"])
-    made = {**facts["format"], **{name: facts["arguments"][name] for name in ("validation_fraction", "test_fraction")}}
+    fractions = {name: facts["arguments"][name] for name in ("validation_fraction", "test_fraction")}
+    made = {"crop_share": usual.crop_share, **facts["format"], **fractions}  # older packs do not name it
     if not options.limits:  # else the seed draws the images to keep
         made["split_seed"] = facts["arguments"]["split_seed"]
     for name, value in {**made, "class_names": names}.items():
@@ -156,6 +164,7 @@ def from_pack(folder: Path, options: LoadOptions) -> ImageData:
         image_size=made["image_size"],
         channels=made["channels"],
         fit=made["fit"],
+        crop_share=made["crop_share"],
     )
 
 

@@ -20,6 +20,7 @@ class LoadOptions:
     image_size: int | None = None
     channels: int | None = None
     fit: str = "crop"
+    crop_share: float = 1.0
     detail: float = 1.5
     store: str = "auto"
     class_names: tuple[str, ...] | None = None
@@ -50,6 +51,7 @@ class LoadOptions:
         set_checked(
             self,
             split_seed=int(self.split_seed),
+            crop_share=check_number("crop_share", self.crop_share, 0, 1, above=True),
             detail=check_number("detail", self.detail, 1),
             validation_fraction=check_number("validation_fraction", self.validation_fraction, 0, 1, below=True),
             test_fraction=check_number("test_fraction", self.test_fraction, 0, 1),

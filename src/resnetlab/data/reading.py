@@ -39,6 +39,7 @@ def survey(
     image_size: int | None,
     channels: int | None,
     fit: str,
+    crop_share: float,
     detail: float,
 ) -> tuple[StoredFormat, int]:
     """Returns the form in which to keep images, and about how many bytes they will take.
@@ -51,6 +52,7 @@ def survey(
         image_size: in pixels; None is the median of the shorter sides, at most `LARGEST_DEFAULT_SIZE`.
         channels: 1 or 3; None is 1 where every image is grey, else 3.
         fit: as in `fit_to_square`.
+        crop_share: as in `StoredFormat`.
         detail: as in `StoredFormat`.
 
     Raises:
@@ -69,6 +71,7 @@ def survey(
         channels=channels or max(probe[0] for _, probe in probes),
         image_size=image_size or min(LARGEST_DEFAULT_SIZE, int(median(min(probe[1:]) for _, probe in probes))),
         fit=fit,
+        crop_share=crop_share,
         detail=detail,
     )
     kept = [stored.kept_shape(*probe[1:], training=split == "train") for split, probe in probes]

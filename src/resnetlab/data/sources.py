@@ -43,6 +43,7 @@ def load_data(
     image_size: int | None = None,
     channels: int | None = None,
     fit: str = "crop",
+    crop_share: float = 1.0,
     detail: float = 1.5,
     store: str = "auto",
     class_names: Sequence[str] | None = None,
@@ -77,6 +78,8 @@ def load_data(
             images; for photos the median of their shorter sides, at most 224.
         channels: 1 to make all images grey, 3 to make them RGB; without it as they are.
         fit: how an image that is no square becomes one: "crop" to its centre, or "squash".
+        crop_share: height and width of the part of that square, at its centre, that evaluation and prediction see:
+            224 / 256 is the usual one of ImageNet. Training does not heed it.
         detail: training photos keep their shape, and up to so many times `image_size` on the shorter side,
             for random crops to be cut from.
         store: "memory"; "pack", files that are mapped into memory, built once and found again, under
@@ -113,6 +116,7 @@ def load_data(
         image_size=image_size,
         channels=channels,
         fit=fit,
+        crop_share=crop_share,
         detail=detail,
         store=store,
         class_names=None if class_names is None else tuple(class_names),

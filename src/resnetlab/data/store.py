@@ -18,7 +18,7 @@ from torch import Tensor
 
 from resnetlab.core.console import render
 from resnetlab.core.errors import UserError
-from resnetlab.core.preprocessing import Preprocessing
+from resnetlab.core.preprocessing import Preprocessing, to_squares
 from resnetlab.data.decoding import pixel_digest
 from resnetlab.data.images import Ragged
 
@@ -83,6 +83,7 @@ class ImageData:
         image_size: height and width of what the network sees, in pixels.
         channels: of every image, 1 or 3.
         fit: how images that are no squares become squares: "crop" or "squash".
+        crop_share: height and width of the part of the square, at its centre, that is shown outside training.
     """
 
     name: str
@@ -93,6 +94,7 @@ class ImageData:
     image_size: int
     channels: int
     fit: str = "crop"
+    crop_share: float = 1.0
 
     @property
     def num_classes(self) -> int:
@@ -116,10 +118,12 @@ class ImageData:
             uint8 (n, C, image_size, image_size).
         """
         images = self.split(split).images
+        share = self.crop_share if split == "train" else 1.0  # the other splits are kept as they are shown
         if isinstance(images, Tensor):
-            return images if positions is None else images[positions]
+            chosen = images if positions is None else images[positions]
+            return to_squares(chosen, self.image_size, self.fit, crop_share=share)
         at = np.arange(len(images)) if positions is None else positions.numpy()
-        return images.squares(at, self.image_size, self.fit)
+        return images.squares(at, self.image_size, self.fit, crop_share=share)
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
@@ -137,6 +141,7 @@ class ImageData:
             mean=tuple((mean / 255).tolist()),
             std=tuple((std / 255).tolist()),
             fit=self.fit,
+            crop_share=self.crop_share,
         )
 
     @cached_property
@@ -146,7 +151,8 @@ class ImageData:
         for name, split in self.splits.items():
             if isinstance(split.images, Ragged):
                 # The files, and in what size each is kept: the same in memory and in a pack.
-                digest.update(f"\0{name}{(self.channels, self.image_size, self.fit)}".encode())
+                part = () if self.crop_share == 1 else (self.crop_share,)
+                digest.update(f"\0{name}{(self.channels, self.image_size, self.fit, *part)}".encode())
                 digest.update("".join(split.images.digests).encode())
                 digest.update(split.images.shapes.tobytes())
             else:

@@ -171,6 +171,7 @@ def _whole(source: str | Path, model: ResNet, data_root: str | Path | None, skip
         image_size=preprocessing.image_size,
         channels=preprocessing.channels,
         fit=preprocessing.fit,
+        crop_share=preprocessing.crop_share,
         class_names=class_names if Path(source).is_file() else None,
         test_fraction=LoadOptions.test_fraction if keeps_splits else 1.0,
         skip_unreadable=skip_unreadable,
@@ -198,11 +199,13 @@ def _check_fits(model: Network, data: ImageData) -> None:
             f"the network was trained on images of {wanted[0]} channels and {wanted[1]} pixels, and {data.name} has "
             f"{data.channels} and {data.image_size}. Load it with channels={wanted[0]}, image_size={wanted[1]}."
         )
-    if preprocessing.fit != data.fit:
-        raise UserError(
-            f"the network was trained on images made square by fit={preprocessing.fit!r}, and {data.name} has "
-            f"fit={data.fit!r}. Load it with fit={preprocessing.fit!r}."
-        )
+    for name in ("fit", "crop_share"):
+        ours, theirs = getattr(preprocessing, name), getattr(data, name)
+        if ours != theirs:
+            raise UserError(
+                f"the network sees images made square by {name}={ours!r}, and {data.name} has {name}={theirs!r}. "
+                f"Load it with {name}={ours!r}."
+            )
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ _DATA_OPTIONS = {
     "data_root": "--data-root",
     "image_size": "--image-size",
     "fit": "--fit",
+    "crop_share": "--crop-share",
     "detail": "--detail",
     "store": "--store",
     "split_seed": "--split-seed",
