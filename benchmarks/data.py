@@ -2,12 +2,12 @@
 
 - `augmented`: write-up C's whole augmentation at 224 px, batches of 64, ours from the pack against
   torchvision's v2 transforms in a DataLoader with the best number of workers: at least 5 times the images.
-- `plain`: without augmentation, resized and normalised only: at least 3 times.
+- `plain`: without augmentation, resized and normalized only: at least 3 times.
 - `packing`: the time of building the pack over that of decoding all files once with as many processes:
   at most 1.3.
 - `outside`: share of a training step of ResNet-18 at 128 px that is not the network's: at most 10 %.
 
-Ours and the peer run turn by turn; medians are compared. Both end with a normalised float32 batch.
+Ours and the peer run turn by turn; medians are compared. Both end with a normalized float32 batch.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from resnetlab.core.memory import keep_freed_memory
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.data.augment import Augmentation
 from resnetlab.data.batches import training_batches
-from resnetlab.data.sources import load_data, pack_data
-from resnetlab.data.store import ImageData
+from resnetlab.data.load import load_data, pack_data
+from resnetlab.data.storage.store import ImageData
 from resnetlab.models.catalog import create_model
 from resnetlab.training.machine import choose_machine
 from resnetlab.training.recipes import resolve_recipe

@@ -1,4 +1,4 @@
-"""Claim: folding batch normalisation into the convolutions makes inference faster.
+"""Claim: folding batch normalization into the convolutions makes inference faster.
 
 ResNet-18 and ResNet-50 in float32 and evaluation mode, batch 16 of 3x224x224, as `create_model` gives them and
 after `fold_batch_norm`, in the memory layout that evaluation uses (channels last).

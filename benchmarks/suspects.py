@@ -27,7 +27,7 @@ import torch
 
 import resnetlab
 from resnetlab.core.environment import processor_name
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.suspects import suspect_labels
 
 BAR = 0.80

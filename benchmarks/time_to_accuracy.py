@@ -1,6 +1,6 @@
 """Claim: `--recipe quick` reaches 93.5 % on Fashion-MNIST in a twentieth of the time of write-up B's ten epochs.
 
-The peer is write-up B's recipe as it stands: its ResNet-18 (biased convolutions, batch normalisation) on images
+The peer is write-up B's recipe as it stands: its ResNet-18 (biased convolutions, batch normalization) on images
 resized to 96x96, float32, batches of 128, SGD at 0.01, written as the plain torch loop that it is, with
 torchvision's own data set and transforms in a DataLoader. Its time per step is measured over at least 100 steps
 and multiplied to ten epochs of 60,000 images; what it spends on evaluation is not counted.

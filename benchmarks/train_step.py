@@ -2,14 +2,14 @@
 
 Same network (ResNet-18, one channel, ten classes), same batch (64 images of 96x96), same machine, in
 one run, turn by turn so that drift of the machine meets both alike. The peer is the loop that every
-tutorial shows: torchvision's network in float32, SGD with momentum, images already normalised. Ours is
-the step that `fit` takes with the same optimiser, and begins earlier: it shuffles, crops, flips and normalises from
+tutorial shows: torchvision's network in float32, SGD with momentum, images already normalized. Ours is
+the step that `fit` takes with the same optimizer, and begins earlier: it shuffles, crops, flips and normalizes from
 uint8. `--optimizer muon` takes that of `quick` instead.
 
 The bar holds for processors with bfloat16 instructions; on others the ratio is printed without it.
 
 `--profile` prints where the processor's time of our steps goes, by torch's profiler; at least 85 % is to be in the
-kernels of convolution, normalisation and pooling.
+kernels of convolution, normalization and pooling.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch.autograd.profiler_util import FunctionEvent
 from resnetlab.core.memory import keep_freed_memory
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.data.batches import training_batches
-from resnetlab.data.store import Split
+from resnetlab.data.storage.store import Split
 from resnetlab.models.catalog import create_model
 from resnetlab.training.machine import choose_machine
 from resnetlab.training.recipes import resolve_recipe
@@ -37,13 +37,13 @@ from timing import medians
 BAR, KERNEL_SHARE = 2.3, 0.85
 KERNELS = {
     "convolution": ("convolution", "Convolution"),
-    "normalisation": ("batch_norm",),
+    "normalization": ("batch_norm",),
     "pooling": ("max_pool", "avg_pool", "aten::mean"),
     "activation": ("clamp", "threshold", "relu"),
-    "optimiser and clipping": ("sgd", "norm", "clip"),
+    "optimizer and clipping": ("sgd", "norm", "clip"),
     "copies and casts": ("copy", "to_copy", "fill", "zero"),
 }
-COUNTED = ("convolution", "normalisation", "pooling")
+COUNTED = ("convolution", "normalization", "pooling")
 CHANNELS, SIZE, CLASSES = 1, 96, 10
 
 
@@ -64,7 +64,7 @@ def plain_step(batch_size: int) -> Callable[[], None]:
 
 
 def our_step(batch_size: int, steps: int, kind: str) -> tuple[Callable[[], None], str]:
-    """Returns one step of `fit`'s loop with a kind of optimiser, and the machine settings that it chose."""
+    """Returns one step of `fit`'s loop with a kind of optimizer, and the machine settings that it chose."""
     machine = choose_machine()
     recipe = resolve_recipe("quick", **{"batch_size": batch_size, "augment.flip": True, "optimizer": kind})
     preprocessing = Preprocessing(image_size=SIZE, channels=CHANNELS, mean=(0.5,), std=(0.5,))

@@ -24,7 +24,7 @@ import torch
 
 import resnetlab
 from resnetlab.core.environment import processor_name
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 
 BAR = 10.0
 _GROWING = {"start_size": 0.7, "grow_until": 0.6, "average": 0.998, "augment.crop_padding": 1 / 14}

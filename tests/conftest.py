@@ -15,8 +15,8 @@ from hypothesis import settings
 from PIL import Image
 
 from resnetlab.core.runs import Run
-from resnetlab.data.sources import load_data
-from resnetlab.data.store import ImageData
+from resnetlab.data.load import load_data
+from resnetlab.data.storage.store import ImageData
 from resnetlab.models.config import ResNetConfig
 from resnetlab.training.fit import fit
 

@@ -7,7 +7,7 @@ from torch import nn
 
 
 def randomized(model: nn.Module) -> nn.Module:
-    """Gives normalisation statistics and scales that differ from 1 and 0, so that a wrong place would show."""
+    """Gives normalization statistics and scales that differ from 1 and 0, so that a wrong place would show."""
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

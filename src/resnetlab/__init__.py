@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from resnetlab import scratch, studies, weights
     from resnetlab.core.runs import Run
-    from resnetlab.data.sources import load_data
+    from resnetlab.data.load import load_data
     from resnetlab.evaluation.evaluate import evaluate
     from resnetlab.evaluation.predict import predict
     from resnetlab.models.blocks import register_block
@@ -35,7 +35,7 @@ _PUBLIC = {
     "list_models": "resnetlab.models.catalog",
     "register_block": "resnetlab.models.blocks",
     "summarize": "resnetlab.models.summary",
-    "load_data": "resnetlab.data.sources",
+    "load_data": "resnetlab.data.load",
     "Recipe": "resnetlab.training.recipe",
     "fit": "resnetlab.training.fit",
     "resume": "resnetlab.training.fit",

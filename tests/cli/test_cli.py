@@ -15,7 +15,7 @@ from tests.conftest import unprivileged
 
 from resnetlab import __version__
 from resnetlab.core.runs import Run
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.training.recipes import resolve_recipe
 
 Cli = Callable[..., tuple[int, str, str]]

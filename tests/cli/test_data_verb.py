@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from resnetlab.core.runs import Run
-from resnetlab.data.sources import load_data
+from resnetlab.data.load import load_data
 
 Cli = Callable[..., tuple[int, str, str]]
 

@@ -8,7 +8,7 @@ from resnetlab.models.catalog import CATALOG
 Cli = Callable[..., tuple[int, str, str]]
 
 
-def test_the_catalogue_is_listed_within_a_hundred_columns(cli: Cli):
+def test_the_catalog_is_listed_within_a_hundred_columns(cli: Cli):
     code, table, err = cli("models")
     assert code == 0, err
     names = [line.split()[0] for line in table.splitlines() if line.strip()]

@@ -8,14 +8,14 @@ import pytest
 from resnetlab import studies
 from resnetlab.core.errors import UserError
 from resnetlab.studies import QUESTIONS, STUDIES, StudyResult, study_all
-from resnetlab.studies.plan import Plan
+from resnetlab.studies.lab.plan import Plan
 
 Cli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("resnetlab.studies.lab.make_plan", lambda *_, **__: Plan(images=64, epochs=1, minutes=0.1))
+    monkeypatch.setattr("resnetlab.studies.lab.lab.make_plan", lambda *_, **__: Plan(images=64, epochs=1, minutes=0.1))
 
 
 def test_every_study_is_listed_with_its_question(cli: Cli):

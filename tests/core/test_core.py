@@ -155,7 +155,7 @@ def test_images_are_fitted_into_the_square(shape: tuple[int, int, int], fit: str
     assert np.unique(fitted).tolist() == [9]
 
 
-def test_fitting_shows_the_centre_or_squashes_the_whole():
+def test_fitting_shows_the_center_or_squashes_the_whole():
     image = np.zeros((4, 8, 1), dtype=np.uint8)
     image[:, 2:6] = 255
     assert np.unique(fit_to_square(image, 4)).tolist() == [255]

@@ -13,7 +13,7 @@ WHOLE = {"channels": 3, "mean": (0.5,) * 3, "std": (0.2,) * 3}
 
 
 def _photo() -> np.ndarray:
-    """A smooth picture with edges, 320 by 480 pixels: resized, the margins of its centre are whole pixels."""
+    """A smooth picture with edges, 320 by 480 pixels: resized, the margins of its center are whole pixels."""
     rows, columns = np.mgrid[:320, :480]
     channels = [128 + 100 * np.sin(rows / 17 + columns / 29), columns % 90 * 2, (rows // 40 + columns // 40) % 2 * 200]
     return np.stack(channels, axis=2).astype(np.uint8)
@@ -29,7 +29,7 @@ def test_a_published_crop_is_torchvisions(interpolation: str, size: int, resized
     assert np.abs(ours.astype(float) - theirs).mean() < 1.5  # of 255: they resize and then cut, ours is one step
 
 
-def test_the_centre_is_cut_from_images_of_the_right_size_too():
+def test_the_center_is_cut_from_images_of_the_right_size_too():
     images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
     assert Preprocessing(image_size=32, **WHOLE).squares(images) is images
     half = Preprocessing(image_size=16, crop_share=0.5, **WHOLE)

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from resnetlab.core.files import write_json, write_toml
-from resnetlab.core.notebook import table
+from resnetlab.core.html import table
 from resnetlab.core.runs import HISTORY_COLUMNS, Run
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "run"
@@ -124,7 +124,7 @@ def test_hostile_names_are_text(tmp_path: Path):
     assert not re.search(r"\son\w+=", "".join(re.findall(r"<[^>]*>", shown)))
 
 
-def test_colours_are_the_notebooks_own(tmp_path: Path):
+def test_colors_are_the_notebooks_own(tmp_path: Path):
     shown = run_of(tmp_path / "run", rows((2.0, 1.0), (1.0, 1.0)))._repr_html_()
     assert 'fill="currentColor"' in shown and "color:inherit" in shown
     assert not re.search(r"#[0-9a-fA-F]{3}|rgb\(|background", shown)

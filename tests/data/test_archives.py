@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from resnetlab.core.errors import UserError
-from resnetlab.data import archives
-from resnetlab.data.archives import extract_archive
+from resnetlab.data.load import archives
+from resnetlab.data.sources.archives import extract_archive
 
 
 def extract(archive: Path, folder: Path, max_bytes: int = 10**6, max_files: int = 100) -> None:

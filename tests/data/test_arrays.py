@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from resnetlab.core.errors import UserError
-from resnetlab.data.arrays import check_arrays
-from resnetlab.data.sources import load_data
+from resnetlab.data.load import load_data
+from resnetlab.data.sources.arrays import check_arrays
 
 
 def pixels(*shape: int) -> np.ndarray:

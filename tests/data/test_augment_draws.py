@@ -21,10 +21,10 @@ from resnetlab.core.randomness import Draws
 from resnetlab.data.augment import Augmentation, augment
 from resnetlab.data.augment.automatic import OPERATIONS, add_operations
 from resnetlab.data.augment.mixing import Mix, draw_mix
-from resnetlab.data.augment.samples import Samples, draw_samples
+from resnetlab.data.augment.parameters import Samples, draw_samples
 from resnetlab.data.batches import Batch, training_batches
-from resnetlab.data.images import Ragged
-from resnetlab.data.store import Split
+from resnetlab.data.storage.images import Ragged
+from resnetlab.data.storage.store import Split
 from resnetlab.training.recipe import Recipe
 
 COUNT = 4000
@@ -147,13 +147,13 @@ def test_crops_lie_in_the_photo_with_areas_and_ratios_as_asked(
     assert ((ratios >= ratio * (1 - 1e-9)) & (ratios <= ratio * stretch * (1 + 1e-9))).all()
     areas = wide * tall / (height * width)
     inside = (areas >= low * (1 - 1e-9)) & (areas <= (low + spread) * (1 + 1e-9))
-    # What fell back touches two opposite sides, at the centre.
+    # What fell back touches two opposite sides, at the center.
     fallen = np.isclose(left, (width - wide) / 2) & np.isclose(top, (height - tall) / 2)
     fallen &= np.isclose(wide, width) | np.isclose(tall, height)
     assert (inside | fallen).all()
 
 
-def test_a_crop_that_never_fits_is_the_largest_allowed_at_the_centre():
+def test_a_crop_that_never_fits_is_the_largest_allowed_at_the_center():
     policy = dataclasses.replace(OFF, crop_scale=(0.9, 1), crop_ratio=(0.5, 2))
     shapes = np.array([[20, 400], [400, 20]])
     windows = draw_samples(policy, shapes, 32, Draws(0)).window
@@ -267,7 +267,7 @@ def test_an_unresolved_flip_is_refused_in_all_paths():
 # --- as configuration ---
 
 
-def test_system_c_is_one_policy_one_recipe_and_one_file():
+def test_imagenette_tutorial_is_one_policy_one_recipe_and_one_file():
     assert set(FULL) == {field.name for field in dataclasses.fields(Augmentation)}
     policy = Augmentation(**FULL)
     recipe = Recipe().changed(**{f"augment.{name}": value for name, value in FULL.items()})
@@ -339,7 +339,7 @@ REFUSED = [
         for name in ("fill", "erase_fill")
         for value, words in ((-1, "an integer of at least 0"), (0.5, "an integer of at least 0"), (256, "at most 255"))
     ],
-    ("blur_kernel", 4, "augment.blur_kernel must be odd, so that it has a centre, got 4."),
+    ("blur_kernel", 4, "augment.blur_kernel must be odd, so that it has a center, got 4."),
     ("blur_kernel", 0, "augment.blur_kernel must be an integer of at least 1, got 0."),
     ("blur_kernel", 3.0, "augment.blur_kernel must be an integer of at least 1, got 3.0."),
     ("policy", "autoaugment", "unknown augment.policy 'autoaugment'. Available: none, trivial, rand."),

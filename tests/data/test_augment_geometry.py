@@ -23,9 +23,9 @@ from resnetlab.core.randomness import Draws
 from resnetlab.core.resize import fit_to_square
 from resnetlab.data.augment import Augmentation, augment
 from resnetlab.data.augment.geometry import apply, footprints, source_maps
-from resnetlab.data.augment.samples import Samples, draw_samples
+from resnetlab.data.augment.parameters import Samples, draw_samples
 from resnetlab.data.augment.warp import warp
-from resnetlab.data.images import Ragged, Stack
+from resnetlab.data.storage.images import Ragged, Stack
 
 BILINEAR = InterpolationMode.BILINEAR
 CPU = torch.device("cpu")
@@ -320,8 +320,8 @@ def test_what_a_movement_uncovers_is_the_photo_as_far_as_it_reaches_and_fill_bey
         getattr(samples, name)[:] = value
     maps = source_maps(samples, size)
     result = warp(source, np.array([0]), maps, size, fill=fill, device=CPU)[0, 0].numpy()
-    centres = np.stack(np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5), axis=-1).reshape(-1, 2)
-    x, y = (axis.reshape(size, size) for axis in apply(maps, centres)[0].T)
+    centers = np.stack(np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5), axis=-1).reshape(-1, 2)
+    x, y = (axis.reshape(size, size) for axis in apply(maps, centers)[0].T)
     distance = np.minimum(np.minimum(x, 120 - x), np.minimum(y, 40 - y))
     spread = footprints(maps, size).max()
     inside, beyond = distance > spread, distance < -spread
@@ -333,7 +333,7 @@ def test_what_a_movement_uncovers_is_the_photo_as_far_as_it_reaches_and_fill_bey
 
 
 def test_a_padded_crop_of_a_wide_photo_shows_more_of_the_photo():
-    # The square at the centre is columns 40 to 79; a shift of up to 10 stays within the 120.
+    # The square at the center is columns 40 to 79; a shift of up to 10 stays within the 120.
     policy = Augmentation(crop_padding=0.25, flip=False, fill=255)
     source, count = ragged(ramp(40, 120)), 64
     result = augment(source, np.zeros(count, dtype=np.int64), policy, Draws(0), size=40)
@@ -360,7 +360,7 @@ def test_beyond_a_photo_that_shrinks_there_is_nothing_but_fill(scale: float):
 
 
 @pytest.mark.parametrize("scale", [2.0, 2.5, 3.0, 3.7, 4.0])
-def test_a_checkerboard_becomes_grey_and_stripes_nearly(scale: float):
+def test_a_checkerboard_becomes_gray_and_stripes_nearly(scale: float):
     rows, columns = np.indices((192, 192))
     board, stripes = (
         torch.from_numpy((255 * (cells % 2)).astype(np.uint8))[None, None] for cells in (rows + columns, columns)
@@ -417,7 +417,7 @@ def farthest_from_whole(policy: Augmentation, size: int) -> float:
 @pytest.mark.parametrize(
     "policy",
     [
-        GEOMETRY,  # and as much of it as its neighbours' patches are smaller
+        GEOMETRY,  # and as much of it as its neighbors' patches are smaller
         replace(GEOMETRY, rotation=0.0, shear=0.0, perspective=0.0),
     ],
     ids=["all", "crops"],

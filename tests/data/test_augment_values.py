@@ -1,4 +1,4 @@
-"""Colours and effects against torchvision, and against their own definitions."""
+"""Colors and effects against torchvision, and against their own definitions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from resnetlab.core.resize import fit_to_square
 from resnetlab.data.augment import Augmentation, augment
 from resnetlab.data.augment.color import change_colors
 from resnetlab.data.augment.effects import autocontrast, blur, equalize, posterize, sharpen, solarize
-from resnetlab.data.augment.samples import Samples
+from resnetlab.data.augment.parameters import Samples
 
 LUMA = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
 # torchvision cuts the result for uint8 images to whole numbers, ours keeps the fraction: up to 1 apart.
@@ -36,7 +36,7 @@ def photos(size: int = 64) -> Tensor:
     return torch.stack([*squares, torch.from_numpy(noise)])
 
 
-def greys(size: int = 64) -> Tensor:
+def grays(size: int = 64) -> Tensor:
     return photos(size)[:, 1:2].contiguous()
 
 
@@ -55,26 +55,26 @@ def largest(ours: Tensor, theirs: Tensor) -> float:
     return (ours.double() - theirs.double()).abs().max().item()
 
 
-# --- colours ---
+# --- colors ---
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.2, 0.85, 1.0, 1.15, 1.8])
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
 def test_each_factor_alone_is_torchvisions_up_to_rounding(name: str, factor: float):
     theirs = getattr(TF, f"adjust_{name}")
-    # Contrast and saturation round the grey that they mix with as well, which takes up to 1 - factor of another 1.
+    # Contrast and saturation round the gray that they mix with as well, which takes up to 1 - factor of another 1.
     rounded = ROUNDING + (abs(1 - factor) if name != "brightness" else 0)
     assert largest(colored(photos(), **{name: factor}), theirs(photos(), factor)) <= rounded
     # In floating point, where nothing is rounded, they are the same, but for its 0.2989 where the standard has 0.299.
     exact = theirs(photos().double() / 255, factor) * 255
     assert largest(colored(photos(), **{name: factor}), exact) < 0.001 + 0.0001 * 255 * abs(1 - factor)
     if name != "saturation":
-        assert largest(colored(greys(), **{name: factor}), theirs(greys(), factor)) <= rounded
+        assert largest(colored(grays(), **{name: factor}), theirs(grays(), factor)) <= rounded
 
 
-def test_grey_images_have_no_saturation_and_no_hue():
-    plain = colored(greys(), brightness=0.7, contrast=1.3)
-    assert torch.equal(colored(greys(), brightness=0.7, contrast=1.3, saturation=0.2, hue=0.3), plain)
+def test_gray_images_have_no_saturation_and_no_hue():
+    plain = colored(grays(), brightness=0.7, contrast=1.3)
+    assert torch.equal(colored(grays(), brightness=0.7, contrast=1.3, saturation=0.2, hue=0.3), plain)
     as_colors = photos()[:, :1].expand(-1, 3, -1, -1).contiguous()
     assert largest(colored(as_colors, saturation=0.3, hue=0.2), as_colors) < 0.02
 
@@ -116,7 +116,7 @@ FACTOR = st.floats(0, 2)
 
 @settings(max_examples=60, deadline=None)
 @given(factors=st.tuples(FACTOR, FACTOR, FACTOR), hue=st.floats(-0.5, 0.5))
-def test_all_colours_are_brightness_contrast_saturation_hue_in_turn_with_one_clamp(
+def test_all_colors_are_brightness_contrast_saturation_hue_in_turn_with_one_clamp(
     factors: tuple[float, float, float], hue: float
 ):
     brightness, contrast, saturation = factors
@@ -143,7 +143,7 @@ def test_brightness_that_is_undone_by_contrast_has_not_been_clamped_between():
     assert largest(shown[0, 0, 0], torch.tensor([150.0, 250.0])) < 0.01  # 400 was never cut to 255
 
 
-def test_every_sample_has_its_own_colours():
+def test_every_sample_has_its_own_colors():
     images = photos()[:1].expand(3, -1, -1, -1)
     factors = np.array([0.5, 1.0, 1.4])
     together = colored(images, brightness=factors, hue=factors / 4)
@@ -154,8 +154,8 @@ def test_every_sample_has_its_own_colours():
 # --- effects ---
 
 
-@pytest.mark.parametrize("images", [photos(), greys(), photos(7)], ids=["colour", "grey", "tiny"])
-def test_equalisation_is_torchvisions_exactly(images: Tensor):
+@pytest.mark.parametrize("images", [photos(), grays(), photos(7)], ids=["color", "gray", "tiny"])
+def test_equalization_is_torchvisions_exactly(images: Tensor):
     assert torch.equal(equalize(images.float()), TF.equalize(images).float())
 
 
@@ -170,7 +170,7 @@ def test_solarising_is_torchvisions_exactly(threshold: int):
 
 
 def test_autocontrast_is_torchvisions_up_to_rounding():
-    for images in (photos(), greys(), soft().byte()):
+    for images in (photos(), grays(), soft().byte()):
         assert largest(autocontrast(images.float()), TF.autocontrast(images)) <= ROUNDING
     stretched = autocontrast(soft())
     assert largest(stretched.amin((2, 3)), torch.zeros(1)) == 0
@@ -180,7 +180,7 @@ def test_autocontrast_is_torchvisions_up_to_rounding():
 @pytest.mark.parametrize("factor", [0.0, 0.4, 1.5, 3.0])
 def test_sharpness_is_torchvisions_up_to_rounding(factor: float):
     rounded = ROUNDING + abs(1 - factor)  # what is smoothed is rounded there as well
-    for images in (photos(), greys()):
+    for images in (photos(), grays()):
         ours, theirs = sharpen(images.float(), each(images, factor)), TF.adjust_sharpness(images, factor)
         assert largest(ours, theirs) <= rounded
         assert torch.equal(ours[..., 0, :], images[..., 0, :].float())
@@ -190,7 +190,7 @@ def test_sharpness_is_torchvisions_up_to_rounding(factor: float):
 
 @pytest.mark.parametrize(("kernel", "sigma"), [(3, 0.1), (3, 1.0), (5, 0.7), (9, 2.0), (23, 5.0)])
 def test_blur_is_torchvisions(kernel: int, sigma: float):
-    for images in (photos(), greys()):
+    for images in (photos(), grays()):
         exact = TF.gaussian_blur(images.float(), [kernel, kernel], [sigma, sigma])
         assert largest(blur(images.float(), each(images, sigma), kernel), exact) < 0.01
 

@@ -10,7 +10,7 @@ from resnetlab.core.errors import UserError
 from resnetlab.core.randomness import Draws
 from resnetlab.data.augment import Augmentation, augment
 from resnetlab.data.batches import batch_bounds, training_batches
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 
 PLAIN = Augmentation(crop_padding=0.0, flip=False)
 

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from resnetlab.core.errors import UserError
-from resnetlab.data import contact_sheet as module
 from resnetlab.data.augment import Augmentation
-from resnetlab.data.contact_sheet import CELL, contact_sheet, sheet_of
-from resnetlab.data.sources import load_data
-from resnetlab.data.store import ImageData
+from resnetlab.data.inspection.contact_sheet import CELL, contact_sheet, sheet_of
+from resnetlab.data.inspection.inspect import contact_sheet as module
+from resnetlab.data.load import load_data
+from resnetlab.data.storage.store import ImageData
 
 GAP, MARGIN, GUTTER = module._GAP, module._MARGIN, module._GUTTER
 NOTHING = Augmentation(crop_padding=0, flip=False)
@@ -95,7 +95,7 @@ def test_images_and_captions_must_agree():
         contact_sheet([None], ["a", "b"], columns=1)
 
 
-def test_each_row_shows_its_class_in_its_colours(image_folder: Path):
+def test_each_row_shows_its_class_in_its_colors(image_folder: Path):
     data = load_data(image_folder, image_size=16)
     blue, red = cells(sheet_of(data, per_class=3), columns=3)
     for row, low, high in ((blue, 0, 2), (red, 2, 0)):

@@ -16,7 +16,9 @@ import pytest
 from PIL import Image
 
 from resnetlab.core.errors import UserError
-from resnetlab.data.reader import (
+from resnetlab.data.load import load_data
+from resnetlab.data.sources.scan import list_classes, list_files
+from resnetlab.data.storage.reader import (
     FirstFrameWarning,
     UnreadableImageError,
     decode_image,
@@ -24,8 +26,6 @@ from resnetlab.data.reader import (
     probe_image,
     read_image,
 )
-from resnetlab.data.scan import list_classes, list_files
-from resnetlab.data.sources import load_data
 from resnetlab.training.fit import fit
 
 LEFT_TO_RIGHT = np.repeat(np.linspace(0, 255, 32).astype(np.uint8)[None], 16, axis=0)
@@ -243,7 +243,7 @@ def test_fault_09_orientation_behind_the_pixels_of_a_png_counts(tmp_path: Path):
     assert decode_image(path, 1)[:, :, 0].tolist() == [[10], [200]]
 
 
-def grey(*values: int) -> bytes:
+def gray(*values: int) -> bytes:
     return bytes([0, *values])
 
 
@@ -251,21 +251,21 @@ def grey(*values: int) -> bytes:
     ("content", "expected"),
     [
         # palette: entry 0 clear, entry 1 half, entry 2 opaque without an own alpha
-        (png(8, 3, (3, 1), grey(0, 1, 2), PLTE=bytes([0] * 3 + [0] * 3 + [9, 8, 7]), tRNS=b"\x00\x80"),
+        (png(8, 3, (3, 1), gray(0, 1, 2), PLTE=bytes([0] * 3 + [0] * 3 + [9, 8, 7]), tRNS=b"\x00\x80"),
          [(255,) * 3, (127,) * 3, (9, 8, 7)]),
-        (png(8, 3, (2, 1), grey(0, 1), PLTE=bytes([0] * 3 + [9, 8, 7]), tRNS=b"\xff\x00"), [(0,) * 3, (255,) * 3]),
-        (png(8, 4, (3, 1), grey(0, 0, 0, 128, 50, 255)), [(255,) * 3, (127,) * 3, (50,) * 3]),
-        (png(8, 6, (2, 1), grey(1, 2, 3, 0, 1, 2, 3, 255)), [(255,) * 3, (1, 2, 3)]),
-        (png(16, 4, (2, 1), grey(0, 0, 0, 0, 50, 50, 255, 255)), [(255,) * 3, (50,) * 3]),
-        (png(16, 6, (2, 1), grey(*[0] * 8, 1, 1, 2, 2, 3, 3, 255, 255)), [(255,) * 3, (1, 2, 3)]),
-        # one colour of the file is the clear one
-        (png(1, 0, (2, 1), grey(0b01000000), tRNS=b"\x00\x00"), [(255,) * 3, (255,) * 3]),
-        (png(2, 0, (2, 1), grey(0b01100000), tRNS=b"\x00\x01"), [(255,) * 3, (170,) * 3]),
-        (png(4, 0, (2, 1), grey(0x35), tRNS=b"\x00\x03"), [(255,) * 3, (85,) * 3]),
-        (png(8, 0, (2, 1), grey(3, 5), tRNS=b"\x00\x03"), [(255,) * 3, (5,) * 3]),
-        (png(16, 0, (2, 1), grey(3, 3, 5, 5), tRNS=b"\x03\x03"), [(255,) * 3, (5,) * 3]),
-        (png(8, 2, (2, 1), grey(1, 2, 3, 4, 5, 6), tRNS=b"\0\x01\0\x02\0\x03"), [(255,) * 3, (4, 5, 6)]),
-        (png(16, 2, (2, 1), grey(1, 9, 2, 9, 3, 9, 4, 9, 5, 9, 6, 9), tRNS=b"\x01\x09\x02\x09\x03\x09"),
+        (png(8, 3, (2, 1), gray(0, 1), PLTE=bytes([0] * 3 + [9, 8, 7]), tRNS=b"\xff\x00"), [(0,) * 3, (255,) * 3]),
+        (png(8, 4, (3, 1), gray(0, 0, 0, 128, 50, 255)), [(255,) * 3, (127,) * 3, (50,) * 3]),
+        (png(8, 6, (2, 1), gray(1, 2, 3, 0, 1, 2, 3, 255)), [(255,) * 3, (1, 2, 3)]),
+        (png(16, 4, (2, 1), gray(0, 0, 0, 0, 50, 50, 255, 255)), [(255,) * 3, (50,) * 3]),
+        (png(16, 6, (2, 1), gray(*[0] * 8, 1, 1, 2, 2, 3, 3, 255, 255)), [(255,) * 3, (1, 2, 3)]),
+        # one color of the file is the clear one
+        (png(1, 0, (2, 1), gray(0b01000000), tRNS=b"\x00\x00"), [(255,) * 3, (255,) * 3]),
+        (png(2, 0, (2, 1), gray(0b01100000), tRNS=b"\x00\x01"), [(255,) * 3, (170,) * 3]),
+        (png(4, 0, (2, 1), gray(0x35), tRNS=b"\x00\x03"), [(255,) * 3, (85,) * 3]),
+        (png(8, 0, (2, 1), gray(3, 5), tRNS=b"\x00\x03"), [(255,) * 3, (5,) * 3]),
+        (png(16, 0, (2, 1), gray(3, 3, 5, 5), tRNS=b"\x03\x03"), [(255,) * 3, (5,) * 3]),
+        (png(8, 2, (2, 1), gray(1, 2, 3, 4, 5, 6), tRNS=b"\0\x01\0\x02\0\x03"), [(255,) * 3, (4, 5, 6)]),
+        (png(16, 2, (2, 1), gray(1, 9, 2, 9, 3, 9, 4, 9, 5, 9, 6, 9), tRNS=b"\x01\x09\x02\x09\x03\x09"),
          [(255,) * 3, (4, 5, 6)]),
     ],
     ids=["palette", "palette-one", "LA", "RGBA", "LA16", "RGBA16", "key1", "key2", "key4", "key8", "key16", "keyRGB",
@@ -335,7 +335,7 @@ def test_fault_12_sixteen_bits_are_scaled_whatever_the_file(tmp_path: Path):
     Image.fromarray(values.astype(np.int32)).save(tmp_path / "e.tif")
     portable(tmp_path / "f.pgm", b"P5 %d %d 65535\n", values.astype(">u2"))
     portable(tmp_path / "g.pgm", b"P5 %d %d 1020\n", (LEFT_TO_RIGHT * np.uint16(4)).astype(">u2"))
-    (tmp_path / "h.png").write_bytes(png(16, 2, (2, 1), grey(0, 9, 100, 9, 255, 255, 0, 0, 0, 0, 0, 0)))
+    (tmp_path / "h.png").write_bytes(png(16, 2, (2, 1), gray(0, 9, 100, 9, 255, 255, 0, 0, 0, 0, 0, 0)))
     for path in sorted(tmp_path.iterdir())[:-1]:
         assert np.array_equal(decode_image(path, 1)[:, :, 0], LEFT_TO_RIGHT), path.name
         assert decode_image(path, 3).shape == (16, 32, 3)
@@ -424,12 +424,12 @@ def test_fault_14_formats_off_the_list_are_refused_under_a_listed_name(tmp_path:
 
 def test_fault_15_an_empty_class_folder_is_named(image_folder: Path):
     (image_folder / "green").mkdir()
-    (image_folder / "grey").mkdir()
-    (image_folder / "grey" / ".DS_Store").write_bytes(b"x")
-    (image_folder / "grey" / "Thumbs.db").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"class folders without any image: green, grey\. Add images, or remove"):
+    (image_folder / "gray").mkdir()
+    (image_folder / "gray" / ".DS_Store").write_bytes(b"x")
+    (image_folder / "gray" / "Thumbs.db").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"class folders without any image: green, gray\. Add images, or remove"):
         list_files(image_folder, list_classes(image_folder))
-    with pytest.raises(UserError, match="class folders without any image: green, grey"):
+    with pytest.raises(UserError, match="class folders without any image: green, gray"):
         load_data(image_folder)
 
 

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from resnetlab.core.resize import fit_to_square
-from resnetlab.data.inspection import inspect_data
-from resnetlab.data.sources import load_data, pack_data
-from resnetlab.data.store import ImageData
+from resnetlab.data.inspection.inspect import inspect_data
+from resnetlab.data.load import load_data, pack_data
+from resnetlab.data.storage.store import ImageData
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_only_the_first_groups_and_images_are_shown():
     assert "and 2 more" in text
 
 
-def test_images_of_one_colour_are_told_and_evenly_coloured_ones_are_no_photos(laid_out: Path):
+def test_images_of_one_color_are_told_and_evenly_colored_ones_are_no_photos(laid_out: Path):
     Image.new("RGB", (30, 30), (200, 60, 40)).save(laid_out / "train" / "red" / "plain.png")
     stripes = np.zeros((30, 30, 3), dtype=np.uint8)
     stripes[::2, :, 2] = 8
@@ -91,9 +91,9 @@ def test_images_of_one_colour_are_told_and_evenly_coloured_ones_are_no_photos(la
         {"split": "train", "path": "train/red/plain.png", "label": "red", "deviation": 0.0}
     ]
     assert found.splits["constant"].tolist() == [1, 0]
-    assert "images that are nearly of one colour: 1\n" in str(found)
-    grey = load_data((torch.full((40, 8, 8), 7, dtype=torch.uint8), [0, 1] * 20))
-    assert len(inspect_data(grey).constant) == 40
+    assert "images that are nearly of one color: 1\n" in str(found)
+    gray = load_data((torch.full((40, 8, 8), 7, dtype=torch.uint8), [0, 1] * 20))
+    assert len(inspect_data(gray).constant) == 40
 
 
 def test_sizes_are_those_of_the_files_and_those_that_are_stored(laid_out: Path):
@@ -101,7 +101,7 @@ def test_sizes_are_those_of_the_files_and_those_that_are_stored(laid_out: Path):
     for path in sorted((laid_out / "train").rglob("*.png")):
         with Image.open(path) as image:
             sizes.append((image.height, image.width))
-    Image.new("L", (120, 90)).save(laid_out / "val" / "red" / "grey.png")
+    Image.new("L", (120, 90)).save(laid_out / "val" / "red" / "gray.png")
     data = load_data(laid_out, image_size=16)
     found = inspect_data(data).splits.set_index("split")
     heights, widths = np.array(sizes).T
@@ -110,8 +110,8 @@ def test_sizes_are_those_of_the_files_and_those_that_are_stored(laid_out: Path):
         assert found.loc["train", [f"file_{name}_{end}" for end in ("min", "median", "max")]].tolist() == expected
     assert found.loc["validation", "file_width_max"] == 120
     assert found["stored_height_max"].tolist() == [data.split("train").images.shapes[:, 0].max(), 16]  # type: ignore[union-attr]
-    assert found["file_grey"].tolist() == [0, 1]
-    assert "1 grey, 16 color" in str(inspect_data(data))
+    assert found["file_gray"].tolist() == [0, 1]
+    assert "1 gray, 16 color" in str(inspect_data(data))
 
 
 def test_a_pack_has_no_files_and_says_only_what_is_stored(laid_out: Path, tmp_path: Path):

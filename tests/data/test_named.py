@@ -16,9 +16,9 @@ import torchvision.datasets
 from PIL import Image
 
 from resnetlab.core.errors import UserError
-from resnetlab.data import named
-from resnetlab.data.cifar import load_cifar10, load_cifar100
-from resnetlab.data.named import (
+from resnetlab.data.load import named
+from resnetlab.data.sources.cifar import load_cifar10, load_cifar100
+from resnetlab.data.sources.named import (
     IMAGENETTE_CLASSES,
     find_imagenette,
     load_digits,

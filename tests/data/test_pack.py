@@ -27,12 +27,12 @@ from tests.conftest import TINY, unprivileged
 from resnetlab.core.errors import UserError
 from resnetlab.core.resize import fit_to_square, shrink
 from resnetlab.data import loading, pack
+from resnetlab.data.assemble import CACHE_VARIABLE
 from resnetlab.data.augment import Augmentation
 from resnetlab.data.batches import Batch, training_batches
-from resnetlab.data.loading import CACHE_VARIABLE
-from resnetlab.data.reader import decode_image
-from resnetlab.data.sources import load_data, pack_data, reload_data
-from resnetlab.data.store import ImageData, Split
+from resnetlab.data.load import load_data, pack_data, reload_data
+from resnetlab.data.storage.reader import decode_image
+from resnetlab.data.storage.store import ImageData, Split
 from resnetlab.evaluation.evaluate import evaluate
 from resnetlab.evaluation.predict import predict
 from resnetlab.training import loop
@@ -143,9 +143,9 @@ def test_workers_do_not_change_a_byte(photos: Path, tmp_path: Path):
         pack_data(photos, tmp_path / f"pack{workers}", image_size=24, channels=1, workers=workers)
     one, four = (_files(tmp_path / f"pack{workers}") for workers in (1, 4))
     assert one == four
-    grey = [load_data(photos, image_size=24, channels=1, store="memory", workers=workers) for workers in (1, 4)]
-    _assert_same(*grey)
-    _assert_same(grey[0], load_data(tmp_path / "pack1"))
+    gray = [load_data(photos, image_size=24, channels=1, store="memory", workers=workers) for workers in (1, 4)]
+    _assert_same(*gray)
+    _assert_same(gray[0], load_data(tmp_path / "pack1"))
 
 
 def test_a_store_of_packs_is_built_once_and_found_again(
@@ -591,7 +591,7 @@ def replace_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 DYING = """
 import os, signal
-from resnetlab.data import pack_worker
+from resnetlab.data.storage import pack_worker
 write, written = pack_worker.write_shard, 0
 def write_shard(task):
     global written
@@ -627,7 +627,7 @@ def test_a_killed_decoding_process_ends_the_packing_and_loses_nothing(
 MEETING = """
 import sys, time
 from pathlib import Path
-from resnetlab.data import pack_worker
+from resnetlab.data.storage import pack_worker
 decode, folder, role = pack_worker.decode_shard, Path(sys.argv[1]), sys.argv[2]
 def meet(tell, wait):
     (folder / tell).touch()
@@ -706,9 +706,9 @@ def test_a_full_disk_is_told_and_what_was_packed_is_kept(
 # The program, forked for each packing from a process that has imported all it needs.
 FORKING = """
 import os, sys
-import resnetlab.data.sources
+import resnetlab.data.load
 from resnetlab.cli.main import main
-from resnetlab.data import pack
+from resnetlab.data.storage import pack
 pack.FILES_IN_A_SHARD = 64
 for line in sys.stdin:
     pid = os.fork()
@@ -844,7 +844,7 @@ def test_the_store_is_recorded_as_it_was_asked_for(photos: Path, monkeypatch: py
     recorded = load_data(photos, image_size=24).describe()
     assert recorded["store"] == "auto"
     # Another machine, of less memory: the same images, in a pack.
-    monkeypatch.setattr("resnetlab.data.reading.available_memory", lambda: 1000)
+    monkeypatch.setattr("resnetlab.data.storage.survey.available_memory", lambda: 1000)
     monkeypatch.setenv("RESNETLAB_CACHE", str(tmp_path / "cache"))
     assert reload_data(recorded).fingerprint == recorded["fingerprint"]
     assert (tmp_path / "cache" / "packs").is_dir()

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from resnetlab.core.errors import UserError
-from resnetlab.data.reader import UnreadableImageError, file_stamp
-from resnetlab.data.scan import (
+from resnetlab.data.sources.scan import (
     ListedFile,
     check_same_classes,
     list_classes,
@@ -16,6 +15,7 @@ from resnetlab.data.scan import (
     split_folders,
     visible_files,
 )
+from resnetlab.data.storage.reader import UnreadableImageError, file_stamp
 
 
 def make(root: Path, *names: str) -> Path:

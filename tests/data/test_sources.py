@@ -12,8 +12,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from resnetlab.core.errors import UserError
-from resnetlab.data.sources import load_data, reload_data
-from resnetlab.data.store import ImageData
+from resnetlab.data.load import load_data, reload_data
+from resnetlab.data.storage.store import ImageData
 
 
 def test_digits_are_the_embedded_images(digits: ImageData):
@@ -89,7 +89,7 @@ def test_data_print_themselves(digits: ImageData):
         ({"source": "digits", "split_seed": 2**32}, r"split_seed must be below 2\*\*32, got 4294967296"),
         ({"source": Path("digits")}, "unknown data 'digits': there is no such folder"),
         ({"source": None}, "data must be the name of a data set, the path of a folder.*, got None"),
-        ({"source": "digits", "channels": 2}, r"channels must be 1 \(grey\) or 3 \(RGB\), got 2"),
+        ({"source": "digits", "channels": 2}, r"channels must be 1 \(gray\) or 3 \(RGB\), got 2"),
         ({"source": "digits", "validation_fraction": 1.0}, "validation_fraction must be .* below 1, got 1.0"),
         (
             {"source": "digits", "test_fraction": 0.999},

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from resnetlab.core.errors import UserError
-from resnetlab.data.tables import check_class_names, read_table
+from resnetlab.data.sources.tables import check_class_names, read_table
 
 
 def write(folder: Path, text: str, name: str = "labels.csv") -> Path:
@@ -103,7 +103,7 @@ def test_the_line_is_the_files_own(tmp_path: Path):
         ('a,x,train\n"b,x,train\n', r"line 3: .*Correct it, with quotes around fields"),
         (
             "a,x,train\n./a,y,train",
-            r"line 3: '\./a' is labelled 'y' here and 'x' in line 2\.\nGive every image one row",
+            r"line 3: '\./a' is labeled 'y' here and 'x' in line 2\.\nGive every image one row",
         ),
         ("a,x,train\nb/../a,x,test", r"line 3: 'b/\.\./a' is in the test split here and in train in line 2"),
         ("a,x,train\nb,y,test", "line 3: class 'y' is in the test split and never in the train split"),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from resnetlab.core.errors import UserError
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.runs import Run
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.attention import (
     AGAINST_THE_CLASS,
     FOR_THE_CLASS,
@@ -59,7 +59,7 @@ def pictures(count: int, channels: int = 1, size: int = 16) -> Tensor:
 
 
 def light_meter(size: int) -> ResNet:
-    """The logit of class 1 is the mean of what exceeds the mean colour, that of class 0 minus it."""
+    """The logit of class 1 is the mean of what exceeds the mean color, that of class 0 minus it."""
     config = ResNetConfig(depths=(1,), widths=(1,), stem="cifar", in_channels=1, num_classes=2)
     model = ResNet(config).eval()
     zero_branch(model.blocks()[0][1])
@@ -75,7 +75,7 @@ def light_meter(size: int) -> ResNet:
 
 
 def blobs(count: int, size: int) -> tuple[Tensor, list[tuple[int, int]]]:
-    """Dark images with a bright round blob each, and the centres of the blobs."""
+    """Dark images with a bright round blob each, and the centers of the blobs."""
     draws = np.random.default_rng(0)
     centers = [(int(row), int(column)) for row, column in draws.integers(size // 4, size - size // 4, (count, 2))]
     rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
@@ -243,7 +243,7 @@ def test_an_all_negative_map_says_so_and_is_drawn_as_one():
     assert picture.shape == (3, 2, 2, 3)
     assert picture.dtype == np.uint8
     blue, orange = ([round(20 + 0.8 * part) for part in color] for color in (AGAINST_THE_CLASS, FOR_THE_CLASS))
-    assert picture[0, 0, 1].tolist() == blue  # the largest value, of either sign, has the full colour
+    assert picture[0, 0, 1].tolist() == blue  # the largest value, of either sign, has the full color
     assert picture[1, 0, 1].tolist() == orange
     assert (picture[0, ..., 2] >= picture[0, ..., 0]).all()  # no orange in it
     assert picture[0, 1, 1].tolist() == picture[2, 0, 0].tolist() == [100, 100, 100]  # nothing is drawn at 0
@@ -259,13 +259,13 @@ def test_one_limit_makes_images_comparable():
     assert shared[1].tolist() == shared[2].tolist() == own[0].tolist()
 
 
-def test_the_grey_of_a_colour_is_its_luminance():
+def test_the_gray_of_a_color_is_its_luminance():
     attention = Attention(maps=torch.zeros(1, 1, 1), classes=torch.zeros(1), method="occlusion", at="images")
     green = torch.tensor([0, 200, 0], dtype=torch.uint8).reshape(1, 3, 1, 1)
     assert attention.overlay(green)[0, 0, 0].tolist() == [117, 117, 117]
 
 
-def test_maps_are_interpolated_between_centres():
+def test_maps_are_interpolated_between_centers():
     attention = Attention(maps=torch.tensor([[[0.0, 4.0]]]), classes=torch.zeros(1), method="occlusion", at="images")
     assert attention.upsampled((1, 4))[0, 0].tolist() == [0, 1, 3, 4]
     assert attention.upsampled(4).shape == (1, 4, 4)
@@ -285,7 +285,7 @@ def test_maps_are_interpolated_between_centres():
         (lambda model: grad_cam(model, pictures(2), torch.zeros(2)), "classes must be 2 integers from 0 to 9"),
         (lambda model: occlusion(model, pictures(2), size=0), "size must be an integer of at least 1, got 0"),
         (lambda model: occlusion(model, pictures(2), stride=-1), "stride must be an integer of at least 1, got -1"),
-        (lambda model: occlusion(model, pictures(2), fill="grey"), "fill must be 'mean' or a pixel value from 0 to"),
+        (lambda model: occlusion(model, pictures(2), fill="gray"), "fill must be 'mean' or a pixel value from 0 to"),
         (lambda model: occlusion(model, pictures(2), fill=256), "fill must be a finite number .* at most 255, got 256"),
         (lambda model: class_activation(model, pictures(2)).overlay(pictures(3)), "the 2 images .* got 3"),
         (lambda model: class_activation(model, pictures(2)).overlay(pictures(2), limit=0), "limit must be .* above 0"),

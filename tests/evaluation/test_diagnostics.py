@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from resnetlab.core.errors import UserError
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.runs import Run
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.diagnostics import Diagnostics, diagnose, response_layers, sample
 from resnetlab.evaluation.forward import answer
 from resnetlab.evaluation.metrics import overall
@@ -237,10 +237,10 @@ def test_what_is_drawn_is_what_is_looked_at():
 def test_without_labels_there_are_no_lesions():
     model = network(DEEPER)
     images, labels = pictures(20)
-    found, labelled = diagnose(model, images), diagnose(model, images, labels)
+    found, labeled = diagnose(model, images), diagnose(model, images, labels)
     assert (found.top1, found.loss, found.effective_depth) == (None, None, None)
     assert found.blocks[["lesion_top1", "lesion_loss", "top1_cost", "loss_cost"]].isna().all(axis=None)
-    assert found.blocks["ratio"].equals(labelled.blocks["ratio"])
+    assert found.blocks["ratio"].equals(labeled.blocks["ratio"])
     assert "20 images, without lesions" in str(found)
 
 
@@ -256,7 +256,7 @@ def test_a_block_counts_that_costs_more_than_one_point():
 
 def test_diagnostics_are_saved_and_loaded(tmp_path: Path):
     images, labels = pictures(10)
-    for name, given in (("labelled", labels), ("not labelled", None)):
+    for name, given in (("labeled", labels), ("not labeled", None)):
         found = diagnose(network(DEEPER), images, given)
         found.save(tmp_path / name)
         loaded = Diagnostics.load(tmp_path / name)

@@ -28,7 +28,7 @@ def plane(made: pd.DataFrame) -> np.ndarray:
 @pytest.mark.parametrize("method", ["tsne", "pca"])
 def test_clusters_stay_apart_and_the_same_seed_gives_the_same_map(clusters: pd.DataFrame, method: str):
     made = embedding_map(clusters.assign(path="p"), method=method, seed=1)
-    assert (made.neighbour_accuracy, made.map_accuracy, made.method) == (1.0, 1.0, method)
+    assert (made.neighbor_accuracy, made.map_accuracy, made.method) == (1.0, 1.0, method)
     assert (made.explained is None) == (method == "tsne")
     assert list(made.points) == ["index", "x", "y", "label", "path"]
     assert made.points["index"].tolist() == list(range(7, 127))
@@ -65,7 +65,7 @@ def test_accuracies_are_a_vote_of_ten_others_where_the_nearest_decides_a_tie():
     labels = ["near"] * 6 + ["far"] * 5
     # All ten others vote: five of either label for each of the six, whose nearest is their own; six to four else.
     made = embedding_map(values, labels, method="pca")
-    assert made.neighbour_accuracy == made.map_accuracy == 6 / 11
+    assert made.neighbor_accuracy == made.map_accuracy == 6 / 11
 
 
 def test_a_map_that_folds_the_space_shows_it_in_its_accuracy():
@@ -75,7 +75,7 @@ def test_a_map_that_folds_the_space_shows_it_in_its_accuracy():
     values[:, :2] *= 9  # most of the variance tells nothing of the label
     labels = np.where(values[:, 2:6].sum(1) > 0, "up", "down")
     made = embedding_map(values, labels, method="pca")
-    assert made.map_accuracy < made.neighbour_accuracy - 0.1
+    assert made.map_accuracy < made.neighbor_accuracy - 0.1
 
 
 def test_a_limit_keeps_the_classes_in_proportion(clusters: pd.DataFrame):
@@ -106,11 +106,11 @@ def test_few_points_are_laid_out_apart(method: str, count: int):
 def test_what_has_nothing_to_lay_out_is_one_point(method: str):
     one = embedding_map(np.ones((1, 4)), ["a"], method=method)
     assert plane(one.points).tolist() == [[0, 0]]
-    assert math.isnan(one.neighbour_accuracy)
+    assert math.isnan(one.neighbor_accuracy)
     assert math.isnan(one.map_accuracy)
     same = embedding_map(np.outer(np.linspace(1, 2, 50), np.full(9, 0.3)), ["a"] * 50, method=method)
     assert not plane(same.points).any()
-    assert same.neighbour_accuracy == same.map_accuracy == 1
+    assert same.neighbor_accuracy == same.map_accuracy == 1
     zeros = embedding_map(np.zeros((5, 3)), [1] * 5, method=method)
     assert not plane(zeros.points).any()
     assert zeros.explained == (None if method == "tsne" else (0, 0))
@@ -121,11 +121,11 @@ def test_one_class_one_dimension_and_copies_are_laid_out(method: str):
     values = np.random.default_rng(0).normal(size=(40, 1))
     made = embedding_map(values, ["a"] * 40, method=method)
     assert np.isfinite(plane(made.points)).all()
-    assert made.neighbour_accuracy == made.map_accuracy == 1
+    assert made.neighbor_accuracy == made.map_accuracy == 1
     copies = np.repeat(np.eye(3), [20, 20, 1], axis=0)
     made = embedding_map(copies, ["a"] * 20 + ["b"] * 20 + ["c"], method=method)
     assert np.isfinite(plane(made.points)).all()
-    assert made.neighbour_accuracy == 40 / 41
+    assert made.neighbor_accuracy == 40 / 41
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tests.conftest import TINY
 import resnetlab
 from resnetlab.core.errors import UserError
 from resnetlab.core.runs import Run
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.evaluate import evaluate_split
 from resnetlab.evaluation.forward import Answers, answer
 from resnetlab.evaluation.metrics import by_class, by_image, overall, wilson_interval

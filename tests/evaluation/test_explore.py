@@ -15,7 +15,7 @@ from tests.conftest import TINY
 import resnetlab
 from resnetlab.core.errors import UserError
 from resnetlab.core.runs import Run
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation import explore as explore_module
 from resnetlab.evaluation.diagnostics import diagnose
 from resnetlab.evaluation.embeddings import EmbeddingMap, embedding_map
@@ -119,8 +119,8 @@ def test_a_map_is_saved_with_what_it_says_of_itself(tmp_path: Path):
         loaded = EmbeddingMap.load(tmp_path)
         pd.testing.assert_frame_equal(loaded.points, made.points, check_exact=True)
         assert (loaded.method, loaded.explained) == (made.method, made.explained)
-        shares = [loaded.neighbour_accuracy, loaded.map_accuracy]
-        assert shares == pytest.approx([made.neighbour_accuracy, made.map_accuracy], nan_ok=True)
+        shares = [loaded.neighbor_accuracy, loaded.map_accuracy]
+        assert shares == pytest.approx([made.neighbor_accuracy, made.map_accuracy], nan_ok=True)
     table = pd.read_parquet(tmp_path / "map.parquet")
     table.attrs["schema"] = 2
     table.to_parquet(tmp_path / "map.parquet", index=False)

@@ -13,9 +13,9 @@ from PIL import Image
 from resnetlab.core.errors import UserError
 from resnetlab.core.preprocessing import to_array
 from resnetlab.core.runs import Run
-from resnetlab.data.sources import load_data
-from resnetlab.data.store import ImageData
-from resnetlab.evaluation.neighbours import nearest, neighbour_sheet, neighbours
+from resnetlab.data.load import load_data
+from resnetlab.data.storage.store import ImageData
+from resnetlab.evaluation.neighbors import nearest, neighbor_sheet, neighbors
 from resnetlab.training.fit import fit
 
 
@@ -51,19 +51,19 @@ def test_nearest_of_zeros_and_of_other_networks_embeddings():
 def test_an_index_leaves_itself_out_and_a_file_finds_itself(digits_run: Run, digits: ImageData, tmp_path: Path):
     split = digits.split("test")
     own = int(split.index[5])
-    found = neighbours(digits_run, own, k=6)
+    found = neighbors(digits_run, own, k=6)
     assert list(found) == ["rank", "index", "label", "similarity"]
     assert own not in found["index"].tolist()
     assert found["rank"].tolist() == [1, 2, 3, 4, 5, 6]
     assert split.index[found.index.tolist()].tolist() == found["index"].tolist()
-    closest = [neighbours(digits_run, int(index), k=1)["label"].tolist() for index in split.index[:30]]
+    closest = [neighbors(digits_run, int(index), k=1)["label"].tolist() for index in split.index[:30]]
     agree = [label == [digits.class_names[own]] for label, own in zip(closest, split.labels[:30].tolist(), strict=True)]
     assert sum(agree) >= 22  # the network errs now and then, after four epochs
     Image.fromarray(to_array(split.images[torch.tensor(5)])[:, :, 0]).save(tmp_path / "five.png")
-    by_file = neighbours(digits_run.path, tmp_path / "five.png", k=7, device="cpu")
+    by_file = neighbors(digits_run.path, tmp_path / "five.png", k=7, device="cpu")
     assert by_file["index"].tolist() == [own, *found["index"]]
     assert by_file["similarity"].tolist() == pytest.approx([1, *found["similarity"]], abs=1e-5)
-    assert len(neighbours(digits_run, own, k=5000)) == len(split) - 1
+    assert len(neighbors(digits_run, own, k=5000)) == len(split) - 1
 
 
 def test_other_images_with_the_same_pixels_are_found(digits_run: Run, tmp_path: Path):
@@ -72,25 +72,25 @@ def test_other_images_with_the_same_pixels_are_found(digits_run: Run, tmp_path: 
     table = pd.read_parquet(file)
     table.at[3, "values"] = table.at[8, "values"]
     table.to_parquet(file)
-    found = neighbours(tmp_path / "run", table.at[8, "index"], k=1)
+    found = neighbors(tmp_path / "run", table.at[8, "index"], k=1)
     assert found["index"].tolist() == [table.at[3, "index"]]
     assert found["similarity"].tolist() == pytest.approx([1])
 
 
-def test_images_in_files_are_named_and_their_neighbours_drawn(image_folder: Path, tmp_path: Path):
+def test_images_in_files_are_named_and_their_neighbors_drawn(image_folder: Path, tmp_path: Path):
     data = load_data(image_folder, image_size=16)
     run = fit("quick_resnet", data, out=tmp_path / "run", epochs=1, quiet=True)
     file = image_folder / "red" / "00.png"
-    found = neighbours(run, file, k=3)
+    found = neighbors(run, file, k=3)
     assert list(found) == ["rank", "index", "path", "label", "similarity"]
     paths = data.split("test").paths
     assert paths is not None
     assert found["path"].tolist() == [paths[at] for at in found.index]
-    sheet = neighbour_sheet(run, file, found, data=data)
+    sheet = neighbor_sheet(run, file, found, data=data)
     (tmp_path / "elsewhere").mkdir()
     moved = image_folder.rename(tmp_path / "elsewhere" / image_folder.name)
-    assert neighbour_sheet(run, moved / "red" / "00.png", found, data=moved).tobytes() == sheet.tobytes()
+    assert neighbor_sheet(run, moved / "red" / "00.png", found, data=moved).tobytes() == sheet.tobytes()
     with pytest.raises(UserError, match=r"there is nothing now\. Put them back there, or say where"):
-        neighbour_sheet(run, moved / "red" / "00.png", found)
+        neighbor_sheet(run, moved / "red" / "00.png", found)
     with pytest.raises(UserError, match="are not those of the run"):
-        neighbour_sheet(run, moved / "red" / "00.png", found, data=load_data("digits"))
+        neighbor_sheet(run, moved / "red" / "00.png", found, data=load_data("digits"))

@@ -11,7 +11,7 @@ from scipy.stats import binomtest, chi2, norm
 
 from resnetlab.core.errors import UserError
 from resnetlab.core.runs import Run
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.confusion import confused_pairs, confusion_matrix
 from resnetlab.evaluation.evaluate import evaluate_split
 from resnetlab.evaluation.pairs import (

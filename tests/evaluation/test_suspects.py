@@ -8,8 +8,8 @@ import torch
 
 from resnetlab.core.errors import UserError
 from resnetlab.core.runs import Run
-from resnetlab.data.sources import load_data
-from resnetlab.data.store import ImageData
+from resnetlab.data.load import load_data
+from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.evaluate import evaluate_split
 from resnetlab.evaluation.forward import answer_split, trained_on
 from resnetlab.evaluation.suspects import suspect_labels, suspect_sheet
@@ -22,7 +22,7 @@ def network(digits_run: Run) -> ResNet:
     return load(digits_run)
 
 
-def relabelled(data: ImageData, split: str, positions: torch.Tensor, labels: torch.Tensor) -> ImageData:
+def relabeled(data: ImageData, split: str, positions: torch.Tensor, labels: torch.Tensor) -> ImageData:
     changed = data.split(split).labels.clone()
     changed[positions] = labels
     splits = {**data.splits, split: dataclasses.replace(data.split(split), labels=changed)}
@@ -32,7 +32,7 @@ def relabelled(data: ImageData, split: str, positions: torch.Tensor, labels: tor
 def test_labels_made_wrong_are_on_top(network: ResNet, digits: ImageData):
     flipped = torch.arange(0, 360, 30)
     labels = (digits.split("test").labels[flipped] + 3) % 10
-    suspects = suspect_labels(network, relabelled(digits, "test", flipped, labels), "test")
+    suspects = suspect_labels(network, relabeled(digits, "test", flipped, labels), "test")
     found = set(suspects.index[:24].tolist()) & set(flipped.tolist())
     assert len(found) >= 9  # the network errs now and then, after four epochs
     assert suspects["likely"].sum() < len(suspects)
@@ -76,9 +76,9 @@ def test_the_order_of_the_classes_does_not_matter(network: ResNet, digits: Image
     assert got.equals(expected)
 
 
-def test_a_class_that_nothing_is_labelled_with_is_never_likely(network: ResNet, digits: ImageData):
+def test_a_class_that_nothing_is_labeled_with_is_never_likely(network: ResNet, digits: ImageData):
     eights = torch.nonzero(digits.split("test").labels == 8)[:, 0]
-    suspects = suspect_labels(network, relabelled(digits, "test", eights, torch.tensor(1)), "test")
+    suspects = suspect_labels(network, relabeled(digits, "test", eights, torch.tensor(1)), "test")
     assert (suspects["prediction"] == "8").any()
     assert not suspects[suspects["prediction"] == "8"]["likely"].any()
 

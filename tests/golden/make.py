@@ -1,6 +1,6 @@
 """Writes the golden losses anew: `python tests/golden/make.py`.
 
-Run it only when a change of behaviour is meant, and say so in the commit: the losses are what proves
+Run it only when a change of behavior is meant, and say so in the commit: the losses are what proves
 that a refactoring changed nothing. The golden run, which proves that runs of the first version keep
 loading, is written only where there is none.
 """
@@ -23,7 +23,7 @@ def first_losses(count: int = 20) -> list[float]:
     from resnetlab.core.randomness import torch_seeded
     from resnetlab.data.augment import Augmentation
     from resnetlab.data.batches import training_batches
-    from resnetlab.data.sources import load_data
+    from resnetlab.data.load import load_data
     from resnetlab.models.catalog import create_model
     from resnetlab.training.machine import Machine
     from resnetlab.training.recipe import Recipe

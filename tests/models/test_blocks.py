@@ -18,7 +18,7 @@ def _block(kind: type[ResidualBlock], config: ResNetConfig, **site) -> ResidualB
     return kind(config, parts_for(config), Site(**site))
 
 
-def test_system_bs_residual_block_keeps_or_halves():
+def test_d2l_pytorchs_residual_block_keeps_or_halves():
     config = resnetlab.create_model("d2l_resnet18").config
     images = torch.randn(4, 3, 6, 6)
     same = _block(BasicBlock, config, in_channels=3, width=3)
@@ -26,7 +26,7 @@ def test_system_bs_residual_block_keeps_or_halves():
     assert isinstance(same.downsample, torch.nn.Identity)
     halved = _block(BasicBlock, config, in_channels=3, width=6, stride=2)
     assert halved(images).shape == (4, 6, 3, 3)
-    assert [type(layer).__name__ for layer in halved.downsample] == ["Conv2d"]  # biased, not normalised
+    assert [type(layer).__name__ for layer in halved.downsample] == ["Conv2d"]  # biased, not normalized
     assert halved.downsample[0].bias is not None
 
 
@@ -34,7 +34,7 @@ def test_system_bs_residual_block_keeps_or_halves():
     ("channels", "multiplier", "group_width", "inner", "groups"),
     [(32, 1.0, 16, 32, 2), (64, 0.5, 8, 32, 4), (64, 0.34, 11, 22, 2)],
 )
-def test_system_bs_resnext_block(channels: int, multiplier: float, group_width: int, inner: int, groups: int):
+def test_d2l_pytorchs_resnext_block(channels: int, multiplier: float, group_width: int, inner: int, groups: int):
     """1x1 to round(channels * multiplier), grouped 3x3 given by the width of a group, 1x1 to channels."""
     config = ResNetConfig(
         block="bottleneck",

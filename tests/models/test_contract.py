@@ -1,4 +1,4 @@
-"""What every network of the catalogue must do; a new entry is tested for free."""
+"""What every network of the catalog must do; a new entry is tested for free."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_it_exports(name: str):
 
 
 @pytest.mark.parametrize("name", CATALOG)
-def test_it_is_summarised(name: str):
+def test_it_is_summarized(name: str):
     with torch.device("meta"):
         model = ResNet(_config(name))
     size = CATALOG[name].image_size

@@ -13,7 +13,7 @@ def _rates(groups: list[dict]) -> dict[str, float]:
     return {group["name"]: group["lr"] for group in groups if not group["name"].endswith("shifts")}
 
 
-def test_every_stage_has_its_rate_in_the_optimiser_itself():
+def test_every_stage_has_its_rate_in_the_optimizer_itself():
     model = resnetlab.create_model("resnet18", num_classes=10)
     freeze(model, "stem")
     rates = {"stage1": 1e-5, "stage2": 2e-5, "stage3": 5e-5, "stage4": 1e-4}

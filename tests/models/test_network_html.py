@@ -41,7 +41,7 @@ def test_a_network_shows_its_stages_and_parameters():
 
 
 @pytest.mark.parametrize("name", list_models())
-def test_every_network_of_the_catalogue_shows_all_its_parameters(name: str):
+def test_every_network_of_the_catalog_shows_all_its_parameters(name: str):
     model = blueprint(model_config(name))
     shown = rows(model)
     total = sum(parameter.numel() for parameter in model.parameters())

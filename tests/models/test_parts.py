@@ -45,7 +45,7 @@ def _config(name: str, parts: str) -> ResNetConfig:
 
 
 def _twins(name: str, **fields) -> tuple[ResNet, ResNet]:
-    """Two networks of the same seed, whose normalisation statistics are no longer those of the start."""
+    """Two networks of the same seed, whose normalization statistics are no longer those of the start."""
     models = []
     for parts in ("torch", "scratch"):
         torch.manual_seed(0)

@@ -131,8 +131,8 @@ def test_images_of_the_wrong_shape_are_refused():
         model(torch.zeros(2, 3, 32, 32))
 
 
-def test_images_that_are_not_normalised_are_refused():
-    with pytest.raises(UserError, match=r"floating-point type, got torch\.uint8\. Normalise them first"):
+def test_images_that_are_not_normalized_are_refused():
+    with pytest.raises(UserError, match=r"floating-point type, got torch\.uint8\. Normalize them first"):
         resnetlab.create_model("resnet20")(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
 
 

@@ -120,7 +120,7 @@ def test_one_to_six_stages(stages: int):
     ]
 
 
-def test_the_bare_stem_and_the_input_normalisation():
+def test_the_bare_stem_and_the_input_normalization():
     config = dataclasses.replace(CATALOG["resnet18"].config, stem_norm=False, stem_activation=False, input_norm=True)
     model = resnetlab.ResNet(config)
     assert model.stem_names == ("input_norm", "conv1", "maxpool")

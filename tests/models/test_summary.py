@@ -160,7 +160,7 @@ def test_what_is_added_to_what(name: str):
     assert [layer.computes, layer.shortcut, layer.order] == words
 
 
-def test_regularisation_and_dilation_are_told():
+def test_regularization_and_dilation_are_told():
     config = {"drop_path": 0.1, "drop_block": ((0.0, 1), (0.1, 3), (0.1, 5)), "dilate": (False, False, True)}
     layer = next(layer for layer in summary_of("resnet20", shortcut="B", **config).layers if layer.name == "layer3.1")
     assert layer.computes == "3x3 64 dilation 2, 3x3 64 dilation 2, DropBlock, DropPath"
@@ -314,7 +314,7 @@ def test_the_trace_of_each_source_system(system: str):
     assert places == sorted(places)
 
 
-def test_the_ten_lines_of_system_d_under_gluons_names():
+def test_the_ten_lines_of_d2l_gluon_under_gluons_names():
     assert str(summary_of("d2l_resnet18", 224, style="trace-gluon")).splitlines() == [
         "conv5        64x112x112",
         "batchnorm4   64x112x112",

@@ -92,7 +92,7 @@ def test_every_parameter_of_a_new_block_learns(config: resnetlab.ResNetConfig):
     assert any(module.running_mean.abs().max() > 0 for module in new.modules() if hasattr(module, "running_mean"))
 
 
-def test_a_zeroed_normalisation_in_preactivation_would_never_learn():
+def test_a_zeroed_normalization_in_preactivation_would_never_learn():
     """What deepen avoids: there a ReLU sees exactly 0, whose gradient is 0."""
     model, optimizer = _trained(KINDS["pre-activation"])
     deepen(model, 2, 1, optimizer=optimizer)
@@ -117,7 +117,7 @@ def test_a_deepened_network_goes_into_a_file_and_keeps_its_memory_layout(tmp_pat
     torch.testing.assert_close(loaded(_images()), model(_images()))
 
 
-def test_deepen_gives_the_new_block_its_neighbours_drop_rate_and_leaves_the_others(tmp_path: Path):
+def test_deepen_gives_the_new_block_its_neighbors_drop_rate_and_leaves_the_others(tmp_path: Path):
     model = ResNet(dataclasses.replace(BASIC, drop_path=0.3))
 
     def rates(network: ResNet) -> list[float]:
@@ -148,12 +148,12 @@ def test_deepen_refuses_what_would_change_the_function(fields: dict, arguments: 
         deepen(ResNet(dataclasses.replace(BASIC, **fields)), *arguments)
 
 
-def test_deepen_refuses_a_frozen_stage_and_a_stranger_of_an_optimiser():
+def test_deepen_refuses_a_frozen_stage_and_a_stranger_of_an_optimizer():
     model = freeze(ResNet(BASIC), "stage2")
     with pytest.raises(UserError, match=r"stage2 is frozen, and a new block in it could not learn. Call unfreeze"):
         deepen(model, 2)
     stranger = torch.optim.SGD(ResNet(BASIC).parameters(), lr=0.1)
-    with pytest.raises(UserError, match=r"the optimiser does not train conv1.weight of the block before"):
+    with pytest.raises(UserError, match=r"the optimizer does not train conv1.weight of the block before"):
         deepen(model, 1, optimizer=stranger)
     assert model.config == BASIC
 
@@ -170,17 +170,17 @@ def test_reset_head_gives_new_outputs_and_forgets_the_classes():
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet18d", "resnet20", "resnetv2_50"])
-def test_a_grey_image_in_all_colours_is_a_grey_image(name: str):
+def test_a_gray_image_in_all_colors_is_a_gray_image(name: str):
     torch.manual_seed(0)
     model = resnetlab.create_model(name).eval()
-    grey = torch.randn(2, 1, 48, 48)
-    expected = model(grey.expand(-1, 3, -1, -1))
+    gray = torch.randn(2, 1, 48, 48)
+    expected = model(gray.expand(-1, 3, -1, -1))
     adapted = adapt_input_channels(model, 1)
     assert adapted.config.in_channels == 1
-    torch.testing.assert_close(adapted(grey), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(adapted(gray), expected, rtol=1e-4, atol=1e-4)
     # and from one channel to three: each sees a third
     torch.testing.assert_close(
-        adapt_input_channels(adapted, 3)(grey.expand(-1, 3, -1, -1)), expected, rtol=1e-4, atol=1e-4
+        adapt_input_channels(adapted, 3)(gray.expand(-1, 3, -1, -1)), expected, rtol=1e-4, atol=1e-4
     )
 
 
@@ -192,7 +192,7 @@ def test_other_channels_repeat_the_weights_and_keep_their_sum():
     assert model(torch.randn(2, 5, 8, 8)).shape == (2, 4)
     with pytest.raises(UserError, match="in_channels must be an integer of at least 1, got 0"):
         adapt_input_channels(model, 0)
-    with pytest.raises(UserError, match="input_norm=True normalises each of the 3 channels by statistics of its own"):
+    with pytest.raises(UserError, match="input_norm=True normalizes each of the 3 channels by statistics of its own"):
         adapt_input_channels(ResNet(dataclasses.replace(BASIC, input_norm=True)), 1)
 
 
@@ -297,7 +297,7 @@ def test_a_network_beyond_the_family_cannot_be_saved_or_operated_on(tmp_path: Pa
     model, _ = _trained(BASIC)
     for altered, reason in (
         (without_block(model, 2, 2), r"stage2.block2 was reduced to its shortcut"),
-        (fold_batch_norm(model), "its batch normalisation was folded into the convolutions"),
+        (fold_batch_norm(model), "its batch normalization was folded into the convolutions"),
     ):
         with pytest.raises(UserError, match=f"{reason}, so no configuration describes the network"):
             resnetlab.weights.save(tmp_path / "file.safetensors", altered)
@@ -338,7 +338,7 @@ def test_folding_twice_is_folding_once():
         (lambda linear, model: freeze(model, ["stem"]), r"unknown part of the network \['stem'\]"),
         (
             lambda linear, model: deepen(model, 1, optimizer=linear),
-            "optimizer must be an optimiser of torch",
+            "optimizer must be an optimizer of torch",
         ),
     ],
 )

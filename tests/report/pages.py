@@ -16,7 +16,7 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from resnetlab import Run
 from resnetlab.core.files import write_json
-from resnetlab.data.store import ImageData, Split
+from resnetlab.data.storage.store import ImageData, Split
 from resnetlab.evaluation.diagnostics import Diagnostics
 from resnetlab.evaluation.embeddings import EmbeddingMap
 from resnetlab.evaluation.explore import Exploration
@@ -141,7 +141,7 @@ def add_exploration(run, data, *, blocks=("stage1.block1", "stage2.block1")):
     responses = draws.uniform(0.5, 1.5, len(layers))
     rank = pd.Series(responses).rank(ascending=False).astype("int64")
     exploration = Exploration(
-        map=EmbeddingMap(points=points, method="tsne", neighbour_accuracy=0.9321, map_accuracy=0.8765),
+        map=EmbeddingMap(points=points, method="tsne", neighbor_accuracy=0.9321, map_accuracy=0.8765),
         diagnostics=Diagnostics(
             images=len(table), top1=0.9, loss=0.4,
             blocks=pd.DataFrame({"block": list(blocks), "kind": ["identity"] * len(blocks), **values}),

@@ -13,9 +13,9 @@ from tests.conftest import TINY
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import write_json, write_toml
 from resnetlab.core.runs import Run
-from resnetlab.data.sources import load_data
+from resnetlab.data.load import load_data
 from resnetlab.models.config import ResNetConfig
-from resnetlab.report.compare import compare, differences, draw_comparison
+from resnetlab.report.comparison.compare import compare, differences, draw_comparison
 from resnetlab.training.fit import fit
 from resnetlab.weights.file import load
 
@@ -96,7 +96,7 @@ def words_of(figure):
 
 
 def curves(axes):
-    """The lines of a panel as (colour, is solid, points)."""
+    """The lines of a panel as (color, is solid, points)."""
     lines = [(to_hex(line.get_color()), line.get_linestyle() == "-", line.get_xydata()) for line in axes.get_lines()]
     return [(color, solid, points[np.isfinite(points).all(1)].tolist()) for color, solid, points in lines]
 

@@ -9,8 +9,8 @@ from resnetlab.core.errors import UserError
 from resnetlab.core.files import write_json
 from resnetlab.core.runs import Run
 from resnetlab.evaluation.pairs import compare_evaluations, difference_interval, holm, mcnemar
-from resnetlab.report.compare import compare, compare_answers, compare_classes, differences, disagreements
-from resnetlab.report.compare_tables import comparison_tables
+from resnetlab.report.comparison.compare import compare, compare_answers, compare_classes, differences, disagreements
+from resnetlab.report.comparison.tables import comparison_tables
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "run"
 LABELS = "aaaaaabbbbbb"
@@ -121,7 +121,7 @@ def test_what_is_on_other_images_is_not_compared_and_the_reason_is_told(runs, tm
     shutil.rmtree(runs[1] / "evaluation")
     split = answered(tmp_path / "split", "a" * 12, split="validation")
     renamed = answered(tmp_path / "renamed", "a" * 12, index=range(1, 13))
-    relabelled = answered(tmp_path / "relabelled", "a" * 12, labels="b" * 12)
+    relabeled = answered(tmp_path / "relabeled", "a" * 12, labels="b" * 12)
     other = answered(tmp_path / "other", "a" * 12)
     change_settings(other, 'fingerprint = "dbf6', 'fingerprint = "0000')
     begun = answered(tmp_path / "begun", "a" * 12)
@@ -129,7 +129,7 @@ def test_what_is_on_other_images_is_not_compared_and_the_reason_is_told(runs, tm
     shutil.rmtree(begun / "evaluation")
     broken = answered(tmp_path / "broken", "a" * 12)
     (broken / "evaluation" / "per_image.parquet").write_bytes(b"nothing")
-    table = compare_answers([*runs, split, renamed, relabelled, other, begun, broken]).set_index("second")
+    table = compare_answers([*runs, split, renamed, relabeled, other, begun, broken]).set_index("second")
     assert table["reason"].isna().tolist() == [False, True, *[False] * 6]
     assert table.loc["three", ["n", "p_value", "p_holm"]].tolist() == [12, 1, 1]
     reasons = table["reason"].to_dict()
@@ -139,7 +139,7 @@ def test_what_is_on_other_images_is_not_compared_and_the_reason_is_told(runs, tm
         "compared."
     )
     assert "by index, 1 of 12 are only in the first, and 1 of 12 only in the second." in reasons["renamed"]
-    assert "label 6 of 12 images differently, such as index 0: 'a' and 'b'." in reasons["relabelled"]
+    assert "label 6 of 12 images differently, such as index 0: 'a' and 'b'." in reasons["relabeled"]
     assert reasons["other"] == (
         "the runs are on different images of digits (their content has changed): figures of different images are not "
         "comparable."

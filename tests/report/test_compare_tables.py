@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from resnetlab.report.compare_tables import comparison_tables
+from resnetlab.report.comparison.tables import comparison_tables
 
 DIGEST = "0123456789abcdef" * 4
 

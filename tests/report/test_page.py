@@ -10,8 +10,8 @@ from tests.report.pages import HOSTILE, Page, make_data, make_run
 from resnetlab import write_report
 from resnetlab.core.errors import UserError
 from resnetlab.evaluation.metrics import wilson_interval
+from resnetlab.report.evaluation_files import read_results
 from resnetlab.report.figures import save_figures
-from resnetlab.report.results import read_results
 from resnetlab.report.sections.citations import WORKS
 from resnetlab.report.sections.curves import curve_charts, curves
 

@@ -4,8 +4,8 @@ from tests.report.pages import Page, decoded, make_data, make_run
 
 from resnetlab import write_report
 from resnetlab.report import images as module
+from resnetlab.report.evaluation_files import read_results
 from resnetlab.report.images import find_images, shown_rows, thumbnails
-from resnetlab.report.results import read_results
 
 
 def found(folder, data, **settings):

@@ -14,10 +14,10 @@ from tests.report.pages import HOSTILE, Page, add_exploration, decoded, make_dat
 from resnetlab import Run, evaluate, write_report
 from resnetlab.evaluation.attention import class_activation
 from resnetlab.evaluation.explore import Exploration, exploration_of
+from resnetlab.report.evaluation_files import read_results
 from resnetlab.report.images import find_images
 from resnetlab.report.markup import number
 from resnetlab.report.mistakes import find_mistakes
-from resnetlab.report.results import read_results
 from resnetlab.report.sections.citations import citations
 from resnetlab.report.sections.residual import residual_charts
 from resnetlab.weights.file import load
@@ -72,7 +72,7 @@ def test_the_figures_of_the_new_sections_are_those_of_the_tables(explored):
     for row in exploration.diagnostics.responses.to_dict("records"):
         found = next(found for found in page.rows if found[0][0] == row["layer"])
         assert [cell for cell, _ in found[1:]] == [f"{row['response']:.3f}", str(row["rank"])]
-    assert f"{exploration.map.neighbour_accuracy:.2%} of the images" in page.text
+    assert f"{exploration.map.neighbor_accuracy:.2%} of the images" in page.text
     assert f"{exploration.map.map_accuracy:.2%} in this map" in page.text
     assert f"{exploration.diagnostics.effective_depth} of {len(blocks)} blocks cost more" in page.text
 
@@ -186,7 +186,7 @@ def test_no_lesions_are_no_charts(tmp_path):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_everything_can_be_read_in_both_schemes(scheme):
-    style = files("resnetlab.report").joinpath("page.css").read_text(encoding="utf-8")
+    style = files("resnetlab.report").joinpath("templates", "page.css").read_text(encoding="utf-8")
     light, dark = re.findall(r":root \{(.*?)\}", style, flags=re.DOTALL)[:2]
     colors = dict(re.findall(r"--([\w-]+): (#\w{6});", light))
     if scheme == "dark":
@@ -203,7 +203,7 @@ def test_everything_can_be_read_in_both_schemes(scheme):
 
 
 def _contrast(first, second):
-    """The contrast of two colours, from 1 to 21 (WCAG 2.1)."""
+    """The contrast of two colors, from 1 to 21 (WCAG 2.1)."""
     lighter, darker = sorted((_luminance(first), _luminance(second)), reverse=True)
     return (lighter + 0.05) / (darker + 0.05)
 

@@ -18,7 +18,7 @@ from resnetlab.scratch.functional import batch_norm
 def inputs(draw: st.DrawFn) -> Tensor:
     """Maps or rows of a few values per channel, some far from zero.
 
-    Two values are always normalised to plus and minus one: their gradient is all rounding, in torch too.
+    Two values are always normalized to plus and minus one: their gradient is all rounding, in torch too.
     """
     channels = draw(st.integers(1, 9))
     if draw(st.booleans()):

@@ -10,8 +10,8 @@ from resnetlab.core.errors import UserError
 from resnetlab.core.runs import Run
 from resnetlab.models.config import ACTIVATIONS
 from resnetlab.studies.activations import activations, judge
-from resnetlab.studies.plan import Plan
-from resnetlab.studies.question import FAILS, HOLDS, OPEN
+from resnetlab.studies.lab.plan import Plan
+from resnetlab.studies.lab.question import FAILS, HOLDS, OPEN
 
 
 def rows(**errors: float) -> pd.DataFrame:
@@ -21,7 +21,7 @@ def rows(**errors: float) -> pd.DataFrame:
 
 
 def test_the_study_trains_with_every_activation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("resnetlab.studies.lab.make_plan", lambda *_, **__: Plan(images=64, epochs=1, minutes=0.1))
+    monkeypatch.setattr("resnetlab.studies.lab.lab.make_plan", lambda *_, **__: Plan(images=64, epochs=1, minutes=0.1))
     data = load_data("digits", limit=64, validation_fraction=0.0)
     result = activations(data, out=tmp_path / "s", seeds=1, quiet=True)
     assert result.table["network"].tolist() == list(ACTIVATIONS)

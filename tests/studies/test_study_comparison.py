@@ -5,9 +5,9 @@ import math
 import pandas as pd
 import pytest
 
-from resnetlab.studies.comparison import against, told_apart, weigh
-from resnetlab.studies.noise import Difference
-from resnetlab.studies.question import FAILS, HOLDS, OPEN
+from resnetlab.studies.lab.comparison import against, told_apart, weigh
+from resnetlab.studies.lab.noise import Difference
+from resnetlab.studies.lab.question import FAILS, HOLDS, OPEN
 
 
 def differences(**values: float) -> dict[str, Difference]:

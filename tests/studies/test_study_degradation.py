@@ -9,13 +9,13 @@ from resnetlab import load_data
 from resnetlab.core.runs import Run
 from resnetlab.evaluation.evaluate import evaluate
 from resnetlab.studies.degradation import degradation, judge
-from resnetlab.studies.plan import Plan
-from resnetlab.studies.question import FAILS, HOLDS, OPEN
+from resnetlab.studies.lab.plan import Plan
+from resnetlab.studies.lab.question import FAILS, HOLDS, OPEN
 from resnetlab.weights.file import load
 
 
 def test_the_study_measures_both_errors_of_equally_large_twins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("resnetlab.studies.lab.make_plan", lambda *_, **__: Plan(images=64, epochs=2, minutes=0.1))
+    monkeypatch.setattr("resnetlab.studies.lab.lab.make_plan", lambda *_, **__: Plan(images=64, epochs=2, minutes=0.1))
     few = load_data("digits", limit=64, validation_fraction=0.0)
     result = degradation(few, depths=(14, 8), out=tmp_path / "s", seeds=1, quiet=True)
     assert result.table["depth"].tolist() == [8, 8, 14, 14]

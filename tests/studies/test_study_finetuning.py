@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 from resnetlab import load_data
 from resnetlab.core.errors import UserError
 from resnetlab.core.runs import Run
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.models.catalog import config_for_data
-from resnetlab.studies.comparison import cells_of
 from resnetlab.studies.finetuning import finetuning, judge, ways
-from resnetlab.studies.plan import Plan
-from resnetlab.studies.question import FAILS, HOLDS, OPEN
-from resnetlab.studies.views import of_classes
+from resnetlab.studies.lab.comparison import cells_of
+from resnetlab.studies.lab.plan import Plan
+from resnetlab.studies.lab.question import FAILS, HOLDS, OPEN
+from resnetlab.studies.lab.views import of_classes
 
 SCRATCHES = ["from scratch", "from scratch, DropPath", "from scratch, DropBlock", "from scratch, both"]
 WAYS = ["frozen", "rates by stage", "full"]
@@ -32,7 +32,7 @@ def some() -> ImageData:
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("resnetlab.studies.lab.make_plan", lambda *_, **__: Plan(images=200, epochs=2, minutes=0.1))
+    monkeypatch.setattr("resnetlab.studies.lab.lab.make_plan", lambda *_, **__: Plan(images=200, epochs=2, minutes=0.1))
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import torch
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.folding import fold_batch_norm
+from resnetlab.models.fused import FusedBlock, fuse_blocks
 from resnetlab.models.resnet import ResNet
-from resnetlab.studies.fused import FusedBlock, fuse_blocks
 
 
 def folded(**fields) -> ResNet:
@@ -74,5 +74,5 @@ def test_what_cannot_be_fused_stays(fields: dict):
     assert fuse_blocks(model) == 0
 
 
-def test_normalisation_that_is_not_folded_stays():
+def test_normalization_that_is_not_folded_stays():
     assert fuse_blocks(ResNet(ResNetConfig(depths=(1,), widths=(8,), num_classes=10)).eval()) == 0

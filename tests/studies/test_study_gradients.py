@@ -13,8 +13,8 @@ from resnetlab.core.randomness import torch_seeded
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
 from resnetlab.studies.gradients import STATES, gradients, judge
-from resnetlab.studies.plan import Plan
-from resnetlab.studies.question import FAILS, HOLDS, OPEN
+from resnetlab.studies.lab.plan import Plan
+from resnetlab.studies.lab.question import FAILS, HOLDS, OPEN
 from resnetlab.studies.shattering import autocorrelation, block_gradients, line_gradients, settled
 
 CONFIG = ResNetConfig(depths=(2, 1), widths=(4, 8), stem="cifar", shortcut="A", in_channels=1, num_classes=3)
@@ -32,7 +32,7 @@ def images() -> torch.Tensor:
 
 
 def test_the_study_measures_before_and_after_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("resnetlab.studies.lab.make_plan", lambda *_, **__: Plan(images=64, epochs=1, minutes=0.1))
+    monkeypatch.setattr("resnetlab.studies.lab.lab.make_plan", lambda *_, **__: Plan(images=64, epochs=1, minutes=0.1))
     few = load_data("digits", limit=64, validation_fraction=0.0)
     result = gradients(few, depths=(14, 8), out=tmp_path / "s", seeds=1, quiet=True)
     table = result.table
@@ -133,7 +133,7 @@ def rows(plain: tuple[float, float], residual: tuple[float, float], noise: float
         ((0.7, 0.3), (0.8, 0.305), OPEN),
     ],
 )
-def test_the_verdict_is_by_what_depth_and_shortcuts_do_at_initialisation(plain: tuple, residual: tuple, claim: str):
+def test_the_verdict_is_by_what_depth_and_shortcuts_do_at_initialization(plain: tuple, residual: tuple, claim: str):
     verdict = judge(rows(plain, residual), [8, 56])
     assert verdict.claim == claim
     assert "after training" in verdict.words

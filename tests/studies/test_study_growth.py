@@ -11,8 +11,8 @@ from resnetlab.core.errors import UserError
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
 from resnetlab.studies.growth import grow, growth, judge
-from resnetlab.studies.plan import Plan
-from resnetlab.studies.question import FAILS, HOLDS, OPEN
+from resnetlab.studies.lab.plan import Plan
+from resnetlab.studies.lab.question import FAILS, HOLDS, OPEN
 
 RECEIPT = pd.DataFrame({"seed": [0], "largest": [0.0]})
 
@@ -26,7 +26,7 @@ def rows(**losses: float) -> pd.DataFrame:
 
 
 def test_the_study_grows_a_network_without_moving_a_logit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("resnetlab.studies.lab.make_plan", lambda *_, **__: Plan(images=64, epochs=2, minutes=0.1))
+    monkeypatch.setattr("resnetlab.studies.lab.lab.make_plan", lambda *_, **__: Plan(images=64, epochs=2, minutes=0.1))
     data = load_data("digits", limit=64, validation_fraction=0.0)
     result = growth(data, deep=14, out=tmp_path / "s", seeds=1, quiet=True)
     table = result.table.set_index("network")

@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 
 from resnetlab import load_data
 from resnetlab.core.errors import Interrupted, UserError
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.studies import StudyResult, lab
-from resnetlab.studies.conduct import Finding, conduct
-from resnetlab.studies.lab import Lab, network
-from resnetlab.studies.measure import errors, guessing, over_seeds
-from resnetlab.studies.plan import Cell
-from resnetlab.studies.question import HOLDS, Question, Verdict, columns_of
+from resnetlab.studies.lab.conduct import Finding, conduct
+from resnetlab.studies.lab.lab import Lab, network
+from resnetlab.studies.lab.measure import errors, guessing, over_seeds
+from resnetlab.studies.lab.plan import Cell
+from resnetlab.studies.lab.question import HOLDS, Question, Verdict, columns_of
 from resnetlab.training.machine import choose_machine
 
 QUESTION = Question(
@@ -41,7 +41,7 @@ def few() -> ImageData:
 @pytest.fixture
 def planned(monkeypatch: pytest.MonkeyPatch):
     """Plans are made by a speed that does not depend on the machine."""
-    monkeypatch.setattr("resnetlab.studies.plan.seconds_per_image", lambda *_: 1e-2)
+    monkeypatch.setattr("resnetlab.studies.lab.plan.seconds_per_image", lambda *_: 1e-2)
 
 
 def answer(study: Lab, seeds: int = 2) -> Finding:
@@ -188,7 +188,7 @@ def test_an_argument_that_is_none_is_refused(few: ImageData, tmp_path: Path, arg
 def test_a_study_goes_on_in_the_precision_that_it_began_in(few: ImageData, tmp_path: Path, planned, monkeypatch):
     chosen = iter(("bfloat16", "float32"))
     real = choose_machine
-    monkeypatch.setattr("resnetlab.studies.lab.choose_machine", lambda device, _: real(device, next(chosen)))
+    monkeypatch.setattr("resnetlab.studies.lab.lab.choose_machine", lambda device, _: real(device, next(chosen)))
     for seed in range(2):
         study = Lab(QUESTION, few, {}, out=tmp_path / "s", quiet=True)
         cell = Cell(name=f"{seed}", network=network(study, **SMALL), seed=seed)
@@ -202,14 +202,14 @@ def test_a_study_goes_on_in_the_precision_that_it_began_in(few: ImageData, tmp_p
 
 def test_a_plan_stays_when_the_study_goes_on(few: ImageData, tmp_path: Path, monkeypatch):
     for speed in (1e-3, 1e-1):
-        monkeypatch.setattr("resnetlab.studies.plan.seconds_per_image", lambda *_, speed=speed: speed)
+        monkeypatch.setattr("resnetlab.studies.lab.plan.seconds_per_image", lambda *_, speed=speed: speed)
         study = Lab(QUESTION, few, {}, out=tmp_path / "s", quiet=True)
         plan = study.prepare([Cell(name="x", network=network(study, **SMALL), seed=0)])
         assert plan.epochs == 40
 
 
 def test_a_source_is_limited_to_what_the_plan_has(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("resnetlab.studies.plan.seconds_per_image", lambda *_: 5e-3)
+    monkeypatch.setattr("resnetlab.studies.lab.plan.seconds_per_image", lambda *_: 5e-3)
     study = Lab(QUESTION, "digits", {}, out=tmp_path / "s", quiet=True, budget=1)
     plan = study.prepare([Cell(name="x", network=network(study, **SMALL), seed=0)])
     assert len(study.data.split("train")) == plan.images < 1437
@@ -220,9 +220,9 @@ def test_a_source_is_limited_to_what_the_plan_has(tmp_path: Path, monkeypatch):
 
 
 def test_held_out_images_are_limited_to_what_the_plan_has(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("resnetlab.studies.plan.seconds_per_image", lambda *_: 0.1)
-    monkeypatch.setattr("resnetlab.studies.plan.FEWEST_EVALUATED", 50)
-    monkeypatch.setattr("resnetlab.studies.plan._EVALUATION", 0.03)
+    monkeypatch.setattr("resnetlab.studies.lab.plan.seconds_per_image", lambda *_: 0.1)
+    monkeypatch.setattr("resnetlab.studies.lab.plan.FEWEST_EVALUATED", 50)
+    monkeypatch.setattr("resnetlab.studies.lab.plan._EVALUATION", 0.03)
     study = Lab(QUESTION, "digits", {}, out=tmp_path / "s", quiet=True, budget=7)
     # 3 % of 336 seconds, at a thirtieth of a second an image.
     plan = study.prepare([Cell(name="x", network=network(study, **SMALL), seed=0)])

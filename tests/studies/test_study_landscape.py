@@ -15,18 +15,17 @@ from resnetlab.core.errors import UserError
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.core.runs import Run
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.forward import answer
 from resnetlab.evaluation.metrics import overall
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
-from resnetlab.studies import surfaces
-from resnetlab.studies.directions import Surface, random_direction
-from resnetlab.studies.landscape import QUESTION, judge, landscape, rises
-from resnetlab.studies.landscape_pictures import draw_contours, draw_surfaces
-from resnetlab.studies.plan import Plan
-from resnetlab.studies.question import FAILS, HOLDS, OPEN
-from resnetlab.studies.surfaces import RADII, nine_points
+from resnetlab.studies.lab.plan import Plan
+from resnetlab.studies.lab.question import FAILS, HOLDS, OPEN
+from resnetlab.studies.landscape.directions import Surface, random_direction
+from resnetlab.studies.landscape.pictures import draw_contours, draw_surfaces
+from resnetlab.studies.landscape.study import QUESTION, judge, landscape, rises, surfaces
+from resnetlab.studies.landscape.surfaces import RADII, nine_points
 from resnetlab.weights.file import load
 
 GUESSING = math.log(10)
@@ -39,7 +38,7 @@ def few() -> ImageData:
 
 @pytest.fixture
 def one_epoch(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("resnetlab.studies.lab.make_plan", lambda *_, **__: Plan(images=64, epochs=1, minutes=0.1))
+    monkeypatch.setattr("resnetlab.studies.lab.lab.make_plan", lambda *_, **__: Plan(images=64, epochs=1, minutes=0.1))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +52,7 @@ def shown(digits: ImageData) -> tuple[Tensor, Tensor]:
 
 
 def small(**fields) -> ResNet:
-    """A network whose normalisations have statistics that are not those of the beginning, ready to look at images."""
+    """A network whose normalizations have statistics that are not those of the beginning, ready to look at images."""
     config = ResNetConfig(depths=(2, 1), widths=(4, 8), stem="cifar", in_channels=1, num_classes=10, **fields)
     with torch_seeded(0, "test"):
         model = ResNet(config)
@@ -75,9 +74,9 @@ def test_the_study_draws_surfaces_and_measures_lines(few: ImageData, tmp_path: P
     assert middle["x"].tolist() == [-1, 0, 1]
     assert middle["y"].tolist() == [0, 0, 0]
     effort = pd.read_parquet(parts / "effort.parquet").iloc[0]
-    centre = middle["loss"][1]
+    center = middle["loss"][1]
     expected = result.table["train_loss"][0]  # of the same 64 images
-    assert centre == pytest.approx(expected, rel=max(1e-5, 2 * effort["off"]))
+    assert center == pytest.approx(expected, rel=max(1e-5, 2 * effort["off"]))
     assert any(f"{effort['off']:.1%}" in words for words in result.deviations)
 
 
@@ -121,7 +120,7 @@ def test_a_filter_of_zeros_stays(trained: ResNet):
     assert not random_direction(model, 0, 0)["conv1.weight"][1].any()
 
 
-def test_the_centre_is_the_loss_of_the_network(trained: ResNet, shown: tuple[Tensor, Tensor]):
+def test_the_center_is_the_loss_of_the_network(trained: ResNet, shown: tuple[Tensor, Tensor]):
     images, labels = shown
     before = {name: value.clone() for name, value in trained.state_dict().items()}
     surface = surfaces.plane(trained, images, labels, "float32")

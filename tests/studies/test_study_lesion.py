@@ -14,22 +14,22 @@ from torch import Tensor
 from resnetlab import create_model, load_data
 from resnetlab.core.errors import UserError
 from resnetlab.core.randomness import generator, torch_seeded
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.surgery import without_block
-from resnetlab.studies.depths import check_depth, check_depths
-from resnetlab.studies.lesion import judge, lesion
-from resnetlab.studies.paths import central, path_gradient, share_of_paths
-from resnetlab.studies.plan import Plan
-from resnetlab.studies.question import FAILS, HOLDS, OPEN
-from resnetlab.studies.removal import alike, kendall_tau, reordered, swapped, without_blocks
+from resnetlab.studies.lab.depths import check_depth, check_depths
+from resnetlab.studies.lab.plan import Plan
+from resnetlab.studies.lab.question import FAILS, HOLDS, OPEN
+from resnetlab.studies.lesion.paths import central, path_gradient, share_of_paths
+from resnetlab.studies.lesion.removal import alike, kendall_tau, reordered, swapped, without_blocks
+from resnetlab.studies.lesion.study import judge, lesion
 
 
 @pytest.fixture
 def one_epoch(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("resnetlab.studies.lab.make_plan", lambda *_, **__: Plan(images=64, epochs=1, minutes=0.1))
-    module = importlib.import_module("resnetlab.studies.lesion")  # the package has the function by this name
+    monkeypatch.setattr("resnetlab.studies.lab.lab.make_plan", lambda *_, **__: Plan(images=64, epochs=1, minutes=0.1))
+    module = importlib.import_module("resnetlab.studies.lesion.study")  # the package has the function by this name
     monkeypatch.setattr(module, "_MOST_IMAGES", 64)
     monkeypatch.setattr(module, "_MOST_COUNTS", 2)
 
@@ -40,7 +40,7 @@ def images() -> Tensor:
 
 
 def network(depths: tuple[int, ...] = (3, 2), **fields) -> ResNet:
-    """A network in double precision whose normalisations have statistics that are not those of the beginning."""
+    """A network in double precision whose normalizations have statistics that are not those of the beginning."""
     config = ResNetConfig(
         depths=depths, widths=(4, 8)[: len(depths)], stem="cifar", in_channels=1, num_classes=5,
         **{"shortcut": "A", **fields},
@@ -227,5 +227,5 @@ def test_depths_are_sorted_and_unique():
     assert check_depth("depth", 110) == 110
 
 
-def test_a_network_of_the_catalogue_has_blocks_alike():
+def test_a_network_of_the_catalog_has_blocks_alike():
     assert [len(names) for names in alike(create_model("resnet20"))] == [3, 2, 2]

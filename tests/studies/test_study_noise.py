@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from resnetlab.studies.noise import difference, spread
+from resnetlab.studies.lab.noise import difference, spread
 
 
 def test_the_standard_error_is_that_of_two_means():

@@ -19,12 +19,12 @@ from resnetlab import load_data
 from resnetlab.core.errors import Interrupted, UserError
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.runs import TIMING_COLUMNS, Run
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.models.surgery import freeze
-from resnetlab.studies import outside
-from resnetlab.studies.outside import HUB, OutsideConfig, load_encoder, outside_config, suited_machine
-from resnetlab.studies.outside_runs import is_outside, load_outside, train_outside
-from resnetlab.studies.plan import Cell, make_plan, seconds_per_image
+from resnetlab.studies.lab.lab import outside
+from resnetlab.studies.lab.outside import HUB, OutsideConfig, load_encoder, outside_config, suited_machine
+from resnetlab.studies.lab.outside_runs import is_outside, load_outside, train_outside
+from resnetlab.studies.lab.plan import Cell, make_plan, seconds_per_image
 from resnetlab.training import loop
 from resnetlab.training.fit import resume
 from resnetlab.training.machine import Machine
@@ -183,7 +183,7 @@ def test_weights_come_back_and_are_timms_own(trained: Run, few: ImageData):
             (trained.path / "summary").rename(trained.path / "evaluation" / "summary.json")
 
 
-def test_a_run_gives_all_but_the_classifier_and_its_normalisation(trained: Run, few: ImageData, tmp_path: Path):
+def test_a_run_gives_all_but_the_classifier_and_its_normalization(trained: Run, few: ImageData, tmp_path: Path):
     model, head = GRAY.build(seed=9), GRAY.build(seed=9).network.classifier.weight
     assert load_encoder(model, trained.path) == few.preprocessing
     assert all(torch.equal(value, encoder(load_outside(trained))[name]) for name, value in encoder(model).items())
@@ -292,7 +292,7 @@ def test_the_plan_measures_networks_of_timm(monkeypatch: pytest.MonkeyPatch):
     assert seconds_per_image(GRAY, RECIPE, preprocessing, machine) > 0
     assert torch.equal(before, torch.get_rng_state())
     asked = []
-    monkeypatch.setattr("resnetlab.studies.plan.seconds_per_image", lambda config, *_: asked.append(config) or 0.01)
+    monkeypatch.setattr("resnetlab.studies.lab.plan.seconds_per_image", lambda config, *_: asked.append(config) or 0.01)
     cells = [Cell(name=f"{at}", network=GRAY, seed=at) for at in range(2)]
     limits = {"images": 100, "evaluated": 10, "minutes": 4, "may_leave_out": False}
     assert make_plan(cells, RECIPE, preprocessing, machine, **limits).epochs > 1

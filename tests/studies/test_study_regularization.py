@@ -10,8 +10,8 @@ from resnetlab import load_data
 from resnetlab.core.errors import UserError
 from resnetlab.models.config import ResNetConfig
 from resnetlab.studies.applied import applied_drops
-from resnetlab.studies.plan import Plan
-from resnetlab.studies.question import FAILS, HOLDS, OPEN
+from resnetlab.studies.lab.plan import Plan
+from resnetlab.studies.lab.question import FAILS, HOLDS, OPEN
 from resnetlab.studies.regularization import judge, regularization, regularized
 
 CONFIG = ResNetConfig(depths=(2, 2, 2), widths=(4, 8, 16), stem="cifar", in_channels=1, num_classes=10)
@@ -27,7 +27,7 @@ def rows(**errors: float) -> pd.DataFrame:
 
 
 def test_the_study_measures_errors_and_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("resnetlab.studies.lab.make_plan", lambda *_, **__: Plan(images=64, epochs=1, minutes=0.1))
+    monkeypatch.setattr("resnetlab.studies.lab.lab.make_plan", lambda *_, **__: Plan(images=64, epochs=1, minutes=0.1))
     data = load_data("digits", limit=64, validation_fraction=0.0)
     result = regularization(data, out=tmp_path / "s", seeds=1, quiet=True)
     table = result.table.set_index("network")

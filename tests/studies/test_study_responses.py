@@ -10,14 +10,14 @@ from resnetlab import load_data
 from resnetlab.core.errors import UserError
 from resnetlab.core.runs import Run
 from resnetlab.evaluation.diagnostics import diagnose
-from resnetlab.studies.plan import Plan
-from resnetlab.studies.question import FAILS, HOLDS, OPEN
+from resnetlab.studies.lab.plan import Plan
+from resnetlab.studies.lab.question import FAILS, HOLDS, OPEN
 from resnetlab.studies.responses import judge, responses, summary
 from resnetlab.weights.file import load
 
 
 def test_the_study_measures_every_layer_of_every_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("resnetlab.studies.lab.make_plan", lambda *_, **__: Plan(images=64, epochs=1, minutes=0.1))
+    monkeypatch.setattr("resnetlab.studies.lab.lab.make_plan", lambda *_, **__: Plan(images=64, epochs=1, minutes=0.1))
     few = load_data("digits", limit=64, validation_fraction=0.0)
     result = responses(few, depths=(14, 8), out=tmp_path / "s", seeds=1, quiet=True)
     assert result.table["depth"].tolist() == [8, 8, 14, 14]

@@ -11,9 +11,9 @@ from resnetlab.core.errors import UserError
 from resnetlab.core.runs import Run
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.summary import count
+from resnetlab.studies.lab.plan import Plan
+from resnetlab.studies.lab.question import FAILS, HOLDS, OPEN
 from resnetlab.studies.larger import at_cost, scaled
-from resnetlab.studies.plan import Plan
-from resnetlab.studies.question import FAILS, HOLDS, OPEN
 from resnetlab.studies.scaling import QUESTION, RATIOS, judge, networks, scaling
 
 BASE = ResNetConfig(depths=(2, 2, 2), widths=(8, 16, 32), stem="cifar", shortcut="A", in_channels=1, num_classes=10)
@@ -30,7 +30,7 @@ def verdict(**errors: float):
 
 
 def test_the_study_trains_networks_of_equal_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("resnetlab.studies.lab.make_plan", lambda *_, **__: Plan(images=64, epochs=1, minutes=0.1))
+    monkeypatch.setattr("resnetlab.studies.lab.lab.make_plan", lambda *_, **__: Plan(images=64, epochs=1, minutes=0.1))
     kinds = ("compound", "depth", "width", "resolution")
     module = importlib.import_module("resnetlab.studies.scaling")  # the package has the function by this name
     monkeypatch.setattr(module, "RATIOS", {kind: RATIOS[kind] for kind in kinds})

@@ -7,10 +7,10 @@ import pytest
 
 from resnetlab import load_data
 from resnetlab.core.errors import UserError
-from resnetlab.data.store import ImageData
-from resnetlab.studies.lab import Lab
-from resnetlab.studies.plan import Plan
-from resnetlab.studies.question import FAILS, HOLDS, OPEN
+from resnetlab.data.storage.store import ImageData
+from resnetlab.studies.lab.lab import Lab
+from resnetlab.studies.lab.plan import Plan
+from resnetlab.studies.lab.question import FAILS, HOLDS, OPEN
 from resnetlab.studies.shortcuts import QUESTION, judge, kinds, shortcuts
 
 
@@ -21,7 +21,7 @@ def few() -> ImageData:
 
 @pytest.fixture
 def one_epoch(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("resnetlab.studies.lab.make_plan", lambda *_, **__: Plan(images=64, epochs=1, minutes=0.1))
+    monkeypatch.setattr("resnetlab.studies.lab.lab.make_plan", lambda *_, **__: Plan(images=64, epochs=1, minutes=0.1))
 
 
 def rows(**errors: float) -> pd.DataFrame:

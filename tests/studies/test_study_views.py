@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from resnetlab import load_data
-from resnetlab.data.store import ImageData
-from resnetlab.studies.views import at_size, few_of_each, of_classes
+from resnetlab.data.storage.store import ImageData
+from resnetlab.studies.lab.views import at_size, few_of_each, of_classes
 
 
 def test_classes_are_numbered_anew(digits: ImageData):
@@ -44,7 +44,7 @@ def test_another_size_is_what_loading_at_that_size_gives(digits: ImageData):
 
 
 def test_photos_of_many_sizes(tmp_path):
-    for name, shade in (("dark", 40), ("grey", 120), ("light", 220)):
+    for name, shade in (("dark", 40), ("gray", 120), ("light", 220)):
         (tmp_path / name).mkdir()
         for number in range(8):
             Image.fromarray(np.full((20 + number, 24, 3), shade, np.uint8)).save(tmp_path / name / f"{number}.png")

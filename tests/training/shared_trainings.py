@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from resnetlab.cli.main import main
 from resnetlab.core.errors import Interrupted, UserError
-from resnetlab.data.sources import load_data
-from resnetlab.data.store import ImageData
+from resnetlab.data.load import load_data
+from resnetlab.data.storage.store import ImageData
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
 from resnetlab.training import fit as fitting
@@ -46,7 +46,7 @@ SELECTED: dict[str, Any] = {**SETTINGS, "epochs": 6, "lr": 1.0, "average": 0.8, 
 
 
 def frozen_norm() -> ResNet:
-    """A tiny network whose normalisation stays in evaluation mode, so that samples do not know of each other."""
+    """A tiny network whose normalization stays in evaluation mode, so that samples do not know of each other."""
     torch.manual_seed(0)
     model = ResNet(TINY)
     for layer in model.modules():
@@ -109,7 +109,7 @@ def suite(folder: Path) -> None:
     settings = {**SETTINGS, "batch_size": 32}
     found["curve few"] = losses_of(lambda: fit(frozen_norm(), few_digits(), out=folder / "few", **settings))
 
-    # Batch normalisation of each process, running statistics, averages and the choice of the best epoch.
+    # Batch normalization of each process, running statistics, averages and the choice of the best epoch.
     model = ResNet(TINY)
     selected = fit(model, digits, out=folder / "selected", **SELECTED)
     found["selected"] = digest(model)
@@ -119,7 +119,7 @@ def suite(folder: Path) -> None:
     os.chdir(folder)
     found["default folder"] = str(fit(TINY, digits, **{**SETTINGS, "epochs": 1}).path)
 
-    # In channels_last a fused optimiser needs gradients of the same layout, in every step.
+    # In channels_last a fused optimizer needs gradients of the same layout, in every step.
     def checked(model: nn.Module, optimizer: Any, batch: Any, **settings: Any) -> tuple[Tensor, Tensor]:
         return STEP(model, optimizer, batch, **{**settings, "check_layout": True})
 

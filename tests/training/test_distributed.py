@@ -27,7 +27,7 @@ import resnetlab
 from resnetlab.core.errors import Interrupted, ToldElsewhereError, UserError
 from resnetlab.core.runs import Run
 from resnetlab.data.batches import training_batches
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.forward import answer_split
 from resnetlab.models.resnet import ResNet
 from resnetlab.training import distributed
@@ -117,7 +117,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict]
 def test_two_processes_learn_what_one_learns(
     together: tuple[Path, list[dict]], name: str, digits: ImageData, tmp_path: Path
 ):
-    """Float64, normalisation frozen, no drops: the same losses, whatever the order in which they are summed."""
+    """Float64, normalization frozen, no drops: the same losses, whatever the order in which they are summed."""
     settings = {**shared.SETTINGS, **shared.CURVES[name]}
     alone = shared.losses_of(lambda: fit(shared.frozen_norm(), digits, out=tmp_path / "run", **settings))
     for found in together[1]:
@@ -353,12 +353,12 @@ def test_what_several_processes_and_networks_cannot_do_is_told():
     cpu = Machine(device="cpu", precision="float32", memory_format="contiguous", threads=1)
     gpu = Machine(device="cuda", precision="float32", memory_format="contiguous", threads=1)
     model, recipe = ResNet(TINY), Recipe(sync_norm=True)
-    with pytest.raises(UserError, match=r"sync_norm=True needs GPUs: torch has no synchronised normalisation on CPUs"):
+    with pytest.raises(UserError, match=r"sync_norm=True needs GPUs: torch has no synchronized normalization on CPUs"):
         check_recipe(recipe, ALONE, model, cpu)
     check_recipe(recipe, ALONE, model, gpu)
     for changes in ({"parts": "scratch"}, {"running_variance": "biased"}):
         other = ResNet(shared.dataclasses.replace(TINY, **changes))
-        with pytest.raises(UserError, match=r"sync_norm=True is for torch's own batch normalisation, and the network"):
+        with pytest.raises(UserError, match=r"sync_norm=True is for torch's own batch normalization, and the network"):
             check_recipe(recipe, ALONE, other, gpu)
     with pytest.raises(UserError, match=r"batch_size=6 is the batch of all 4 processes .* Take at least 8"):
         check_recipe(Recipe(batch_size=6), Ranks(rank=1, ranks=4), model, cpu)
@@ -373,8 +373,8 @@ def test_a_time_limit_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch, seco
         distributed._timeout()
 
 
-def test_synchronised_normalisation_gives_its_place_back():
-    """The tensors stay the same, so that the optimiser's parameters and the averages are those of the network."""
+def test_synchronized_normalization_gives_its_place_back():
+    """The tensors stay the same, so that the optimizer's parameters and the averages are those of the network."""
     torch.manual_seed(0)
     model = ResNet(TINY).eval()
     images, before = torch.randn(2, 1, 8, 8), dict(model.named_parameters())

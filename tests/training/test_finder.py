@@ -15,11 +15,11 @@ from tests.conftest import TINY
 from resnetlab.core.errors import UserError
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.data.batches import training_batches
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.surgery import fold_batch_norm, freeze
-from resnetlab.training.finder import find_lr
+from resnetlab.training.find_lr import find_lr
 from resnetlab.training.machine import choose_machine
 from resnetlab.training.range_test import LearningRates, range_test
 from resnetlab.training.recipe import Recipe
@@ -246,7 +246,7 @@ def test_auto_and_data_that_are_loaded_late(digits: ImageData):
         ({"recipe": "slow"}, "unknown recipe 'slow'"),
         ({"model": "resnet21"}, "unknown model 'resnet21'"),
         ({"overrides": {"shortcut": "B"}}, "overrides change a network that is given by name"),
-        ({"model": fold_batch_norm(ResNet(TINY))}, "batch normalisation was folded"),
+        ({"model": fold_batch_norm(ResNet(TINY))}, "batch normalization was folded"),
         ({"device": "abacus"}, "device 'abacus' cannot be used"),
     ],
 )

@@ -18,7 +18,7 @@ from resnetlab.core.errors import UserError
 from resnetlab.core.randomness import generator
 from resnetlab.core.runs import HISTORY_COLUMNS, Run
 from resnetlab.data.batches import Batch
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.surgery import fold_batch_norm, freeze
 from resnetlab.training import loop
@@ -164,7 +164,7 @@ def test_a_step_that_is_not_finite_changes_nothing(
             r"num_classes=3, and digits has 1 channels and 10 classes",
         ),
         ({"overrides": {"shortcut": "B"}}, "overrides change a network that is given by name"),
-        ({"model": fold_batch_norm(ResNet(TINY))}, "batch normalisation was folded .*, so it could not be saved"),
+        ({"model": fold_batch_norm(ResNet(TINY))}, "batch normalization was folded .*, so it could not be saved"),
         (
             {"model": freeze(ResNet(TINY), *ResNet(TINY).sections())},
             "every part of the network is frozen",

@@ -43,9 +43,9 @@ NETWORK = ("--model", "resnet20", "--set", "model.widths=[4,8,8]", "--set", "mod
 RECIPES = {
     "quick": ("quick", "augment.mixup=0.4", "augment.cutmix=1.0", "average=0.9", "start_size=0.5", "grow_until=1.0"),
     "paper-cifar": ("paper-cifar", "augment.erase_p=0.5", "clip_norm=1.0"),
-    "system-a": ("system-a", "augment.rotation=10"),
-    "system-c": ("system-c", "average=0.5", "class_weights=balanced"),
-    "system-d": ("system-d", "optimizer=adamw", "lr=0.001", "accumulate=2", "keep=best"),
+    "from-scratch": ("from-scratch", "augment.rotation=10"),
+    "imagenette-tutorial": ("imagenette-tutorial", "average=0.5", "class_weights=balanced"),
+    "d2l-gluon": ("d2l-gluon", "optimizer=adamw", "lr=0.001", "accumulate=2", "keep=best"),
 }
 DEATHS = 4
 

@@ -1,4 +1,4 @@
-"""Muon against its definition, worked out by singular values and by torch's own optimisers."""
+"""Muon against its definition, worked out by singular values and by torch's own optimizers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from tests.conftest import TINY
 from torch import nn
 
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.models.resnet import ResNet
 from resnetlab.training.fit import fit
-from resnetlab.training.muon import Muon, orthogonal
+from resnetlab.training.optimizers import Muon, orthogonal
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.step import build_optimizer, check_memory_layout
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnetlab.training.notebook import LiveCurves, curves_figure, in_notebook
+from resnetlab.training.live_curves import LiveCurves, curves_figure, in_notebook
 from resnetlab.training.pictures import to_png
 
 TRAINING, VALIDATION = (0xA8, 0x48, 0x0F), (0x1F, 0x5A, 0x9E)
@@ -111,7 +111,7 @@ def test_losses_that_span_much_are_drawn_on_a_logarithmic_scale():
 def test_outside_a_notebook_nothing_is_shown_or_imported():
     code = (
         "import sys\n"
-        "from resnetlab.training.notebook import LiveCurves, in_notebook\n"
+        "from resnetlab.training.live_curves import LiveCurves, in_notebook\n"
         "assert not in_notebook()\n"
         "row = {'epoch': 1, 'train_loss': 1.0, 'val_loss': 1.0, 'train_top1': 0.5, 'val_top1': 0.5}\n"
         "LiveCurves(epochs=3).epoch(row)\n"

@@ -16,7 +16,7 @@ from resnetlab import weights
 from resnetlab.core.errors import UserError
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.runs import Run
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.models.resnet import ResNet
 from resnetlab.report.command import train_command
 from resnetlab.training.fit import fit
@@ -26,7 +26,7 @@ FROZEN = {"freeze": "stem,stage1,stage2", "epochs": 1, "average": 0.0, "head_epo
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A tiny network of three colours and three classes, with what it knows of its images."""
+    """A tiny network of three colors and three classes, with what it knows of its images."""
     torch.manual_seed(0)
     model = resnetlab.create_model(TINY, in_channels=3, num_classes=3)
     model.class_names = ("a", "b", "c")
@@ -44,7 +44,7 @@ def test_a_network_is_fine_tuned_from_a_file(
 ):
     run = fit("auto", digits, pretrained=source, recipe="finetune", out=tmp_path / "run", precision="float32", **FROZEN)
     told = capfd.readouterr().err
-    assert "1 adapted, 2 re-initialised" in told
+    assert "1 adapted, 2 re-initialized" in told
     assert "trained: head at 0.05; frozen: stem, stage1, stage2" in told
     trained, before = resnetlab.load(run), resnetlab.load(source)
     assert trained.config == dataclasses.replace(TINY, in_channels=1, num_classes=10)

@@ -18,9 +18,9 @@ from resnetlab.core.errors import UserError
 from resnetlab.core.runs import Run
 from resnetlab.data.augment import Augmentation
 from resnetlab.data.batches import Batch, training_batches
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.models.resnet import ResNet
-from resnetlab.report.compare import compare
+from resnetlab.report.comparison.compare import compare
 from resnetlab.training import loop
 from resnetlab.training.average import WeightAverage
 from resnetlab.training.checkpoint import Progress, restore_checkpoint, save_checkpoint
@@ -91,7 +91,7 @@ def test_a_growing_training_sees_small_images_first(tmp_path: Path, monkeypatch:
 
 
 def test_parts_of_a_batch_add_up_to_its_gradient(digits: ImageData):
-    """Without normalisation, which sees a part at a time, accumulation changes nothing."""
+    """Without normalization, which sees a part at a time, accumulation changes nothing."""
     batch = a_batch(digits, 33)
     whole, parts = ResNet(TINY).double().eval(), ResNet(TINY).double().eval()
     parts.load_state_dict(whole.state_dict())

@@ -18,7 +18,7 @@ import resnetlab
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import write_json
 from resnetlab.core.runs import TIMING_COLUMNS, Run
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.models.blocks import BasicBlock, Flow, Site
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.parts import Parts

@@ -5,9 +5,9 @@ import torch
 from tests.conftest import TINY
 
 from resnetlab.core.errors import UserError
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.models.resnet import ResNet
-from resnetlab.training.sanity import overfit_one_batch
+from resnetlab.training.overfit import overfit_one_batch
 
 
 def test_a_network_learns_one_batch_by_heart(digits: ImageData):

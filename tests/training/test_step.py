@@ -17,7 +17,7 @@ import resnetlab
 from resnetlab.core.errors import UserError
 from resnetlab.data.augment import Augmentation
 from resnetlab.data.batches import Batch, training_batches
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.models.resnet import ResNet
 from resnetlab.training import step as step_module
 from resnetlab.training.machine import Machine, choose_machine
@@ -38,7 +38,7 @@ def test_the_first_losses_are_what_they_always_were():
     assert first_losses(len(expected)) == pytest.approx(expected, abs=1e-9, rel=0)
 
 
-def test_weight_decay_spares_normalisation_and_biases():
+def test_weight_decay_spares_normalization_and_biases():
     model = resnetlab.create_model("resnet18")
     decayed, spared = build_optimizer(model, Recipe(weight_decay=1e-3)).param_groups
     assert (decayed["weight_decay"], spared["weight_decay"]) == (1e-3, 0.0)
@@ -49,7 +49,7 @@ def test_weight_decay_spares_normalisation_and_biases():
     assert len(decayed["params"]) + len(spared["params"]) == len(names)
 
 
-def test_frozen_parameters_are_not_in_the_optimiser():
+def test_frozen_parameters_are_not_in_the_optimizer():
     model = ResNet(TINY)
     model.conv1.weight.requires_grad_(False)
     groups = build_optimizer(model, Recipe()).param_groups
@@ -68,7 +68,7 @@ def test_state_in_another_memory_layout_is_refused(wrong: str):
         weight.grad = torch.zeros(weight.shape)
     else:
         optimizer.state[weight][wrong] = optimizer.state[weight][wrong].contiguous()
-    with pytest.raises(RuntimeError, match="a fused optimiser would corrupt it"):
+    with pytest.raises(RuntimeError, match="a fused optimizer would corrupt it"):
         check_memory_layout(optimizer)
 
 
@@ -187,7 +187,7 @@ def test_a_network_is_placed_in_the_memory_format():
 
 
 def test_training_from_scratch_is_training_with_torch(digits: ImageData):
-    """Layers, loss and optimiser from scratch take the steps that torch's take, in float64."""
+    """Layers, loss and optimizer from scratch take the steps that torch's take, in float64."""
     machine = Machine(device="cpu", precision="float64", memory_format="contiguous", threads=1)
     losses, networks = [], []
     for parts, optimizer, loss in (

@@ -11,7 +11,7 @@ from tests.conftest import TINY
 
 from resnetlab.core.errors import UserError
 from resnetlab.core.runs import HISTORY_COLUMNS, Run
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.training.fit import fit
 from resnetlab.training.tensorboard import TensorBoardLog
 

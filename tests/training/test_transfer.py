@@ -12,17 +12,17 @@ from torch import Tensor, nn
 import resnetlab
 from resnetlab.core.errors import UserError
 from resnetlab.core.runs import TIMING_COLUMNS, Run
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.surgery import freeze
 from resnetlab.training import finder, loop, sanity
 from resnetlab.training.distributed import end_sharing
-from resnetlab.training.finder import find_lr
+from resnetlab.training.find_lr import find_lr
 from resnetlab.training.fit import fit, resume
 from resnetlab.training.machine import Machine
+from resnetlab.training.overfit import overfit_one_batch
 from resnetlab.training.recipe import SCHEDULES, Recipe
 from resnetlab.training.recipes import resolve_recipe
-from resnetlab.training.sanity import overfit_one_batch
 from resnetlab.training.schedule import learning_rate
 from resnetlab.training.step import build_optimizer, training_step
 from resnetlab.training.transfer import TrainedParts, check_parts, describe
@@ -48,7 +48,7 @@ def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
 
 
 def rates_of_steps(monkeypatch: pytest.MonkeyPatch, module: Any = loop) -> list[dict[str, float]]:
-    """Collects the learning rates of the optimiser's groups, by part, of all steps from here on."""
+    """Collects the learning rates of the optimizer's groups, by part, of all steps from here on."""
     step, seen = training_step, []
 
     def noted(model: nn.Module, optimizer: torch.optim.Optimizer, *args: Any, **settings: Any) -> tuple[Tensor, Tensor]:
@@ -124,7 +124,7 @@ def test_what_is_frozen_stays_to_the_last_bit(digits: ImageData, tmp_path: Path,
     assert not [name for name in kept if PARTS[name.split(".")[1]] in ("stem", "stage1")]
 
 
-def test_frozen_normalisation_stays_in_evaluation_within_another_module():
+def test_frozen_normalization_stays_in_evaluation_within_another_module():
     model = network()
     parent = nn.Sequential(model)
     parts = TrainedParts(model, Recipe(freeze=("stage1",), head_epochs=1))
@@ -355,7 +355,7 @@ def test_one_batch_is_learned_by_what_is_trained(digits: ImageData, monkeypatch:
     assert overfit_one_batch(dropping, digits, precision="float32", **settings).losses == result.losses
 
 
-def test_synchronised_normalisation_stays_frozen_and_gives_its_place_back():
+def test_synchronized_normalization_stays_frozen_and_gives_its_place_back():
     model = freeze(network(), "stage1").train()
     nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for _ in range(2):

@@ -22,9 +22,9 @@ import resnetlab
 from resnetlab import weights
 from resnetlab.core.errors import UserError
 from resnetlab.models.resnet import ResNet
+from resnetlab.weights.contents import inspect_weights
 from resnetlab.weights.foreign import read_weights_file
-from resnetlab.weights.inspect import inspect_weights
-from resnetlab.weights.params import write_params
+from resnetlab.weights.gluon.params import write_params
 from resnetlab.weights.tensors import read_tensors, write_tensors
 
 MEMORY = 300 * 2**20  # bytes that the whole of this file may add to the process, whatever the files say

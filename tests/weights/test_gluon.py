@@ -17,10 +17,10 @@ from resnetlab.core.errors import UserError
 from resnetlab.models.catalog import CATALOG, model_config
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
-from resnetlab.weights.gluon import gluon_form, gluon_key_map, gluon_key_map_for, symbol_beside
-from resnetlab.weights.keymap import COUNTERS, KeyMap
+from resnetlab.weights.gluon.names import gluon_form, gluon_key_map, gluon_key_map_for, symbol_beside
+from resnetlab.weights.gluon.params import read_params, write_params
 from resnetlab.weights.load import load_weights
-from resnetlab.weights.params import read_params, write_params
+from resnetlab.weights.maps.keymap import COUNTERS, KeyMap
 from resnetlab.weights.tensors import DamagedFileError
 
 NARROW = (8, 16, 24, 32)
@@ -290,7 +290,7 @@ def test_an_exported_file_of_another_architecture_is_refused_with_counts(exporte
     config = model_config("zoo_resnet34_v1", {"widths": NARROW, "num_classes": 10})
     words = (
         r"0000\.params is of another architecture: this network has 73 layers with weights \(7x7 convolution: 1, "
-        r"normalisation: 36, 3x3 convolution: 32, .*\), the file 41 \(.*normalisation: 20, .*\)\. Build the network"
+        r"normalization: 36, 3x3 convolution: 32, .*\), the file 41 \(.*normalization: 20, .*\)\. Build the network"
     )
     with pytest.raises(UserError, match=words):
         _map_of(path, config)
@@ -350,7 +350,7 @@ def test_a_scale_that_gluon_fixes_is_1_here_and_is_not_written_otherwise(gluon_f
             key_map.to_theirs(given)
 
 
-def test_what_the_graph_says_of_normalisations_counts(exported: Callable):
+def test_what_the_graph_says_of_normalizations_counts(exported: Callable):
     path, symbol = exported("d2l_resnet18_narrow")
     text = symbol.read_text()
     graph = json.loads(text)
@@ -360,7 +360,7 @@ def test_what_the_graph_says_of_normalisations_counts(exported: Callable):
     assert _map_of(path, SUPPLIED["d2l_resnet18_narrow"]).constants == {"layer1.0.bn2.weight": 1.0}
     symbol.write_text(text.replace('"eps": "1e-05"', '"eps": "0.001"', 1))
     with pytest.raises(
-        UserError, match=r"symbol\.json has a normalisation, 'batchnorm0_fwd', whose eps is 0\.001\. Ours h"
+        UserError, match=r"symbol\.json has a normalization, 'batchnorm0_fwd', whose eps is 0\.001\. Ours h"
     ):
         _map_of(path, SUPPLIED["d2l_resnet18_narrow"])
 

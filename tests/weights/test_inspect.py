@@ -16,7 +16,7 @@ from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.runs import Run
 from resnetlab.models import resnet
 from resnetlab.models.resnet import ResNet
-from resnetlab.weights.inspect import inspect_weights
+from resnetlab.weights.contents import inspect_weights
 from resnetlab.weights.tensors import DamagedFileError, read_tensors, write_tensors
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "run"
@@ -98,7 +98,7 @@ def test_no_network_is_built_and_no_tensor_loaded_unasked(tmp_path: Path, monkey
     path = saved(tmp_path)
     monkeypatch.setattr(resnet.ResNet, "__init__", refuse)
     assert inspect_weights(path).digest_matches
-    monkeypatch.setattr("resnetlab.weights.inspect.read_safetensors", refuse)
+    monkeypatch.setattr("resnetlab.weights.contents.read_safetensors", refuse)
     summary = inspect_weights(path, verify=False)
     assert summary.digest_matches is None
     assert lines(summary)["digest"].endswith(", unchecked")

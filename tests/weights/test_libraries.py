@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 import resnetlab
 from resnetlab import weights
-from resnetlab.weights import timm as timm_weights
-from resnetlab.weights import torchvision as torchvision_weights
+from resnetlab.weights.maps import timm as timm_weights
+from resnetlab.weights.maps import torchvision as torchvision_weights
 
 
 def _assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]):

@@ -87,8 +87,8 @@ def test_a_network_of_other_classes_and_channels_takes_what_fits(tmp_path: Path)
     assert torch.equal(model.conv1.weight, theirs["conv1.weight"].sum(1, keepdim=True))
     assert torch.equal(model.layer4[2].conv3.weight, theirs["layer4.2.conv3.weight"])
     words = str(report)
-    assert f"{len(theirs) - 3} loaded, 1 adapted, 2 re-initialised\n" in words
-    assert "fc.weight     re-initialised  1000x2048 there, 10x2048 here" in words
+    assert f"{len(theirs) - 3} loaded, 1 adapted, 2 re-initialized\n" in words
+    assert "fc.weight     re-initialized  1000x2048 there, 10x2048 here" in words
     assert "conv1.weight  adapted         summed over the 3 channels there" in words
     assert list(report.table.columns) == ["name", "status", "here", "there", "why"]
     assert len(report.table) == len(theirs)
@@ -145,9 +145,9 @@ def test_what_the_source_knows_of_its_classes_and_images_comes_along(tmp_path: P
     model = ResNet(TINY)
     resnetlab.load_weights(model, tmp_path / "m.safetensors")
     assert (model.class_names, model.preprocessing) == (source.class_names, source.preprocessing)
-    coloured = resnetlab.create_model(TINY, in_channels=3)
-    resnetlab.load_weights(coloured, tmp_path / "m.safetensors")
-    assert coloured.preprocessing == Preprocessing(image_size=8, channels=3, mean=(0.25,) * 3, std=(0.5,) * 3)
+    colored = resnetlab.create_model(TINY, in_channels=3)
+    resnetlab.load_weights(colored, tmp_path / "m.safetensors")
+    assert colored.preprocessing == Preprocessing(image_size=8, channels=3, mean=(0.25,) * 3, std=(0.5,) * 3)
 
 
 def test_a_head_for_other_classes_begins_anew_though_it_fits(tmp_path: Path):

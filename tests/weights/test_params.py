@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resnetlab.core.errors import UserError
-from resnetlab.weights.params import is_params, read_params, write_params
+from resnetlab.weights.gluon.params import is_params, read_params, write_params
 from resnetlab.weights.tensors import DamagedFileError
 
 SIX = np.arange(6, dtype="<f4").reshape(2, 3)

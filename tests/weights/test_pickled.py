@@ -261,9 +261,9 @@ def test_tensors_that_are_not_dense_are_refused_by_name(tmp_path: Path, form: st
 
 
 @HAND_MADE
-def test_quantised_tensors_are_refused_by_name(tmp_path: Path, wrap: Callable):
+def test_quantized_tensors_are_refused_by_name(tmp_path: Path, wrap: Callable):
     path = wrap(tmp_path / "checkpoint.pt", b"\x80\x02}X\x02\x00\x00\x00fcctorch._utils\n_rebuild_qtensor\n)Rs.")
-    with pytest.raises(UserError, match=r"checkpoint\.pt: its tensor 'fc' is quantised, and a network's weights are"):
+    with pytest.raises(UserError, match=r"checkpoint\.pt: its tensor 'fc' is quantized, and a network's weights are"):
         read_pickled(path)
 
 

@@ -68,7 +68,7 @@ def command(
 
     from resnetlab.core.files import write_text
     from resnetlab.core.runs import Run
-    from resnetlab.report.compare import (
+    from resnetlab.report.comparison.compare import (
         compare,
         compare_answers,
         compare_classes,
@@ -76,7 +76,7 @@ def command(
         disagreements,
         draw_comparison,
     )
-    from resnetlab.report.compare_tables import comparison_tables
+    from resnetlab.report.comparison.tables import comparison_tables
 
     opened, pairs = [Run(run) for run in runs], "all" if all_pairs else "first"
     figures, settings = compare(opened), differences(opened)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from resnetlab.data.augment import Augmentation
-    from resnetlab.data.store import ImageData
+    from resnetlab.data.storage.store import ImageData
     from resnetlab.models.resnet import ResNet
 
 NAME = "data"
@@ -91,8 +91,8 @@ def inspect_command(
 
     from rich.console import Console
 
-    from resnetlab.data.contact_sheet import sheet_of
-    from resnetlab.data.inspection import inspect_data
+    from resnetlab.data.inspection.contact_sheet import sheet_of
+    from resnetlab.data.inspection.inspect import inspect_data
 
     own = None if model is None else _own_data(model, source, data_root)
     if own is not None:
@@ -126,7 +126,7 @@ def pack_command(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="The pack: a new folder, or an unfinished pack.")],
     image_size: ImageSize = None,
     detail: Detail = 1.5,
-    channels: Annotated[int | None, typer.Option(help="1 makes all images grey, 3 makes them RGB.")] = None,
+    channels: Annotated[int | None, typer.Option(help="1 makes all images gray, 3 makes them RGB.")] = None,
     fit: Fit = "crop",
     crop_share: CropShare = 1.0,
     split_seed: SplitSeed = 0,
@@ -146,7 +146,7 @@ def pack_command(
     """
     from rich.console import Console
 
-    from resnetlab.data.sources import pack_data
+    from resnetlab.data.load import pack_data
 
     data = pack_data(
         source,
@@ -200,7 +200,7 @@ def _network(model: Path, device: str) -> ResNet:
 def _own_data(model: Path, source: str, data_root: Path | None) -> ImageData | None:
     """Returns a run's own images with its own splits, so that what it was trained on is told from what it was not."""
     from resnetlab.core.runs import Run
-    from resnetlab.data.sources import may_be_recorded, reload_data
+    from resnetlab.data.load import may_be_recorded, reload_data
 
     if not model.is_dir():
         return None
@@ -215,7 +215,7 @@ def _own_data(model: Path, source: str, data_root: Path | None) -> ImageData | N
 
 def _load(source: str, network: ResNet | None, **options: Any) -> tuple[ImageData, list[str]]:
     """Loads images, as the network wants them where there is one; what is said of them becomes notes."""
-    from resnetlab.data.sources import load_data
+    from resnetlab.data.load import load_data
     from resnetlab.evaluation.forward import trained_on
 
     if network is not None:

@@ -1,4 +1,4 @@
-"""`resnetlab evaluate`: a run's network against labelled images."""
+"""`resnetlab evaluate`: a run's network against labeled images."""
 
 from __future__ import annotations
 

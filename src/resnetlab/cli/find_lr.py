@@ -28,7 +28,7 @@ from resnetlab.core.console import notice
 from resnetlab.core.errors import UserError
 
 if TYPE_CHECKING:
-    from resnetlab.data.store import ImageData
+    from resnetlab.data.storage.store import ImageData
     from resnetlab.training.range_test import LearningRates
 
 NAME = "find-lr"
@@ -92,8 +92,8 @@ def command(
         changes["batch_size"] = batch_size
 
     from resnetlab.core.files import write_text
-    from resnetlab.data.sources import load_data
-    from resnetlab.training.finder import find_lr
+    from resnetlab.data.load import load_data
+    from resnetlab.training.find_lr import find_lr
 
     def images() -> ImageData:
         return load_data(

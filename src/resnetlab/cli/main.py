@@ -27,7 +27,7 @@ from resnetlab.cli import (
     evaluate,
     find_lr,
     models,
-    neighbours,
+    neighbors,
     predict,
     recipes,
     report,
@@ -109,7 +109,7 @@ def _explain(error: Exception) -> tuple[str, str, int]:
     )
 
 
-for _verb in (train, find_lr, evaluate, predict, neighbours, report, compare, study, summary, models, recipes):
+for _verb in (train, find_lr, evaluate, predict, neighbors, report, compare, study, summary, models, recipes):
     app.command(_verb.NAME, no_args_is_help=_verb not in (models, recipes))(_guarded(_verb.command))
 
 

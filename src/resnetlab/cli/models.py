@@ -1,4 +1,4 @@
-"""`resnetlab models`: the catalogue."""
+"""`resnetlab models`: the catalog."""
 
 from __future__ import annotations
 

@@ -16,11 +16,11 @@ DataRoot = Annotated[
     Path | None,
     typer.Option(help="Where downloaded data sets are, in torchvision's layout.", envvar="RESNETLAB_DATA"),
 ]
-Fit = Annotated[str, typer.Option(help="How images that are no squares become squares: crop to the centre, or squash.")]
+Fit = Annotated[str, typer.Option(help="How images that are no squares become squares: crop to the center, or squash.")]
 CropShare = Annotated[
     float,
     typer.Option(
-        help="Evaluate and predict on so much of height and width, at the centre; 0.875 is what is usual on ImageNet."
+        help="Evaluate and predict on so much of height and width, at the center; 0.875 is what is usual on ImageNet."
     ),
 ]
 Detail = Annotated[

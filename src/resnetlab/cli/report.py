@@ -19,7 +19,7 @@ def command(
 ) -> None:
     """Write a run's report: one HTML file that opens anywhere, offline."""
     from resnetlab.core.runs import Run
-    from resnetlab.data.sources import reload_data
+    from resnetlab.data.load import reload_data
     from resnetlab.report.page import write_report
 
     opened = Run(run)

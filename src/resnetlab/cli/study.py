@@ -49,7 +49,7 @@ def command(
     from rich.console import Console
 
     from resnetlab.studies import STUDIES, SetUp, study_all
-    from resnetlab.studies.listing import list_studies
+    from resnetlab.studies.lab.listing import list_studies
 
     console = Console()
     if name == "list":

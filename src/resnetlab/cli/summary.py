@@ -53,7 +53,7 @@ def command(
         str | None,
         typer.Option(
             help="table; gluon, Gluon's table; trace, a shape a line; trace-gluon, that under Gluon's names "
-            "(numbered as after the five convolutions and four normalisations of its tutorial).",
+            "(numbered as after the five convolutions and four normalizations of its tutorial).",
         ),
     ] = None,
     svg: Annotated[bool, typer.Option("--svg", help="Draw the architecture, as an SVG document.")] = False,

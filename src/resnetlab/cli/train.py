@@ -32,7 +32,7 @@ from resnetlab.core.errors import UserError
 
 if TYPE_CHECKING:
     from resnetlab.core.runs import Run
-    from resnetlab.data.store import ImageData
+    from resnetlab.data.storage.store import ImageData
     from resnetlab.training.recipe import Recipe
 
 NAME = "train"
@@ -146,7 +146,7 @@ def command(
             raise UserError(f"{', '.join(twice)} is given twice, by its option and by --set. Leave one out.")
         changes |= given
 
-        from resnetlab.data.sources import load_data
+        from resnetlab.data.load import load_data
         from resnetlab.training.fit import fit as train_network
         from resnetlab.training.recipes import resolve_recipe
 
@@ -200,7 +200,7 @@ def command(
 def _overfit(
     model: str, images: Callable[[], ImageData], overrides: dict[str, Any], recipe: Recipe, **settings: Any
 ) -> None:
-    from resnetlab.training.sanity import overfit_one_batch
+    from resnetlab.training.overfit import overfit_one_batch
 
     result = overfit_one_batch(model, images(), overrides=overrides, recipe=recipe, **settings)
     if not result.learned:
@@ -216,7 +216,7 @@ def _resume(folder: Path, data: str | None, data_root: Path | None, device: str 
 
 def _moved_images(run: Run, folder: str | None, data_root: Path | None) -> ImageData | None:
     """Returns the images of a resumed run from where they are now; None where the run itself knows the place."""
-    from resnetlab.data.sources import reload_data
+    from resnetlab.data.load import reload_data
 
     return None if folder is None else reload_data(run.settings["data"], source=folder, data_root=data_root)
 

@@ -41,7 +41,7 @@ def convert_command(
     destination: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")],
     model: Annotated[
         str | None,
-        typer.Option(help="Which network it is, where the source does not tell; otherwise the catalogue is searched."),
+        typer.Option(help="Which network it is, where the source does not tell; otherwise the catalog is searched."),
     ] = None,
     assign: Annotated[
         list[str] | None,

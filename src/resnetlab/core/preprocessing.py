@@ -16,16 +16,16 @@ from resnetlab.core.resize import FITS, INTERPOLATIONS, fit_to_square
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """The size, channels and normalisation that a network was trained with.
+    """The size, channels and normalization that a network was trained with.
 
     Attributes:
         image_size: height and width in pixels of what the network sees.
-        channels: 1 (grey) or 3 (red, green, blue).
+        channels: 1 (gray) or 3 (red, green, blue).
         mean: mean of the training images by channel, of values in [0, 1].
         std: standard deviation of the training images by channel, of values in [0, 1].
-        fit: how an image becomes a square: "crop" to its centre, or "squash".
+        fit: how an image becomes a square: "crop" to its center, or "squash".
         interpolation: how it is resized, "bilinear" or "bicubic".
-        crop_share: height and width of the part of the square, at its centre, that the network sees.
+        crop_share: height and width of the part of the square, at its center, that the network sees.
     """
 
     image_size: int

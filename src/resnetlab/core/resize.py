@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 FITS = ("crop", "squash")
-"""How an image that is no square becomes one: cut to its centre, or squashed."""
+"""How an image that is no square becomes one: cut to its center, or squashed."""
 
 
 INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -25,9 +25,9 @@ def fit_to_square(
     Args:
         pixels: uint8 (H, W, C).
         size: in pixels.
-        fit: "crop" takes the largest square at the centre, "squash" all of the image.
+        fit: "crop" takes the largest square at the center, "squash" all of the image.
         interpolation: a name in `INTERPOLATIONS`.
-        crop_share: height and width of the part of that square, at its centre, that is shown: 224 / 256 is what
+        crop_share: height and width of the part of that square, at its center, that is shown: 224 / 256 is what
             evaluation on ImageNet calls "resize to 256, crop to 224".
     """
     height, width = pixels.shape[:2]

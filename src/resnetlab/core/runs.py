@@ -31,7 +31,7 @@ import pandas as pd
 from resnetlab.core.checks import check_schema
 from resnetlab.core.errors import UserError, resume_command
 from resnetlab.core.files import atomic, read_toml, write_json, write_toml
-from resnetlab.core.notebook import run_html
+from resnetlab.core.html import run_html
 
 SCHEMA_VERSION = 1
 HISTORY_COLUMNS = (

@@ -13,7 +13,7 @@ from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import Draws, generator
 from resnetlab.data.augment import Augmentation, augment
 from resnetlab.data.augment.mixing import draw_mix
-from resnetlab.data.store import Split
+from resnetlab.data.storage.store import Split
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,14 @@ class Batch:
 
     Attributes:
         step: the step within the epoch, from 0.
-        images: (N, C, H, W), values 0 to 255, or normalised; uint8 where pixels were only moved, else float32.
+        images: (N, C, H, W), values 0 to 255, or normalized; uint8 where pixels were only moved, else float32.
         labels: int64 (N,).
         other_labels: int64 (N,), of the samples mixed in; None where none are.
         share: float32 (N,), what `labels` have of the target, the rest being that of `other_labels`.
-        normalized: whether the images are normalised.
+        normalized: whether the images are normalized.
         positions: int64, of the images of the whole batch, of all ranks, in their split.
         stand_ins: so many images at the end count for nothing: they are other ranks', where this one's share
-            has less than the two that normalisation needs.
+            has less than the two that normalization needs.
     """
 
     step: int
@@ -55,7 +55,7 @@ class Batch:
 def batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
     """Returns where each batch of an epoch begins and ends: every image once.
 
-    The last batch is smaller. One that would hold a single image, of which batch normalisation can
+    The last batch is smaller. One that would hold a single image, of which batch normalization can
     take no variance, joins the batch before it.
     """
     starts = list(range(0, count, batch_size))
@@ -91,7 +91,7 @@ def training_batches(
         size: height and width of the batches; those of the images where None, if they are all of one size.
         fit: what a sample without a random crop shows, as in evaluation.
         device: where to augment; the CPU without it.
-        preprocessing: normalises images that augmentation makes float32; others are left as bytes.
+        preprocessing: normalizes images that augmentation makes float32; others are left as bytes.
         rank: which of `ranks` processes this is. Each gets every `ranks`-th sample of the global batch, which
             does not depend on how many they are, and reads no others but their partners in a mixture, and
             those that stand in where its share has less than two.

@@ -41,7 +41,7 @@ class LoadOptions:
             if (value := getattr(self, name)) is not None:
                 set_checked(self, **{name: check_integer(name, value, 1)})
         if self.channels not in (None, 1, 3):
-            raise UserError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels!r}.")
+            raise UserError(f"channels must be 1 (gray) or 3 (RGB), got {self.channels!r}.")
         if check_integer("split_seed", self.split_seed, 0) >= 2**32:
             raise UserError(f"split_seed must be below 2**32, got {self.split_seed}.")
         check_choice("fit", self.fit, FITS)

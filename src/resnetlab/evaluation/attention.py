@@ -21,7 +21,7 @@ from resnetlab.evaluation.forward import batch_size, check_images, check_pixels,
 from resnetlab.models.resnet import ResNet
 
 FOR_THE_CLASS = (213, 94, 0)
-"""Vermilion: what speaks for the class. With the blue, of Okabe and Ito's palette for all kinds of colour vision."""
+"""Vermilion: what speaks for the class. With the blue, of Okabe and Ito's palette for all kinds of color vision."""
 AGAINST_THE_CLASS = (0, 114, 178)
 _DENSEST = 0.8  # opacity of the largest value: the image still shows through
 _LUMINANCE = (0.299, 0.587, 0.114)
@@ -65,22 +65,22 @@ class Attention:
 
     @property
     def limits(self) -> Tensor:
-        """The largest absolute value of each map, (N,): what full colour means in `overlay`, with either sign."""
+        """The largest absolute value of each map, (N,): what full color means in `overlay`, with either sign."""
         return self.maps.abs().amax((1, 2))
 
     def upsampled(self, size: int | tuple[int, int]) -> Tensor:
-        """Returns the maps in the size of an image, (N, H, W), interpolated bilinearly between centres of cells."""
+        """Returns the maps in the size of an image, (N, H, W), interpolated bilinearly between centers of cells."""
         shape = (size, size) if isinstance(size, int) else size
         return F.interpolate(self.maps[:, None], shape, mode="bilinear", align_corners=False)[:, 0]
 
     def overlay(self, images: Tensor, *, limit: float | None = None) -> np.ndarray:
-        """Returns the maps over the images in grey: orange for the class, blue against it, nothing at 0.
+        """Returns the maps over the images in gray: orange for the class, blue against it, nothing at 0.
 
         Both signs have the same scale, so that an all-negative map is blue only.
 
         Args:
             images: those that were explained, uint8 (N, C, H, W).
-            limit: the value of full colour, to compare images; None takes that of each map, see `limits`.
+            limit: the value of full color, to compare images; None takes that of each map, see `limits`.
 
         Returns:
             uint8 (N, H, W, 3).
@@ -92,7 +92,7 @@ class Attention:
         share = self.upsampled((images.shape[2], images.shape[3])) / limits.clamp(min=1e-30).reshape(-1, 1, 1)
         opacity = share.abs().clamp(max=1)[..., None] * _DENSEST
         colors = torch.tensor([AGAINST_THE_CLASS, FOR_THE_CLASS])[(share > 0).long()]
-        return ((1 - opacity) * _grey(images)[..., None] + opacity * colors).round().to(torch.uint8).numpy()
+        return ((1 - opacity) * _gray(images)[..., None] + opacity * colors).round().to(torch.uint8).numpy()
 
 
 @torch.no_grad()
@@ -169,7 +169,7 @@ def occlusion(
 ) -> Attention:
     """Returns by how much the logit of the class drops when a square of the image is covered (Zeiler and Fergus 2014).
 
-    The centres of the squares divide the image evenly, so that the map lies over it as the other methods' maps do;
+    The centers of the squares divide the image evenly, so that the map lies over it as the other methods' maps do;
     at the border a square covers less.
 
     Args:
@@ -177,8 +177,8 @@ def occlusion(
         images: uint8 (N, C, H, W), of the network's size.
         classes: (N,), the class to explain for each image; None explains the predicted ones.
         size: side of the square in pixels; None is a quarter of the image.
-        stride: the most pixels between two centres; None is an eighth of the image.
-        fill: what covers: "mean", the mean colour of the training images, or a pixel value from 0 to 255, such as
+        stride: the most pixels between two centers; None is an eighth of the image.
+        fill: what covers: "mean", the mean color of the training images, or a pixel value from 0 to 255, such as
             that of the background: a square that stands out from it is something to see, too.
 
     Returns:
@@ -257,7 +257,7 @@ def _covered(length: int, size: int, stride: int) -> Tensor:
 
 
 def _cover(fill: str | int, preprocessing: Preprocessing, batch: Tensor) -> Tensor:
-    """Returns the normalised colour (C, 1, 1) of a square; the mean colour is exactly 0."""
+    """Returns the normalized color (C, 1, 1) of a square; the mean color is exactly 0."""
     color = torch.zeros(preprocessing.channels, 1, 1, dtype=batch.dtype, device=batch.device)
     if fill == "mean":
         return color
@@ -266,8 +266,8 @@ def _cover(fill: str | int, preprocessing: Preprocessing, batch: Tensor) -> Tens
     return preprocessing.normalize(color + check_number("fill", fill, 0, 255), batch.dtype)
 
 
-def _grey(images: Tensor) -> Tensor:
-    """Returns images (N, C, H, W) as grey values (N, H, W), in float32."""
+def _gray(images: Tensor) -> Tensor:
+    """Returns images (N, C, H, W) as gray values (N, H, W), in float32."""
     values = images.cpu().float()
     if values.shape[1] != 3:
         return values.mean(1)

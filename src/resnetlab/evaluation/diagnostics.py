@@ -52,8 +52,8 @@ class Diagnostics:
             lesion_top1, lesion_loss: of the network with this block reduced to its shortcut (Veit et al. 2016).
             top1_cost, loss_cost: what the lesion costs: the fall of top-1 and the rise of the loss.
         responses: a row a 3x3 convolution, in order: layer, response, rank (1 is the largest). The response is the
-            standard deviation over images and positions, mean over channels, of the output after normalisation and
-            before activation or addition (He et al. 2016, Fig. 7). With pre-activation a normalisation belongs to
+            standard deviation over images and positions, mean over channels, of the output after normalization and
+            before activation or addition (He et al. 2016, Fig. 7). With pre-activation a normalization belongs to
             the convolution after it, so that the convolution's own output is taken: compare such networks with
             each other only.
     """

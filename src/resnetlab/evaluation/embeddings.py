@@ -23,8 +23,8 @@ from resnetlab.data.splits import limited
 
 SCHEMA_VERSION = 1
 METHODS = ("tsne", "pca")
-NEIGHBOURS = 10
-"""How many neighbours vote in the accuracies of a map."""
+NEIGHBORS = 10
+"""How many neighbors vote in the accuracies of a map."""
 
 _COMPONENTS, _PERPLEXITY = 50, 30.0
 _STEPS, _ANGLE = 350, 1.0
@@ -40,7 +40,7 @@ class EmbeddingMap:
     Attributes:
         points: a row an embedding: index, x, y, label, and what else the table of embeddings had.
         method: "tsne" or "pca".
-        neighbour_accuracy: share of the points whose label is that of most of their nearest neighbours, in the full
+        neighbor_accuracy: share of the points whose label is that of most of their nearest neighbors, in the full
             space; see `embedding_map`. NaN of one point.
         map_accuracy: the same in the map: where it is much lower, the map does not show what the network knows.
         explained: shares of the variance along x and y, with "pca"; a t-SNE map has no such thing.
@@ -48,7 +48,7 @@ class EmbeddingMap:
 
     points: pd.DataFrame
     method: str
-    neighbour_accuracy: float
+    neighbor_accuracy: float
     map_accuracy: float
     explained: tuple[float, float] | None = None
 
@@ -56,7 +56,7 @@ class EmbeddingMap:
         """Writes map.parquet: the points, and all else in its metadata."""
         folder.mkdir(parents=True, exist_ok=True)
         table = self.points.copy(deep=False)
-        names = ("method", "neighbour_accuracy", "map_accuracy", "explained")
+        names = ("method", "neighbor_accuracy", "map_accuracy", "explained")
         table.attrs = {"schema": SCHEMA_VERSION, **{name: getattr(self, name) for name in names}}
         with atomic(folder / "map.parquet") as temporary:
             table.to_parquet(temporary, index=False)
@@ -73,7 +73,7 @@ class EmbeddingMap:
         return cls(
             points=points,
             method=facts["method"],
-            neighbour_accuracy=facts["neighbour_accuracy"],
+            neighbor_accuracy=facts["neighbor_accuracy"],
             map_accuracy=facts["map_accuracy"],
             explained=facts["explained"] and (facts["explained"][0], facts["explained"][1]),
         )
@@ -87,7 +87,7 @@ def embedding_map(
     seed: int = 0,
     limit: int | None = None,
 ) -> EmbeddingMap:
-    """Lays embeddings out in the plane, and measures what is left of their neighbourhoods.
+    """Lays embeddings out in the plane, and measures what is left of their neighborhoods.
 
     Embeddings are scaled to length 1 first. "tsne" reduces them to 50 principal components and arranges these
     (van der Maaten and Hinton, "Visualizing Data using t-SNE", JMLR 2008, by the method of Barnes and Hut) with
@@ -95,7 +95,7 @@ def embedding_map(
     between its groups mean nothing. "pca" takes the first two principal components.
 
     The accuracies are those of a vote of the 10 nearest other points, each with the rest as its examples. A tie goes
-    to the class, of those tied, that the nearest of the neighbours has.
+    to the class, of those tied, that the nearest of the neighbors has.
 
     One thread does the arranging, so that the same seed gives the same map however many there are. 10,000 points of
     128 numbers take about 20 seconds of a slow core, and the time grows with the points.
@@ -124,13 +124,13 @@ def embedding_map(
                 places, shares = _principal(values, 2, seed)
             else:
                 places = _arranged(values, seed)
-        accuracy, map_accuracy = _neighbour_accuracy(values, classes), _neighbour_accuracy(places, classes)
+        accuracy, map_accuracy = _neighbor_accuracy(values, classes), _neighbor_accuracy(places, classes)
     frame.insert(1, "x", places[:, 0])
     frame.insert(2, "y", places[:, 1])
     return EmbeddingMap(
         points=frame,
         method=method,
-        neighbour_accuracy=accuracy,
+        neighbor_accuracy=accuracy,
         map_accuracy=map_accuracy,
         explained=(float(shares[0]), float(shares[1])) if method == "pca" else None,
     )
@@ -204,9 +204,9 @@ class _ShortTSNE(TSNE):
     _EXPLORATION_MAX_ITER = 125
 
 
-def _neighbour_accuracy(places: np.ndarray, classes: np.ndarray) -> float:
+def _neighbor_accuracy(places: np.ndarray, classes: np.ndarray) -> float:
     """Returns the accuracy of the vote of each point's nearest others; see `embedding_map`."""
-    count = min(NEIGHBOURS, len(places) - 1)
+    count = min(NEIGHBORS, len(places) - 1)
     if not count:
         return float("nan")
     near = NearestNeighbors(n_neighbors=count).fit(places).kneighbors(return_distance=False)

@@ -1,4 +1,4 @@
-"""`evaluate`: a trained network against labelled images."""
+"""`evaluate`: a trained network against labeled images."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 from resnetlab.core.devices import resolve_device
 from resnetlab.core.errors import UserError
 from resnetlab.core.runs import Run
+from resnetlab.data.load import is_named, load_data, may_be_recorded, reload_data
 from resnetlab.data.options import LoadOptions
-from resnetlab.data.pack import is_complete
-from resnetlab.data.sources import is_named, load_data, may_be_recorded, reload_data
 from resnetlab.data.splits import SPLITS
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.pack import is_complete
+from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation import explore as exploring
 from resnetlab.evaluation.calibration import expected_calibration_error, maximum_calibration_error, reliability
 from resnetlab.evaluation.confusion import confused_pairs

@@ -15,7 +15,7 @@ import torch
 
 from resnetlab.core.console import console, is_live, notice
 from resnetlab.core.errors import UserError
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.diagnostics import Diagnostics, diagnose, sample
 from resnetlab.evaluation.embeddings import EmbeddingMap, embedding_map
 from resnetlab.evaluation.forward import trained_on

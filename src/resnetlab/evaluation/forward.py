@@ -13,7 +13,7 @@ from torch import Tensor
 from resnetlab.core.console import console, is_live
 from resnetlab.core.errors import UserError
 from resnetlab.core.preprocessing import Preprocessing
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.models.network import Network
 from resnetlab.models.resnet import ResNet, check_network
 
@@ -70,7 +70,7 @@ def answer_split(
         model: the network.
         data: its `split` is answered.
         split: name of the split.
-        preprocessing: normalises the images.
+        preprocessing: normalizes the images.
         rank: which of `ranks` processes this is: each answers its share of the batches, one after the other, and
             the answers of all, joined in the order of the ranks, are those of one process.
         ranks: number of processes.
@@ -115,7 +115,7 @@ def normalized_batches(model: ResNet, images: Tensor, preprocessing: Preprocessi
 
 
 def check_images(model: ResNet, images: Tensor) -> Preprocessing:
-    """Returns how images for this network are normalised; raises `UserError` unless these fit it."""
+    """Returns how images for this network are normalized; raises `UserError` unless these fit it."""
     preprocessing, _ = trained_on(check_network(model))
     check_pixels(images)
     if not len(images) or images.shape[1] != preprocessing.channels:
@@ -132,7 +132,7 @@ def check_pixels(images: Tensor) -> None:
         got = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         raise UserError(
             f"expected images as a tensor, uint8 (N, C, H, W), got {got}. Give them as they are loaded, "
-            "before normalisation."
+            "before normalization."
         )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 class Comoment:
     """Sum over images and positions of (x - mean x)(y - mean y) by channel, batch after batch (Chan et al. 1979).
 
-    Centred before they are multiplied, values lose no digits; what is added up is in double precision, on the CPU.
+    Centered before they are multiplied, values lose no digits; what is added up is in double precision, on the CPU.
     """
 
     def __init__(self) -> None:

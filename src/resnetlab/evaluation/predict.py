@@ -16,9 +16,9 @@ from resnetlab.core.errors import UserError
 from resnetlab.core.files import printable
 from resnetlab.core.preprocessing import to_tensor
 from resnetlab.core.runs import Run
-from resnetlab.data.reader import UnreadableImageError, decode_image, describe_failures
-from resnetlab.data.reading import map_files
-from resnetlab.data.scan import visible_files
+from resnetlab.data.sources.scan import visible_files
+from resnetlab.data.storage.reader import UnreadableImageError, decode_image, describe_failures
+from resnetlab.data.storage.survey import map_files
 from resnetlab.evaluation.forward import answer, trained_on
 from resnetlab.models.resnet import ResNet
 from resnetlab.weights.file import load
@@ -60,7 +60,7 @@ def predict(
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != preprocessing.channels:
             raise UserError(
                 f"expected uint8 images of shape (N, {preprocessing.channels}, H, W), got {images.dtype} "
-                f"of shape {tuple(images.shape)}. Give values from 0 to 255; normalisation is done here."
+                f"of shape {tuple(images.shape)}. Give values from 0 to 255; normalization is done here."
             )
         return _table({"index": range(len(images))}, model, preprocessing.squares(images), top)
     if not isinstance(images, (str, Path, Sequence)):

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from resnetlab.core.console import render
 from resnetlab.core.files import atomic, write_json
+from resnetlab.evaluation.evaluation_html import evaluation_html
 from resnetlab.evaluation.explore import Exploration
-from resnetlab.evaluation.notebook import evaluation_html
 
 SCHEMA_VERSION = 1
 _SHOWN_CLASSES = 40

@@ -9,8 +9,8 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from resnetlab.data.contact_sheet import contact_sheet
-from resnetlab.data.store import ImageData
+from resnetlab.data.inspection.contact_sheet import contact_sheet
+from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.evaluate import evaluate_split
 from resnetlab.models.resnet import ResNet
 
@@ -21,7 +21,7 @@ def suspect_labels(model: ResNet, data: ImageData, split: str) -> pd.DataFrame:
     The margin is the label's logit minus the highest of another class: ln p(label) - ln p(other class). Pleiss et
     al., "Identifying Mislabeled Data using the Area Under the Margin Ranking", NeurIPS 2020, take its mean over the
     epochs of a training; here it is the finished network's. Images with a negative one are those that the network
-    puts into another class. Of these, `likely` marks the ones that confident learning counts as mislabelled: the
+    puts into another class. Of these, `likely` marks the ones that confident learning counts as mislabeled: the
     network is at least as sure of the other class as it is, in the mean, of the images that carry that class's label
     (Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 2021; other
     than there, only the most probable class is compared).
@@ -54,7 +54,7 @@ def suspect_labels(model: ResNet, data: ImageData, split: str) -> pd.DataFrame:
     needed = dict(zip(names.tolist(), usual.tolist(), strict=True))
     columns["likely"] = np.array(
         [
-            # A class that no image is labelled with has no usual confidence: nothing is likely to be of it.
+            # A class that no image is labeled with has no usual confidence: nothing is likely to be of it.
             confidence >= needed.get(name, np.inf)
             for name, confidence in zip(columns["prediction"], columns["confidence"], strict=True)
         ]
@@ -81,4 +81,4 @@ def suspect_sheet(data: ImageData, split: str, suspects: pd.DataFrame, count: in
 
 
 def _caption(row: dict[Hashable, object]) -> str:
-    return f"labelled {row['label']}\nseen as {row['prediction']}, {row['confidence']:.0%}"
+    return f"labeled {row['label']}\nseen as {row['prediction']}, {row['confidence']:.0%}"

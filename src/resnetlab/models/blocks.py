@@ -71,8 +71,8 @@ class Flow(NamedTuple):
 class ResidualBlock(nn.Module):
     """The frame of every block; a kind of block says which convolutions its branch has.
 
-    Post-activation: convolution, normalisation, activation, ..., the last without activation; then the sum is
-    activated. Pre-activation: normalisation, activation, convolution, ...; the sum is left as it is, and a
+    Post-activation: convolution, normalization, activation, ..., the last without activation; then the sum is
+    activated. Pre-activation: normalization, activation, convolution, ...; the sum is left as it is, and a
     projection starts from the first activation, as the branch does.
 
     DropBlock follows every convolution of the branch (behind its activation) and the shortcut; squeeze-and-
@@ -126,7 +126,7 @@ class ResidualBlock(nn.Module):
 
     @property
     def last_normalization(self) -> nn.Module:
-        """The normalisation that ends a post-activation branch."""
+        """The normalization that ends a post-activation branch."""
         return self.get_submodule(f"bn{self.convolutions}")
 
     @property

@@ -70,7 +70,7 @@ def _wide(layers: int, factor: int) -> Entry:
 
 
 def _small(layers: int, depth: int) -> Entry:
-    """Three stages of 64, 128 and 256 channels, for grey images of 28 pixels."""
+    """Three stages of 64, 128 and 256 channels, for gray images of 28 pixels."""
     fields = {"depths": (depth,) * 3, "widths": (64, 128, 256), "stem": "cifar", "in_channels": 1, "num_classes": 10}
     return Entry(28, SYSTEM.format("C"), fields)
 
@@ -146,7 +146,7 @@ CATALOG: dict[str, Entry] = {
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Returns the catalogue's names that match a shell pattern, such as "plain*", in the catalogue's order."""
+    """Returns the catalog's names that match a shell pattern, such as "plain*", in the catalog's order."""
     return [name for name in CATALOG if fnmatch.fnmatchcase(name, pattern)]
 
 
@@ -178,7 +178,7 @@ def config_for_data(
 
 
 def create_model(name: str | ResNetConfig, *, image_size: int | None = None, **overrides: Any) -> ResNet:
-    """Builds a network of the catalogue, freshly initialised from torch's global generator.
+    """Builds a network of the catalog, freshly initialized from torch's global generator.
 
     Args:
         name: a name that `list_models` gives, or a configuration.

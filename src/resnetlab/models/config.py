@@ -64,16 +64,16 @@ class ResNetConfig:
         stem: "imagenet", 7x7 convolution of stride 2 and 3x3 max pooling of stride 2; "deep", three 3x3
             convolutions for the 7x7 (He et al. 2019, "ResNet-C"); "cifar", one 3x3 convolution of stride 1.
         stem_width: output channels of the stem; None is the width of the first stage.
-        stem_norm: whether normalisation follows the stem's last convolution.
+        stem_norm: whether normalization follows the stem's last convolution.
         stem_activation: whether an activation follows it.
-        input_norm: whether a normalisation of the images comes before the stem, as in Gluon's second zoo.
+        input_norm: whether a normalization of the images comes before the stem, as in Gluon's second zoo.
         shortcut: where the shape changes, "A" pads the identity with zero channels and "B" projects
             with a 1x1 convolution; "C" projects in every block; "none" adds nothing, which
             gives the plain twin of the network (He et al. 2016, sections 3.3 and 4.1).
-        shortcut_norm: whether the projection is normalised.
+        shortcut_norm: whether the projection is normalized.
         avg_down: average pooling of stride 2 and a projection of stride 1, instead of a projection of
             stride 2 (He et al. 2019, "ResNet-D").
-        preactivation: normalisation and activation before each convolution, and none after the sum
+        preactivation: normalization and activation before each convolution, and none after the sum
             (He et al. 2016b, "Identity Mappings"); the network ends in one more of both.
         stride_on: the convolution of a bottleneck that takes the stride: "3x3", as torchvision and most
             since ("v1.5"), or the first "1x1", as in the paper.
@@ -85,7 +85,7 @@ class ResNetConfig:
             torch does) or "biased" (by n, as the paper, Gluon and Keras do).
         squeeze_excite: channel attention at the end of every branch, reduction 16 (Hu et al. 2018).
         zero_init_residual: start what ends every branch at 0, so that every block begins as its shortcut:
-            the scale of the last normalisation (Goyal et al. 2017), or with pre-activation the last
+            the scale of the last normalization (Goyal et al. 2017), or with pre-activation the last
             convolution.
         init: start of convolutions: "he", normal with variance 2 / fan-out (He et al. 2015); "xavier",
             uniform with variance 2 / (fan-in + fan-out), of the head too (Glorot and Bengio 2010); "torch",

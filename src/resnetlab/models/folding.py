@@ -1,4 +1,4 @@
-"""Batch normalisation folded into the convolutions before it, for inference."""
+"""Batch normalization folded into the convolutions before it, for inference."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from resnetlab.models.resnet import ResNet, check_network
 
 
 def fold_batch_norm(model: ResNet) -> ResNet:
-    """Returns a copy for inference whose normalisations are part of the convolutions before them.
+    """Returns a copy for inference whose normalizations are part of the convolutions before them.
 
         weight' = weight * scale / sqrt(variance + eps)
         bias'   = shift + (bias - mean) * scale / sqrt(variance + eps)
 
-    It gives the same logits up to rounding, in evaluation mode, with fewer passes over memory. A normalisation
+    It gives the same logits up to rounding, in evaluation mode, with fewer passes over memory. A normalization
     that follows no convolution stays: of the input, and the first of each pre-activation block.
     """
     folded = copy.deepcopy(check_network(model)).eval()
@@ -27,12 +27,12 @@ def fold_batch_norm(model: ResNet) -> ResNet:
             if _is_normalization(parent.get_submodule(normalization)):  # not folded already
                 _fold(parent.get_submodule(convolution), parent.get_submodule(normalization))
                 parent._modules[normalization] = nn.Identity()
-    folded.altered = "its batch normalisation was folded into the convolutions"
+    folded.altered = "its batch normalization was folded into the convolutions"
     return folded
 
 
 def _pairs(parent: nn.Module) -> list[tuple[str, str]]:
-    """Returns the names of convolutions in a module and of the normalisations that follow them."""
+    """Returns the names of convolutions in a module and of the normalizations that follow them."""
     if isinstance(parent, ResidualBlock):
         shift = int(parent.preactivation)  # there bn2 follows conv1, and the sum follows the last convolution
         return [(f"conv{n}", f"bn{n + shift}") for n in range(1, parent.convolutions + 1 - shift)]

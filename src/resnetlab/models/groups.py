@@ -1,4 +1,4 @@
-"""Groups of parameters for an optimiser, with a learning rate for each part of a network."""
+"""Groups of parameters for an optimizer, with a learning rate for each part of a network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def parameter_groups(
     layer_decay: float | None = None,
     weight_decay: float = 0.0,
 ) -> list[dict[str, Any]]:
-    """Returns the trainable parameters in groups that any optimiser of torch takes.
+    """Returns the trainable parameters in groups that any optimizer of torch takes.
 
     Each part of the network ("stem", "stage1", ..., "head") has a learning rate of its own, in its group's "lr",
     and within it weights have `weight_decay` while scales, shifts and biases have none. Frozen parameters are

@@ -16,7 +16,7 @@ class Network(nn.Module):
     Attributes:
         class_names: what the outputs mean, once the network was trained on data.
         preprocessing: what the images went through in training, likewise.
-        frozen: what `freeze` froze; its normalisation stays in evaluation mode whatever `train` says.
+        frozen: what `freeze` froze; its normalization stays in evaluation mode whatever `train` says.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
 """The layers that an architecture is made of.
 
-A network takes its convolution, normalisation, activation, pooling and linear layer from here
+A network takes its convolution, normalization, activation, pooling and linear layer from here
 and never names `torch.nn` layers, so that the same definition is built from `torch.nn` or from
 `resnetlab.scratch`, under the same parameter names.
 """
@@ -32,7 +32,7 @@ class Parts:
     Attributes:
         convolution: 2-D convolution, `(in_channels, out_channels, kernel_size, stride, padding, dilation,
             groups, bias)`.
-        normalization: batch normalisation over (N, H, W), `(channels)`.
+        normalization: batch normalization over (N, H, W), `(channels)`.
         activation: the configured activation, made anew for each place and never in place, so that hooks
             see its input.
         gate: the logistic function of squeeze-and-excitation.
@@ -85,13 +85,13 @@ class GlobalAveragePool(nn.AdaptiveAvgPool2d):
 
 
 class BiasedBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation whose moving average takes the variance divided by n, not by n - 1.
+    """Batch normalization whose moving average takes the variance divided by n, not by n - 1.
 
     running = (1 - momentum) running + momentum biased,    biased = unbiased (n - 1) / n
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Returns the normalised batch (N, C, H, W)."""
+        """Returns the normalized batch (N, C, H, W)."""
         if not self.training or self.running_var is None:
             return super().forward(input)
         moved = self.running_var.clone()  # the kernel moves it by the unbiased variance, and keeps it for backward

@@ -60,7 +60,7 @@ class ResNet(Network):
         """Returns the logits, and with `return_features` the pooled embedding too.
 
         Args:
-            images: (N, in_channels, H, W), floating point, normalised.
+            images: (N, in_channels, H, W), floating point, normalized.
             return_features: give `(logits, embedding)`.
 
         Returns:
@@ -84,7 +84,7 @@ class ResNet(Network):
         block or stage do not.
 
         Args:
-            images: (N, in_channels, H, W), floating point, normalised.
+            images: (N, in_channels, H, W), floating point, normalized.
         """
         x = self._stem(images)
         taps = {"stem": x}
@@ -141,7 +141,7 @@ class ResNet(Network):
             )
         if not images.is_floating_point():
             raise UserError(
-                f"expected normalised images of a floating-point type, got {images.dtype}. Normalise them first, "
+                f"expected normalized images of a floating-point type, got {images.dtype}. Normalize them first, "
                 "with model.preprocessing.normalize(images) if the network was trained here."
             )
         for name in self.stem_names:
@@ -219,8 +219,8 @@ def _initialize(model: ResNet) -> None:
 def zero_branch(block: nn.Module) -> None:
     """Makes the branch of a block give exactly 0, in a way from which it learns.
 
-    Post-activation: scale and shift of the last normalisation. Pre-activation: the last convolution, since a
-    normalisation of 0 would feed an activation at exactly 0, where a ReLU has no gradient.
+    Post-activation: scale and shift of the last normalization. Pre-activation: the last convolution, since a
+    normalization of 0 would feed an activation at exactly 0, where a ReLU has no gradient.
     """
     if not isinstance(block, ResidualBlock):
         raise TypeError(f"{block!r} is not a residual block")

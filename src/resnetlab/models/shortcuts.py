@@ -34,7 +34,7 @@ class ZeroPaddedIdentity(nn.Module):
 
 
 class Projection(nn.Sequential):
-    """Options B and C: a 1x1 convolution, normalised unless told otherwise.
+    """Options B and C: a 1x1 convolution, normalized unless told otherwise.
 
     With `avg_down` the stride is that of a 2x2 average pooling before it, which counts only positions that
     exist, so that maps of odd size lose none: (N, in, H, W) -> (N, out, ceil(H / stride), ceil(W / stride)) too.

@@ -1,4 +1,4 @@
-"""What is dropped at random in training: whole branches, or blocks of neighbouring positions.
+"""What is dropped at random in training: whole branches, or blocks of neighboring positions.
 
 Both draw from torch's global generator, so that they export and compile; the training loop seeds it
 by (seed, epoch, step) before each forward pass, and nothing random is history.
@@ -41,12 +41,12 @@ class DropPath(nn.Module):
 
 
 class DropBlock(nn.Module):
-    """Drops square blocks of neighbouring positions, each channel its own (Ghiasi et al. 2018).
+    """Drops square blocks of neighboring positions, each channel its own (Ghiasi et al. 2018).
 
         gamma = (1 - keep) / size^2 * H W / ((H - size + 1)(W - size + 1))
         y = x * mask * numel(mask) / sum(mask)
 
-    gamma is the chance of a position to be the centre of a dropped block; centres lie only where the whole
+    gamma is the chance of a position to be the center of a dropped block; centers lie only where the whole
     block fits, and `size` is clipped to the map before gamma is computed. Blocks overlap, so that slightly less
     is dropped than the nominal rate (0.093 of 0.1 for size 7 on 14x14).
 

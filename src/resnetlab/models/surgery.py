@@ -61,11 +61,11 @@ def reset_head(model: ResNet, num_classes: int) -> ResNet:
 def adapt_input_channels(model: ResNet, in_channels: int) -> ResNet:
     """Makes a network take images of other channels and keep what its first convolution has learned.
 
-    For one channel its weights are summed over the colours, which equals showing the grey image in all of them;
+    For one channel its weights are summed over the colors, which equals showing the gray image in all of them;
     for others they are repeated and scaled by old / new. The preprocessing is forgotten.
 
     Raises:
-        UserError: the network normalises its input (`input_norm`), whose statistics belong to its channels.
+        UserError: the network normalizes its input (`input_norm`), whose statistics belong to its channels.
     """
     _check_family(model)
     old, new = model.config.in_channels, check_integer("in_channels", in_channels, 1)
@@ -73,7 +73,7 @@ def adapt_input_channels(model: ResNet, in_channels: int) -> ResNet:
         return model
     if model.config.input_norm:
         raise UserError(
-            f"input_norm=True normalises each of the {old} channels by statistics of its own, which {new} channels do "
+            f"input_norm=True normalizes each of the {old} channels by statistics of its own, which {new} channels do "
             "not have. Build a network with other in_channels instead."
         )
     convolution = first_convolution(model)
@@ -125,8 +125,8 @@ def deepen(
 ) -> ResNet:
     """Inserts a block without changing the function of the network, ready to be trained on.
 
-    The new block has the shape of its neighbours, an identity shortcut, and a branch that gives exactly 0: in
-    post-activation scale and shift of its last normalisation are 0, in pre-activation its last convolution is.
+    The new block has the shape of its neighbors, an identity shortcut, and a branch that gives exactly 0: in
+    post-activation scale and shift of its last normalization are 0, in pre-activation its last convolution is.
     So the logits stay the same to the last bit, in evaluation mode and, with drop rates of 0, in training mode,
     and every parameter of the new block can learn. Old blocks keep their drop rates; the new one has that of
     the block before it. (Net2Net, Chen et al. 2016, and ReZero, Bachlechner et al. 2020, begin alike.)
@@ -163,7 +163,7 @@ def deepen(
     if f"stage{stage}" in model.frozen:
         raise UserError(f"stage{stage} is frozen, and a new block in it could not learn. Call unfreeze first.")
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
-        raise UserError(f"optimizer must be an optimiser of torch, got {type(optimizer).__name__}.")
+        raise UserError(f"optimizer must be an optimizer of torch, got {type(optimizer).__name__}.")
     before = blocks[after - 1]
     deeper = _one_block_deeper(config, stage, after)
     new = build_block(deeper, block_site(deeper, stage - 1, after))
@@ -262,8 +262,8 @@ def _join_optimizer(optimizer: torch.optim.Optimizer, new: nn.Module, before: nn
     for name, parameter in new.named_parameters():
         if namesakes[name] not in groups:
             raise UserError(
-                f"the optimiser does not train {name} of the block before the new one, so the new block has no group "
-                "to join. Give the optimiser that trains this network."
+                f"the optimizer does not train {name} of the block before the new one, so the new block has no group "
+                "to join. Give the optimizer that trains this network."
             )
         homes.append((groups[namesakes[name]], parameter))
     for group, parameter in homes:

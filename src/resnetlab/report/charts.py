@@ -1,7 +1,7 @@
 """What the page's plotly figures have in common.
 
-A plotly figure is plain data here. Its colours are names of CSS variables, `var(--chart-...)`, which the page
-replaces with what the reader's colour scheme gives them, so that one figure serves light and dark.
+A plotly figure is plain data here. Its colors are names of CSS variables, `var(--chart-...)`, which the page
+replaces with what the reader's color scheme gives them, so that one figure serves light and dark.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ from typing import Any
 
 from resnetlab.core.checks import from_mapping
 from resnetlab.core.errors import UserError
+from resnetlab.data.load import ARRAYS
 from resnetlab.data.options import LoadOptions
-from resnetlab.data.sources import ARRAYS
 from resnetlab.models.catalog import config_for_data
 from resnetlab.models.config import ResNetConfig
 from resnetlab.training.prepare import PRETRAINED
@@ -62,7 +62,7 @@ def train_command(settings: Mapping[str, Any], *, mirrors: bool | None = None) -
 
 def _recipe_options(recorded: Mapping[str, Any], mirrors: bool | None) -> Iterator[list[str]]:
     unchanged = RECIPES[recorded["name"]]()
-    # An optimiser that is given brings its own scale of the rates, from which the others are told.
+    # An optimizer that is given brings its own scale of the rates, from which the others are told.
     named = {
         **resolve_recipe(unchanged, optimizer=recorded["optimizer"]).to_dict(),
         **{"optimizer": unchanged.optimizer, "epochs": None},

@@ -18,8 +18,8 @@ from resnetlab.core.files import atomic
 from resnetlab.evaluation.diagnostics import Diagnostics
 from resnetlab.evaluation.embeddings import EmbeddingMap
 from resnetlab.report.charts import shorten
+from resnetlab.report.evaluation_files import Results
 from resnetlab.report.mistakes import PIXELATED_BELOW, Mistake
-from resnetlab.report.results import Results
 from resnetlab.report.sections.confusion import MAX_CELL_TEXT, MAX_TICK_LABELS, SCALE, is_strong, signed_shares
 from resnetlab.report.sections.curves import CURVES, is_wide
 from resnetlab.report.sections.residual import short_name

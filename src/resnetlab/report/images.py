@@ -17,10 +17,10 @@ from torch import Tensor
 
 from resnetlab.core.errors import UserError
 from resnetlab.core.runs import Run
-from resnetlab.data.sources import reload_data
-from resnetlab.data.store import ImageData
+from resnetlab.data.load import reload_data
+from resnetlab.data.storage.store import ImageData
+from resnetlab.report.evaluation_files import Results
 from resnetlab.report.markup import finite
-from resnetlab.report.results import Results
 
 MAX_IMAGES = 10_000
 """So many images can be looked at in the page; of more, all mistakes come first."""

@@ -16,8 +16,8 @@ from torch import Tensor
 from resnetlab.core.errors import UserError
 from resnetlab.core.runs import Run
 from resnetlab.evaluation.attention import class_activation
+from resnetlab.report.evaluation_files import Results
 from resnetlab.report.images import RunImages
-from resnetlab.report.results import Results
 from resnetlab.weights.file import load
 
 MAX_WORST, MAX_SURPRISING = 24, 12
@@ -26,7 +26,7 @@ PIXELATED_BELOW = 64
 THUMBNAIL = 160
 """Longest side of an embedded picture."""
 _OVERLAY = 112
-"""Smallest side of a picture of attention, so that its colours run smoothly over a small image."""
+"""Smallest side of a picture of attention, so that its colors run smoothly over a small image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,7 @@ def data_uri(picture: Image.Image) -> str:
 
 
 def to_picture(pixels: Tensor) -> Image.Image:
-    """Returns a uint8 image (C, H, W) of one (grey) or three channels as a picture."""
+    """Returns a uint8 image (C, H, W) of one (gray) or three channels as a picture."""
     values = pixels.movedim(0, -1).numpy()
     return Image.fromarray(values if values.shape[-1] == 3 else np.ascontiguousarray(values[..., 0]))
 

@@ -13,12 +13,12 @@ from plotly.offline import get_plotlyjs
 from resnetlab import __version__
 from resnetlab.core.files import write_text
 from resnetlab.core.runs import Run
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
+from resnetlab.report.evaluation_files import Results, read_results
 from resnetlab.report.figures import save_figures
 from resnetlab.report.images import RunImages, find_images, image_columns, shown_rows, thumbnails
 from resnetlab.report.markup import json_script, note
 from resnetlab.report.mistakes import Mistakes, find_mistakes
-from resnetlab.report.results import Results, read_results
 from resnetlab.report.sections.citations import citations
 from resnetlab.report.sections.classes import classes
 from resnetlab.report.sections.confusion import confusion
@@ -71,7 +71,7 @@ def write_report(run: Run | str | Path, data: ImageData | None = None, *, data_r
 
 
 def _page(run: Run, results: Results, images: RunImages, found: Mistakes) -> str:
-    folder, summary, settings = files("resnetlab.report"), results.summary, run.settings
+    folder, summary, settings = files("resnetlab.report").joinpath("templates"), results.summary, run.settings
     data = Path(settings["data"]["source"]).name or settings["data"]["source"]
     rows = shown_rows(results)
     words = {

@@ -1,7 +1,7 @@
 """Every part of a residual network from scratch: tensor operations only, proven against torch's own.
 
 `functional` holds the functions, `layers` the same as layers, `losses` the objective and `optim` the
-optimiser. The layers and the optimiser are here by name too.
+optimizer. The layers and the optimizer are here by name too.
 """
 
 from resnetlab.scratch import functional, layers, losses, optim

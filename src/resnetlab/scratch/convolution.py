@@ -63,10 +63,10 @@ def conv2d(
         x: images (N, C, H, W), in any memory format.
         weight: kernels (O, C / groups, KH, KW).
         bias: (O,), or None.
-        stride: distance of neighbouring windows; this and the next two are one integer or a pair
+        stride: distance of neighboring windows; this and the next two are one integer or a pair
             (vertical, horizontal).
         padding: zeros on every side.
-        dilation: distance of neighbouring taps of a kernel.
+        dilation: distance of neighboring taps of a kernel.
         groups: divides C and O.
 
     Returns:

@@ -130,11 +130,11 @@ class Linear(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation of (N, C, H, W) or (N, C); see `functional.batch_norm`.
+    """Batch normalization of (N, C, H, W) or (N, C); see `functional.batch_norm`.
 
     Attributes:
         weight, bias: (C,), scale and shift.
-        running_mean, running_var: (C,), what evaluation mode normalises by.
+        running_mean, running_var: (C,), what evaluation mode normalizes by.
         num_batches_tracked: batches seen in training mode.
         running_variance: "unbiased" (torch) or "biased" (Gluon).
     """
@@ -165,7 +165,7 @@ class BatchNorm(nn.Module):
         self.num_batches_tracked.zero_()
 
     def reset_parameters(self) -> None:
-        """Starts afresh: the identity up to normalisation, and no batch seen."""
+        """Starts afresh: the identity up to normalization, and no batch seen."""
         self.reset_running_stats()
         with torch.no_grad():
             self.weight.fill_(1)

@@ -1,4 +1,4 @@
-"""Batch normalisation (Ioffe and Szegedy, "Batch normalization: accelerating deep network training", 2015)."""
+"""Batch normalization (Ioffe and Szegedy, "Batch normalization: accelerating deep network training", 2015)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from resnetlab.core.checks import check_choice
 from resnetlab.core.errors import UserError
 from resnetlab.scratch.windows import channels_last, positions
 
-# Values that are normalised at a time: 0.5 MiB in float32, so that several such blocks fit a core's cache.
+# Values that are normalized at a time: 0.5 MiB in float32, so that several such blocks fit a core's cache.
 BLOCK = 1 << 17
 RUNNING_VARIANCES = ("unbiased", "biased")
 
@@ -34,9 +34,9 @@ def batch_norm(
     y = weight * (x - mean) / sqrt(variance + eps) + bias
 
     In training, mean and variance are those of the channel over all n = N H W positions, the variance
-    divided by n, and the running statistics move towards them in place:
+    divided by n, and the running statistics move toward them in place:
     running = (1 - momentum) * running + momentum * batch. Otherwise they are the running statistics.
-    Inputs of less than 32 bits are normalised in float32 and come back in their own precision.
+    Inputs of less than 32 bits are normalized in float32 and come back in their own precision.
 
     Args:
         x: (N, C, H, W) in any memory format, or (N, C).
@@ -44,7 +44,7 @@ def batch_norm(
         running_var: (C,).
         weight: (C,), the scale.
         bias: (C,), the shift.
-        training: normalise by the batch and move the running statistics.
+        training: normalize by the batch and move the running statistics.
         momentum: share of the batch in the running statistics.
         eps: added to the variance.
         running_variance: what the running variance takes: "unbiased", divided by n - 1 as in torch, or
@@ -87,7 +87,7 @@ def batch_norm(
 
 
 class _BatchNorm(torch.autograd.Function):
-    """Normalises by the statistics of the batch, a few rows at a time while they are in the cache."""
+    """Normalizes by the statistics of the batch, a few rows at a time while they are in the cache."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:

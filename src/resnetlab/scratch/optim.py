@@ -48,7 +48,7 @@ class SGD(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds parameters with settings of their own; those left out are the optimiser's."""
+        """Adds parameters with settings of their own; those left out are the optimizer's."""
         settings = {**self.defaults, **param_group}
         for name in ("lr", "momentum", "weight_decay"):
             check_number(name, settings[name], 0)

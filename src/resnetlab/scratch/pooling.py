@@ -32,7 +32,7 @@ def max_pool2d(x: Tensor, kernel_size: int | Pair, stride: int | Pair | None = N
     Args:
         x: images (N, C, H, W), in any memory format.
         kernel_size: one integer or a pair (vertical, horizontal), as are the next two.
-        stride: distance of neighbouring windows; the kernel size where None.
+        stride: distance of neighboring windows; the kernel size where None.
         padding: positions on every side, at most half the kernel size.
 
     Returns:
@@ -58,7 +58,7 @@ def avg_pool2d(
     Args:
         x: images (N, C, H, W), in any memory format.
         kernel_size: one integer or a pair (vertical, horizontal), as are the next two.
-        stride: distance of neighbouring windows; the kernel size where None.
+        stride: distance of neighboring windows; the kernel size where None.
         padding: zeros on every side, at most half the kernel size.
         ceil_mode: the number of windows is rounded up, so that the last may reach over the edge; it
             starts inside the image or its leading padding all the same.

@@ -24,9 +24,9 @@ class Windows(NamedTuple):
 
     Attributes:
         kernel: height and width of a window, in taps.
-        stride: distance of neighbouring windows.
+        stride: distance of neighboring windows.
         padding: positions added on every side.
-        dilation: distance of neighbouring taps.
+        dilation: distance of neighboring taps.
     """
 
     kernel: Pair

@@ -10,30 +10,30 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Unpack
 
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.studies.activations import QUESTION as _ACTIVATIONS
 from resnetlab.studies.activations import activations
 from resnetlab.studies.degradation import QUESTION as _DEGRADATION
 from resnetlab.studies.degradation import degradation
-from resnetlab.studies.every import conduct_all
 from resnetlab.studies.finetuning import QUESTION as _FINETUNING
 from resnetlab.studies.finetuning import finetuning
 from resnetlab.studies.gradients import QUESTION as _GRADIENTS
 from resnetlab.studies.gradients import gradients
 from resnetlab.studies.growth import QUESTION as _GROWTH
 from resnetlab.studies.growth import growth
-from resnetlab.studies.landscape import QUESTION as _LANDSCAPE
-from resnetlab.studies.landscape import landscape
-from resnetlab.studies.lesion import QUESTION as _LESION
-from resnetlab.studies.lesion import lesion
-from resnetlab.studies.question import Question, StudyResult, Verdict
+from resnetlab.studies.lab.every import conduct_all
+from resnetlab.studies.lab.question import Question, StudyResult, Verdict
+from resnetlab.studies.lab.setup import SetUp
+from resnetlab.studies.landscape.study import QUESTION as _LANDSCAPE
+from resnetlab.studies.landscape.study import landscape
+from resnetlab.studies.lesion.study import QUESTION as _LESION
+from resnetlab.studies.lesion.study import lesion
 from resnetlab.studies.regularization import QUESTION as _REGULARIZATION
 from resnetlab.studies.regularization import regularization
 from resnetlab.studies.responses import QUESTION as _RESPONSES
 from resnetlab.studies.responses import responses
 from resnetlab.studies.scaling import QUESTION as _SCALING
 from resnetlab.studies.scaling import scaling
-from resnetlab.studies.setup import SetUp
 from resnetlab.studies.shortcuts import QUESTION as _SHORTCUTS
 from resnetlab.studies.shortcuts import shortcuts
 

@@ -8,15 +8,15 @@ from typing import Unpack
 import pandas as pd
 from matplotlib.figure import Figure
 
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.models.config import ACTIVATIONS
-from resnetlab.studies.comparison import against, cells_of, named_network, weigh
-from resnetlab.studies.conduct import Finding, conduct
-from resnetlab.studies.drawing import two_errors
-from resnetlab.studies.lab import Lab
-from resnetlab.studies.measure import errors, over_seeds
-from resnetlab.studies.question import Question, StudyResult, Verdict
-from resnetlab.studies.setup import SetUp
+from resnetlab.studies.lab.comparison import against, cells_of, named_network, weigh
+from resnetlab.studies.lab.conduct import Finding, conduct
+from resnetlab.studies.lab.drawing import two_errors
+from resnetlab.studies.lab.lab import Lab
+from resnetlab.studies.lab.measure import errors, over_seeds
+from resnetlab.studies.lab.question import Question, StudyResult, Verdict
+from resnetlab.studies.lab.setup import SetUp
 
 QUESTION = Question(
     name="activations",
@@ -41,7 +41,7 @@ def activations(
 
     Args:
         data: what `load_data` takes, or returned.
-        model: a network of the catalogue.
+        model: a network of the catalog.
         **setup: see `SetUp`.
 
     Raises:
@@ -71,7 +71,7 @@ def _answer(lab: Lab, model: str) -> Finding:
         deviations=[
             "as many epochs for all, so that multiply-accumulates are equal and seconds are not: images_per_second is "
             "the median over epochs, on a machine that may have done other things",
-            "initial weights, rate and normalisation suit ReLU and are the same for all; none is tuned by itself",
+            "initial weights, rate and normalization suit ReLU and are the same for all; none is tuned by itself",
         ],
     )
 

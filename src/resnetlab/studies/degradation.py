@@ -11,16 +11,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from resnetlab.core.runs import Run
-from resnetlab.data.store import ImageData
-from resnetlab.studies.conduct import Finding, conduct
-from resnetlab.studies.depths import check_depths, twin_cells
-from resnetlab.studies.drawing import KINDS, depth_look, with_errors
-from resnetlab.studies.lab import Lab
-from resnetlab.studies.measure import errors, over_seeds
-from resnetlab.studies.noise import Difference, difference
-from resnetlab.studies.plan import Cell
-from resnetlab.studies.question import FAILS, HOLDS, OPEN, Question, StudyResult, Verdict
-from resnetlab.studies.setup import SetUp
+from resnetlab.data.storage.store import ImageData
+from resnetlab.studies.lab.conduct import Finding, conduct
+from resnetlab.studies.lab.depths import check_depths, twin_cells
+from resnetlab.studies.lab.drawing import KINDS, depth_look, with_errors
+from resnetlab.studies.lab.lab import Lab
+from resnetlab.studies.lab.measure import errors, over_seeds
+from resnetlab.studies.lab.noise import Difference, difference
+from resnetlab.studies.lab.plan import Cell
+from resnetlab.studies.lab.question import FAILS, HOLDS, OPEN, Question, StudyResult, Verdict
+from resnetlab.studies.lab.setup import SetUp
 from resnetlab.training.pictures import style_axes
 
 QUESTION = Question(

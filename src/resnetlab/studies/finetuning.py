@@ -13,20 +13,20 @@ from matplotlib.figure import Figure
 
 from resnetlab.core.checks import check_integer
 from resnetlab.core.errors import UserError
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.models.config import ResNetConfig
-from resnetlab.studies.comparison import against, cells_of, named_network, weigh
-from resnetlab.studies.conduct import Finding, conduct
-from resnetlab.studies.drawing import two_errors
-from resnetlab.studies.lab import Lab
-from resnetlab.studies.measure import errors, over_seeds
-from resnetlab.studies.noise import difference
-from resnetlab.studies.outside import OutsideConfig, load_encoder, outside_config
-from resnetlab.studies.plan import Cell
-from resnetlab.studies.question import Question, StudyResult, Verdict
+from resnetlab.studies.lab.comparison import against, cells_of, named_network, weigh
+from resnetlab.studies.lab.conduct import Finding, conduct
+from resnetlab.studies.lab.drawing import two_errors
+from resnetlab.studies.lab.lab import Lab
+from resnetlab.studies.lab.measure import errors, over_seeds
+from resnetlab.studies.lab.noise import difference
+from resnetlab.studies.lab.outside import OutsideConfig, load_encoder, outside_config
+from resnetlab.studies.lab.plan import Cell
+from resnetlab.studies.lab.question import Question, StudyResult, Verdict
+from resnetlab.studies.lab.setup import SetUp
+from resnetlab.studies.lab.views import few_of_each, of_classes
 from resnetlab.studies.regularization import BASELINE, regularized
-from resnetlab.studies.setup import SetUp
-from resnetlab.studies.views import few_of_each, of_classes
 from resnetlab.training.recipes import resolve_recipe
 from resnetlab.weights.sources import open_weights
 
@@ -62,14 +62,14 @@ def finetuning(
     baseline_weights: str | None = None,
     **setup: Unpack[SetUp],
 ) -> StudyResult:
-    """Trains on few images of each class: from scratch, with and without regularisation, and from pretrained weights.
+    """Trains on few images of each class: from scratch, with and without regularization, and from pretrained weights.
 
     Without weights the classes are halved: a network is pretrained on the first half, all their images, and the study
     is about the second. With weights, it is about all classes.
 
     Args:
         data: what `load_data` takes, or returned.
-        model: a network of the catalogue; with weights, the one that they are of.
+        model: a network of the catalog; with weights, the one that they are of.
         per_class: training images of each class; 0 for all. Each seed draws its own.
         pretrained: weights to begin with, as `fit` takes them.
         baseline: a network of timm to train beside, such as "efficientnet_b0": from scratch, and from pretrained
@@ -146,7 +146,7 @@ def _answer(
 
     others = f"; and {baseline} of timm" if baseline else ""
     words = (
-        f"Training and test error on {classes - half} classes with {few}: from scratch, with three regularisations, "
+        f"Training and test error on {classes - half} classes with {few}: from scratch, with three regularizations, "
         f"and from pretrained weights{others}. A dot a training, a diamond with a bar their mean and standard "
         "deviation."
     )
@@ -166,10 +166,10 @@ def _answer(
 
 
 def judge(rows: pd.DataFrame, baseline: str = "") -> Verdict:
-    """Returns the verdict by the test errors against those from scratch without regularisation.
+    """Returns the verdict by the test errors against those from scratch without regularization.
 
     Args:
-        rows: network ("from scratch", what it is regularised with, and the ways of fine-tuning) and test_error, a row
+        rows: network ("from scratch", what it is regularized with, and the ways of fine-tuning) and test_error, a row
             a training.
         baseline: what the names of rows begin with that are no part of the claim: the network of timm.
     """
@@ -213,7 +213,7 @@ def _common_changes(lab: Lab, config: ResNetConfig, per_class: int) -> dict[str,
 def _few_image_cells(
     lab: Lab, config: ResNetConfig, weights: Mapping[int, str], common: Mapping[str, Any]
 ) -> list[Cell]:
-    """Returns the trainings from scratch, plain and regularised, and those from weights, by seed, in each way."""
+    """Returns the trainings from scratch, plain and regularized, and those from weights, by seed, in each way."""
     networks = {
         SCRATCH if kind == BASELINE else f"{SCRATCH}, {kind}": network
         for kind, network in regularized(config, **_RATES).items()

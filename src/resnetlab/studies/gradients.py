@@ -15,18 +15,18 @@ from torch import Tensor
 
 from resnetlab.core.randomness import generator, torch_seeded
 from resnetlab.core.runs import Run
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.models.resnet import ResNet
-from resnetlab.studies.comparison import weigh
-from resnetlab.studies.conduct import Finding, conduct
-from resnetlab.studies.depths import check_depths, twin_cells
-from resnetlab.studies.drawing import KINDS, depth_look
-from resnetlab.studies.lab import Lab
-from resnetlab.studies.measure import errors, over_seeds
-from resnetlab.studies.noise import difference, spread
-from resnetlab.studies.plan import Cell
-from resnetlab.studies.question import Question, StudyResult, Verdict
-from resnetlab.studies.setup import SetUp
+from resnetlab.studies.lab.comparison import weigh
+from resnetlab.studies.lab.conduct import Finding, conduct
+from resnetlab.studies.lab.depths import check_depths, twin_cells
+from resnetlab.studies.lab.drawing import KINDS, depth_look
+from resnetlab.studies.lab.lab import Lab
+from resnetlab.studies.lab.measure import errors, over_seeds
+from resnetlab.studies.lab.noise import difference, spread
+from resnetlab.studies.lab.plan import Cell
+from resnetlab.studies.lab.question import Question, StudyResult, Verdict
+from resnetlab.studies.lab.setup import SetUp
 from resnetlab.studies.shattering import autocorrelation, block_gradients, line_gradients, settled
 from resnetlab.training.pictures import MUTED, style_axes
 
@@ -34,16 +34,16 @@ QUESTION = Question(
     name="gradients",
     title="Do gradients vanish with depth, or do they shatter?",
     claim=(
-        "At initialisation the gradients of a deep plain network resemble white noise: the deeper, the less those of "
-        "neighbouring inputs correlate. With shortcuts they correlate much longer."
+        "At initialization the gradients of a deep plain network resemble white noise: the deeper, the less those of "
+        "neighboring inputs correlate. With shortcuts they correlate much longer."
     ),
     source="Balduzzi et al. 2017, The Shattered Gradients Problem",
     protocol=(
-        "analysis, and networks at initialisation; with the depth L correlations fall as 1/2^L without shortcuts and "
-        "as 1/sqrt(L) with shortcuts and batch normalisation; drawn, not tabulated"
+        "analysis, and networks at initialization; with the depth L correlations fall as 1/2^L without shortcuts and "
+        "as 1/sqrt(L) with shortcuts and batch normalization; drawn, not tabulated"
     ),
 )
-STATES = ("at initialisation", "trained")
+STATES = ("at initialization", "trained")
 _SHARE = 0.9  # of the budget, for the trainings
 _PLACES, _LINES, _IMAGES = 65, 8, 64
 _NEAR = (_PLACES - 1) // 16
@@ -58,7 +58,7 @@ def gradients(
 
     Along lines from one training image to another, how alike are the gradients of a logit in the image; and how large
     is the gradient of the loss in the output of each block. A network that was not trained is given the statistics of
-    training images for its normalisations.
+    training images for its normalizations.
 
     Args:
         data: what `load_data` takes, or returned.
@@ -127,7 +127,7 @@ def summary(curves: pd.DataFrame, norms: pd.DataFrame) -> pd.DataFrame:
 
 
 def judge(rows: pd.DataFrame, depths: Sequence[int]) -> Verdict:
-    """Returns the verdict by the autocorrelation at initialisation.
+    """Returns the verdict by the autocorrelation at initialization.
 
     Args:
         rows: network ("plain" or "residual"), depth, state, autocorrelation, norm_ratio; a row a network and state.
@@ -143,7 +143,7 @@ def judge(rows: pd.DataFrame, depths: Sequence[int]) -> Verdict:
         f"with shortcuts less without, {deep} layers": difference(of("residual", deep), of("plain", deep)),
     }
     lead = (
-        f"a sixteenth of the way apart, gradients at initialisation correlate by {spread(of('plain', shallow))} with "
+        f"a sixteenth of the way apart, gradients at initialization correlate by {spread(of('plain', shallow))} with "
         f"{shallow} layers and {spread(of('plain', deep))} with {deep} layers without shortcuts, and by "
         f"{spread(of('residual', shallow))} and {spread(of('residual', deep))} with them; the differences are"
     )
@@ -156,7 +156,7 @@ def judge(rows: pd.DataFrame, depths: Sequence[int]) -> Verdict:
         for column, state in (("autocorrelation", STATES[1]), ("norm_ratio", STATES[0]))
     )
     words = (
-        f"{verdict.words}. With {deep} layers it is {trained} after training; at initialisation the gradient at the "
+        f"{verdict.words}. With {deep} layers it is {trained} after training; at initialization the gradient at the "
         f"stem, over that at the last block, is {first}"
     )
     return Verdict(claim=verdict.claim, words=words)
@@ -190,7 +190,7 @@ def _inside(lab: Lab, get: Callable[[], ResNet]) -> pd.DataFrame:
 
 
 def _images(lab: Lab, positions: Sequence[int] | np.ndarray) -> tuple[Tensor, Tensor]:
-    """Returns training images, normalised, and their labels, on the study's device."""
+    """Returns training images, normalized, and their labels, on the study's device."""
     places = torch.as_tensor(np.array(positions))
     images = lab.data.squares("train", places).to(lab.device)
     labels = lab.data.split("train").labels[places].to(lab.device)

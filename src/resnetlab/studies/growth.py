@@ -17,7 +17,7 @@ from resnetlab.core.checks import check_number
 from resnetlab.core.errors import UserError
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.core.runs import Run
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.evaluate import default_split
 from resnetlab.evaluation.forward import answer, trained_on
 from resnetlab.models.config import ResNetConfig
@@ -25,15 +25,15 @@ from resnetlab.models.resnet import ResNet
 from resnetlab.models.stems import stem_for
 from resnetlab.models.summary import count
 from resnetlab.models.surgery import deepen
-from resnetlab.studies.comparison import against, weigh
-from resnetlab.studies.conduct import Finding, conduct
-from resnetlab.studies.depths import check_depth
-from resnetlab.studies.drawing import dots
-from resnetlab.studies.lab import Lab, network
-from resnetlab.studies.measure import errors, over_seeds
-from resnetlab.studies.plan import Cell
-from resnetlab.studies.question import FAILS, Question, StudyResult, Verdict
-from resnetlab.studies.setup import SetUp
+from resnetlab.studies.lab.comparison import against, weigh
+from resnetlab.studies.lab.conduct import Finding, conduct
+from resnetlab.studies.lab.depths import check_depth
+from resnetlab.studies.lab.drawing import dots
+from resnetlab.studies.lab.lab import Lab, network
+from resnetlab.studies.lab.measure import errors, over_seeds
+from resnetlab.studies.lab.plan import Cell
+from resnetlab.studies.lab.question import FAILS, Question, StudyResult, Verdict
+from resnetlab.studies.lab.setup import SetUp
 from resnetlab.training.pictures import INK, MUTED, TRAINING, VALIDATION, style_axes
 
 QUESTION = Question(

@@ -10,16 +10,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from resnetlab.core.checks import check_integer, check_number
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.models.config import ResNetConfig
 from resnetlab.studies.applied import applied_drops
-from resnetlab.studies.comparison import against, cells_of, named_network, weigh
-from resnetlab.studies.conduct import Finding, conduct
-from resnetlab.studies.drawing import dots
-from resnetlab.studies.lab import Lab
-from resnetlab.studies.measure import errors, over_seeds
-from resnetlab.studies.question import Question, StudyResult, Verdict
-from resnetlab.studies.setup import SetUp
+from resnetlab.studies.lab.comparison import against, cells_of, named_network, weigh
+from resnetlab.studies.lab.conduct import Finding, conduct
+from resnetlab.studies.lab.drawing import dots
+from resnetlab.studies.lab.lab import Lab
+from resnetlab.studies.lab.measure import errors, over_seeds
+from resnetlab.studies.lab.question import Question, StudyResult, Verdict
+from resnetlab.studies.lab.setup import SetUp
 from resnetlab.training.pictures import MUTED, TRAINING, VALIDATION, style_axes
 
 _ACCURACY = "top-1 on ImageNet, %"
@@ -59,7 +59,7 @@ def regularization(
 
     Args:
         data: what `load_data` takes, or returned.
-        model: a network of the catalogue.
+        model: a network of the catalog.
         drop_path: rate of the last block's branch; it rises from 0 at the first.
         drop_block: rate of the last two stages, reached at the end of training.
         block_size: height and width of the dropped blocks in positions; clipped to smaller maps.
@@ -106,7 +106,7 @@ def _answer(lab: Lab, model: str, drop_path: float, drop_block: float, block_siz
     )
     both = drops["both"]
     words = (
-        "On the left the test error with each regularisation: a dot a training, a diamond with a bar their mean and "
+        "On the left the test error with each regularization: a dot a training, a diamond with a bar their mean and "
         "standard deviation. On the right what every module of the network with both drops in training mode, over what "
         "it is told to drop; on the line the two agree."
     )

@@ -14,17 +14,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from resnetlab.core.runs import Run
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.diagnostics import diagnose
-from resnetlab.studies.comparison import weigh
-from resnetlab.studies.conduct import Finding, conduct
-from resnetlab.studies.depths import check_depths, twin_cells
-from resnetlab.studies.drawing import KINDS, depth_look
-from resnetlab.studies.lab import Lab
-from resnetlab.studies.measure import errors, guessing, over_seeds
-from resnetlab.studies.noise import difference
-from resnetlab.studies.question import HOLDS, OPEN, Question, StudyResult, Verdict
-from resnetlab.studies.setup import SetUp
+from resnetlab.studies.lab.comparison import weigh
+from resnetlab.studies.lab.conduct import Finding, conduct
+from resnetlab.studies.lab.depths import check_depths, twin_cells
+from resnetlab.studies.lab.drawing import KINDS, depth_look
+from resnetlab.studies.lab.lab import Lab
+from resnetlab.studies.lab.measure import errors, guessing, over_seeds
+from resnetlab.studies.lab.noise import difference
+from resnetlab.studies.lab.question import HOLDS, OPEN, Question, StudyResult, Verdict
+from resnetlab.studies.lab.setup import SetUp
 from resnetlab.training.pictures import style_axes
 
 QUESTION = Question(
@@ -37,7 +37,7 @@ QUESTION = Question(
     source="He et al. 2016, Deep Residual Learning, Fig. 7",
     protocol=(
         "CIFAR-10, 64,000 steps of 128 images, networks of 20, 56 and 110 layers; standard deviation of the output of "
-        "each 3x3 layer, after normalisation and before activation or addition; drawn, not tabulated"
+        "each 3x3 layer, after normalization and before activation or addition; drawn, not tabulated"
     ),
 )
 _SHARE = 0.95  # of the budget, for the trainings
@@ -50,7 +50,7 @@ def responses(
 ) -> StudyResult:
     """Trains plain and residual networks of several depths and measures how strongly their layers respond.
 
-    The response of a 3x3 convolution is the standard deviation of its normalised output; see `Diagnostics`.
+    The response of a 3x3 convolution is the standard deviation of its normalized output; see `Diagnostics`.
 
     Args:
         data: what `load_data` takes, or returned.
@@ -86,7 +86,7 @@ def _answer(lab: Lab, depths: list[int]) -> Finding:
         },
         deviations=[
             f"depths: {', '.join(map(str, depths))} layers; responses to {_IMAGES} training images at most",
-            "responses begin at 1, the scale of a new normalisation; a short training moves them little",
+            "responses begin at 1, the scale of a new normalization; a short training moves them little",
         ],
     )
 
@@ -161,7 +161,7 @@ def _draw(figure: Figure, layers: pd.DataFrame, depths: Sequence[int], data: str
         left,
         title=f"Responses of the 3x3 layers, {data}",
         xlabel="layer, in order",
-        ylabel="standard deviation after normalisation",
+        ylabel="standard deviation after normalization",
     )
     style_axes(right, title="The same, sorted", xlabel="layer, by size of its response")
     right.legend(frameon=False, fontsize=8)

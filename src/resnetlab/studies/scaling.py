@@ -10,18 +10,18 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from resnetlab.core.checks import check_integer, check_number
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.scaling import ALPHA, BETA, GAMMA, PUBLISHED
 from resnetlab.models.stems import stem_for
-from resnetlab.studies.comparison import against, cells_of, weigh
-from resnetlab.studies.conduct import Finding, conduct
-from resnetlab.studies.drawing import two_errors
-from resnetlab.studies.lab import Lab, network
+from resnetlab.studies.lab.comparison import against, cells_of, weigh
+from resnetlab.studies.lab.conduct import Finding, conduct
+from resnetlab.studies.lab.drawing import two_errors
+from resnetlab.studies.lab.lab import Lab, network
+from resnetlab.studies.lab.measure import errors, over_seeds
+from resnetlab.studies.lab.question import Question, StudyResult, Verdict
+from resnetlab.studies.lab.setup import SetUp
 from resnetlab.studies.larger import Larger, at_cost, scaled
-from resnetlab.studies.measure import errors, over_seeds
-from resnetlab.studies.question import Question, StudyResult, Verdict
-from resnetlab.studies.setup import SetUp
 
 _TOP1 = (77.1, 79.1, 80.1, 81.6, 82.9, 83.6, 84.0, 84.3)
 _GMACS = (0.39, 0.70, 1.0, 1.8, 4.2, 9.9, 19.0, 37.0)

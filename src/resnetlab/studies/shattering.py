@@ -1,4 +1,4 @@
-"""Gradients along a line of images, how alike neighbouring ones are, and their size by block (Balduzzi et al. 2017)."""
+"""Gradients along a line of images, how alike neighboring ones are, and their size by block (Balduzzi et al. 2017)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from resnetlab.models.resnet import ResNet
 
 
 def settled(model: ResNet, images: Tensor) -> ResNet:
-    """Returns a copy in evaluation mode whose normalisations have the statistics of these images.
+    """Returns a copy in evaluation mode whose normalizations have the statistics of these images.
 
     A network that was never trained has none of its own, and without them its answers would not be those with which
     a training begins.
 
     Args:
         model: a network.
-        images: (N, C, H, W), normalised; all at once.
+        images: (N, C, H, W), normalized; all at once.
     """
     model = copy.deepcopy(model)
     for layer in model.modules():
@@ -39,7 +39,7 @@ def line_gradients(model: ResNet, first: Tensor, second: Tensor, points: int, ou
 
     Args:
         model: in evaluation mode images do not depend on each other.
-        first: (C, H, W), normalised; the first place.
+        first: (C, H, W), normalized; the first place.
         second: the last place.
         points: how many places, at equal distances.
         output: number of the logit.
@@ -79,7 +79,7 @@ def block_gradients(model: ResNet, images: Tensor, labels: Tensor) -> dict[str, 
 
     Args:
         model: a network.
-        images: (N, C, H, W), normalised.
+        images: (N, C, H, W), normalized.
         labels: int64 (N,).
     """
     with torch.enable_grad(), evaluating(model):

@@ -8,15 +8,15 @@ from typing import Unpack
 import pandas as pd
 from matplotlib.figure import Figure
 
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.models.config import ResNetConfig
-from resnetlab.studies.comparison import against, cells_of, named_network, weigh
-from resnetlab.studies.conduct import Finding, conduct
-from resnetlab.studies.drawing import two_errors
-from resnetlab.studies.lab import Lab
-from resnetlab.studies.measure import errors, over_seeds
-from resnetlab.studies.question import Question, StudyResult, Verdict
-from resnetlab.studies.setup import SetUp
+from resnetlab.studies.lab.comparison import against, cells_of, named_network, weigh
+from resnetlab.studies.lab.conduct import Finding, conduct
+from resnetlab.studies.lab.drawing import two_errors
+from resnetlab.studies.lab.lab import Lab
+from resnetlab.studies.lab.measure import errors, over_seeds
+from resnetlab.studies.lab.question import Question, StudyResult, Verdict
+from resnetlab.studies.lab.setup import SetUp
 
 _ON_IMAGENET = "top-1 error on ImageNet, ten crops, %"
 QUESTION = Question(
@@ -51,11 +51,11 @@ def shortcuts(
     """Trains one network with each kind of shortcut, alike in all else.
 
     "A" pads with zero channels where the shape changes, "B" projects there, "C" projects in every block, and "none"
-    adds nothing; "pre-activation" is A with normalisation and activation before each convolution.
+    adds nothing; "pre-activation" is A with normalization and activation before each convolution.
 
     Args:
         data: what `load_data` takes, or returned.
-        model: a network of the catalogue.
+        model: a network of the catalog.
         **setup: see `SetUp`.
 
     Raises:

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 class WeightAverage:
     """Exponential moving average of parameters and buffers (Polyak and Juditsky 1992).
 
-    After step t (from 1) a weight's average moves towards the weight by 1 - min(decay, t / (t + 9)), so that
+    After step t (from 1) a weight's average moves toward the weight by 1 - min(decay, t / (t + 9)), so that
     it starts as the weight and early weights are soon forgotten. Counters are taken as they are.
 
     Args:

@@ -1,7 +1,7 @@
 """Checkpoints: everything that the rest of a training depends on, and nothing that runs code.
 
 Data order, augmentation and learning rate are functions of (seed, epoch, step), so a checkpoint
-is the weights, the optimiser's momentum, the place in the training and the sums of the epoch so far.
+is the weights, the optimizer's momentum, the place in the training and the sums of the epoch so far.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def save_checkpoint(
     Args:
         folder: the run's `checkpoints`.
         model: the network.
-        optimizer: its optimiser.
+        optimizer: its optimizer.
         progress: the place in the training.
         total_steps: steps taken since the beginning, for the file's name.
         average: of the weights, where the recipe has one.
@@ -103,12 +103,12 @@ def restore_checkpoint(
     average: WeightAverage | None = None,
     ranks: Ranks = ALONE,
 ) -> Progress:
-    """Puts the newest sound checkpoint into the network and optimiser and returns its place.
+    """Puts the newest sound checkpoint into the network and optimizer and returns its place.
 
     Of several processes the first alone reads it, for all.
 
     A damaged one is said and passed over for the one before it. Every tensor is copied into memory of
-    its parameter's layout, since a fused optimiser corrupts weights whose state lies otherwise.
+    its parameter's layout, since a fused optimizer corrupts weights whose state lies otherwise.
 
     Raises:
         UserError: there is no sound checkpoint, or it is of another network.

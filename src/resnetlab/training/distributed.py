@@ -268,7 +268,7 @@ def share_out(model: Network, ranks: Ranks, machine: Machine, recipe: Recipe) ->
 
 
 def end_sharing(shared: nn.Module, model: Network) -> None:
-    """Gives up what `share_out` made; batch normalisation takes the place of the synchronised one, with its tensors."""
+    """Gives up what `share_out` made; batch normalization takes the place of the synchronized one, with its tensors."""
     if isinstance(shared, DistributedDataParallel):
         dist.destroy_process_group(shared.process_group)
     for parent in list(model.modules()):
@@ -294,11 +294,11 @@ def check_recipe(recipe: Recipe, ranks: Ranks, model: ResNet, machine: Machine) 
         return
     if model.config.parts == "scratch" or model.config.running_variance != "unbiased":
         raise UserError(
-            'sync_norm=True is for torch\'s own batch normalisation, and the network has parts="scratch" or '
+            'sync_norm=True is for torch\'s own batch normalization, and the network has parts="scratch" or '
             'running_variance="biased". Set sync_norm=False.'
         )
     if torch.device(machine.device).type == "cpu":
-        raise UserError("sync_norm=True needs GPUs: torch has no synchronised normalisation on CPUs. Set it to False.")
+        raise UserError("sync_norm=True needs GPUs: torch has no synchronized normalization on CPUs. Set it to False.")
 
 
 def shares(model: nn.Module) -> int:

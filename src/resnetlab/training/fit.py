@@ -20,8 +20,8 @@ from resnetlab.core.errors import UserError
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.core.runs import Run, check_folder, default_folder
-from resnetlab.data.sources import check_same_data, is_named, load_data, reload_data
-from resnetlab.data.store import ImageData
+from resnetlab.data.load import check_same_data, is_named, load_data, reload_data
+from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.evaluate import default_split, evaluate_split
 from resnetlab.evaluation.forward import Answers, answer_split
 from resnetlab.models.config import ResNetConfig
@@ -60,13 +60,13 @@ def fit(
     """Trains a network on images, evaluates it, and returns the run folder.
 
     Args:
-        model: a name of the catalogue or "auto" (the recipe's own for images of up to 64 pixels, and the one
+        model: a name of the catalog or "auto" (the recipe's own for images of up to 64 pixels, and the one
             for larger ones): channels and classes are then the data's, and so is an ImageNet network's stem.
             A `ResNetConfig` or a `ResNet` is taken as it is; a `ResNet` is trained in place.
         data: what `load_data` returned, or takes, or a function that loads it: called once all else is
             checked.
         overrides: fields of `ResNetConfig` to change in a network given by name.
-        pretrained: weights to begin with, as `load_weights` takes them. The images are normalised as they were for
+        pretrained: weights to begin with, as `load_weights` takes them. The images are normalized as they were for
             these weights, where the source tells it, and `model="auto"` is the network that they are of.
         recipe: a name or a `Recipe`.
         out: a folder that does not exist or is empty; without it `runs/<data>-<model>-<date and time>`.
@@ -313,7 +313,7 @@ def _tell_of_another_machine(run: Run, ranks: Ranks, chosen: Machine | None) -> 
     began = run.settings.get("processes", 1)
     if began != ranks.ranks:
         notice(
-            f"processes: {began} when the run began, {ranks.ranks} now. The last bits may differ, and normalisation "
+            f"processes: {began} when the run began, {ranks.ranks} now. The last bits may differ, and normalization "
             "takes its mean and variance over the images of one process."
         )
     if chosen is not None:

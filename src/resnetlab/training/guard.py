@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from resnetlab.core.console import notice
 from resnetlab.core.errors import UserError
 from resnetlab.core.runs import Run
-from resnetlab.data.store import Split
+from resnetlab.data.storage.store import Split
 from resnetlab.training.checkpoint import Progress
 
 MOST_BAD_STEPS = 10

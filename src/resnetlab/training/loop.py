@@ -17,17 +17,17 @@ from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.core.runs import Run
 from resnetlab.data.batches import batch_bounds, training_batches
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.forward import answer_split
 from resnetlab.evaluation.metrics import overall
 from resnetlab.models.network import Network
 from resnetlab.training.average import WeightAverage
 from resnetlab.training.checkpoint import Progress, restore_checkpoint, save_checkpoint
-from resnetlab.training.display import TrainingDisplay
 from resnetlab.training.distributed import ALONE, Agreement, Ranks, end_sharing, share_out
 from resnetlab.training.guard import BufferGuard, StepResult, check_finite, take_results
+from resnetlab.training.live_curves import LiveCurves
 from resnetlab.training.machine import Machine
-from resnetlab.training.notebook import LiveCurves
+from resnetlab.training.progress import TrainingDisplay
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.schedule import image_size, learning_rate
 from resnetlab.training.signals import StopSignals
@@ -61,7 +61,7 @@ def train(
     Args:
         model: fresh, or of the same architecture as the checkpoint when resuming.
         data: trained on "train"; "validation" is measured as often as the recipe says; "test" is not touched.
-        preprocessing: normalises the images.
+        preprocessing: normalizes the images.
         recipe: resolved, with no "auto" left in it.
         machine: device, precision, memory format and threads.
         seed: of every random draw.

@@ -1,4 +1,4 @@
-"""What the pictures that training draws have in common: colours, plain axes, PNG files."""
+"""What the pictures that training draws have in common: colors, plain axes, PNG files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from resnetlab.core.files import atomic
 
 INK, MUTED, RULE = "#1c1e21", "#575c66", "#d9d9d4"
 TRAINING, VALIDATION = "#a8480f", "#1f5a9e"
-"""The report's colours, so that a run looks the same wherever it is shown."""
+"""The report's colors, so that a run looks the same wherever it is shown."""
 
 _DOTS_PER_INCH = 160
 

@@ -10,7 +10,7 @@ from resnetlab.core.checks import from_mapping
 from resnetlab.core.errors import UserError
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.core.runs import Run
-from resnetlab.data.store import ImageData
+from resnetlab.data.storage.store import ImageData
 from resnetlab.models.catalog import config_for_data, model_config
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.network import Network

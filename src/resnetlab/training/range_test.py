@@ -140,7 +140,7 @@ def read_curve(
     finite = int(np.isfinite(smoothed).sum())  # only the last can be otherwise
     x, y, average = np.log(rates[:finite]), np.array(losses[:finite]), np.array(smoothed[:finite])
     width = max(math.log(span) * _WIDTH, _FEWEST * float(np.diff(x[:2]).sum()))
-    # At its ends a curve has neighbours on one side only, so that slopes and averages there are mostly noise.
+    # At its ends a curve has neighbors on one side only, so that slopes and averages there are mostly noise.
     begin = int((x - x[:1] < width).sum())
     if finite - begin < 3:
         return None, None

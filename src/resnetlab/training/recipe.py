@@ -22,15 +22,15 @@ class Recipe:
 
     Attributes:
         name: what it is called in the run folder.
-        networks: what `model="auto"` takes: a name of the catalogue for images of up to 64 pixels, and one above.
+        networks: what `model="auto"` takes: a name of the catalog for images of up to 64 pixels, and one above.
         epochs: passes over the training images.
         batch_size: images of one step, over all processes.
         epoch_steps: fewest whole batches of an epoch. Of so few images that there would be less, `batch_size` is halved
             until there are as many, but not below 64. 0 takes it as it is, as does whoever gives a batch size.
         scale_lr: whether the learning rates are then divided by the root of 2 for each halving.
         accumulate: parts that a step's images are taken in, one after the other, where they do not fit into
-            memory together. Normalisation sees a part at a time.
-        sync_norm: batch normalisation takes mean and variance over the images of all processes, not of each alone.
+            memory together. Normalization sees a part at a time.
+        sync_norm: batch normalization takes mean and variance over the images of all processes, not of each alone.
         lr: the highest learning rate; of the head and of every part of the network that has none of its own.
         schedule: how the learning rate moves, see `schedule.learning_rate`: "one_cycle", "cosine", "milestones",
             "every" or "constant".
@@ -47,7 +47,7 @@ class Recipe:
             (gradual unfreezing, Howard and Ruder 2018); with 0 all are at once. What is frozen is passed over. The
             schedule goes on meanwhile.
         optimizer: "sgd", torch's stochastic gradient descent; "adamw" (Loshchilov and Hutter 2019), whose first
-            beta is `momentum`; "muon", see `resnetlab.training.muon` (Jordan et al. 2024); or "scratch_sgd", that
+            beta is `momentum`; "muon", see `resnetlab.training.optimizers` (Jordan et al. 2024); or "scratch_sgd", that
             of `resnetlab.scratch`.
         momentum: of stochastic gradient descent and Muon.
         nesterov: whether momentum looks ahead (Sutskever et al. 2013).

@@ -98,7 +98,7 @@ def paper_cifar() -> Recipe:
     182 epochs of the 45,000 training images that the validation split leaves are 64,064 steps. Weight decay 1e-4
     is on everything, images are padded by 4 pixels, cropped and mirrored. Published test error with it: resnet20
     8.75 %, resnet32 7.51 %, resnet44 7.17 %, resnet56 6.97 %, resnet110 6.43 %. Where this differs from the paper:
-    normalised by the mean and deviation of each channel instead of each pixel's mean, and no slow start for
+    normalized by the mean and deviation of each channel instead of each pixel's mean, and no slow start for
     110 layers (give `--set schedule=cosine` and a warm-up for these). Not run to its end here: on two cores of an
     Intel Xeon resnet20 takes about 1.5 minutes an epoch, 5 hours in all.
     """
@@ -116,10 +116,10 @@ def paper_cifar() -> Recipe:
     )
 
 
-def system_a() -> Recipe:
-    """The job of write-up A: plain SGD at a constant rate, with the loss and the optimiser from scratch.
+def from_scratch() -> Recipe:
+    """The job of write-up A: plain SGD at a constant rate, with the loss and the optimizer from scratch.
 
-    `resnetlab train fashion_mnist --model scratch_resnet50 --image-size 96 --recipe system-a`
+    `resnetlab train fashion_mnist --model scratch_resnet50 --image-size 96 --recipe from-scratch`
 
     One of its 10 epochs (`--epochs 1`) reaches 62.9 % of the test images (61.9 to 63.8; one seed), in 39 minutes on one
     of two cores of an Intel Xeon, the other busy, with bfloat16; all ten, six and a half hours, were not run. With
@@ -127,19 +127,19 @@ def system_a() -> Recipe:
     """
     networks = ("scratch_resnet50", "scratch_resnet50")
     scratch = {"optimizer": "scratch_sgd", "loss": "scratch_cross_entropy"}
-    return system_b().changed(name="system-a", networks=networks, **scratch)
+    return d2l_pytorch().changed(name="from-scratch", networks=networks, **scratch)
 
 
-def system_b() -> Recipe:
+def d2l_pytorch() -> Recipe:
     """The job of write-up B: plain SGD at a constant rate.
 
-    `resnetlab train fashion_mnist --model d2l_resnet18 --image-size 96 --recipe system-b`
+    `resnetlab train fashion_mnist --model d2l_resnet18 --image-size 96 --recipe d2l-pytorch`
 
     Published copies of its output end at 92.1 to 92.4 % test accuracy after 10 epochs. Here they reach 91.45 % (90.9
     to 92.0; one seed), in 57 minutes on one of two cores of an Intel Xeon, the other busy, with bfloat16.
     """
     return Recipe(
-        name="system-b",
+        name="d2l-pytorch",
         networks=("d2l_resnet18", "d2l_resnet18"),
         epochs=10,
         batch_size=128,
@@ -152,16 +152,16 @@ def system_b() -> Recipe:
     )
 
 
-def system_c() -> Recipe:
+def imagenette_tutorial() -> Recipe:
     """The job of write-up C: the rate halved every 3 epochs, its whole augmentation, the best weights, patience 5.
 
-    `resnetlab train imagenette --model resnet18 --image-size 224 --fit squash --recipe system-c --seed 42`
+    `resnetlab train imagenette --model resnet18 --image-size 224 --fit squash --recipe imagenette-tutorial --seed 42`
 
     Its 10 epochs reach 73.2 % of Imagenette's 3,925 validation photos (71.8 to 74.6; the best of ten validations), in
     78 minutes on one of two cores of an Intel Xeon, the other busy, with bfloat16.
     """
     return Recipe(
-        name="system-c",
+        name="imagenette-tutorial",
         networks=("resnet18", "resnet18"),
         epochs=10,
         batch_size=256,
@@ -183,15 +183,15 @@ def system_c() -> Recipe:
     )  # fmt: skip
 
 
-def system_d() -> Recipe:
+def d2l_gluon() -> Recipe:
     """The job of write-up D: plain SGD at a constant rate, larger batches.
 
-    `resnetlab train fashion_mnist --model d2l_resnet18 --image-size 96 --recipe system-d`
+    `resnetlab train fashion_mnist --model d2l_resnet18 --image-size 96 --recipe d2l-gluon`
 
     It names about 8 minutes on a rented GPU. Here its 10 epochs reach 91.93 % of the test images (91.4 to 92.4; one
     seed), in 62 minutes on one of two cores of an Intel Xeon, the other busy, with bfloat16.
     """
-    return system_b().changed(name="system-d", batch_size=256, lr=0.05)
+    return d2l_pytorch().changed(name="d2l-gluon", batch_size=256, lr=0.05)
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -199,22 +199,22 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "best": best,
     "finetune": finetune,
     "paper-cifar": paper_cifar,
-    "system-a": system_a,
-    "system-b": system_b,
-    "system-c": system_c,
-    "system-d": system_d,
+    "from-scratch": from_scratch,
+    "d2l-pytorch": d2l_pytorch,
+    "imagenette-tutorial": imagenette_tutorial,
+    "d2l-gluon": d2l_gluon,
 }
 
 
 _ABOUT_EQUAL = {"sgd": (0.2, 5e-4), "scratch_sgd": (0.2, 5e-4), "muon": (0.2, 0.01), "adamw": (1e-3, 0.05)}
-"""Learning rates and weight decays that do about the same, by optimiser."""
+"""Learning rates and weight decays that do about the same, by optimizer."""
 
 
 def resolve_recipe(recipe: str | Recipe, /, **changes: Any) -> Recipe:
     """Returns the recipe called `recipe`, or the one given, with the changes applied.
 
     A batch size that is given is taken for any number of images, and learning rates for any batch size. An
-    optimiser that is given alone takes the recipe's learning rates and weight decay in its own scale.
+    optimizer that is given alone takes the recipe's learning rates and weight decay in its own scale.
 
     Raises:
         UserError: there is no such recipe, no such field, or a value is out of range.

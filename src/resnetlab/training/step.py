@@ -1,4 +1,4 @@
-"""One optimisation step, the same for every training."""
+"""One optimization step, the same for every training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.data.batches import Batch
 from resnetlab.training.distributed import shares, summed, without_exchange
 from resnetlab.training.machine import Machine
-from resnetlab.training.muon import Muon
+from resnetlab.training.optimizers import Muon
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.transfer import optimizer_groups
 
@@ -25,7 +25,7 @@ _LOSSES: dict[str, Callable[..., Tensor]] = {
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Returns the recipe's optimiser over the trainable parameters, in the groups of `optimizer_groups`.
+    """Returns the recipe's optimizer over the trainable parameters, in the groups of `optimizer_groups`.
 
     Weight decay is on weights of two and more dimensions; scales, shifts and biases have it with
     `decay_all` only. torch's update is fused into one kernel where there is one for the device.
@@ -42,7 +42,7 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def check_memory_layout(optimizer: torch.optim.Optimizer) -> None:
-    """Raises `RuntimeError` unless gradients and optimiser state lie in memory as their parameters do.
+    """Raises `RuntimeError` unless gradients and optimizer state lie in memory as their parameters do.
 
     A fused update walks through all of them in the order of memory, and computes wrong weights
     without a word where the orders differ (seen on torch 2.15: channels_last weights whose momentum
@@ -56,7 +56,7 @@ def check_memory_layout(optimizer: torch.optim.Optimizer) -> None:
                 if tensor.shape == parameter.shape and _layout(tensor) != _layout(parameter):
                     raise RuntimeError(
                         f"a parameter of shape {tuple(parameter.shape)} has strides {parameter.stride()}, and its "
-                        f"gradient or optimiser state has {tensor.stride()}; a fused optimiser would corrupt it"
+                        f"gradient or optimizer state has {tensor.stride()}; a fused optimizer would corrupt it"
                     )
 
 
@@ -74,7 +74,7 @@ def training_step(
 ) -> tuple[Tensor, Tensor]:
     """Takes one step and returns (loss, number of correct predictions) as scalars on the device.
 
-    Nothing here waits for an accelerator, but for the optimiser from scratch. The loss is the recipe's
+    Nothing here waits for an accelerator, but for the optimizer from scratch. The loss is the recipe's
     objective, label smoothing and class weights included, its mean over the batch; it is NaN where the
     gradient is not finite. A prediction for a mixture of two classes is correct by the share of the class
     that it names. A step whose loss or gradient is not finite changes no parameter.
@@ -84,12 +84,12 @@ def training_step(
             those of the batch of all ranks.
         optimizer: of `build_optimizer`.
         batch: images and their labels.
-        preprocessing: normalises the images, where they are not yet.
+        preprocessing: normalizes the images, where they are not yet.
         recipe: its loss, label smoothing, gradient clipping and accumulation.
         machine: precision and memory format.
-        lr: the learning rate of this step; a group of the optimiser has its "scale" of it.
+        lr: the learning rate of this step; a group of the optimizer has its "scale" of it.
         class_weights: (num_classes,), what a sample of each class counts; None is 1 for all.
-        check_layout: make sure that the optimiser's tensors lie as the parameters do; on the first
+        check_layout: make sure that the optimizer's tensors lie as the parameters do; on the first
             step after every start, load and unfreezing.
     """
     for group in optimizer.param_groups:
@@ -100,7 +100,7 @@ def training_step(
     # Gradients are averaged over the ranks, so that the sum of a rank's losses is divided by an even share.
     even_share = batch.total / ranks
     losses, predictions = [], []
-    # As many for every rank: where normalisation is synchronised, each part waits for the others.
+    # As many for every rank: where normalization is synchronized, each part waits for the others.
     smallest_share = len(images) if ranks == 1 else max(2, batch.total // ranks)
     parts = torch.arange(len(images)).tensor_split(min(recipe.accumulate, smallest_share // min(ranks, 2)))
     for number, rows in enumerate(parts, 1):

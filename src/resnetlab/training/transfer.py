@@ -51,7 +51,7 @@ def first_epochs(recipe: Recipe, model: Network) -> dict[str, int]:
 
 
 def optimizer_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Returns the parameters that require gradients, in groups for an optimiser.
+    """Returns the parameters that require gradients, in groups for an optimizer.
 
     They are two, weights and what is spared weight decay; or two for each part of the network, where parts have
     rates of their own or are unfrozen one after the other: parameters of a group begin to learn together, as torch's

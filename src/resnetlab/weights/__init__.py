@@ -1,8 +1,8 @@
 """Networks in files: our own, and other programs'."""
 
+from resnetlab.weights.contents import inspect_weights
 from resnetlab.weights.convert import convert
 from resnetlab.weights.file import load, save
-from resnetlab.weights.inspect import inspect_weights
 from resnetlab.weights.load import create_model, load_weights
 from resnetlab.weights.report import LoadReport
 

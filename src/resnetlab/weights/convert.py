@@ -18,13 +18,13 @@ from resnetlab.core.runs import Run
 from resnetlab.models.catalog import CATALOG, model_config
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
-from resnetlab.weights import timm, torchvision
-from resnetlab.weights.cifar import cifar_key_map
 from resnetlab.weights.file import save
-from resnetlab.weights.gluon import gluon_key_map_for
-from resnetlab.weights.keymap import COUNTERS, KeyMap
+from resnetlab.weights.gluon.names import gluon_key_map_for
+from resnetlab.weights.gluon.params import write_params
 from resnetlab.weights.load import load_source
-from resnetlab.weights.params import write_params
+from resnetlab.weights.maps import timm, torchvision
+from resnetlab.weights.maps.cifar import cifar_key_map
+from resnetlab.weights.maps.keymap import COUNTERS, KeyMap
 from resnetlab.weights.report import LoadReport
 from resnetlab.weights.sources import Source, key_map, open_weights
 
@@ -42,12 +42,12 @@ def convert(
 ) -> LoadReport:
     """Writes weights in the form of another program, and tells what was taken.
 
-    Everything must fit: a conversion re-initialises nothing and leaves nothing over.
+    Everything must fit: a conversion re-initializes nothing and leaves nothing over.
 
     Args:
         source: as `load_weights` takes it.
         destination: the file to write; one that is there is replaced.
-        model: the network's name in the catalogue, where the source is not ours. Without it the catalogue is
+        model: the network's name in the catalog, where the source is not ours. Without it the catalog is
             searched for a network of these tensors, and channels and classes are the file's.
         overrides: fields of `ResNetConfig` to change in it.
         to: "resnetlab", "torchvision", "timm", "cifar" (for the common training scripts) or "gluon". Without it the
@@ -81,7 +81,7 @@ def convert(
 
 
 def recognize(found: Source) -> ResNetConfig:
-    """Returns the architecture of the first network of the catalogue that has exactly these tensors.
+    """Returns the architecture of the first network of the catalog that has exactly these tensors.
 
     Its channels and classes are those of the tensors.
 
@@ -100,7 +100,7 @@ def recognize(found: Source) -> ResNetConfig:
         if 2 * blocks <= kernels <= 6 * blocks + 4 and (fitted := _fitted(found, config)) is not None:
             return fitted
     raise UserError(
-        f"{found.where} has the tensors of no network of the catalogue. Name the network that it is of and what is "
+        f"{found.where} has the tensors of no network of the catalog. Name the network that it is of and what is "
         "different about it, such as --model resnet50 --set stem=deep."
     )
 

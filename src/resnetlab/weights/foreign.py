@@ -12,7 +12,7 @@ from torch import Tensor
 
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import printable
-from resnetlab.weights.params import is_params, read_params
+from resnetlab.weights.gluon.params import is_params, read_params
 from resnetlab.weights.pickled import is_pickled, read_pickled
 from resnetlab.weights.tensors import (
     DamagedFileError,

@@ -18,7 +18,7 @@ from resnetlab.models import catalog
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet, check_network
 from resnetlab.models.surgery import adapted_kernel, first_convolution
-from resnetlab.weights.keymap import COUNTERS
+from resnetlab.weights.maps.keymap import COUNTERS
 from resnetlab.weights.report import ADAPTED, IGNORED, LOADED, REINITIALIZED, LoadedTensor, LoadReport, listed
 from resnetlab.weights.sources import Source, key_map, open_weights
 
@@ -36,7 +36,7 @@ def load_weights(
 
     All before the head must fit, in the network and in the file. A head of another size, or for other classes,
     begins anew. The first convolution is fitted to the network's input channels: for one channel its weights are
-    summed over the colours, for others they are repeated and scaled. Where the source tells its preprocessing or its
+    summed over the colors, for others they are repeated and scaled. Where the source tells its preprocessing or its
     classes, the network gets them.
 
     Args:
@@ -87,7 +87,7 @@ def create_model(
     image_size: int | None = None,
     **overrides: Any,
 ) -> ResNet:
-    """Builds a network of the catalogue, freshly initialised from torch's global generator, or with weights.
+    """Builds a network of the catalog, freshly initialized from torch's global generator, or with weights.
 
     Args:
         name: a name that `list_models` gives, or a configuration.
@@ -108,7 +108,7 @@ def create_model(
 
 
 def for_channels(preprocessing: Preprocessing, channels: int) -> Preprocessing:
-    """Returns the preprocessing for images of other channels: of one, mean and deviation are those of all colours."""
+    """Returns the preprocessing for images of other channels: of one, mean and deviation are those of all colors."""
     if channels == preprocessing.channels:
         return preprocessing
     taken = {}

@@ -32,7 +32,7 @@ _PICKLE = b"\x80"
 _LONGEST_DIRECTORY = 2**23  # bytes, of a zip archive
 _MOST_OPERATIONS, _LARGEST, _DEEPEST = 2_000_000, 20_000_000, 200
 """Of a pickle: its operations, and what a value in it may unfold to. A checkpoint of our largest network, resnet1202,
-with its optimiser and an average, has under a million operations and a directory of under two million bytes."""
+with its optimizer and an average, has under a million operations and a directory of under two million bytes."""
 
 _ALLOWED = frozenset(
     {
@@ -48,7 +48,7 @@ torch's own list is longer: some functions on it fill memory (bytearray, encode)
 _STORAGE = re.compile(r"torch\.(storage\.|cuda\.)?\w+Storage")
 _KINDS = {
     "torch._utils._rebuild_sparse_tensor": "sparse",
-    "torch._utils._rebuild_qtensor": "quantised",
+    "torch._utils._rebuild_qtensor": "quantized",
     "torch._utils._rebuild_meta_tensor_no_storage": "without values (on the device meta)",
 }
 _GLOBALS = ("GLOBAL", "STACK_GLOBAL", "INST")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-LOADED, ADAPTED, REINITIALIZED, IGNORED = "loaded", "adapted", "re-initialised", "ignored"
+LOADED, ADAPTED, REINITIALIZED, IGNORED = "loaded", "adapted", "re-initialized", "ignored"
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class LoadedTensor:
 
     Attributes:
         name: ours, or the file's where it is ignored.
-        status: "loaded", "adapted", "re-initialised" or "ignored".
+        status: "loaded", "adapted", "re-initialized" or "ignored".
         here: its shape in the network, or None.
         there: its shape in the file, or None.
         why: the reason, for all but the loaded.

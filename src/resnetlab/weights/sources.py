@@ -12,14 +12,14 @@ from resnetlab.core.errors import UserError
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.runs import Run
 from resnetlab.models.config import ResNetConfig
-from resnetlab.weights import timm
-from resnetlab.weights.cifar import cifar_key_map
 from resnetlab.weights.file import described, weights_path
 from resnetlab.weights.foreign import check_finite_weights, read_weights_file
-from resnetlab.weights.gluon import gluon_key_map
-from resnetlab.weights.keymap import KeyMap
-from resnetlab.weights.timm import timm_key_map
-from resnetlab.weights.torchvision import torchvision_key_map, torchvision_weights
+from resnetlab.weights.gluon.names import gluon_key_map
+from resnetlab.weights.maps import timm
+from resnetlab.weights.maps.cifar import cifar_key_map
+from resnetlab.weights.maps.keymap import KeyMap
+from resnetlab.weights.maps.timm import timm_key_map
+from resnetlab.weights.maps.torchvision import torchvision_key_map, torchvision_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +31,8 @@ class Source:
         path: the file.
         tensors: by the names that the file has for them.
         kind: "safetensors", "torch" or "gluon".
-        others: what else the file holds, such as an optimiser's state.
-        network: the name in the catalogue of the network that they are of, where that is told.
+        others: what else the file holds, such as an optimizer's state.
+        network: the name in the catalog of the network that they are of, where that is told.
         config: its architecture, where the file is ours.
         class_names: what the outputs mean, where that is told.
         preprocessing: what the images went through, where that is told.

@@ -2,8 +2,8 @@
 
 The order is fixed. Geometry: crop, flip, rotation, shear, perspective, composed into one warp, so that a
 sample is resampled once whatever is asked for; pixels that a rotation or a shift uncovers are the
-photo's own as far as it reaches, and only beyond it the fill. Colour: brightness, contrast, saturation,
-hue, composed into one affine map of the channels with one clamp. Then equalisation, posterising,
+photo's own as far as it reaches, and only beyond it the fill. Color: brightness, contrast, saturation,
+hue, composed into one affine map of the channels with one clamp. Then equalization, posterising,
 solarising, autocontrast, sharpness, blur, erasing, mixup and cutmix.
 """
 

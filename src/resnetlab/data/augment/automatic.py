@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from resnetlab.core.randomness import Draws
+from resnetlab.data.augment.parameters import Samples
 from resnetlab.data.augment.policy import Augmentation
-from resnetlab.data.augment.samples import Samples
 
 _STEPS = 30  # the strongest of 31 magnitudes, from 0
 OPERATIONS = (

@@ -1,4 +1,4 @@
-"""What is neither geometry nor an affine map of colours: each function changes the images it is given, in place.
+"""What is neither geometry nor an affine map of colors: each function changes the images it is given, in place.
 
 Images are float32 (N, C, H, W), contiguous, values 0 to 255. Each function returns them.
 """
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from resnetlab.data.augment.filters import convolve
-from resnetlab.data.augment.samples import Samples
+from resnetlab.data.augment.parameters import Samples
 
 
 def apply_effects(images: Tensor, samples: Samples, *, blur_kernel: int, erase_fill: int) -> Tensor:
@@ -74,7 +74,7 @@ def solarize(images: Tensor, threshold: Tensor) -> Tensor:
 def autocontrast(images: Tensor) -> Tensor:
     """Returns images each of whose channels reaches from 0 to 255.
 
-    A channel that is constant stays as it is, up to half a grey level of rounding.
+    A channel that is constant stays as it is, up to half a gray level of rounding.
     """
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     constant = high - low < 0.5
@@ -85,7 +85,7 @@ def autocontrast(images: Tensor) -> Tensor:
 def sharpen(images: Tensor, factor: Tensor) -> Tensor:
     """Returns factor * image + (1 - factor) * smoothed, clamped; factor (N, 1, 1, 1).
 
-    Smoothing is a 3x3 mean whose centre counts five times; the outermost pixels stay as they are (Pillow's rule).
+    Smoothing is a 3x3 mean whose center counts five times; the outermost pixels stay as they are (Pillow's rule).
     """
     count, channels, height, width = images.shape
     if min(height, width) < 3:
@@ -96,7 +96,7 @@ def sharpen(images: Tensor, factor: Tensor) -> Tensor:
     rows += pixels[:, 2 * width :]
     smoothed = rows[:, :-2] + rows[:, 1:-1]
     smoothed += rows[:, 2:]
-    # Of the thirteenths that the mean is made of, the centre has four more than its neighbours.
+    # Of the thirteenths that the mean is made of, the center has four more than its neighbors.
     factor = factor[:, :, 0, 0]
     share = (1 - factor) / 13
     smoothed.mul_(share).addcmul_(pixels[:, width + 1 : -width - 1], factor + 4 * share).clamp_(0, 255)
@@ -109,6 +109,6 @@ def blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
     """Returns images convolved with a Gaussian of `sigma` (N, 1, 1, 1) pixels, edges mirrored."""
     radius = min(kernel_size // 2, *(side - 1 for side in images.shape[2:]))  # mirrored edges reach no further
     taps = torch.exp(-0.5 * (torch.arange(radius + 1, device=images.device) / sigma[:, 0, 0]) ** 2)
-    taps = taps / (2 * taps.sum(1, keepdim=True) - 1)  # the centre's tap is 1 and counted once
+    taps = taps / (2 * taps.sum(1, keepdim=True) - 1)  # the center's tap is 1 and counted once
     down = convolve(images, taps, 2, edges="mirror")
     return convolve(down, taps, 3, edges="mirror", out=images)

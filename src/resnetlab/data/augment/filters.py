@@ -9,12 +9,12 @@ from torch import Tensor
 def convolve(images: Tensor, taps: Tensor, dimension: int, *, edges: str, out: Tensor | None = None) -> Tensor:
     """Returns images convolved along one dimension with a symmetric kernel for each.
 
-    Neighbours along an axis are a fixed way apart in memory, so that whole images are added at once; what
+    Neighbors along an axis are a fixed way apart in memory, so that whole images are added at once; what
     that brings together across the end of a line is put right afterwards.
 
     Args:
         images: float (N, C, H, W), contiguous.
-        taps: (N, radius + 1), the centre's first.
+        taps: (N, radius + 1), the center's first.
         dimension: 2 (down) or 3 (along the rows).
         edges: what is taken to lie beyond the first and the last pixel: "repeat" has these pixels themselves,
             "mirror" the image mirrored about them, for a radius below its length.

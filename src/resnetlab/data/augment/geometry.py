@@ -1,15 +1,15 @@
 """All geometry of a sample as one projective map from the output's pixels to the source's.
 
-Points are (x, y) in pixels from the top left corner of the top left pixel, whose centre is at (0.5, 0.5).
+Points are (x, y) in pixels from the top left corner of the top left pixel, whose center is at (0.5, 0.5).
 The order is that in which a person would do it: crop and resize, shift, flip, rotation, shear,
-perspective; the map undoes them from the last to the first. Rotation and shear are about the centre.
+perspective; the map undoes them from the last to the first. Rotation and shear are about the center.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from resnetlab.data.augment.samples import Samples
+from resnetlab.data.augment.parameters import Samples
 
 
 def source_maps(samples: Samples, size: int) -> np.ndarray:
@@ -22,12 +22,12 @@ def source_maps(samples: Samples, size: int) -> np.ndarray:
     radians = np.radians(samples.angle)
     cosine, sine = np.cos(radians), np.sin(radians)
     shear_x, shear_y = samples.shear.T
-    centred = _matrices(count, xx=across, yy=down)
-    centred = centred @ _matrices(count, xx=cosine, xy=-sine, yx=sine, yy=cosine)
+    centered = _matrices(count, xx=across, yy=down)
+    centered = centered @ _matrices(count, xx=cosine, xy=-sine, yx=sine, yy=cosine)
     # A horizontal shear first, then a vertical one, undone the other way round.
-    centred = centred @ _matrices(count, xy=-shear_x) @ _matrices(count, yx=-shear_y)
+    centered = centered @ _matrices(count, xy=-shear_x) @ _matrices(count, yx=-shear_y)
     half = size / 2
-    maps = maps @ _matrices(count, x1=half, y1=half) @ centred @ _matrices(count, x1=-half, y1=-half)
+    maps = maps @ _matrices(count, x1=half, y1=half) @ centered @ _matrices(count, x1=-half, y1=-half)
     moved = samples.corners.any((1, 2))
     if moved.any():
         maps[moved] = maps[moved] @ _unperspective(samples.corners[moved], size)

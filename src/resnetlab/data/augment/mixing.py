@@ -43,7 +43,7 @@ def draw_mix(policy: Augmentation, count: int, size: int, draws: Draws) -> Mix |
     """Draws partners and shares of a batch of `count` samples; None where the policy mixes nothing.
 
     Shares are Beta(alpha, alpha), one a sample. The share of CutMix is that of the area kept, its
-    rectangle having the image's shape and its centre anywhere, so that it is cut at the border.
+    rectangle having the image's shape and its center anywhere, so that it is cut at the border.
     """
     if not policy.mixes or count < 2:
         return None
@@ -55,7 +55,7 @@ def draw_mix(policy: Augmentation, count: int, size: int, draws: Draws) -> Mix |
     if not cut:
         return Mix(partners, share)
     half = np.rint(size * np.sqrt(1 - share) / 2).astype(np.int64)
-    centres = stream.integers(0, size, (2, count))
-    (top, left), (bottom, right) = np.maximum(centres - half, 0), np.minimum(centres + half, size)
+    centers = stream.integers(0, size, (2, count))
+    (top, left), (bottom, right) = np.maximum(centers - half, 0), np.minimum(centers + half, size)
     boxes = np.stack([top, left, bottom - top, right - left], axis=1)
     return Mix(partners, 1 - boxes[:, 2] * boxes[:, 3] / size**2, boxes)

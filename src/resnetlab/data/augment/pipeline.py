@@ -18,10 +18,10 @@ from resnetlab.data.augment.automatic import add_operations
 from resnetlab.data.augment.color import change_colors
 from resnetlab.data.augment.effects import apply_effects
 from resnetlab.data.augment.geometry import source_maps
+from resnetlab.data.augment.parameters import Samples, draw_samples
 from resnetlab.data.augment.policy import Augmentation
-from resnetlab.data.augment.samples import Samples, draw_samples
 from resnetlab.data.augment.warp import plan_warp, warp
-from resnetlab.data.images import ImageSource, Ragged, Stack, cut_patches
+from resnetlab.data.storage.images import ImageSource, Ragged, Stack, cut_patches
 
 _CACHED_PIXELS = 24 * 224 * 224
 """On a CPU so many output pixels are worked on at a time that they stay in its cache."""
@@ -50,7 +50,7 @@ def augment(
         fit: what a sample without a random crop shows, as in evaluation.
         rows: int (N,), the part of the batch to make; None for all of it.
         device: where to compute; the CPU without it.
-        preprocessing: normalises what is float32, while it is in the processor's cache; else values are 0 to 255.
+        preprocessing: normalizes what is float32, while it is in the processor's cache; else values are 0 to 255.
     """
     device = device or torch.device("cpu")
     rows = np.arange(len(positions)) if rows is None else rows
@@ -107,7 +107,7 @@ def _workers(count: int) -> ThreadPoolExecutor:
 
 
 def _put(result: Tensor, rows: np.ndarray, images: Tensor, preprocessing: Preprocessing | None) -> None:
-    """Writes images to their rows of the batch; on a CPU normalising one and writing it are the same pass."""
+    """Writes images to their rows of the batch; on a CPU normalizing one and writing it are the same pass."""
     if images.device.type != "cpu":
         normalized = images if preprocessing is None else preprocessing.normalize(images)
         result.index_copy_(0, torch.from_numpy(rows).to(images.device), normalized)

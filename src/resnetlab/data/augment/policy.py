@@ -19,7 +19,7 @@ class Augmentation:
     """What training does to its images, each sample drawn for itself.
 
     A share called `_p` is the probability that a sample is changed at all; strengths without one are drawn
-    for every sample. Colour strengths are as in torchvision's ColorJitter: 0.2 draws a factor from 0.8
+    for every sample. Color strengths are as in torchvision's ColorJitter: 0.2 draws a factor from 0.8
     to 1.2.
 
     Attributes:
@@ -32,13 +32,13 @@ class Augmentation:
         vertical_flip: turn half of the images upside down.
         rotation: the largest angle, in degrees.
         shear: the largest angle of a horizontal shear, in degrees.
-        perspective: how far each corner may move towards the centre, as a share of half the side.
+        perspective: how far each corner may move toward the center, as a share of half the side.
         perspective_p: share of the samples whose corners move.
         fill: the value, 0 to 255, of what lies beyond the photo.
         brightness: largest change of the factor on all channels.
-        contrast: largest change of the factor on the distance from the image's mean grey.
-        saturation: largest change of the factor on the distance from each pixel's own grey.
-        hue: largest rotation of the colours, as a share of the circle, at most 0.5.
+        contrast: largest change of the factor on the distance from the image's mean gray.
+        saturation: largest change of the factor on the distance from each pixel's own gray.
+        hue: largest rotation of the colors, as a share of the circle, at most 0.5.
         autocontrast_p: stretch every channel to 0 ... 255.
         sharpness: the factor of `sharpness_p`: 0 is smoothed, 1 unchanged, above 1 sharper.
         sharpness_p: share of the samples whose sharpness changes.
@@ -126,7 +126,7 @@ class Augmentation:
                 raise UserError(f"augment.{name} must be at most 255, got {getattr(self, name)}.")
         integer("blur_kernel", 1)
         if self.blur_kernel % 2 == 0:
-            raise UserError(f"augment.blur_kernel must be odd, so that it has a centre, got {self.blur_kernel}.")
+            raise UserError(f"augment.blur_kernel must be odd, so that it has a center, got {self.blur_kernel}.")
         check_choice("augment.policy", self.policy, POLICIES)
         integer("rand_operations", 1)
         integer("rand_magnitude", 0)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from resnetlab.data.augment.filters import convolve
 from resnetlab.data.augment.geometry import apply, footprints
-from resnetlab.data.images import ImageSource, cut_patches
+from resnetlab.data.storage.images import ImageSource, cut_patches
 
 _BOX = 3.0
 """Boxes are averaged so far that an output pixel spans at least as many pixels of what is left."""
@@ -111,19 +111,19 @@ def warp(
 
 def _grid(plan: WarpPlan, size: int, device: torch.device) -> Tensor:
     """Returns (N, size, size, 2): where in its patch each output pixel is sampled, from -1 to 1 as torch counts."""
-    maps, normalised = plan.maps, plan.maps.copy()
-    normalised[:, :2] -= plan.low[:, :, None] * maps[:, 2:]  # points of the patch, not of the photo
+    maps, normalized = plan.maps, plan.maps.copy()
+    normalized[:, :2] -= plan.low[:, :, None] * maps[:, 2:]  # points of the patch, not of the photo
     patch = plan.boxes * np.array(plan.patch)
-    normalised[:, :2] = normalised[:, :2] * (2 / patch)[:, :, None] - maps[:, 2:]
-    entries = torch.from_numpy(normalised).to(device, torch.float32)
-    centres = torch.arange(size, dtype=torch.float32, device=device)[:, None] + 0.5
+    normalized[:, :2] = normalized[:, :2] * (2 / patch)[:, :, None] - maps[:, 2:]
+    entries = torch.from_numpy(normalized).to(device, torch.float32)
+    centers = torch.arange(size, dtype=torch.float32, device=device)[:, None] + 0.5
     # x and y of a point lie side by side, and as the parts of a complex number they are added in one go.
-    along_x = entries[:, None, :2, 0] * centres
-    along_y = entries[:, None, :2, 1] * centres + entries[:, None, :2, 2]
+    along_x = entries[:, None, :2, 0] * centers
+    along_y = entries[:, None, :2, 1] * centers + entries[:, None, :2, 2]
     grid = torch.view_as_complex(along_x)[:, None, :] + torch.view_as_complex(along_y)[:, :, None]
     if (maps[:, 2, :2] != 0).any():
-        depth = (entries[:, 2, 0, None] * centres[:, 0])[:, None, :]
-        depth = depth + (entries[:, 2, 1, None] * centres[:, 0] + entries[:, 2, 2, None])[:, :, None]
+        depth = (entries[:, 2, 0, None] * centers[:, 0])[:, None, :]
+        depth = depth + (entries[:, 2, 1, None] * centers[:, 0] + entries[:, 2, 2, None])[:, :, None]
         grid.mul_(depth.reciprocal_())
     return torch.view_as_real(grid)
 
@@ -131,14 +131,14 @@ def _grid(plan: WarpPlan, size: int, device: torch.device) -> Tensor:
 def _smooth(images: Tensor, spans: np.ndarray) -> Tensor:
     """Returns float (N, C, h, w), smoothed along x and y where an output pixel spans more than one of the patch."""
     for axis, dimension in ((0, 3), (1, 2)):
-        if (spans[:, axis] > 1).any():  # for the others the kernel has a centre only
+        if (spans[:, axis] > 1).any():  # for the others the kernel has a center only
             taps = torch.from_numpy(_kernels(spans[:, axis])).to(images.device, torch.float32)
             images = convolve(images, taps, dimension, edges="repeat")
     return images
 
 
 def _kernels(spans: np.ndarray) -> np.ndarray:
-    """Returns (N, K): symmetric kernels of variance (s^2 - 1) / 6 and sum 1, from the centre outwards."""
+    """Returns (N, K): symmetric kernels of variance (s^2 - 1) / 6 and sum 1, from the center outwards."""
     whole = np.floor(spans)
     # The variance of the discrete triangle of whole width n is (n^2 - 1) / 6, so the mixture is linear in s^2.
     share = ((whole + 1) ** 2 - spans**2) / ((whole + 1) ** 2 - whole**2)

@@ -45,7 +45,7 @@ _LONGEST_LABEL = 17
 
 
 def draw(summary: Summary) -> str:
-    """Returns the drawing of a summarised network as an SVG document."""
+    """Returns the drawing of a summarized network as an SVG document."""
     page = _Page()
     found = units(summary.layers)
     page.heading(summary)
@@ -129,7 +129,7 @@ class _Page:
         notes = ["⊕ is the sum of branch and shortcut." if shown else "No shortcuts: a plain network."]
         if is_preactivated:
             notes.append("Pre-activation: nothing follows the sum.")
-        notes += ["Bars are wider for more channels.", "Normalisation and activations are not drawn."]
+        notes += ["Bars are wider for more channels.", "Normalization and activations are not drawn."]
         for note in notes:
             self._text(24, self.y, note, size=11.5, color=_SOFT)
             self.y += 18
@@ -240,7 +240,7 @@ def _stroke(path: str, kind: str) -> str:
 
 
 def _fill(word: str) -> str:
-    """Returns a bar's colour: windows dark, pointwise light, pooling green, linear violet, others yellow."""
+    """Returns a bar's color: windows dark, pointwise light, pooling green, linear violet, others yellow."""
     if "pool" in word or word == "global average":
         return "#b2f2bb"
     first = word.split(" ")[0]

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from resnetlab.core.notebook import table, text
+from resnetlab.core.html import table, text
 from resnetlab.models.resnet import ResNet
 
 

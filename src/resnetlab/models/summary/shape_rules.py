@@ -1,6 +1,6 @@
 """The shapes that operations return, without torch's own rules for the meta device.
 
-Those are written in Python: a batch normalisation takes them a millisecond or two, and the first convolution
+Those are written in Python: a batch normalization takes them a millisecond or two, and the first convolution
 imports a compiler, which takes seconds. The few operations that networks of this family are made of are answered
 here; any other, and whatever is out of the ordinary, is left to torch, and so are the errors.
 """
@@ -39,7 +39,7 @@ def run_on_shapes(operation: Any, args: tuple, kwargs: dict) -> Any:
         shape = None if rule is None else rule(*args)
         if shape is not None:
             output = torch.empty(shape, dtype=args[0].dtype, device="meta")
-            # A normalisation's statistics and a pooling's indices are of no use here: they stand for themselves.
+            # A normalization's statistics and a pooling's indices are of no use here: they stand for themselves.
             return (output,) * _OUTPUTS[operation] if operation in _OUTPUTS else output
     return operation(*args, **kwargs)
 

@@ -43,7 +43,7 @@ class Summary:
             twice is there twice.
         parameters: trainable parameters, each once.
         fixed: values that are saved with the network and not trained: running statistics, frozen parameters.
-        macs: multiply-accumulates of convolutions and linear layers for one image, with no bias, normalisation or
+        macs: multiply-accumulates of convolutions and linear layers for one image, with no bias, normalization or
             activation counted: what He et al. call FLOPs.
         activation_bytes: memory in float32 of the outputs of all modules for one image. Training keeps about this
             for each image of a batch, because the backward pass reads it. An output that shares its memory with
@@ -102,7 +102,7 @@ class Summary:
             names: "own", or "gluon": Gluon's kinds of layers, numbered.
             counters: the numbers that Gluon's names begin with, such as {"conv": 5}. Gluon counts through a whole
                 process; the default is where its counters stand in the write-up the table is known from, which had
-                built five convolutions, four normalisations and one sequence before.
+                built five convolutions, four normalizations and one sequence before.
         """
         check_choice("names", names, ("own", "gluon"))
         return trace_lines(self.layers, gluon=names == "gluon", counters=counters)

@@ -277,7 +277,7 @@ def _strings_blocks(module: nn.Module) -> bool:
 
 
 def _order(words: Sequence[Word]) -> str:
-    """Returns where a block normalises and activates, of the words of all its layers and sums in order."""
+    """Returns where a block normalizes and activates, of the words of all its layers and sums in order."""
     roles = [word.role for word in words]
     if next((role for role in roles if role in ("activation", "weights")), "") == "activation":
         return PREACTIVATION

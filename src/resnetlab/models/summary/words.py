@@ -37,7 +37,7 @@ GATE = Word("SE", "gate")
 
 
 def is_normalization(kind: str) -> bool:
-    """Whether a class of this name normalises."""
+    """Whether a class of this name normalizes."""
     return "Norm" in kind
 
 
@@ -82,7 +82,7 @@ def layer_word(module: nn.Module, dimensions: int) -> Word:
 
 
 def path_words(words: Iterable[Word]) -> str:
-    """Returns a path of layers in words; normalisation and activations between them go without saying."""
+    """Returns a path of layers in words; normalization and activations between them go without saying."""
     told = list(words)
     path = [word.text for word in told if word.role in ("weights", "pool", "pad", "gate", "other")]
     notes = [word.text for word in told if word.role == "note"]
@@ -122,7 +122,7 @@ def _convolution(module: Any, dimensions: int) -> str:
 
 
 def _bias_unless(module: nn.Module, usual: bool) -> str:
-    """Convolutions before a normalisation need no bias, linear layers usually have one: the exception is said."""
+    """Convolutions before a normalization need no bias, linear layers usually have one: the exception is said."""
     has_bias = getattr(module, "bias", None) is not None
     return "" if has_bias is usual else " +b" if has_bias else " -b"
 

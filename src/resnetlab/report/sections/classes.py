@@ -6,8 +6,8 @@ import math
 from html import escape
 from typing import Any
 
+from resnetlab.report.evaluation_files import Results
 from resnetlab.report.markup import ABSENT
-from resnetlab.report.results import Results
 
 
 def classes(results: Results) -> str:

@@ -10,8 +10,8 @@ import numpy as np
 
 from resnetlab.evaluation.confusion import confused_pairs
 from resnetlab.report import charts
+from resnetlab.report.evaluation_files import Results
 from resnetlab.report.markup import chart, table
-from resnetlab.report.results import Results
 
 MAX_CONFUSIONS = 8
 MAX_CELL_TEXT = 30
@@ -37,7 +37,7 @@ def confusion(results: Results) -> str:
     )
     reading = (
         "Each row is a true class, each column a prediction. Blue is right, orange is wrong, and the stronger "
-        "the colour, the larger the share of the true class. "
+        "the color, the larger the share of the true class. "
     )
     reading += (
         "The numbers count images. Choose a cell to see its images."
@@ -96,12 +96,12 @@ def signed_shares(matrix: np.ndarray) -> np.ndarray:
 
 
 def is_strong(shares: np.ndarray) -> np.ndarray:
-    """Where white text has more contrast on the scale's colours than black; with these bounds 4.4 at least."""
+    """Where white text has more contrast on the scale's colors than black; with these bounds 4.4 at least."""
     return (shares > 0.79) | (shares < -0.33)
 
 
 def _counts(matrix: np.ndarray, labels: Sequence[str], *, strong: bool) -> dict[str, Any]:
-    """The numbers in the cells of strong, or of weak colour: each kind has the text colour that can be read."""
+    """The numbers in the cells of strong, or of weak color: each kind has the text color that can be read."""
     rows, columns = np.nonzero((matrix > 0) & (is_strong(signed_shares(matrix)) == strong))
     return {
         "type": "scatter", "mode": "text", "hoverinfo": "skip",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
+from resnetlab.report.evaluation_files import Results
 from resnetlab.report.markup import note
-from resnetlab.report.results import Results
 
 
 def explorer(results: Results, held: int, no_pictures: str | None) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from resnetlab.report.evaluation_files import Results
 from resnetlab.report.markup import counted, note
-from resnetlab.report.results import Results
 
 _METHODS = {
     "tsne": "t-SNE (van der Maaten and Hinton 2008) arranges the images by what the network makes of them just before "
@@ -24,9 +24,9 @@ def embedding_map(results: Results) -> str:
         )
     found = results.exploration.map
     words = f"<p>{_METHODS.get(found.method, 'Near points are alike to the network.')}</p>"
-    if not math.isnan(found.neighbour_accuracy):
+    if not math.isnan(found.neighbor_accuracy):
         words += (
-            f"<p>A vote of the ten nearest images names the class of {found.neighbour_accuracy:.2%} of the images in "
+            f"<p>A vote of the ten nearest images names the class of {found.neighbor_accuracy:.2%} of the images in "
             f"the network’s own space, and of {found.map_accuracy:.2%} in this map. "  # noqa: RUF001
             "Where the second is much lower, the map does not show what the network knows.</p>"
         )
@@ -37,9 +37,9 @@ def embedding_map(results: Results) -> str:
     )
     return (
         f'{words}<div class="map" id="embedding-map"><div class="controls">'
-        '<div role="group" aria-label="Colour of the points">'
-        '<button type="button" data-colour="class" aria-pressed="true">By class</button>'
-        '<button type="button" data-colour="error" aria-pressed="false">By right or wrong</button></div>'
+        '<div role="group" aria-label="Color of the points">'
+        '<button type="button" data-color="class" aria-pressed="true">By class</button>'
+        '<button type="button" data-color="error" aria-pressed="false">By right or wrong</button></div>'
         '<div role="group" aria-label="Size of the map">'
         '<button type="button" data-zoom="in">Closer</button><button type="button" data-zoom="out">Farther</button>'
         '<button type="button" data-zoom="all">Whole map</button></div></div>'

@@ -7,9 +7,9 @@ from html import escape
 
 from PIL import Image
 
+from resnetlab.report.evaluation_files import Results
 from resnetlab.report.markup import folded, note
 from resnetlab.report.mistakes import PIXELATED_BELOW, Mistake, Mistakes, data_uri
-from resnetlab.report.results import Results
 
 _UNFOLDED = 12
 """More cards than this are shown when asked for: on a phone they are one below the other."""
@@ -19,7 +19,7 @@ _SURPRISING = (
 )
 _ATTENTION = (
     "Beside each image is what the network looked at (class activation, Zhou et al. 2016), first for its answer, then "
-    "for the true class: orange speaks for that class, blue against it, and full colour is the strongest place of "
+    "for the true class: orange speaks for that class, blue against it, and full color is the strongest place of "
     "each picture."
 )
 

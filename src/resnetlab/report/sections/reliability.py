@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from resnetlab.report import charts
+from resnetlab.report.evaluation_files import Results
 from resnetlab.report.markup import chart, folded, number, table
-from resnetlab.report.results import Results
 
 
 def reliability(results: Results) -> str:

@@ -9,8 +9,8 @@ import numpy as np
 
 from resnetlab.evaluation.diagnostics import Diagnostics
 from resnetlab.report import charts
+from resnetlab.report.evaluation_files import Results
 from resnetlab.report.markup import chart, counted, folded, note, number, table
-from resnetlab.report.results import Results
 
 _RATIO, _COST, _RESPONSE = (
     "Branch against shortcut, a bar chart by block. Its numbers are in the table that follows.",
@@ -108,7 +108,7 @@ def _words(found: Diagnostics) -> str:
         ranked = layers.sort_values("rank")
         first, last = ranked.iloc[0], ranked.iloc[-1]
         sentences.append(
-            f"The responses, the standard deviations of what the 3x3 layers add after normalisation (He et al. 2016, "
+            f"The responses, the standard deviations of what the 3x3 layers add after normalization (He et al. 2016, "
             f"Fig. 7), run from {number(last['response'], '.3f')} ({escape(str(last['layer']))}) to "
             f"{number(first['response'], '.3f')} ({escape(str(first['layer']))}). "
             "In the paper they are smaller in residual networks than in plain ones, and smaller the deeper the network."

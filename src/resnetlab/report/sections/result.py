@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from resnetlab.core.runs import Run
-from resnetlab.report.results import Results
+from resnetlab.report.evaluation_files import Results
 
 
 def facts(run: Run, results: Results) -> str:

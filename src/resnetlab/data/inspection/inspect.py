@@ -1,0 +1,251 @@
+"""`inspect_data`: what there is in a data set, and what is wrong with it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image, ImageStat
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.markup import escape
+from rich.progress import track
+from torch import Tensor
+
+from resnetlab.core.console import console as progress_console
+from resnetlab.core.console import is_live, render
+from resnetlab.data.inspection.tables import class_table, constant_table, duplicate_table, split_table
+from resnetlab.data.sources.named import find_imagenette
+from resnetlab.data.storage.images import Ragged
+from resnetlab.data.storage.pack import is_pack
+from resnetlab.data.storage.reader import UnreadableImageError, probe_image
+from resnetlab.data.storage.store import ImageData
+from resnetlab.data.storage.survey import map_files
+
+CONSTANT_BELOW = 2.0
+"""An image whose pixels deviate by less than this in every channel, of 255, shows nothing."""
+
+_CHUNK = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """What `inspect_data` found; nothing of it is changed or deleted.
+
+    Attributes:
+        name: of the data set.
+        seen: what the network sees of an image, such as "3x128x128, crop".
+        splits: a row a split: split, images, share; stored_height and stored_width, each with _min, _median
+            and _max, of the images as they are kept (training photos are shrunk, others are squares);
+            channels; smallest_class, smallest_count, largest_class, largest_count, ratio; copies, the images
+            that repeat another of their split; also_in_<split>, those with an equal in that split; constant.
+            Where the image files are at hand also their size before anything was done to it, file_height_...
+            and file_width_..., and file_gray and file_color, how many there are of each.
+        classes: a row a class: class, and how many images each split has of it.
+        duplicates: a row an image that has an equal one: group, split, index, path where it has one, label,
+            conflict (the group has several labels). Conflicts first, then groups across splits, then large ones.
+        constant: a row an image that shows nothing: split, index, path, label, deviation.
+        mean: mean of the training images by channel, 0 to 1; none where there is no training split.
+        std: their standard deviation by channel.
+        notes: what was said while the images were loaded, such as which files were left out.
+    """
+
+    name: str
+    seen: str
+    splits: pd.DataFrame
+    classes: pd.DataFrame
+    duplicates: pd.DataFrame
+    constant: pd.DataFrame
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        images = sum(self.splits["images"].tolist())
+        yield (f"{escape(self.name)}: {images:,} images, {len(self.classes):,} classes; the network sees {self.seen}")
+        yield split_table(self.splits)
+        if self.mean:
+            values = (" ".join(f"{value:.4f}" for value in channels) for channels in (self.mean, self.std))
+            yield "training pixels, 0 to 1: mean {}, deviation {}".format(*values)
+        yield ""
+        yield from class_table(self.classes)
+        yield from duplicate_table(self.duplicates)
+        yield from constant_table(self.constant)
+        for note in self.notes:
+            yield f"note: {escape(note)}"
+
+    def __str__(self) -> str:
+        return render(self)
+
+    __repr__ = __str__
+
+
+def inspect_data(data: ImageData, *, notes: Sequence[str] = ()) -> Inspection:
+    """Counts, measures and compares the images of every split.
+
+    Equal images are told by `Split.digests`: copies of a file are found under any name, and arrays by their
+    pixels; a photo that was resized or saved anew is not.
+
+    Args:
+        data: as `load_data` returned it.
+        notes: what was said while loading, to be shown with the rest.
+    """
+    digests = {name: split.digests for name, split in data.splits.items()}
+    deviations = {
+        name: np.fromiter(_deviations(split.images), dtype=np.float64, count=len(split))
+        for name, split in data.splits.items()
+    }
+    counts = {
+        name: torch.bincount(split.labels, minlength=data.num_classes).numpy() for name, split in data.splits.items()
+    }
+    root = _file_root(data)
+    rows = [
+        _describe_split(data, name, counts[name])
+        | _describe_equals(name, digests)
+        | {"constant": int((deviations[name] < CONSTANT_BELOW).sum())}
+        | _describe_files(root, data.splits[name].paths)
+        for name in data.splits
+    ]
+    preprocessing = data.preprocessing if "train" in data.splits else None
+    return Inspection(
+        name=data.name,
+        seen=f"{data.channels}x{data.image_size}x{data.image_size}, {data.fit}",
+        splits=pd.DataFrame(rows),
+        classes=pd.DataFrame({"class": list(data.class_names), **counts}),
+        duplicates=_duplicates(data, digests),
+        constant=_constant(data, deviations),
+        mean=preprocessing.mean if preprocessing else (),
+        std=preprocessing.std if preprocessing else (),
+        notes=tuple(notes),
+    )
+
+
+def _deviations(images: Tensor | Ragged) -> Iterator[float]:
+    """Yields each image's standard deviation over its pixels, in the channel where it is largest."""
+    if isinstance(images, Tensor):
+        for part in images.split(_CHUNK):
+            yield from part.float().std((2, 3), correction=0).amax(1).tolist()
+        return
+    positions = range(len(images))
+    for position in track(
+        positions, "looking at pixels", console=progress_console, transient=True, disable=not is_live()
+    ):
+        pixels = images.pixels(position)
+        yield max(ImageStat.Stat(Image.fromarray(pixels if images.channels == 3 else pixels[:, :, 0])).stddev)
+
+
+def _describe_split(data: ImageData, name: str, counts: np.ndarray) -> dict[str, Any]:
+    split = data.splits[name]
+    stored = split.images.shapes if isinstance(split.images, Ragged) else np.array([split.images.shape[2:]])
+    smallest, largest = int(counts.argmin()), int(counts.argmax())
+    return {
+        "split": name,
+        "images": len(split),
+        "share": len(split) / sum(map(len, data.splits.values())),
+        **_spread("stored", stored),
+        "channels": data.channels,
+        "smallest_class": data.class_names[smallest],
+        "smallest_count": int(counts[smallest]),
+        "largest_class": data.class_names[largest],
+        "largest_count": int(counts[largest]),
+        "ratio": float(counts[largest] / counts[smallest]) if counts[smallest] else math.inf,
+    }
+
+
+def _describe_equals(name: str, digests: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    own, found = digests[name], {"copies": len(digests[name]) - len(set(digests[name]))}
+    for other, values in digests.items():
+        there = set(values) if other != name else set()
+        found[f"also_in_{other}"] = sum(digest in there for digest in own)
+    return found
+
+
+def _spread(kind: str, shapes: np.ndarray) -> dict[str, int]:
+    """Returns the smallest, median and largest height and width of shapes int (N, 2)."""
+    found = {}
+    for axis, name in enumerate(("height", "width")):
+        values = shapes[:, axis]
+        ends = {"min": values.min(), "median": np.median(values), "max": values.max()}
+        found |= {f"{kind}_{name}_{end}": int(value) for end, value in ends.items()}
+    return found
+
+
+def _describe_files(root: Path | None, paths: Sequence[str] | None) -> dict[str, int]:
+    """Returns sizes and channels of image files from their heads; nothing where the files are not at hand."""
+    if root is None or not paths:
+        return {}
+    heads = [
+        head
+        for head in map_files(probe_image, [root / path for path in paths], "looking at image files")
+        if not isinstance(head, UnreadableImageError)
+    ]
+    if not heads:
+        return {}
+    facts = np.array(heads)
+    gray = int((facts[:, 0] == 1).sum())
+    return {**_spread("file", facts[:, 1:]), "file_gray": gray, "file_color": len(facts) - gray}
+
+
+def _file_root(data: ImageData) -> Path | None:
+    """Returns the folder that the images' paths are relative to; None where they are in no files of their own."""
+    source, data_root = data.arguments.get("source", ""), data.arguments.get("data_root")
+    if all(split.paths is None for split in data.splits.values()):
+        return None
+    if source == "imagenette" and data_root:
+        return find_imagenette(Path(data_root), False, data.image_size)[0]
+    path = Path(source)
+    if path.is_dir():
+        return None if is_pack(path) else path
+    return path.parent if path.is_file() else None
+
+
+def _duplicates(data: ImageData, digests: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    times = Counter(chain.from_iterable(digests.values()))
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for split, values in digests.items():
+        for position, digest in enumerate(values):
+            if times[digest] > 1:
+                groups.setdefault(digest, []).append(_facts(data, split, position))
+
+    def weight(group: list[dict[str, Any]]) -> tuple[bool, bool, int]:
+        return len(_values(group, "label")) == 1, len(_values(group, "split")) == 1, -len(group)
+
+    rows = [
+        {"group": number, **row, "conflict": len(_values(group, "label")) > 1}
+        for number, group in enumerate(sorted(groups.values(), key=weight), start=1)
+        for row in group
+    ]
+    return pd.DataFrame(rows, columns=["group", *_columns(data), "conflict"])
+
+
+def _values(group: Sequence[Mapping[str, Any]], key: str) -> set[Any]:
+    return {row[key] for row in group}
+
+
+def _constant(data: ImageData, deviations: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    rows = [
+        {**_facts(data, split, position), "deviation": float(values[position])}
+        for split, values in deviations.items()
+        for position in np.flatnonzero(values < CONSTANT_BELOW).tolist()
+    ]
+    return pd.DataFrame(rows, columns=[*_columns(data), "deviation"])
+
+
+def _facts(data: ImageData, name: str, position: int) -> dict[str, Any]:
+    """Returns what tells an image: split, index, path where it has one, label."""
+    split = data.splits[name]
+    path = {} if split.paths is None else {"path": split.paths[position]}
+    label = data.class_names[int(split.labels[position])]
+    return {"split": name, "index": int(split.index[position]), **path, "label": label}
+
+
+def _columns(data: ImageData) -> list[str]:
+    has_paths = any(split.paths is not None for split in data.splits.values())
+    return ["split", "index", *(["path"] if has_paths else []), "label"]

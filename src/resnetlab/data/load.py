@@ -1,0 +1,299 @@
+"""Where images come from: `load_data` and its sources."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from resnetlab.core.checks import check_integer
+from resnetlab.core.errors import UserError, nearest
+from resnetlab.core.files import printable
+from resnetlab.data.assemble import from_arrays, from_files, from_pack
+from resnetlab.data.options import LoadOptions
+from resnetlab.data.sources.arrays import ArraySource, check_arrays
+from resnetlab.data.sources.cifar import load_cifar10, load_cifar100
+from resnetlab.data.sources.folders import FileSource, list_folder, list_table
+from resnetlab.data.sources.named import find_imagenette, load_digits, load_fashion_mnist, load_mnist
+from resnetlab.data.sources.packages import DATA_ROOT_VARIABLE
+from resnetlab.data.sources.scan import visible_files
+from resnetlab.data.storage.pack import is_complete, is_pack
+from resnetlab.data.storage.store import ImageData
+
+ARRAYS = "arrays"
+"""What a run records as its source where images were passed from Python."""
+
+_ARRAY_SETS: dict[str, Callable[[Path, bool], ArraySource]] = {
+    "digits": lambda root, download: load_digits(),
+    "mnist": load_mnist,
+    "fashion_mnist": load_fashion_mnist,
+    "cifar10": load_cifar10,
+    "cifar100": load_cifar100,
+}
+NAMED_SOURCES = (*_ARRAY_SETS, "imagenette")
+_TABLES = (".csv", ".tsv", ".parquet")
+
+
+def load_data(
+    source: str | Path | Sequence[Any] | Mapping[str, Any],
+    *,
+    data_root: str | Path | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+    fit: str = "crop",
+    crop_share: float = 1.0,
+    detail: float = 1.5,
+    store: str = "auto",
+    class_names: Sequence[str] | None = None,
+    split_seed: int = 0,
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.2,
+    limit: int | None = None,
+    limit_held_out: int | None = None,
+    skip_unreadable: bool = False,
+    follow_links: bool = False,
+    workers: int | None = None,
+    download: bool = True,
+) -> ImageData:
+    """Loads a data set, split into training, validation and test images.
+
+    A split that the source has (its test images, a `val` folder) is kept. What it has not is drawn
+    from its training images, stratified by class and fixed by `split_seed`.
+
+    Args:
+        source: one of
+
+            - a name: "digits" (1,797 handwritten digits of 8x8 pixels, embedded in scikit-learn), "mnist",
+              "fashion_mnist", "cifar10", "cifar100" or "imagenette";
+            - a folder of class folders, with or without `train`, `val` and `test` folders;
+            - a .csv, .tsv or .parquet table with the columns path and label, and split where there are any;
+            - a pack that `resnetlab data pack` made;
+            - arrays or tensors: (images, labels), or a dict of such pairs with the keys train, validation
+              and test. Images are (N, H, W), (N, H, W, C) or (N, C, H, W), uint8, or float in [0, 1].
+        data_root: where downloaded data sets are, in torchvision's layout; without it
+            $RESNETLAB_DATA, else `data`.
+        image_size: height and width in pixels of what the network sees. Without it the size of the
+            images; for photos the median of their shorter sides, at most 224.
+        channels: 1 to make all images gray, 3 to make them RGB; without it as they are.
+        fit: how an image that is no square becomes one: "crop" to its center, or "squash".
+        crop_share: height and width of the part of that square, at its center, that evaluation and prediction see:
+            224 / 256 is the usual one of ImageNet. Training does not heed it.
+        detail: training photos keep their shape, and up to so many times `image_size` on the shorter side,
+            for random crops to be cut from.
+        store: "memory"; "pack", files that are mapped into memory, built once and found again, under
+            $RESNETLAB_CACHE or the user's cache folder; "auto" takes memory where the images leave half of
+            what is free. For images in files.
+        class_names: of a table or arrays whose labels are integers.
+        split_seed: fixes the drawn splits; it is apart from the training's seed, so that runs of
+            several seeds are compared on the same images.
+        validation_fraction: share of the training images that becomes the validation split where the
+            source has none; 0 for none.
+        test_fraction: share of all images that becomes the test split of a source without splits; 1
+            puts all of them there.
+        limit: the most training images to take, drawn with the classes in proportion and fixed by
+            `split_seed`, for a first try or a small budget; the other splits stay whole.
+        limit_held_out: likewise, the most images of each other split, where evaluation would take too long.
+        skip_unreadable: leave unreadable files out with a warning instead of raising.
+        follow_links: follow symbolic links that leave the folder.
+        workers: decoding threads or processes; the images do not depend on it. One for each processor
+            without it.
+        download: get a data set that is absent; what, how much and where to is printed first.
+
+    Raises:
+        UserError: the source is unknown, empty, damaged, or cannot be split.
+    """
+    is_path = isinstance(source, (str, Path))
+    if not is_path and not isinstance(source, (Sequence, Mapping)):
+        raise UserError(
+            "data must be the name of a data set, the path of a folder, table or pack, or arrays (images, labels), "
+            f"got {source!r}."
+        )
+    options = LoadOptions(
+        source=str(source) if is_path else ARRAYS,
+        data_root=None if data_root is None else str(data_root),
+        image_size=image_size,
+        channels=channels,
+        fit=fit,
+        crop_share=crop_share,
+        detail=detail,
+        store=store,
+        class_names=None if class_names is None else tuple(class_names),
+        split_seed=split_seed,
+        validation_fraction=validation_fraction,
+        test_fraction=test_fraction,
+        limit=limit,
+        limit_held_out=limit_held_out,
+        skip_unreadable=skip_unreadable,
+        follow_links=follow_links,
+    )
+    if workers is not None:
+        check_integer("workers", workers, 1)
+    if not is_path:
+        arrays = check_arrays(source, options.class_names, ARRAYS)
+        return from_arrays(arrays, replace(options, data_root=None))
+    if is_named(source):
+        return _load_named(options, download, workers)
+    options = replace(options, data_root=None)  # of no use to files, so not recorded
+    path = _existing(Path(source).expanduser(), options.source)
+    options = replace(options, source=str(path.resolve()))
+    if is_pack(path):
+        return from_pack(path, options)
+    return from_files(_list_files(path, options), options, workers=workers)
+
+
+def pack_data(
+    source: str | Path, folder: str | Path, *, workers: int | None = None, download: bool = True, **options: Any
+) -> ImageData:
+    """Decodes a data set once into a folder of files that are mapped into memory, and opens it.
+
+    Training from the pack takes no memory for the images, and `load_data(folder)` opens it at once.
+
+    Args:
+        source: a folder of class folders, a table, or "imagenette".
+        folder: empty, to be made, or with an unfinished pack, which is gone on with.
+        workers: decoding processes; one for each processor without it.
+        download: get a data set that is absent.
+        **options: further arguments of `load_data`: image_size, detail and so on.
+
+    Raises:
+        UserError: the source is none of those, files are unreadable, or the folder cannot be used.
+    """
+    known = {field.name for field in fields(LoadOptions)} - {"source", "store", "limit", "limit_held_out"}
+    for name in options:
+        if name not in known:
+            raise UserError(
+                f"pack_data has no argument {name!r}. {nearest(name, known)}It takes: {', '.join(sorted(known))}."
+            )
+    checked = LoadOptions(source=str(source), store="pack", **options)
+    if workers is not None:
+        check_integer("workers", workers, 1)
+    folder = _utf8(Path(folder))
+    if is_complete(folder):
+        raise UserError(f"{folder} holds a complete pack. Train from it, or choose another folder.")
+    if source == "imagenette":
+        files = _imagenette(checked, download)
+    elif is_named(source):
+        raise UserError(f"{source} is small and lies in memory; only images in files can be packed.")
+    else:
+        path = _existing(Path(source).expanduser(), checked.source)
+        if is_pack(path):
+            raise UserError(f"{path} is a pack already. Train from it, or pack the images that it was made of.")
+        if path.is_dir() and folder.resolve().is_relative_to(path):
+            raise UserError(f"{folder} is within the folder of images. Choose another folder for the pack.")
+        files = _list_files(path, checked)
+        checked = replace(checked, source=str(path.resolve()))
+    return from_files(files, checked, pack=folder, workers=workers)
+
+
+def is_named(source: object) -> bool:
+    """Whether `source` names a data set; a `Path` is always a folder, whatever it is called."""
+    return isinstance(source, str) and source in NAMED_SOURCES
+
+
+def reload_data(
+    recorded: Mapping[str, Any], *, source: str | Path | None = None, data_root: str | Path | None = None
+) -> ImageData:
+    """Loads the data that a run folder records, and checks that it is the same. Nothing is downloaded.
+
+    Args:
+        recorded: the `data` table of run.toml.
+        source: where a folder is now, if it has moved.
+        data_root: where the data sets are now, if they have moved.
+
+    Raises:
+        UserError: the data is gone or has changed; the difference is shown.
+    """
+    place = source or recorded["source"]
+    if place == ARRAYS:
+        raise UserError(
+            "the run's images were passed from Python and are not recorded. Pass the same again, as load_data returns "
+            "them: resume(run, data=images), evaluate(run, images) or write_report(run, images)."
+        )
+    if not is_named(place) and not Path(place).exists():
+        raise UserError(
+            f"the run's images were in {place}, and there is nothing now. Put them back there, or say where "
+            "they are: resnetlab train FOLDER --resume RUN, resnetlab evaluate or report RUN --data FOLDER"
+        )
+    arguments = {key: recorded[key] for key in LoadOptions.__dataclass_fields__ if key in recorded}
+    arguments["source"] = place
+    if data_root is not None:
+        arguments["data_root"] = data_root
+    data = load_data(**arguments, download=False)
+    check_same_data(data, recorded, str(place))
+    return data
+
+
+def check_same_data(data: ImageData, recorded: Mapping[str, Any], place: str) -> None:
+    """Raises `UserError`, showing the difference, unless the data are those that a run folder records."""
+    if data.fingerprint != recorded["fingerprint"]:
+        now = data.describe()
+        changes = [
+            f"{key} was {recorded[key]} and is {now[key]}"
+            for key in ("class_names", "counts")
+            if now[key] != recorded[key]
+        ]
+        raise UserError(
+            f"the images of {place} are not those of the run: "
+            f"{'; '.join(changes) or 'their content has changed'}. Restore them, or start a new run."
+        )
+
+
+def may_be_recorded(source: str | Path, recorded: Mapping[str, Any]) -> bool:
+    """Whether `source` could be a run's own data, moved or not, as far as can be told without reading images."""
+    if is_named(source) or is_named(recorded["source"]):
+        return source == recorded["source"]
+    path = Path(source)
+    if not path.is_dir() or is_pack(path):
+        return path.exists()
+    return len(visible_files(path)) == sum(recorded["counts"].values())
+
+
+def _load_named(options: LoadOptions, download: bool, workers: int | None) -> ImageData:
+    if options.source == "imagenette":
+        files = _imagenette(options, download)
+        return from_files(files, replace(options, data_root=str(files.root.parent)), workers=workers)
+    root = data_root_folder(options.data_root)
+    recorded = None if options.source == "digits" else str(root)  # digits are not in a folder
+    return from_arrays(_ARRAY_SETS[options.source](root, download), replace(options, data_root=recorded))
+
+
+def _imagenette(options: LoadOptions, download: bool) -> FileSource:
+    folder, names = find_imagenette(data_root_folder(options.data_root), download, options.image_size)
+    listed = list_folder(folder, follow_links=options.follow_links)
+    class_names = tuple(names.get(name, name) for name in listed.class_names)
+    return replace(listed, name="imagenette", class_names=class_names)
+
+
+def data_root_folder(data_root: str | Path | None) -> Path:
+    """Returns the folder of downloaded data sets."""
+    return Path(data_root or os.environ.get(DATA_ROOT_VARIABLE, "data")).expanduser().resolve()
+
+
+def _existing(path: Path, source: str) -> Path:
+    known = ", ".join(NAMED_SOURCES)
+    if not path.exists():
+        raise UserError(
+            f"unknown data {source!r}: there is no such folder and no data set of that name. "
+            f"{nearest(source, NAMED_SOURCES)}Available: {known}, or the path of a folder of class folders."
+        )
+    if not path.is_dir() and path.suffix.lower() not in _TABLES:
+        raise UserError(
+            f"{path} is a file. Expected a folder of class folders, a table ({', '.join(_TABLES)}), or one of: {known}."
+        )
+    return _utf8(path.resolve())
+
+
+def _utf8(path: Path) -> Path:
+    """Refuses a path that no file of a run or a pack could record."""
+    if printable(path.resolve()) != str(path.resolve()):
+        raise UserError(f"the path {printable(path.resolve())} has a name that is not plain UTF-8. Rename it.")
+    return path
+
+
+def _list_files(path: Path, options: LoadOptions) -> FileSource:
+    path = path.resolve()
+    if path.is_dir():
+        return list_folder(path, follow_links=options.follow_links)
+    return list_table(path, options.class_names)

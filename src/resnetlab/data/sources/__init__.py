@@ -1,0 +1,1 @@
+"""Sources of images: folders, tables, arrays, and data sets known by name."""

@@ -1,0 +1,328 @@
+"""A pack: decoded images in files that are mapped into memory, built once by several processes.
+
+    pack.json            what is in it; written last, so that it vouches for the rest
+    images.parquet       a row an image
+    shards/train-00000.bin ...   pixels, uint8 (H, W, C) one image after another
+
+While it is being built, a file called "unfinished" marks it, and each finished shard has a .json beside it.
+A build that was stopped at any moment goes on from those shards that are whole and of unchanged files.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.progress import track
+
+from resnetlab.core.checks import check_schema
+from resnetlab.core.console import console, is_live
+from resnetlab.core.errors import UserError
+from resnetlab.core.files import atomic, printable, write_json
+from resnetlab.data.sources.folders import FileSource
+from resnetlab.data.sources.scan import ListedFile
+from resnetlab.data.storage.decoding import ShardFacts, StoredFormat
+from resnetlab.data.storage.images import Ragged, ReadFiles, join_shards
+from resnetlab.data.storage.reader import describe_failures
+
+SCHEMA_VERSION = 1
+FILES_IN_A_SHARD = 256
+_MARKER = "unfinished"
+_MOST_SHARDS = 400  # each is an open file
+_SHARD = re.compile(r"(train|validation|test)-\d+")
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a folder holds a complete pack."""
+    return (folder / "pack.json").is_file()
+
+
+def is_pack(folder: Path) -> bool:
+    """Whether a folder holds a complete pack.
+
+    Raises:
+        UserError: it holds an unfinished one.
+    """
+    if not is_complete(folder) and (folder / _MARKER).is_file() and (folder / "shards").is_dir():
+        raise UserError(
+            f"{printable(folder)} holds an unfinished pack. Finish it by the command that began it: "
+            f"resnetlab data pack DATA --out {printable(folder)}"
+        )
+    return is_complete(folder)
+
+
+@contextmanager
+def pack_lock(folder: Path) -> Iterator[None]:
+    """Makes a folder for a pack, or takes an unfinished one, and holds it for this process.
+
+    The system lets go of it when the process ends, however it ends.
+
+    Raises:
+        UserError: the folder holds something else, cannot be written, or is held by another process.
+    """
+    marker = folder / _MARKER
+    try:
+        if folder.exists() and any(folder.iterdir()) and not marker.is_file():
+            raise UserError(f"{folder} is not empty, and holds no unfinished pack. Choose another folder.")
+        (folder / "shards").mkdir(parents=True, exist_ok=True)
+        marker.touch()
+        file = marker.open("rb")
+    except OSError as error:
+        raise UserError(f"cannot make the pack's folder {folder}: {error.strerror}. Choose another.") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"{folder} is being packed by another process. Wait for it, or stop it.") from error
+        yield
+
+
+def build_pack(
+    folder: Path, files: Mapping[str, Sequence[ListedFile]], stored: StoredFormat, *, workers: int | None = None
+) -> dict[str, ReadFiles]:
+    """Decodes files into the shards of a pack, or goes on with those that are there, and opens them.
+
+    The pack is complete when `finish_pack` is called.
+
+    Args:
+        folder: held by `pack_lock`.
+        files: of every split.
+        stored: the form in which images are kept.
+        workers: decoding processes; None is one for each processor.
+
+    Raises:
+        UserError: a decoding process died.
+    """
+    tasks = _tasks(files, stored, folder / "shards")
+    wanted = {Path(task["target"]).name for task in tasks}
+    for leftover in (folder / "shards").iterdir():
+        if leftover.suffix == ".part" or leftover.stem not in wanted:
+            leftover.unlink()
+    missing = [task for task in tasks if _written(task, check=True) is None]
+    if missing:
+        _run_workers(missing, min(workers or os.cpu_count() or 1, len(missing)), folder)
+    messages: list[str] = []
+    result = {}
+    for split in files:
+        shards = [(task, _written(task) or {}) for task in tasks if task["split"] == split]
+        messages += [message for _, fact in shards for message in fact["warnings"]]
+        result[split] = join_shards(
+            [_opener(Path(task["target"]).with_suffix(".bin"), fact) for task, fact in shards],
+            [ShardFacts(**{field.name: fact[field.name] for field in fields(ShardFacts)}) for _, fact in shards],
+            channels=stored.channels,
+            training=split == "train",
+        )
+    if messages:
+        warnings.warn(describe_failures(messages), stacklevel=2)
+    return result
+
+
+def files_digest(files: Mapping[str, Sequence[ListedFile]], stored: StoredFormat, source: FileSource) -> str:
+    """Returns a digest of what a pack is made of: classes, the form, paths, sizes, times and labels of the files."""
+    digest = hashlib.sha256(json.dumps([asdict(stored), source.class_names], sort_keys=True).encode())
+    for split, entries in files.items():
+        for entry in entries:
+            place = os.path.relpath(entry.path, source.root)
+            digest.update(json.dumps([split, place, entry.label, *entry.stamp]).encode())
+    return digest.hexdigest()
+
+
+def finish_pack(folder: Path, table: pd.DataFrame, facts: Mapping[str, Any]) -> None:
+    """Makes a pack complete: writes its table and pack.json, and removes what only the build needed.
+
+    Args:
+        folder: of the pack.
+        table: a row an image: split, label, index and path, and what `Ragged.table` gives, where "array"
+            counts the split's shards.
+        facts: what else to record.
+    """
+    shards = {}
+    for path in sorted((folder / "shards").glob("*.json")):
+        fact = json.loads(path.read_text(encoding="utf-8"))
+        shards[path.stem] = {"bytes": fact["bytes"], "crc32": fact["crc32"], "histogram": fact["histogram"]}
+    names = [_shard_name(split, number) for split, number in zip(table["split"], table["array"], strict=True)]
+    table = table.drop(columns="array").assign(shard=names)
+    table.attrs = {"schema": SCHEMA_VERSION}
+    with atomic(folder / "images.parquet") as temporary:
+        table.to_parquet(temporary, index=False)
+    digest = hashlib.sha256((folder / "images.parquet").read_bytes()).hexdigest()
+    write_json(folder / "pack.json", {"schema": SCHEMA_VERSION, **facts, "table": digest, "shards": shards})
+    for path in (folder / "shards").glob("*.json"):
+        path.unlink()
+    (folder / _MARKER).unlink(missing_ok=True)
+
+
+def open_pack(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, dict[str, Ragged]]:
+    """Opens a complete pack and returns its facts, its table (a row an image), and the images of each split.
+
+    A shard's checksum is compared when the first image of it is asked for.
+
+    Raises:
+        UserError: the pack is damaged, or a newer version wrote it.
+    """
+    try:
+        facts = json.loads((folder / "pack.json").read_text(encoding="utf-8"))
+        check_schema(folder / "pack.json", facts.get("schema"), SCHEMA_VERSION)
+        if facts["name"] != Path(facts["name"]).name or not all(map(_SHARD.fullmatch, facts["shards"])):
+            raise ValueError("a name in pack.json is a path")
+        if hashlib.sha256((folder / "images.parquet").read_bytes()).hexdigest() != facts["table"]:
+            raise ValueError("the digest of images.parquet is another")
+        table = pd.read_parquet(folder / "images.parquet")
+        missing = [name for name in ("name", "class_names", "format", "arguments", "failures") if name not in facts]
+        if missing:
+            raise ValueError(f"pack.json lacks {', '.join(missing)}")
+        numbers = {name: number for number, name in enumerate(facts["shards"])}
+        arrays = [_opener(folder / "shards" / f"{name}.bin", fact) for name, fact in facts["shards"].items()]
+        images = {}
+        for split, rows in table.groupby("split", sort=False):
+            shards = rows["shard"].tolist()
+            counts = [np.array(facts["shards"][name]["histogram"]) for name in dict.fromkeys(shards)]
+            images[str(split)] = Ragged(
+                arrays,
+                array=np.array([numbers[name] for name in shards], dtype=np.int64),
+                offsets=rows["offset"].to_numpy(),
+                shapes=rows[["height", "width"]].to_numpy(),
+                channels=facts["format"]["channels"],
+                digests=rows["digest"].tolist(),
+                histogram=np.sum(counts, axis=0) if split == "train" else None,
+            )
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"the pack {folder} is damaged ({error}). Remove it and pack again.") from error
+    return facts, table, images
+
+
+def _shard_name(split: str, number: int) -> str:
+    return f"{split}-{number:05d}"
+
+
+def _tasks(files: Mapping[str, Sequence[ListedFile]], stored: StoredFormat, shards: Path) -> list[dict[str, Any]]:
+    tasks = []
+    for split, entries in files.items():
+        length = max(FILES_IN_A_SHARD, -(-len(entries) // _MOST_SHARDS))
+        for number, first in enumerate(range(0, len(entries), length)):
+            part = entries[first : first + length]
+            task = {
+                "files": [(str(entry.path), *entry.stamp) for entry in part],
+                "first": first,
+                "format": asdict(stored),
+                "split": split,
+            }
+            key = hashlib.sha256(json.dumps(task).encode()).hexdigest()
+            tasks.append({**task, "key": key, "target": str(shards / _shard_name(split, number))})
+    return tasks
+
+
+def _written(task: Mapping[str, Any], *, check: bool = False) -> dict[str, Any] | None:
+    """Returns the facts of a shard; None where it was not written, or of other files.
+
+    If asked to look, None also where it is torn, and where files could not be read, which may be possible now.
+    """
+    target = Path(task["target"])
+    try:
+        facts = json.loads(target.with_suffix(".json").read_text(encoding="utf-8"))
+        if facts["key"] != task["key"]:
+            return None
+        if check and facts["failures"]:
+            return None
+        if check:
+            _opener(target.with_suffix(".bin"), facts)()
+    except (OSError, ValueError, KeyError):
+        return None
+    return facts
+
+
+def _opener(path: Path, facts: Mapping[str, Any]) -> Callable[[], np.ndarray]:
+    """Returns a function that maps a shard into memory and compares its checksum."""
+
+    def open_shard() -> np.ndarray:
+        if not facts["bytes"]:
+            return np.zeros(0, dtype=np.uint8)
+        try:
+            array = np.memmap(path, dtype=np.uint8, mode="r")
+            problem = "" if zlib.crc32(array.data) == facts["crc32"] else "its checksum is another"
+        except (OSError, ValueError) as error:  # absent, or of no bytes
+            problem = str(error)
+        if problem:
+            raise UserError(f"the pack's file {printable(path)} is damaged: {problem}. Remove the pack and pack again.")
+        return array
+
+    return open_shard
+
+
+def _run_workers(tasks: Sequence[dict[str, Any]], workers: int, folder: Path) -> None:
+    """Hands the tasks to decoding processes and waits for all; the first failure ends them all."""
+    waiting: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
+    done: SimpleQueue[Exception | None] = SimpleQueue()
+    for task in tasks:
+        waiting.put(task)
+    package = Path(__file__).parents[3]
+    paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-m", "resnetlab.data.storage.pack_worker"]
+    processes = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, encoding="ascii")
+        for _ in range(workers)
+    ]
+
+    def serve(process: subprocess.Popen[str]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        while (task := waiting.get()) is not None:
+            try:
+                process.stdin.write(json.dumps(task) + "\n")
+                process.stdin.flush()
+                line = process.stdout.readline()
+            except OSError:
+                line = ""
+            done.put(_failure(line, process, folder))
+
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for process in processes:
+            pool.submit(serve, process)
+        label = f"packing {sum(len(task['files']) for task in tasks):,} images"
+        for _ in track(range(len(tasks)), label, console=console, transient=True, disable=not is_live()):
+            if (error := done.get()) is not None:
+                raise error
+    finally:
+        while not waiting.empty():
+            waiting.get()
+        for process in processes:
+            waiting.put(None)
+            process.kill()  # it is idle, or its work is not wanted any more
+        pool.shutdown()
+        for process in processes:
+            process.communicate()
+
+
+def _failure(line: str, process: subprocess.Popen[str], folder: Path) -> Exception | None:
+    """Returns what went wrong with a task, told by the line that a process answered; "" where it died."""
+    try:
+        answer = json.loads(line)
+    except ValueError:
+        process.kill()
+        return UserError(
+            f"a decoding process ended before its work was done (exit status {process.wait()}; killed, or out of "
+            f"memory). What was packed is kept in {printable(folder)}: run the same again to go on."
+        )
+    if "error" in answer:
+        return OSError(answer["errno"], answer["error"], str(folder))
+    return None

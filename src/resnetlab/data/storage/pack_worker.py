@@ -1,0 +1,71 @@
+"""A process that decodes images for a pack: a task a line on standard input, an answer a line on standard output.
+
+It is started as `python -m resnetlab.data.storage.pack_worker`, so that no script of the user's is run again, and
+ends when its input does, so that it does not outlive who started it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnetlab.core.memory import keep_freed_memory
+from resnetlab.core.processes import end_with_parent
+from resnetlab.data.storage.decoding import StoredFormat, decode_shard
+from resnetlab.data.storage.reader import FirstFrameWarning
+
+
+def write_shard(task: dict[str, Any]) -> None:
+    """Decodes the files of a task, writes their pixels, and then what there is to know of them, beside the pixels."""
+    files = [(Path(path), (size, modified)) for path, size, modified in task["files"]]
+    target, checksum, written = Path(task["target"]), 0, 0
+    pixels, facts = target.with_suffix(".bin"), target.with_suffix(".json")
+    # No fsync: whoever goes on with the pack compares the checksum, and makes a torn shard again.
+    with _part(pixels).open("wb") as file, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", FirstFrameWarning)
+
+        def keep(image: np.ndarray) -> None:
+            nonlocal checksum, written
+            content = np.ascontiguousarray(image).data
+            checksum = zlib.crc32(content, checksum)
+            written += file.write(content)
+
+        stored, training = StoredFormat(**task["format"]), task["split"] == "train"
+        known = decode_shard(files, task["first"], stored, training=training, keep=keep)
+    _part(pixels).replace(pixels)
+    messages = [str(warning.message) for warning in caught]
+    found = {"key": task["key"], **vars(known), "warnings": messages, "bytes": written, "crc32": checksum}
+    _part(facts).write_text(json.dumps(found), encoding="utf-8")
+    _part(facts).replace(facts)
+
+
+def main() -> None:
+    """Answers tasks until the input ends."""
+    keep_freed_memory()
+    end_with_parent()
+    for line in sys.stdin:
+        try:
+            write_shard(json.loads(line))
+            answer = {}
+        except OSError as error:
+            answer = {"errno": error.errno, "error": error.strerror or str(error)}
+        try:
+            sys.stdout.write(json.dumps(answer) + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError:  # nobody is there to hear it
+            os._exit(1)
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{os.getpid()}.part")  # nobody else's, should another process be at it
+
+
+if __name__ == "__main__":
+    main()

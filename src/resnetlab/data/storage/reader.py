@@ -1,0 +1,300 @@
+"""One image reader, for training, evaluation and prediction alike.
+
+Processes that only decode import this file, so it costs them no import of torch.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
+
+import numpy as np
+from PIL import Image, ImageChops, ImageFile
+
+from resnetlab.core.errors import UserError
+from resnetlab.core.files import printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""The formats that are read, told by a file's content and never by its name."""
+
+Stamp = tuple[int, int]
+"""A file's size in bytes and time of its last change in nanoseconds: another stamp, another content."""
+
+_WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L")
+_GRAY_MODES = ("1", "L", *_WIDE_MODES)
+_BACKGROUND = (255, 255, 255)
+_WHITE_IS_ZERO = 262, 0  # the TIFF tag for the meaning of values, and the meaning that Pillow leaves to us
+_UPRIGHT = {  # EXIF orientation, and what sets the image upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+
+
+class UnreadableImageError(UserError):
+    """A file that is no image, or a broken one; the message names it."""
+
+
+class FirstFrameWarning(UserWarning):
+    """A file of several frames or pages, of which the first was read; the message names it."""
+
+
+def file_stamp(path: Path) -> Stamp:
+    """Returns the stamp of a file, which `decode_image` compares with the file that it reads.
+
+    Raises:
+        UnreadableImageError: there is no such file, or it is out of reach.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return status.st_size, status.st_mtime_ns
+
+
+def probe_image(path: Path) -> tuple[int, int, int]:
+    """Returns (channels, height, width) from the file's head, without decoding the pixels.
+
+    Channels are 1 for gray images and 3 for all others. EXIF rotation is counted in, except in a PNG
+    file that holds its EXIF data behind the pixels.
+
+    Raises:
+        UnreadableImageError: the head is not that of an image, or declares too many pixels.
+    """
+    with _reading(path), path.open("rb") as file, _opened(file) as image:
+        width, height = image.size
+        # Pillow tells a TIFF file's size upright already.
+        if image.format != "TIFF" and _orientation(image) >= 5:
+            width, height = height, width
+        return (1 if image.mode in _GRAY_MODES else 3), height, width
+
+
+def decode_image(path: Path, channels: int, stamp: Stamp | None = None) -> np.ndarray:
+    """Returns the image as uint8 (H, W, channels), C-contiguous, upright, opaque and in gray or RGB.
+
+    EXIF orientation is applied once. Transparency is composed on white. CMYK is converted, with the
+    values of a JPEG file taken as inverted where it has Adobe's marker. Wide values are scaled: 16
+    bits by 1/257, 32-bit integers the same while they lie in [0, 65535], floats by 255 while they lie
+    in [0, 1]; an image with a value outside of that is scaled from its own minimum and maximum. Of an
+    animation or a multi-page file the first frame is read; the further pictures in a phone's JPEG are
+    previews and go without a word.
+
+    Args:
+        path: a file in one of `FORMATS`.
+        channels: 1 for gray, 3 for RGB.
+        stamp: what `file_stamp` was when the file was listed; None takes the file as it is.
+
+    Raises:
+        UnreadableImageError: the file is no image, is damaged, holds values that are not finite, is
+            too large to be honest, or is another than the one listed.
+
+    Warns:
+        FirstFrameWarning: the file has further frames or pages.
+    """
+    return decode_content(path, read_content(path, stamp), channels)
+
+
+def read_content(path: Path, stamp: Stamp | None = None) -> bytes:
+    """Returns what is in a file, or raises as `decode_image` does."""
+    with _reading(path):
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            content = file.read()
+        if stamp is not None and not stamp == (status.st_size, status.st_mtime_ns) == file_stamp(path):
+            raise UnreadableImageError(
+                f"'{printable(path)}' has changed since it was listed. Leave the images alone while they are read."
+            )
+        return content
+
+
+def decode_content(path: Path, content: bytes, channels: int) -> np.ndarray:
+    """Decodes the content of a file as `decode_image` does; `path` is for messages."""
+    mode = "L" if channels == 1 else "RGB"
+    with _reading(path), _opened(BytesIO(content)) as opened:
+        raw = _raw_mode(opened)
+        opened.load()  # from here on a TIFF file is upright, and has lost its orientation
+        image = _opaque(_eight_bits(opened, raw))
+        orientation = _orientation(opened)
+        if orientation in _UPRIGHT:
+            image = image.transpose(_UPRIGHT[orientation])
+        pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+        has_more = _has_more_frames(opened)
+    if has_more:
+        warnings.warn(
+            f"'{printable(path)}' has several frames or pages; the first is read. Split it to use the others.",
+            FirstFrameWarning,
+            stacklevel=3,
+        )
+    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def read_image(path: Path, channels: int) -> Tensor:
+    """Returns `decode_image` as a tensor, uint8 (channels, H, W)."""
+    import torch  # here, for the sake of the processes that only decode
+
+    return torch.tensor(decode_image(path, channels)).permute(2, 0, 1).contiguous()
+
+
+def describe_failures(failures: Sequence[object], shown: int = 10) -> str:
+    """Returns the first messages in one line, and how many more there are."""
+    named = " ".join(str(failure) for failure in failures[:shown])
+    return named + (f" And {len(failures) - shown} more." if len(failures) > shown else "")
+
+
+class _QuietPillow:
+    """Silences the warnings of Pillow's own modules while any thread is inside.
+
+    Damaged metadata are no business of the user's, and a warning turned into an error would make a
+    sound photo unreadable. `warnings.catch_warnings` would swap the filters of every other thread;
+    this adds one filter that matches Pillow's modules only.
+    """
+
+    _RULE = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            filters = cast("list[Any]", warnings.filters)
+            if filters[:1] != [self._RULE]:
+                filters.insert(0, self._RULE)
+
+    def __exit__(self, *raised: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            filters = cast("list[Any]", warnings.filters)
+            while not self._inside and self._RULE in filters:
+                filters.remove(self._RULE)
+
+
+_quiet_pillow = _QuietPillow()
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever goes wrong until the block ends becomes an `UnreadableImageError`."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+            raise ValueError("not a regular file")
+        if not status.st_size:
+            raise UnreadableImageError(f"'{printable(path)}' is empty (0 bytes).")
+        yield
+    except UnreadableImageError:
+        raise
+    except Exception as error:  # decoders raise anything on damaged files
+        raise _unreadable(path, error) from error
+
+
+@contextmanager
+def _opened(file: IO[bytes]) -> Iterator[ImageFile.ImageFile]:
+    """Opens an image in a format that is read, and of an honest size."""
+    with _quiet_pillow, Image.open(file, formats=FORMATS) as image:
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None and image.width * image.height > limit:
+            raise ValueError(f"{image.width}x{image.height} pixels are {_too_many(limit)}")
+        yield image
+
+
+def _raw_mode(image: ImageFile.ImageFile) -> str:
+    """Returns how values lie in the file, which the pixels no longer tell; nothing where it is not known."""
+    arguments = image.tile[0].args if image.tile else ""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+
+
+def _eight_bits(image: ImageFile.ImageFile, raw: str) -> Image.Image:
+    """Returns the image with 8 bits a value, its colors and its transparent color as they are meant."""
+    if image.mode in _WIDE_MODES:
+        return _scaled(image, raw)
+    if image.mode == "CMYK":
+        # Pillow takes every CMYK JPEG as Adobe's, in which 255 is no ink.
+        plain = image.format in ("JPEG", "MPO") and "adobe" not in image.info
+        return (ImageChops.invert(image) if plain else image).convert("RGB")
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int) and raw in ("L;2", "L;4"):
+        image.info["transparency"] = transparent * (85 if raw == "L;2" else 17)
+    elif isinstance(transparent, tuple) and raw == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in transparent)
+    return image
+
+
+def _scaled(image: ImageFile.ImageFile, raw: str) -> Image.Image:
+    """Returns 16-bit, 32-bit and float gray as 8 bits."""
+    values = np.asarray(image)
+    if raw == "I;32N":  # unsigned in the file, signed in Pillow
+        values = values.view(np.uint32)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise ValueError("it holds values that are not finite numbers")
+    low, high = 0.0, (1.0 if values.dtype.kind == "f" else 4095.0 if raw == "I;12" else 65535.0)
+    smallest, largest = float(values.min()), float(values.max())
+    if smallest < low or largest > high:
+        low, high = smallest, largest
+    scale = 255 / (high - low) if high > low else 0.0
+    narrow = values.dtype.itemsize == 2  # spares a large scan the memory of 64-bit numbers
+    scaled = (values.astype(np.float32 if narrow else np.float64) - low) * scale
+    gray = np.rint(scaled).astype(np.uint8)
+    tag, meaning = _WHITE_IS_ZERO
+    if getattr(image, "tag_v2", {}).get(tag) == meaning:
+        gray = 255 - gray
+    transparent = image.info.get("transparency")
+    if transparent is None:
+        return Image.fromarray(gray)
+    alpha = np.where(values == transparent, 0, 255).astype(np.uint8)
+    return Image.merge("LA", (Image.fromarray(gray), Image.fromarray(alpha)))
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image
+    backdrop = Image.new("RGBA", image.size, (*_BACKGROUND, 255))
+    return Image.alpha_composite(backdrop, image.convert("RGBA"))
+
+
+def _orientation(image: Image.Image) -> int:
+    """Returns the EXIF orientation, 1 to 8; 1 where there is none or it cannot be parsed."""
+    if image.format == "JPEG" and not {"exif", "xmp"} & image.info.keys():
+        return 1  # most photos of a data set, and looking closer costs a tenth of decoding one
+    try:
+        # Not the method of PNG images, which decodes all pixels first.
+        return int(Image.Image.getexif(image).get(0x0112, 1))
+    except Exception:  # a photo with damaged EXIF is still a photo
+        return 1
+
+
+def _has_more_frames(image: ImageFile.ImageFile) -> bool:
+    try:
+        return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    except Exception:  # what follows the first frame is damaged, and not needed
+        return False
+
+
+def _unreadable(path: Path, error: Exception) -> UnreadableImageError:
+    name = printable(path)
+    if isinstance(error, FileNotFoundError):
+        return UnreadableImageError(f"there is no file '{name}'.")
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, Image.UnidentifiedImageError):
+        reason = f"not an image in a format that is read ({', '.join(FORMATS)})"
+    elif isinstance(error, Image.DecompressionBombError):
+        reason = f"its pixels are {_too_many(Image.MAX_IMAGE_PIXELS or 0)}"
+    elif isinstance(error, OSError) and error.strerror:
+        reason = error.strerror
+    return UnreadableImageError(f"'{name}' cannot be read: {printable(reason).rstrip(' .')}.")
+
+
+def _too_many(limit: int) -> str:
+    return f"more than the {limit:,} that are taken as honest; scale the image down"

@@ -1,0 +1,220 @@
+"""The images of a data set, by split, with what a network needs to know about them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
+
+from resnetlab.core.console import render
+from resnetlab.core.errors import UserError
+from resnetlab.core.preprocessing import Preprocessing, to_squares
+from resnetlab.data.storage.decoding import pixel_digest
+from resnetlab.data.storage.images import Ragged
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """The images of one split.
+
+    Attributes:
+        images: uint8 (N, C, H, W), all of the size that the network sees; or images of many sizes, from
+            which training cuts its samples and `squares` what the network sees elsewhere.
+        labels: int64 (N,), positions in the class list.
+        index: int64 (N,), each image's position in the source it came from.
+        paths: each image's file, relative to the source's folder, where it has one.
+    """
+
+    images: Tensor | Ragged
+    labels: Tensor
+    index: Tensor
+    paths: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def digests(self) -> tuple[str, ...]:
+        """A digest of each image, of its file where it has one, else of its pixels: equal ones, equal images."""
+        if isinstance(self.images, Ragged):
+            return self.images.digests
+        return tuple(map(pixel_digest, self.images.numpy().transpose(0, 2, 3, 1)))
+
+
+def available_memory() -> int | None:
+    """Returns the bytes that can be taken without swapping; None where the system does not tell."""
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        return None  # no such file outside Linux, and no other way without a further dependency
+    fields = dict(line.split(":", 1) for line in meminfo.read_text(encoding="ascii").splitlines())
+    return int(fields["MemAvailable"].split()[0]) * 1024
+
+
+def check_memory(count: int, channels: int, size: int) -> None:
+    """Refuses images that do not fit into memory before it is taken, not when the system runs out of it."""
+    needed, available = count * channels * size * size, available_memory()
+    if available is not None and needed > 0.8 * available:
+        raise UserError(
+            f"{count:,} images of {channels}x{size}x{size} take {needed / 2**30:.1f} GiB of memory, and "
+            f"{available / 2**30:.1f} GiB are free. Choose a smaller image size (--image-size)."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageData:
+    """A data set, loaded: what `load_data` returns.
+
+    Attributes:
+        name: a short name, for folders and titles.
+        splits: "train", "validation" and "test", as far as there are any.
+        class_names: the classes in the order of the labels.
+        mirrors: whether a mirrored image still shows its class and could be among the images, so that training flips.
+        arguments: what `load_data` was called with, enough to load the same again.
+        image_size: height and width of what the network sees, in pixels.
+        channels: of every image, 1 or 3.
+        fit: how images that are no squares become squares: "crop" or "squash".
+        crop_share: height and width of the part of the square, at its center, that is shown outside training.
+    """
+
+    name: str
+    splits: Mapping[str, Split]
+    class_names: tuple[str, ...]
+    mirrors: bool
+    arguments: Mapping[str, Any]
+    image_size: int
+    channels: int
+    fit: str = "crop"
+    crop_share: float = 1.0
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    def split(self, name: str) -> Split:
+        """Returns one split, or raises `UserError` saying which there are."""
+        if name not in self.splits:
+            raise UserError(f"{self.name} has no {name!r} split. It has: {', '.join(self.splits)}.")
+        return self.splits[name]
+
+    def squares(self, split: str, positions: Tensor | None = None) -> Tensor:
+        """Returns images of a split as the network sees them outside training, and as prediction shows them.
+
+        Args:
+            split: its name.
+            positions: int64 (n,), which images; None for all of them.
+
+        Returns:
+            uint8 (n, C, image_size, image_size).
+        """
+        images = self.split(split).images
+        share = self.crop_share if split == "train" else 1.0  # the other splits are kept as they are shown
+        if isinstance(images, Tensor):
+            chosen = images if positions is None else images[positions]
+            return to_squares(chosen, self.image_size, self.fit, crop_share=share)
+        at = np.arange(len(images)) if positions is None else positions.numpy()
+        return images.squares(at, self.image_size, self.fit, crop_share=share)
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """Size, channels and the training split's mean and standard deviation by channel.
+
+        Of large photos every eighth row and column is counted.
+        """
+        images = self.split("train").images
+        count, total, squares = images.sums() if isinstance(images, Ragged) else _sums(images)
+        mean = total.double() / count
+        std = (squares.double() / count - mean**2).clamp(min=1.0).sqrt()  # a constant channel stays finite
+        return Preprocessing(
+            image_size=self.image_size,
+            channels=self.channels,
+            mean=tuple((mean / 255).tolist()),
+            std=tuple((std / 255).tolist()),
+            fit=self.fit,
+            crop_share=self.crop_share,
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the classes and every split's images and labels, in order."""
+        digest = hashlib.sha256("\0".join(self.class_names).encode())
+        for name, split in self.splits.items():
+            if isinstance(split.images, Ragged):
+                # The files, and in what size each is kept: the same in memory and in a pack.
+                part = () if self.crop_share == 1 else (self.crop_share,)
+                digest.update(f"\0{name}{(self.channels, self.image_size, self.fit, *part)}".encode())
+                digest.update("".join(split.images.digests).encode())
+                digest.update(split.images.shapes.tobytes())
+            else:
+                digest.update(f"\0{name}{tuple(split.images.shape)}".encode())
+                digest.update(split.images.contiguous().numpy().data)
+            digest.update(split.labels.contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what a run folder records of the data: enough to load the same and to know it again."""
+        return {
+            **self.arguments,
+            "fingerprint": self.fingerprint,
+            "class_names": list(self.class_names),
+            "counts": {name: len(split) for name, split in self.splits.items()},
+        }
+
+    def shared_images(self) -> dict[tuple[str, str], list[tuple[int, int]]]:
+        """Returns, for each two splits, where an image of the second is also in the first: its positions in both."""
+        names = list(self.splits)
+        found: dict[tuple[str, str], list[tuple[int, int]]] = {}
+        for at, first in enumerate(names):
+            places: dict[str, int] = {}
+            for position, digest in enumerate(self.splits[first].digests):
+                places.setdefault(digest, position)
+            for second in names[at + 1 :]:
+                digests = self.splits[second].digests
+                pairs = [(places[digest], place) for place, digest in enumerate(digests) if digest in places]
+                if pairs:
+                    found[first, second] = pairs
+        return found
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        shape = f"{self.channels}x{self.image_size}x{self.image_size}"
+        images = sum(len(split) for split in self.splits.values())
+        title = f"{escape(self.name)}: {images:,} images {shape}, {self.num_classes} classes"
+        table = Table(title=title, title_justify="left")
+        table.add_column("split")
+        table.add_column("images", justify="right")
+        table.add_column("share", justify="right")
+        table.add_column("smallest class", justify="right")
+        table.add_column("largest class", justify="right")
+        for name, split in self.splits.items():
+            counts = torch.bincount(split.labels, minlength=self.num_classes)
+            ends = (int(counts.argmin()), int(counts.argmax()))
+            ends = [f"{escape(self.class_names[at])} ({counts[at]:,})" for at in ends]
+            table.add_row(name, f"{len(split):,}", f"{len(split) / images:.1%}", *ends)
+        yield table
+
+    def __str__(self) -> str:
+        return render(self)
+
+    __repr__ = __str__
+
+
+def _sums(images: Tensor) -> tuple[int, Tensor, Tensor]:
+    """Returns the number of pixels, and the sums of values and of squares by channel, of uint8 (N, C, H, W)."""
+    # Sums of integers are exact, so that the figures do not depend on threads or order.
+    total = torch.zeros(images.shape[1], dtype=torch.int64)
+    squares = torch.zeros(images.shape[1], dtype=torch.int64)
+    for part in images.split(64):  # small enough to stay in the cache
+        values = part.to(torch.int32)
+        total += values.sum((0, 2, 3))
+        squares += (values * values).sum((0, 2, 3))
+    return images.shape[0] * images.shape[2] * images.shape[3], total, squares

@@ -1,0 +1,164 @@
+"""The images that a network finds most alike to an image."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from sklearn.metrics.pairwise import cosine_similarity
+from torch import Tensor
+
+from resnetlab.core.checks import check_integer
+from resnetlab.core.devices import resolve_device
+from resnetlab.core.errors import UserError
+from resnetlab.core.files import printable
+from resnetlab.core.preprocessing import Preprocessing, to_tensor
+from resnetlab.core.runs import Run
+from resnetlab.data.inspection.contact_sheet import contact_sheet
+from resnetlab.data.load import check_same_data, reload_data
+from resnetlab.data.storage.reader import decode_image
+from resnetlab.data.storage.store import ImageData
+from resnetlab.evaluation.embeddings import finite_rows
+from resnetlab.evaluation.forward import answer, trained_on
+from resnetlab.weights.file import load, weights_path
+
+_SHEET_COLUMNS = 9
+
+
+def nearest(embeddings: pd.DataFrame, query: np.ndarray | Tensor, k: int) -> pd.DataFrame:
+    """Returns the `k` embeddings that are most alike to a query, by the cosine of the angle between them.
+
+    Args:
+        embeddings: a table with a column `values`, such as `evaluate` returns.
+        query: (D,) numbers.
+        k: how many; fewer where the table has fewer.
+
+    Returns:
+        The table's rows, most alike first, without `values`: rank (from 1), the table's other columns, and similarity
+        (-1 to 1; 0 where one of the two is all zeros). The frame's own index is the row's position in the table.
+
+    Raises:
+        UserError: the query has another number of values than the embeddings, or some are not finite.
+    """
+    values = finite_rows(embeddings["values"])
+    wanted = finite_rows([query])
+    if wanted.shape[1] != values.shape[1]:
+        raise UserError(
+            f"the embeddings have {values.shape[1]} values each, and the query has {wanted.shape[1]}. "
+            "Embed it with the network that made them."
+        )
+    similarity = cosine_similarity(values.astype(np.float64), wanted.astype(np.float64))[:, 0].clip(-1, 1)
+    order = np.argsort(-similarity, kind="stable")[: check_integer("k", k, 1)]
+    found = embeddings.drop(columns="values").iloc[order].set_axis(order)
+    found.insert(0, "rank", np.arange(1, len(order) + 1))
+    return found.assign(similarity=similarity[order])
+
+
+def neighbors(subject: str | Path | Run, image: str | Path | int, *, k: int = 8, device: str = "auto") -> pd.DataFrame:
+    """Returns the images of a run's evaluated split that its network finds most alike to an image.
+
+    Args:
+        subject: a run that has been evaluated.
+        image: a file, which is read and resized as `predict` does; or the `index` of an image of the split, which is
+            then left out of what is found. Other images with the same pixels are not.
+        k: how many; fewer where there are fewer.
+        device: where the network embeds a file: "auto", or a device of torch.
+
+    Returns:
+        A row an image, most alike first: rank (from 1), index, path where it has one, label, similarity (cosine, -1 to
+        1). The frame's own index is the image's position in the split.
+
+    Raises:
+        UserError: the run has no evaluation, no image has this index, or the file is no image.
+    """
+    k = check_integer("k", k, 1)
+    run = subject if isinstance(subject, Run) else Run(subject)
+    table = _evaluated(run)
+    if isinstance(image, (int, np.integer)):
+        position = _position(table, image, run)
+        found = nearest(table, table["values"].iloc[position], k + 1)
+        found = found.drop(index=position, errors="ignore").head(k)
+        return found.assign(rank=np.arange(1, len(found) + 1))
+    model = load(run).to(resolve_device(device))
+    preprocessing, _ = trained_on(model)
+    return nearest(table, answer(model, _square(image, preprocessing)[None], preprocessing).embeddings[0], k)
+
+
+def neighbor_sheet(
+    subject: str | Path | Run,
+    image: str | Path | int,
+    found: pd.DataFrame,
+    *,
+    data: ImageData | str | Path | None = None,
+    data_root: str | Path | None = None,
+) -> Image.Image:
+    """Returns a picture of an image and of its neighbors after it, as the network sees them.
+
+    Args:
+        subject: the run.
+        image: what was passed to `neighbors`.
+        found: what it returned.
+        data: the run's images, or where they are now, if they have moved.
+        data_root: where the data sets are now, if they have moved.
+
+    Raises:
+        UserError: the run's images are gone or have changed.
+    """
+    run = subject if isinstance(subject, Run) else Run(subject)
+    if not isinstance(data, ImageData):
+        data = reload_data(run.settings["data"], source=data, data_root=data_root)
+    check_same_data(data, run.settings["data"], data.name)
+    split = (run.summary or {})["split"]
+    if isinstance(image, (int, np.integer)):
+        table = _evaluated(run)
+        position = _position(table, image, run)
+        query, name = data.squares(split, torch.tensor([position]))[0], f"index {image}"
+        caption = f"{name}\n{table['label'].iloc[position]}"
+    else:
+        query, name = _square(image, trained_on(load(run))[0]), printable(Path(image).name)
+        caption = f"the image\n{name}"
+    positions = torch.tensor(found.index.to_numpy(dtype=np.int64))
+    captions = [f"{row['label']}\n{row['similarity']:.3f}" for row in found.to_dict("records")]
+    return contact_sheet(
+        [query, *data.squares(split, positions)],
+        [caption, *captions],
+        columns=min(_SHEET_COLUMNS, 1 + len(found)),
+        title=f"{data.name}, {split}\nthe {len(found):,} images most alike to {name}, and their cosine similarity",
+    )
+
+
+def _evaluated(run: Run) -> pd.DataFrame:
+    """Returns the embeddings of the run's own evaluation, with each image's path where it has one."""
+    file = run.evaluation() / "embeddings.parquet"
+    if run.summary is None or not file.is_file():
+        weights_path(run)  # a run that cannot be evaluated yet says so itself
+        raise UserError(
+            f"{run.path} has no embeddings to compare: it has not been evaluated. "
+            f"Run this first: resnetlab evaluate {shlex.quote(str(run.path))}"
+        )
+    table = pd.read_parquet(file)
+    images = pd.read_parquet(run.evaluation() / "per_image.parquet")
+    if "path" in images:
+        table.insert(1, "path", images["path"])
+    return table
+
+
+def _position(table: pd.DataFrame, index: int | np.integer, run: Run) -> int:
+    """Returns which row of the evaluated split has this index."""
+    found = np.flatnonzero(table["index"] == int(index))
+    if not len(found):
+        raise UserError(
+            f"no image of the evaluated split has index {index}: it has {len(table):,} images, whose indices are "
+            f"between {table['index'].min()} and {table['index'].max()}. Take one from the column index of "
+            f"{run.evaluation() / 'per_image.parquet'}."
+        )
+    return int(found[0])
+
+
+def _square(image: str | Path, preprocessing: Preprocessing) -> Tensor:
+    """Returns a file's pixels as the network wants them, uint8 (C, H, W)."""
+    return to_tensor(preprocessing.square(decode_image(Path(image), preprocessing.channels)))

@@ -1,0 +1,1 @@
+"""What every study shares: its plan, its runs, its table, its verdict, its page."""

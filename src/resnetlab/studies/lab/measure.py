@@ -1,0 +1,72 @@
+"""What most studies measure: errors of trained networks, and their mean over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from resnetlab.core.runs import Run
+from resnetlab.evaluation.forward import answer, trained_on
+from resnetlab.evaluation.metrics import overall
+from resnetlab.studies.lab.lab import Lab
+from resnetlab.studies.lab.outside_runs import is_outside, load_outside
+from resnetlab.studies.lab.plan import Cell
+
+MOST_TRAINING_IMAGES = 5_000
+"""As many training images, the first, say what the training error is to a quarter of a point or so."""
+
+
+def errors(lab: Lab, cells: Sequence[Cell], runs: Sequence[Run]) -> pd.DataFrame:
+    """Returns a row a training: the labels of its cell, its seed, and its errors in percent.
+
+    The errors are test_error, of the run's own evaluation, and train_error, with train_loss, of the trained network
+    in evaluation mode on training images that are not augmented, at most 5,000.
+    """
+
+    def measure() -> pd.DataFrame:
+        rows = []
+        for cell, run in zip(cells, runs, strict=True):
+            data = lab.images_of(cell)
+            count = min(MOST_TRAINING_IMAGES, len(data.split("train")))
+            images = data.squares("train", torch.arange(count))
+            labels = data.split("train").labels[:count]
+            model = load_outside(run).to(lab.device) if is_outside(run) else lab.network(run)
+            summary = run.summary or {}
+            found = overall(answer(model, images, trained_on(model)[0]).logits, labels)
+            rows.append(
+                {
+                    **cell.labels,
+                    "seed": cell.seed,
+                    "train_loss": found["loss"],
+                    "train_error": 100 * (1 - found["top1"]),
+                    "test_error": 100 * (1 - summary["top1"]),
+                }
+            )
+        return pd.DataFrame(rows)
+
+    return lab.once("errors", measure)
+
+
+def guessing(labels: Tensor) -> tuple[float, float]:
+    """Returns the accuracy in percent of always naming the commonest class, and the least loss of constant logits."""
+    shares = torch.bincount(labels).double() / len(labels)
+    return 100 * float(shares.max()), float(torch.special.entr(shares).sum())
+
+
+def over_seeds(frame: pd.DataFrame, labels: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
+    """Returns a row for each combination of labels, in order of appearance: mean and deviation of the values.
+
+    The deviation, in columns that end in _sd, is that over seeds, divided by n - 1; NaN of one seed.
+    """
+    rows = []
+    for _, group in frame.groupby(list(labels), sort=False, dropna=False):
+        row = {name: group[name].iloc[0] for name in labels}
+        for name in values:
+            found = group[name].to_numpy(dtype=float)
+            row |= {name: found.mean(), f"{name}_sd": found.std(ddof=1) if len(found) > 1 else math.nan}
+        rows.append({**row, "seeds": len(group)})
+    return pd.DataFrame(rows)

@@ -1,0 +1,63 @@
+"""Other views of a data set: some of its classes, a few images of each, another size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from resnetlab.core.preprocessing import to_squares
+from resnetlab.core.randomness import generator
+from resnetlab.data.load import ARRAYS
+from resnetlab.data.storage.images import Ragged
+from resnetlab.data.storage.store import ImageData, Split
+
+
+def of_classes(data: ImageData, classes: Sequence[int]) -> ImageData:
+    """Returns the images of some classes, numbered anew in the order in which they are given."""
+    number = torch.full((data.num_classes,), -1)
+    number[list(classes)] = torch.arange(len(classes))
+    splits = {}
+    for name, split in data.splits.items():
+        positions = (number[split.labels] >= 0).nonzero().flatten()
+        part = _select(split, positions)
+        splits[name] = replace(part, labels=number[part.labels])
+    return _changed(data, splits=splits, class_names=tuple(data.class_names[at] for at in classes))
+
+
+def few_of_each(data: ImageData, count: int, *, seed: int) -> ImageData:
+    """Returns the data with at most `count` training images of each class, drawn by `seed`; other splits stay whole."""
+    train = data.split("train")
+    chosen = []
+    for label in range(data.num_classes):
+        positions = (train.labels == label).nonzero().flatten().numpy()
+        chosen.append(generator(seed, f"few of class {label}").permutation(positions)[:count])
+    positions = torch.from_numpy(np.sort(np.concatenate(chosen)))
+    return _changed(data, splits={**data.splits, "train": _select(train, positions)})
+
+
+def at_size(data: ImageData, image_size: int) -> ImageData:
+    """Returns the same images at another height and width in pixels."""
+    if image_size == data.image_size:
+        return data
+    splits = {
+        name: replace(split, images=to_squares(split.images, image_size, data.fit))
+        if isinstance(split.images, Tensor)
+        else split  # it is cut to its size when it is asked for
+        for name, split in data.splits.items()
+    }
+    return _changed(data, splits=splits, image_size=image_size)
+
+
+def _changed(data: ImageData, **fields: object) -> ImageData:
+    """Returns the data with other fields; what it was loaded with does not give it again."""
+    return replace(data, arguments={**data.arguments, "source": ARRAYS}, **fields)  # type: ignore[arg-type]  # names are fields
+
+
+def _select(split: Split, positions: Tensor) -> Split:
+    images = split.images.select(positions.numpy()) if isinstance(split.images, Ragged) else split.images[positions]
+    paths = None if split.paths is None else tuple(split.paths[at] for at in positions.tolist())
+    return Split(images=images, labels=split.labels[positions], index=split.index[positions], paths=paths)

@@ -1,0 +1,1 @@
+"""The loss around a trained network (Li et al. 2018)."""

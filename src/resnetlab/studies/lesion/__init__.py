@@ -1,0 +1,1 @@
+"""Networks without one of their blocks (Veit et al. 2016)."""

@@ -1,0 +1,130 @@
+"""Muon: momentum whose convolution kernels move by the same amount in every direction."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Of the polynomial that brings singular values from (0, 1] near to 1, as published with the method."""
+_ITERATIONS = 5
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum orthogonalized by Newton-Schulz iterations (Jordan et al., "Muon", 2024).
+
+    With gradient g of parameter p, and b the state "momentum_buffer":
+
+        b <- momentum * b + g
+        u <- g + momentum * b if nesterov else b
+        u <- orthogonal(u) * sqrt(max(1, rows / columns))      (kernels of convolutions only)
+        p <- (1 - lr * weight_decay) * p - lr * u
+
+    A kernel is taken as a matrix of a row for each output channel. Its singular values all become about 1, so that
+    one learning rate suits all layers, and the length of the gradient does not matter. Everything else, the head and
+    the scales and shifts of normalization, moves as in stochastic gradient descent. Weight decay is apart from the
+    gradient (Loshchilov and Hutter 2019). Where the attribute `found_inf`, a scalar on the device, is 1, a step
+    changes nothing, as in torch's fused optimizers.
+
+    Args:
+        params: parameters, or groups of them, each with its own settings.
+        lr: learning rate.
+        momentum: share of the last step's buffer.
+        weight_decay: share of the parameter, times the learning rate, that is taken away in a step.
+        nesterov: look ahead along the buffer.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        nesterov: bool = True,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Takes one step and returns the loss that `closure`, where given, computes afresh."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        for settings in self.param_groups:
+            group = settings if found_inf is None else _unless(found_inf, settings)
+            kernels = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                gradient = parameter.grad
+                if found_inf is not None:
+                    gradient = gradient.masked_fill(found_inf > 0, 0.0)
+                update = self._update(parameter, gradient, group)
+                if parameter.ndim == 4:
+                    kernels[parameter.shape].append((parameter, update))
+                else:
+                    _move(parameter, update, group)
+            for alike in kernels.values():
+                # In the order of channels_last, which is how kernels of such a network lie in memory.
+                rows = [update.permute(0, 2, 3, 1).flatten(1) for _, update in alike]
+                for (parameter, _), matrix in zip(alike, orthogonal(torch.stack(rows)), strict=True):
+                    out, per_group, height, width = parameter.shape
+                    matrix *= max(1.0, out / matrix.shape[1]) ** 0.5
+                    _move(parameter, matrix.view(out, height, width, per_group).permute(0, 3, 1, 2), group)
+        return loss
+
+    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(gradient)
+        return gradient + group["momentum"] * buffer if group["nesterov"] else buffer
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Returns about the nearest matrices whose rows, or columns if they are fewer, are orthonormal.
+
+    Singular values become 0.68 to 1.13 instead of 1 where those of the matrix were not tiny, which is as good for
+    training and faster than exactness. A matrix of zeros stays one.
+
+    Each iteration takes X to P X with P a polynomial of X X', so that the product of all P is worked out with small
+    square matrices, and multiplied by X once. That needs float32: rounded to bfloat16, X X' has negative eigenvalues,
+    and they grow.
+
+    Shapes: (N, rows, columns) -> (N, rows, columns).
+    """
+    is_tall = matrices.shape[1] > matrices.shape[2]
+    wide = matrices.mT if is_tall else matrices
+    wide = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    square = wide @ wide.mT
+    factor = product = _polynomial(square)
+    for _ in range(_ITERATIONS - 1):
+        square = factor @ square @ factor
+        factor = _polynomial(square)
+        product = factor @ product
+    wide = product @ wide
+    return wide.mT if is_tall else wide
+
+
+def _polynomial(square: Tensor) -> Tensor:
+    first, second, third = _NEWTON_SCHULZ
+    factor = torch.baddbmm(square, square, square, beta=second, alpha=third)
+    factor.diagonal(dim1=1, dim2=2).add_(first)
+    return factor
+
+
+def _move(parameter: Tensor, update: Tensor, group: dict[str, Any]) -> None:
+    parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(group["lr"] * update)
+
+
+def _unless(found_inf: Tensor, settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a step, as scalars on the device: one that moves nothing where `found_inf` is 1."""
+    fine = 1 - found_inf
+    return {**settings, "lr": settings["lr"] * fine, "momentum": settings["momentum"] * fine + found_inf}

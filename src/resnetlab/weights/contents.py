@@ -1,0 +1,211 @@
+"""What a file of weights says of itself, without building a network."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from resnetlab.core.console import render
+from resnetlab.core.files import printable
+from resnetlab.core.runs import Run
+from resnetlab.models.config import ResNetConfig
+from resnetlab.weights.file import weights_path
+from resnetlab.weights.foreign import read_head, read_weights_file
+from resnetlab.weights.tensors import (
+    TensorInfo,
+    is_ours,
+    is_safetensors,
+    matches_digest,
+    read_description,
+    read_header,
+    read_safetensors,
+    shown,
+)
+
+_BUFFERS = ("running_", "moving_", "num_batches")
+"""In the names of what a normalization counts, in torch and in Gluon, and does not learn."""
+_FORMS = {
+    "safetensors": "a safetensors file",
+    "torch": "a checkpoint of torch.save",
+    "gluon": "a .params file of Gluon",
+}
+_VERDICTS = {True: "matches the content", False: "DOES NOT MATCH the content: the file is damaged", None: "unchecked"}
+_NETWORK_KEYS = ("schema", "config", "class_names", "preprocessing")
+_SHOWN_CLASSES, _SHOWN_TENSORS, _LONGEST, _DEEPEST = 8, 3, 300, 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsSummary:
+    """What a file of weights holds; `print` shows it.
+
+    Attributes:
+        path: the file.
+        form: "resnetlab", "safetensors", "torch" or "gluon".
+        size: of the file, in bytes.
+        tensors: all tensors.
+        description: of a file of ours: "schema", "config", "class_names", "preprocessing", "provenance".
+        digest: of a file of ours, as it was written.
+        digest_matches: whether tensors and description still are what it was made of; None where nobody looked.
+        nesting: what was unwrapped of a file of others, such as "'state_dict', names without 'module.'".
+        ignored: what else such a file holds.
+        lists_tensors: whether `print` lists all tensors.
+    """
+
+    path: Path
+    form: str
+    size: int
+    tensors: tuple[TensorInfo, ...]
+    description: Mapping[str, Any] | None = None
+    digest: str | None = None
+    digest_matches: bool | None = None
+    nesting: str = ""
+    ignored: tuple[str, ...] = ()
+    lists_tensors: bool = False
+
+    @property
+    def parameters(self) -> int:
+        """Learned numbers: all but running statistics and counters."""
+        learned = [tensor for tensor in self.tensors if not any(part in tensor.name for part in _BUFFERS)]
+        return sum(math.prod(tensor.shape) for tensor in learned)
+
+    @property
+    def dtypes(self) -> dict[str, int]:
+        """How many tensors there are of each type, the most frequent first."""
+        return dict(Counter(tensor.dtype for tensor in self.tensors).most_common())
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Of a file of ours, the fields of the configuration that differ from `ResNetConfig`'s defaults."""
+        config = _mapping(_mapping(self.description).get("config"))
+        defaults = {field.name: field.default for field in dataclasses.fields(ResNetConfig)}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
+        return {name: value for name, value in config.items() if name not in plain or plain[name] != value}
+
+    def __str__(self) -> str:
+        table = Table(box=None, show_header=False, pad_edge=False)
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for title, text in (*self._description_rows(), *self._content_rows()):
+            table.add_row(Text(shown(title[:40])), Text(shown(text)))
+        parts: list[Table | str] = [table]
+        if self.lists_tensors:
+            parts += ["", _tensor_table(self.tensors)]
+        elif self.description is None:
+            left_out = len(self.tensors) > 2 * _SHOWN_TENSORS
+            ends = (*self.tensors[:_SHOWN_TENSORS], *self.tensors[-_SHOWN_TENSORS:]) if left_out else self.tensors
+            parts += ["", _tensor_table(ends, gap_after=_SHOWN_TENSORS if left_out else None)]
+        return "\n".join(line.rstrip() for line in render(Group(*parts)).splitlines())
+
+    def _description_rows(self) -> Iterator[tuple[str, str]]:
+        yield "file", printable(self.path)
+        if self.description is None:
+            yield "form", _FORMS[self.form]
+            yield from [("unwrapped", self.nesting)] if self.nesting else []
+            yield from [("ignored", _short(", ".join(self.ignored)))] if self.ignored else []
+            return
+        is_network = "config" in self.description
+        kind = "a network of resnetlab" if is_network else "tensors of resnetlab and no network, as in a checkpoint"
+        yield "form", f"{kind}, schema {_text(self.description.get('schema'))}"
+        if is_network:
+            yield "architecture", _text(self.architecture) or "the defaults of ResNetConfig"
+            yield "classes", _classes(self.description.get("class_names"))
+            yield "preprocessing", _text(self.description.get("preprocessing"))
+        told = {key: value for key, value in self.description.items() if key not in _NETWORK_KEYS}
+        for key, value in (*_mapping(told.pop("provenance", None)).items(), *told.items()):
+            yield key.replace("_", " "), _text(value)
+        yield "digest", f"{_text(self.digest)}, {_VERDICTS[self.digest_matches]}"
+
+    def _content_rows(self) -> Iterator[tuple[str, str]]:
+        kinds = ", ".join(f"{count:,} {dtype}" for dtype, count in self.dtypes.items())
+        yield "tensors", f"{len(self.tensors):,}: {kinds}"
+        yield "parameters", f"{self.parameters:,}"
+        yield "size", f"{self.size:,} bytes"
+
+
+def inspect_weights(path: str | Path | Run, *, tensors: bool = False, verify: bool = True) -> WeightsSummary:
+    """Returns what a file of weights holds. No network is built, and nothing in the file is executed.
+
+    Args:
+        path: a file of ours, safetensors, torch.save or Gluon; or a run, for its trained network.
+        tensors: whether `print` lists every tensor.
+        verify: whether the digest of a file of ours is computed, for which its tensors are read; without it the
+            header alone is.
+
+    Raises:
+        UserError: there is no such file, or it cannot be read.
+    """
+    path = weights_path(path)
+    if is_safetensors(read_head(path)):
+        header = read_header(path)
+        if is_ours(header.metadata):
+            description, digest = read_description(path, header.metadata)
+            matches = matches_digest(path, read_safetensors(path)[0], description, digest) if verify else None
+            return WeightsSummary(
+                path=path,
+                form="resnetlab",
+                size=path.stat().st_size,
+                tensors=header.tensors,
+                description=description,
+                digest=digest,
+                digest_matches=matches,
+                lists_tensors=tensors,
+            )
+    found = read_weights_file(path)
+    return WeightsSummary(
+        path=path,
+        form=found.form,
+        size=path.stat().st_size,
+        tensors=tuple(
+            TensorInfo(name=name, dtype=str(tensor.dtype).removeprefix("torch."), shape=tuple(tensor.shape))
+            for name, tensor in found.tensors.items()
+        ),
+        nesting=found.nesting,
+        ignored=found.ignored,
+        lists_tensors=tensors,
+    )
+
+
+def _tensor_table(tensors: Sequence[TensorInfo], *, gap_after: int | None = None) -> Table:
+    table = Table("tensor", "type", "shape", box=None, pad_edge=False)
+    for place, tensor in enumerate(tensors):
+        if place == gap_after:
+            table.add_row("...")
+        shape = "x".join(map(str, tensor.shape)) or "scalar"
+        table.add_row(Text(shown(tensor.name), overflow="fold"), tensor.dtype, Text(_short(shape)))
+    return table
+
+
+def _classes(names: Any) -> str:
+    if not isinstance(names, list):
+        return _text(names)
+    shown_names = ", ".join(_text(name) for name in names[:_SHOWN_CLASSES])
+    return f"{len(names):,}: {shown_names}{', ...' if len(names) > _SHOWN_CLASSES else ''}"
+
+
+def _text(value: Any, depth: int = 0) -> str:
+    """Returns a value of JSON, whatever it is, as a short text."""
+    if depth > _DEEPEST:
+        return "..."
+    if isinstance(value, Mapping):
+        entries = (f"{key.replace('_', ' ')} {_text(entry, depth + 1)}" for key, entry in value.items())
+        return _short(", ".join(entries) if depth == 0 else f"({', '.join(entries)})")
+    if isinstance(value, list):
+        return _short(f"({', '.join(_text(entry, depth + 1) for entry in value)})")
+    return _short("none" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

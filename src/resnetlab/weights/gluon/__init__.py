@@ -1,0 +1,1 @@
+"""Weights of Gluon (MXNet), read and written without MXNet."""

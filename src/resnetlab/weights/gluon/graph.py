@@ -1,0 +1,114 @@
+"""The graph that Gluon's `export` writes beside its file of weights: which layer takes which tensor, and when."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from resnetlab.core.errors import UserError
+from resnetlab.core.files import printable
+from resnetlab.weights.tensors import DamagedFileError
+
+_NORMALIZATION = "BatchNorm"
+_OPERATORS = {
+    "Convolution": ("weight", "bias"),
+    _NORMALIZATION: ("weight", "bias", "running_mean", "running_var"),
+    "FullyConnected": ("weight", "bias"),
+}
+"""What each operator with weights takes after its data, by our names."""
+_EPSILON = 1e-5
+"""What our normalizations add to the variance, and Gluon's where nobody chose otherwise."""
+
+_MOST_NODES = 10_000
+"""Seven times those of the deepest network of the zoo; the work grows with their square."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A layer with weights.
+
+    Attributes:
+        name: what it is called.
+        kind: "3x3 convolution", "normalization" or "dense layer".
+        tensors: the names of its tensors, by our parts: "weight", "bias", "running_mean", "running_var".
+        fixed_scale: whether its scale is 1 whatever the file says.
+    """
+
+    name: str
+    kind: str
+    tensors: Mapping[str, str]
+    fixed_scale: bool = False
+
+
+def read_graph(path: Path, names: Iterable[str]) -> list[Layer]:
+    """Returns the layers of a graph in the order of execution, the shortcut last in its block.
+
+    Args:
+        path: NAME-symbol.json.
+        names: of the tensors in the file of weights, which begin in "arg:" or "aux:" there and not in the graph.
+
+    Raises:
+        DamagedFileError: the file is no graph of MXNet's.
+        UserError: a normalization is computed in another way than ours.
+    """
+    stored = {re.sub("^(arg|aux):", "", name): name for name in names}
+    try:
+        graph = json.loads(path.read_text(encoding="utf-8"))
+        nodes = graph["nodes"]
+        return [_layer(path, nodes, place, stored) for place in _execution(nodes, graph["heads"][0][0])]
+    except UserError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError) as error:
+        raise DamagedFileError(
+            f"{printable(path)} cannot be read as the graph of a network by MXNet ({type(error).__name__}: {error}). "
+            "Use another copy, or take it away: without it the order in the file of weights counts."
+        ) from error
+
+
+def kind_of_convolution(kernel: Iterable[int | str]) -> str:
+    """Returns what a convolution with this kernel is called: "3x3 convolution"."""
+    return f"{'x'.join(map(str, kernel))} convolution"
+
+
+def _execution(nodes: list[dict[str, Any]], head: int) -> tuple[int, ...]:
+    """Returns the places of the nodes with weights through which the images come to the head.
+
+    Where two ways meet, in the sum of a block, the longer one counts first: the branch before the shortcut, whichever
+    of the two the graph has first.
+    """
+    if len(nodes) > _MOST_NODES:
+        raise ValueError(f"{len(nodes)} nodes, where a network has at most {_MOST_NODES}")
+    ways: list[tuple[int, ...]] = []
+    for place, node in enumerate(nodes):
+        arriving = sorted((ways[entry[0]] for entry in node["inputs"]), key=len, reverse=True)
+        way = tuple(dict.fromkeys(chain.from_iterable(arriving)))
+        ways.append((*way, place) if node["op"] in _OPERATORS else way)
+    return ways[head]
+
+
+def _layer(path: Path, nodes: list[dict[str, Any]], place: int, stored: Mapping[str, str]) -> Layer:
+    node = nodes[place]
+    name, operator, told = node["name"], node["op"], node.get("attrs", {})
+    taken = [nodes[entry[0]]["name"] for entry in node["inputs"][1:]]
+    kind = "dense layer"
+    if operator == "Convolution":
+        kind = kind_of_convolution(re.findall(r"\d+", told["kernel"]))
+    elif operator == _NORMALIZATION:
+        kind = "normalization"
+        if not math.isclose(epsilon := float(told.get("eps", 1e-3)), _EPSILON):
+            raise UserError(
+                f"{printable(path)} has a normalization, {name!r}, whose eps is {epsilon:g}. Ours have {_EPSILON:g} "
+                "and would compute something else, so these weights cannot be used."
+            )
+    return Layer(
+        name=name,
+        kind=kind,
+        tensors={part: stored.get(tensor, tensor) for part, tensor in zip(_OPERATORS[operator], taken, strict=False)},
+        fixed_scale=operator == _NORMALIZATION and told.get("fix_gamma", "True") == "True",
+    )

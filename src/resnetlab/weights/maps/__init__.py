@@ -1,0 +1,1 @@
+"""Weights of other libraries: one two-way map of names a file."""
