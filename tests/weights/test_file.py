@@ -17,9 +17,35 @@ from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.runs import Run
 from resnetlab.models.catalog import CATALOG
 from resnetlab.models.resnet import ResNet
-from resnetlab.weights.tensors import DamagedFileError, digest_of, read_tensors, write_tensors
+from resnetlab.weights.gluon.params import read_params, write_params
+from resnetlab.weights.tensors import DamagedFileError, digest_of, read_safetensors, read_tensors, write_tensors
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "run"
+
+
+def _is_own_and_aligned(tensor: torch.Tensor) -> bool:
+    """Whether a tensor lies where torch would allocate it: at a multiple of 64 bytes, alone in its storage."""
+    size = tensor.numel() * tensor.element_size()
+    return tensor.data_ptr() % 64 == 0 and tensor.untyped_storage().nbytes() == size
+
+
+def test_tensors_read_from_files_have_aligned_memory_of_their_own(tmp_path: Path):
+    """Mapped from the file they would start anywhere, oneDNN would take other kernels, and logits would differ."""
+    model = resnetlab.create_model("seresnet18", num_classes=3)
+    weights.save(tmp_path / "model.safetensors", model)
+    loaded = resnetlab.load(tmp_path / "model.safetensors").state_dict()
+    mapped = [f"t{size}" for size in range(1, 40)]
+    ours = {name: torch.zeros(size + 1) for size, name in enumerate(mapped)}
+    write_tensors(tmp_path / "checkpoint.safetensors", ours, {})
+    save_file(ours, tmp_path / "foreign.safetensors")
+    write_params(tmp_path / "gluon.params", ours)
+    read = [
+        loaded,
+        read_tensors(tmp_path / "checkpoint.safetensors")[0],
+        read_safetensors(tmp_path / "foreign.safetensors")[0],
+        read_params(tmp_path / "gluon.params"),
+    ]
+    assert [[name for name, tensor in found.items() if not _is_own_and_aligned(tensor)] for found in read] == [[]] * 4
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet20", "resnet50", "plain20"])

@@ -89,7 +89,17 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     with refuse_damage(path, "safetensors"), safe_open(path, framework="pt") as file:
         _refuse_doubles(path)
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118, not a dict
+        tensors = {name: own_memory(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118, not a dict
+        return tensors, file.metadata() or {}
+
+
+def own_memory(tensor: Tensor) -> Tensor:
+    """Returns a copy in memory of its own, aligned as torch allocates it.
+
+    A tensor mapped from a file starts wherever the file has it. On memory that is not aligned, oneDNN picks other
+    kernels, and the last bits of a network's logits change.
+    """
+    return tensor.clone(memory_format=torch.preserve_format)
 
 
 def read_header(path: Path) -> Header:

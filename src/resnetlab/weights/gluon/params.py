@@ -20,7 +20,7 @@ from torch import Tensor
 
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import atomic, printable
-from resnetlab.weights.tensors import DamagedFileError
+from resnetlab.weights.tensors import DamagedFileError, own_memory
 
 _FILE_MARK = 0x112
 _REVERSED_FILE_MARK = 0x1201 << 48  # the same eight bytes from the last to the first
@@ -141,7 +141,11 @@ def _read_file(file: _Reader) -> dict[str, Tensor]:
     names = _read_names(file, len(arrays))
     if file.left:
         file.fail(f"{file.left} bytes follow the end of the last name", file.at)
-    return {name: torch.from_numpy(array) for name, array in zip(names, arrays, strict=True) if array is not None}
+    return {
+        name: own_memory(torch.from_numpy(array))
+        for name, array in zip(names, arrays, strict=True)
+        if array is not None
+    }
 
 
 def _read_array(file: _Reader, place: int) -> np.ndarray | None:
