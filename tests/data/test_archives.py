@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from resnetlab.core.errors import UserError
-from resnetlab.data.load import archives
+from resnetlab.data.sources import archives
 from resnetlab.data.sources.archives import extract_archive
 
 

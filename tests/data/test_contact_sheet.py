@@ -9,8 +9,8 @@ from PIL import Image
 
 from resnetlab.core.errors import UserError
 from resnetlab.data.augment import Augmentation
+from resnetlab.data.inspection import contact_sheet as module
 from resnetlab.data.inspection.contact_sheet import CELL, contact_sheet, sheet_of
-from resnetlab.data.inspection.inspect import contact_sheet as module
 from resnetlab.data.load import load_data
 from resnetlab.data.storage.store import ImageData
 

@@ -16,7 +16,7 @@ import torchvision.datasets
 from PIL import Image
 
 from resnetlab.core.errors import UserError
-from resnetlab.data.load import named
+from resnetlab.data.sources import named
 from resnetlab.data.sources.cifar import load_cifar10, load_cifar100
 from resnetlab.data.sources.named import (
     IMAGENETTE_CLASSES,

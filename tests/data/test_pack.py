@@ -26,11 +26,12 @@ from tests.conftest import TINY, unprivileged
 
 from resnetlab.core.errors import UserError
 from resnetlab.core.resize import fit_to_square, shrink
-from resnetlab.data import loading, pack
+from resnetlab.data import assemble as loading
 from resnetlab.data.assemble import CACHE_VARIABLE
 from resnetlab.data.augment import Augmentation
 from resnetlab.data.batches import Batch, training_batches
 from resnetlab.data.load import load_data, pack_data, reload_data
+from resnetlab.data.storage import pack
 from resnetlab.data.storage.reader import decode_image
 from resnetlab.data.storage.store import ImageData, Split
 from resnetlab.evaluation.evaluate import evaluate

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from resnetlab import load_data
 from resnetlab.core.errors import Interrupted, UserError
 from resnetlab.data.storage.store import ImageData
-from resnetlab.studies import StudyResult, lab
+from resnetlab.studies import StudyResult
+from resnetlab.studies.lab import lab
 from resnetlab.studies.lab.conduct import Finding, conduct
 from resnetlab.studies.lab.lab import Lab, network
 from resnetlab.studies.lab.measure import errors, guessing, over_seeds

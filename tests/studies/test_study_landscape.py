@@ -22,9 +22,10 @@ from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
 from resnetlab.studies.lab.plan import Plan
 from resnetlab.studies.lab.question import FAILS, HOLDS, OPEN
+from resnetlab.studies.landscape import surfaces
 from resnetlab.studies.landscape.directions import Surface, random_direction
 from resnetlab.studies.landscape.pictures import draw_contours, draw_surfaces
-from resnetlab.studies.landscape.study import QUESTION, judge, landscape, rises, surfaces
+from resnetlab.studies.landscape.study import QUESTION, judge, landscape, rises
 from resnetlab.studies.landscape.surfaces import RADII, nine_points
 from resnetlab.weights.file import load
 

@@ -21,7 +21,7 @@ from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.runs import TIMING_COLUMNS, Run
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.surgery import freeze
-from resnetlab.studies.lab.lab import outside
+from resnetlab.studies.lab import outside
 from resnetlab.studies.lab.outside import HUB, OutsideConfig, load_encoder, outside_config, suited_machine
 from resnetlab.studies.lab.outside_runs import is_outside, load_outside, train_outside
 from resnetlab.studies.lab.plan import Cell, make_plan, seconds_per_image

@@ -7,7 +7,7 @@ import pytest
 from resnetlab.core.errors import UserError
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.models.config import ResNetConfig
-from resnetlab.studies.lab.lab import plan
+from resnetlab.studies.lab import plan
 from resnetlab.studies.lab.plan import Cell, make_plan, seconds_per_image
 from resnetlab.training.machine import Machine
 from resnetlab.training.recipes import resolve_recipe

@@ -15,7 +15,9 @@ from resnetlab.core.runs import TIMING_COLUMNS, Run
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.surgery import freeze
-from resnetlab.training import finder, loop, sanity
+from resnetlab.training import find_lr as finder
+from resnetlab.training import loop
+from resnetlab.training import overfit as sanity
 from resnetlab.training.distributed import end_sharing
 from resnetlab.training.find_lr import find_lr
 from resnetlab.training.fit import fit, resume
