@@ -1,45 +1,55 @@
-# `make` lists the targets. Everything runs in .venv, made on first use with Python 3.11 or later.
+# `make` lists the targets. Everything runs in .venv, which is created on first use with Python 3.11 or later.
 
 PYTHON ?= python3
 VENV := .venv
-# Tests run in so many processes at once, of one thread each.
+# Number of processes that run tests, with one thread each.
 WORKERS ?= 2
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+QUICK_TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
+SLOW_TESTS = $(BIN)/python -m pytest -m slow
 ifndef DEMO_RUN
 DEMO_RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check format clean
+.PHONY: help install demo check test test-slow test-all format clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-install: $(VENV)/.installed ## Make the environment and install resnetlab into it
+install: $(VENV)/.installed ## Create the environment and install resnetlab into it
 
 demo: $(VENV)/.installed ## Train on the embedded digits, evaluate, and write the report
 	$(BIN)/resnetlab train digits --model resnet20 --epochs 60 --batch-size 64 --out $(DEMO_RUN)
 	$(BIN)/resnetlab evaluate $(DEMO_RUN)
 	@echo "Open $(DEMO_RUN)/report.html in a browser."
 
-test: $(VENV)/.installed-dev ## Run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
-
-test-slow: $(VENV)/.installed-dev ## Run the tests that take minutes
-	$(BIN)/python -m pytest -m slow
-
-check: $(VENV)/.installed-dev ## Run ruff, pyright and import-linter
+check: $(VENV)/.installed-dev ## Check style, types, layers and import cycles
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/pyright --pythonplatform Windows
 	$(BIN)/lint-imports
+	$(BIN)/python tools/find_cycles.py
+
+test: $(VENV)/.installed-dev ## Run the tests that take seconds
+	$(QUICK_TESTS)
+
+test-slow: $(VENV)/.installed-dev ## Run the tests that take minutes, on all cores
+	$(SLOW_TESTS)
+
+test-all: $(VENV)/.installed-dev ## Run all tests; after a stop or failure continue (FRESH=1: start over)
+	$(if $(FRESH),rm -rf .test-all)
+	$(QUICK_TESTS) -p tools.resume_tests
+	$(SLOW_TESTS) -p tools.resume_tests
+	rm -rf .test-all
 
 format: $(VENV)/.installed-dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## Remove the environment and caches; runs and data stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist src/*.egg-info
+clean: ## Remove the environment and caches; keep runs and data
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache .test-all build dist src/*.egg-info
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("ResNetLab needs Python 3.11 or later, and \
