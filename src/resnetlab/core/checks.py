@@ -17,35 +17,37 @@ from resnetlab.core.errors import UserError, nearest, unknown
 T = TypeVar("T")
 
 
-def check_integer(name: str, value: Any, minimum: int | None = None) -> int:
-    """Returns `value` when it is an integer, of at least `minimum` where there is one."""
-    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not is_integer or (minimum is not None and value < minimum):
-        bound = "" if minimum is None else f" of at least {minimum}"
-        raise UserError(f"{name} must be an integer{bound}, got {value!r}.")
-    return int(value)
+def check_integer(name: str, value: Any, minimum: int | None = None, maximum: int | None = None) -> int:
+    """Returns `value` if it is an integer in [minimum, maximum]; a bound of None is open."""
+    number = int(value) if isinstance(value, numbers.Integral) and not isinstance(value, bool) else None
+    if number is None or (minimum is not None and number < minimum) or (maximum is not None and number > maximum):
+        bounds = [f"at least {minimum}"] * (minimum is not None) + [f"at most {maximum}"] * (maximum is not None)
+        raise UserError(f"{name} must be an integer{' of ' if bounds else ''}{' and '.join(bounds)}, got {value!r}.")
+    return number
 
 
 def check_number(
     name: str,
     value: Any,
-    minimum: float,
+    minimum: float = -math.inf,
     maximum: float = math.inf,
     *,
     above: bool = False,
     below: bool = False,
 ) -> float:
-    """Returns `value` when it is a finite number in [minimum, maximum].
+    """Returns `value` as a float if it is a finite number in [minimum, maximum].
 
-    `above` and `below` leave the minimum and the maximum themselves out.
+    `above` and `below` exclude the minimum and the maximum themselves.
     """
-    range_text = f"{'above' if above else 'at least'} {minimum:g}"
+    bounds = []
+    if minimum > -math.inf:
+        bounds.append(f" {'above' if above else 'at least'} {minimum:g}")
     if maximum < math.inf:
-        range_text += f" and {'below' if below else 'at most'} {maximum:g}"
+        bounds.append(f" {'below' if below else 'at most'} {maximum:g}")
     number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
     inside = math.isfinite(number) and minimum <= number <= maximum
     if not inside or (above and number == minimum) or (below and number == maximum):
-        raise UserError(f"{name} must be a finite number {range_text}, got {value!r}.")
+        raise UserError(f"{name} must be a finite number{' and'.join(bounds)}, got {value!r}.")
     return number
 
 
