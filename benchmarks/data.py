@@ -224,7 +224,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as target:
         if {"augmented", "plain"} & set(wanted):
             data = pack_data(folder, Path(target) / "pack", image_size=SIZE, fit="squash")
-            os.sync()  # else the system is still writing the pack to the disk while batches are timed
+            if sys.platform != "win32":
+                os.sync()  # else the system is still writing the pack to the disk while batches are timed
             for name, policy, bar in (("augmented", WRITE_UP_C, 5.0), ("plain", PLAIN, 3.0)):
                 if name in wanted:
                     ratio = compare(name, data, folder, policy, options)

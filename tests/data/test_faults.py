@@ -427,9 +427,9 @@ def test_fault_15_an_empty_class_folder_is_named(image_folder: Path):
     (image_folder / "gray").mkdir()
     (image_folder / "gray" / ".DS_Store").write_bytes(b"x")
     (image_folder / "gray" / "Thumbs.db").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"class folders without any image: gray, green\. Add images, or remove"):
+    with pytest.raises(UserError, match="gray, green"):
         list_files(image_folder, list_classes(image_folder))
-    with pytest.raises(UserError, match="class folders without any image: gray, green"):
+    with pytest.raises(UserError, match="gray, green"):
         load_data(image_folder)
 
 

@@ -1,10 +1,11 @@
-"""Files that are either the old one or the new one, never half of one."""
+"""Files written atomically, configuration read and written, and locks between processes."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import filelock
 import tomli_w
 
 from resnetlab.core.errors import UserError
@@ -21,10 +23,9 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path` to write to, and renames it to `path` after an fsync.
+    """Yields a temporary path in the folder of `path` to write to, and renames it to `path` after an fsync.
 
-    When the block raises, or the disk is full, the temporary file is removed and `path` keeps
-    what it held.
+    If the block raises, or the disk is full, the temporary file is removed and `path` keeps its content.
     """
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     temporary = Path(name)
@@ -41,7 +42,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 text file atomically; a pipe or a device is written to as it is."""
+    """Writes a UTF-8 text file atomically; a pipe or a device is written to directly."""
     if path.exists() and not path.is_file():
         path.write_text(text, encoding="utf-8")
         return
@@ -67,11 +68,29 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid TOML: {error}.") from error
 
 
-def printable(path: Path | str) -> str:
-    """Returns a path as text that every file and terminal takes.
+@contextmanager
+def exclusive_lock(path: Path, busy: str) -> Iterator[None]:
+    """Locks a file for this process; the system releases the lock when the process ends, even if it crashes.
 
-    Undecodable bytes, control characters, line breaks and marks that turn the direction of text are
-    written as backslash escapes, so that no name can forge a line of a message or command a terminal.
+    Args:
+        path: the lock's own file, which is created if needed.
+        busy: the error message if another process has the lock.
+
+    Raises:
+        UserError: another process has the lock.
+    """
+    try:
+        with filelock.FileLock(path, timeout=0):
+            yield
+    except filelock.Timeout as error:
+        raise UserError(busy) from error
+
+
+def printable(path: Path | str) -> str:
+    """Returns a path as text that is safe in every file and terminal.
+
+    Undecodable bytes, control characters, line breaks and marks that change the direction of text are
+    written as backslash escapes, so that no name can forge a line of a message or control a terminal.
     """
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
@@ -90,7 +109,9 @@ def _umask() -> int:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    if sys.platform == "win32" and path.is_dir():
+        return  # Windows cannot open a folder
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -16,7 +16,6 @@ bad_steps.csv        steps that were not finite, where there were any
 from __future__ import annotations
 
 import csv
-import fcntl
 import json
 import math
 import tempfile
@@ -30,7 +29,7 @@ import pandas as pd
 
 from resnetlab.core.checks import check_schema
 from resnetlab.core.errors import UserError, resume_command
-from resnetlab.core.files import atomic, read_toml, write_json, write_toml
+from resnetlab.core.files import atomic, exclusive_lock, read_toml, write_json, write_toml
 from resnetlab.core.html import run_html
 
 SCHEMA_VERSION = 1
@@ -75,15 +74,13 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the run for this process; a second one that would train it is refused.
+        """Reserves the run for this process, so that no second process trains it at the same time.
 
-        The system lets go of the lock when the process ends, however it ends.
+        Raises:
+            UserError: another process trains it.
         """
-        with (self.path / "run.toml").open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise UserError(f"{self.path} is being trained by another process. Wait for it, or stop it.") from error
+        busy = f"{self.path} is being trained by another process. Wait for it, or stop it."
+        with exclusive_lock(self.path / ".lock", busy):
             yield
 
     @property

@@ -10,7 +10,6 @@ A build that was stopped at any moment goes on from those shards that are whole 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -34,7 +33,7 @@ from rich.progress import track
 from resnetlab.core.checks import check_schema
 from resnetlab.core.console import console, is_live
 from resnetlab.core.errors import UserError
-from resnetlab.core.files import atomic, printable, write_json
+from resnetlab.core.files import atomic, exclusive_lock, printable, write_json
 from resnetlab.data.sources.folders import FileSource
 from resnetlab.data.sources.scan import ListedFile
 from resnetlab.data.storage.decoding import ShardFacts, StoredFormat
@@ -69,28 +68,23 @@ def is_pack(folder: Path) -> bool:
 
 @contextmanager
 def pack_lock(folder: Path) -> Iterator[None]:
-    """Makes a folder for a pack, or takes an unfinished one, and holds it for this process.
-
-    The system lets go of it when the process ends, however it ends.
+    """Makes a folder for a pack, or takes an unfinished one, and locks it for this process.
 
     Raises:
-        UserError: the folder holds something else, cannot be written, or is held by another process.
+        UserError: the folder contains something else, cannot be written, or is locked by another process.
     """
-    marker = folder / _MARKER
+    marker, lock = folder / _MARKER, folder / ".lock"
     try:
         if folder.exists() and any(folder.iterdir()) and not marker.is_file():
-            raise UserError(f"{folder} is not empty, and holds no unfinished pack. Choose another folder.")
+            raise UserError(f"{folder} is not empty and contains no unfinished pack. Choose another folder.")
         (folder / "shards").mkdir(parents=True, exist_ok=True)
         marker.touch()
-        file = marker.open("rb")
     except OSError as error:
-        raise UserError(f"cannot make the pack's folder {folder}: {error.strerror}. Choose another.") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(f"{folder} is being packed by another process. Wait for it, or stop it.") from error
+        raise UserError(f"cannot make the pack's folder {folder}: {error.strerror}. Choose another folder.") from error
+    with exclusive_lock(lock, f"{folder} is being packed by another process. Wait for it, or stop it."):
         yield
+    if is_complete(folder):
+        lock.unlink(missing_ok=True)
 
 
 def build_pack(
