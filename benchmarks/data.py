@@ -1,6 +1,6 @@
 """Claims on the way from files to batches, measured on Imagenette's 160 px files, in one run.
 
-- `augmented`: write-up C's whole augmentation at 224 px, batches of 64, ours from the pack against
+- `augmented`: the whole augmentation of the Imagenette tutorial at 224 px, batches of 64, ours from the pack against
   torchvision's v2 transforms in a DataLoader with the best number of workers: at least 5 times the images.
 - `plain`: without augmentation, resized and normalized only: at least 3 times.
 - `packing`: the time of building the pack over that of decoding all files once with as many processes:
@@ -51,7 +51,7 @@ PLAIN = Augmentation(crop_padding=0.0, flip=False)
 
 
 def peer_transforms(augmented: bool) -> v2.Compose:
-    """Returns torchvision's own chain for the same list, in the write-up's order."""
+    """Returns torchvision's own chain for the same list, in the tutorial's order."""
     ending = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
     if not augmented:
         return v2.Compose([v2.ToImage(), v2.Resize((SIZE, SIZE), antialias=True), *ending])
@@ -195,7 +195,7 @@ def outside_share(folder: Path, options: argparse.Namespace) -> float:
     share = statistics.median(outside) / statistics.median(whole)
     print(
         f"outside: {statistics.median(outside) * 1000:.0f} ms of {statistics.median(whole) * 1000:.0f} ms a step of "
-        f"{BATCH} images, {machine}, write-up C's whole augmentation"
+        f"{BATCH} images, {machine}, all augmentation of imagenette-tutorial"
     )
     return share
 

@@ -1,7 +1,7 @@
 """Claim: a training step from scratch takes at most 1.5 times as long as one of torch's layers.
 
-The network of the first write-up (ResNet-50, one channel, ten classes, batch 32 of 96x96) in float32, built twice
-from the same configuration and seed: of torch's layers with torch's cross-entropy and fused SGD, and of
+The network of the from-scratch notebook (ResNet-50, one channel, ten classes, batch 32 of 96x96) in float32, built
+twice from the same configuration and seed: of torch's layers with torch's cross-entropy and fused SGD, and of
 `resnetlab.scratch` with its own. torch is timed in both memory layouts, and the faster one counts.
 """
 
@@ -56,7 +56,7 @@ def main() -> int:
         "torch, channels_last": training_step("torch", options.batch_size, torch.channels_last),
         "from scratch": training_step("scratch", options.batch_size, torch.contiguous_format),
     }
-    print(f"ResNet-50 of write-up A, {options.batch_size} images of {CHANNELS}x{SIZE}x{SIZE}, float32")
+    print(f"scratch_resnet50, {options.batch_size} images of {CHANNELS}x{SIZE}x{SIZE}, float32")
     times = medians(runs, images=options.batch_size, rounds=options.steps, warmup=options.warmup)
     for name in ("torch, contiguous", "torch, channels_last"):
         print(f"time from scratch over {name}: {times['from scratch'] / times[name]:.2f}x")

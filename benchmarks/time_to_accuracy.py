@@ -1,6 +1,6 @@
-"""Claim: `--recipe quick` reaches 93.5 % on Fashion-MNIST in a twentieth of the time of write-up B's ten epochs.
+"""Claim: `--recipe quick` reaches 93.5 % on Fashion-MNIST in a twentieth of the time of d2l's ten epochs.
 
-The peer is write-up B's recipe as it stands: its ResNet-18 (biased convolutions, batch normalization) on images
+The peer is the recipe `d2l-pytorch`, unchanged: its ResNet-18 (biased convolutions, batch normalization) on images
 resized to 96x96, float32, batches of 128, SGD at 0.01, written as the plain torch loop that it is, with
 torchvision's own data set and transforms in a DataLoader. Its time per step is measured over at least 100 steps
 and multiplied to ten epochs of 60,000 images; what it spends on evaluation is not counted.
@@ -36,7 +36,7 @@ ACCURACY_BAR, TIME_BAR = 0.935, 20.0
 
 
 def peer_seconds(root: Path, steps: int, warmup: int = 5) -> float:
-    """Returns the time of write-up B's ten epochs, from the mean time of its steps."""
+    """Returns the time of ten epochs of d2l-pytorch, from the mean time of its steps."""
     transforms = v2.Compose([v2.Resize(96), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
     images = FashionMNIST(root, train=True, transform=transforms)
     loader = DataLoader(images, BATCH, shuffle=True, num_workers=torch.get_num_threads())
@@ -53,10 +53,10 @@ def peer_seconds(root: Path, steps: int, warmup: int = 5) -> float:
         optimizer.step()
         if step > warmup and (step - warmup) % 20 == 0:
             speed = BATCH * (step - warmup) / (time.perf_counter() - began)
-            print(f"write-up B: step {step - warmup}/{steps}, {speed:.0f} img/s", flush=True)
+            print(f"d2l-pytorch: step {step - warmup}/{steps}, {speed:.0f} img/s", flush=True)
     seconds = (time.perf_counter() - began) / steps
     whole = seconds * EPOCHS * TRAINING_IMAGES / BATCH
-    print(f"write-up B: {seconds:.3f} s a step, {whole / 60:.0f} minutes for {EPOCHS} epochs")
+    print(f"d2l-pytorch: {seconds:.3f} s a step, {whole / 60:.0f} minutes for {EPOCHS} epochs")
     return whole
 
 
@@ -76,7 +76,7 @@ def main() -> int:
     """Measures both in one run and prints a line for each claim."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, default=Path(os.environ.get("RESNETLAB_DATA", "data")))
-    parser.add_argument("--steps", type=int, default=100, help="of write-up B (default 100)")
+    parser.add_argument("--steps", type=int, default=100, help="steps of d2l-pytorch (default 100)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of ours (default 0 1 2)")
     options, more = parser.parse_known_args()
     print(f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}", flush=True)

@@ -21,7 +21,7 @@ def test_families_stand_apart_and_inputs_are_as_published(cli: Cli):
     lines = [" ".join(line.split()) for line in cli("models", "*resnet*")[1].splitlines()]
     assert lines[lines.index("resnet152 60,192,808 11,513,626,624 3x224x224 He et al. 2016") + 1] == ""
     (small,) = [line for line in lines if line.startswith("small_resnet14")]
-    assert small == "small_resnet14 2,776,522 321,580,544 1x28x28 write-up C"
+    assert small == "small_resnet14 2,776,522 321,580,544 1x28x28 Imagenette tutorial"
 
 
 def test_a_pattern_chooses(cli: Cli):

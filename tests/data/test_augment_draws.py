@@ -31,7 +31,7 @@ COUNT = 4000
 FIELDS = [field.name for field in dataclasses.fields(Samples)]
 OFF = Augmentation(crop_padding=0, flip=False)
 
-# The job of system C: every parameter of its list, mixing and an automatic policy besides.
+# Every parameter of the recipe imagenette-tutorial, with mixing and an automatic policy added.
 FULL: dict[str, Any] = {
     "crop_scale": (0.75, 1.0), "crop_ratio": (0.9, 1.05), "flip": True, "vertical_flip": True, "rotation": 10.0,
     "shear": 5.0, "brightness": 0.15, "contrast": 0.15, "saturation": 0.1, "hue": 0.05, "autocontrast_p": 0.2,

@@ -1,4 +1,4 @@
-"""Blocks alone: shapes, a block of the user's own, and System B's, which stood alone there too."""
+"""Blocks alone: shapes, a block of the user's own, and those of d2l."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import torch
 
 import resnetlab
 
-# Counted on torchvision 0.29.2, timm 1.0.31 and the five write-ups that the project grew out of. Of each: name,
+# Counted on torchvision 0.29.2, timm 1.0.31 and the five sources of docs/origins.md. Of each: name,
 # fields, (C, H, W), trainable parameters, multiply-accumulates (None where no figure is known).
 GRAY, COLOR, SMALL, PHOTO = (1, 28, 28), (3, 28, 28), (3, 32, 32), (3, 224, 224)
 STEM_3X3 = {"in_channels": 1, "num_classes": 10, "stem": "cifar"}

@@ -72,7 +72,7 @@ def test_a_folder_of_photos_trains(cli: Cli, tmp_path: Path, data_root: Path):
 
 @pytest.mark.slow
 def test_a_network_from_scratch_trains_on_fashion_mnist(tmp_path: Path, data_root: Path):
-    """The first write-up's job, one pass over 12,000 images: layers, loss and optimizer from scratch."""
+    """The network of the from-scratch notebook, one pass over 12,000 images, with its own loss and optimizer."""
     sizes = {"image_size": 96, "limit": 12_000, "validation_fraction": 0.01}
     data = resnetlab.load_data("fashion_mnist", data_root=data_root, **sizes)
     settings = {"epochs": 1, "batch_size": 32, "lr": 0.025, "clip_norm": 0, "label_smoothing": 0}

@@ -307,7 +307,7 @@ def test_named_recipes_survive_a_file_and_say_how_to_run_them(name: str):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_named_recipes_train(name: str, digits: ImageData, tmp_path: Path):
-    """Each for one epoch of a tiny network, the write-ups' as they stand."""
+    """Each recipe trains a tiny network for one epoch."""
     limited = resnetlab.load_data("digits", limit=200)
     run = fit(TINY, limited, recipe=name, out=tmp_path / "run", epochs=1, batch_size=64, quiet=True)
     assert math.isfinite(run.history["train_loss"].iloc[0])

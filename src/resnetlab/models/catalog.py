@@ -47,7 +47,11 @@ XIE = "Xie et al. 2017"
 TIMM = "timm"
 GLUON = "Gluon's model zoo"
 OURS = "ResNetLab"
-SYSTEM = "write-up {}"
+# The sources of the teaching networks; docs/origins.md describes them.
+FROM_SCRATCH = "from-scratch notebook"
+D2L = "d2l"
+TUTORIAL = "Imagenette tutorial"
+TABLE1 = "Table 1 notebook"
 
 
 def _imagenet(layers: int, source: str, **fields: Any) -> Entry:
@@ -72,15 +76,15 @@ def _wide(layers: int, factor: int) -> Entry:
 def _small(layers: int, depth: int) -> Entry:
     """Three stages of 64, 128 and 256 channels, for gray images of 28 pixels."""
     fields = {"depths": (depth,) * 3, "widths": (64, 128, 256), "stem": "cifar", "in_channels": 1, "num_classes": 10}
-    return Entry(28, SYSTEM.format("C"), fields)
+    return Entry(28, TUTORIAL, fields)
 
 
 def _table1(layers: int) -> Entry:
-    """Table 1 by the letter: biased convolutions, a bare stem, bare projections."""
+    """Table 1 taken literally: biased convolutions, neither normalization nor activation after stem and projections."""
     fields: dict[str, Any] = {"conv_bias": "all", "stem_norm": False, "stem_activation": False, "shortcut_norm": False}
     if layers not in BASIC:
         fields |= {"shortcut": "C", "stride_on": "1x1"}
-    return _imagenet(layers, SYSTEM.format("E"), **fields, init="torch")
+    return _imagenet(layers, TABLE1, **fields, init="torch")
 
 
 def _zoo(layers: int, version: int) -> Entry:
@@ -128,7 +132,7 @@ CATALOG: dict[str, Entry] = {
     ),
     "scratch_resnet50": Entry(
         96,
-        SYSTEM.format("A"),
+        FROM_SCRATCH,
         {
             **{"block": "bottleneck", "depths": BOTTLENECK[50], "shortcut": "C", "stride_on": "1x1"},
             **{"running_variance": "biased", "in_channels": 1, "num_classes": 10, "parts": "scratch"},
@@ -136,7 +140,7 @@ CATALOG: dict[str, Entry] = {
     ),
     "d2l_resnet18": Entry(
         96,
-        SYSTEM.format("B, D"),
+        D2L,
         {"conv_bias": "all", "shortcut_norm": False, "init": "xavier", "in_channels": 1, "num_classes": 10},
     ),
     **{f"table1_resnet{n}": _table1(n) for n in (18, 34, 50, 101, 152)},

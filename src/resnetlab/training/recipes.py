@@ -91,7 +91,7 @@ def finetune() -> Recipe:
 
 
 def paper_cifar() -> Recipe:
-    """The job of He et al. 2016 on CIFAR: 64,000 steps of 128 images, the rate divided by 10 at 32,000 and 48,000.
+    """The training of He et al. 2016 on CIFAR: 64,000 steps of 128 images, the rate divided by 10 at 32,000 and 48,000.
 
     `resnetlab train cifar10 --model resnet20 --recipe paper-cifar --set model.shortcut=A`
 
@@ -117,7 +117,7 @@ def paper_cifar() -> Recipe:
 
 
 def from_scratch() -> Recipe:
-    """The job of write-up A: plain SGD at a constant rate, with the loss and the optimizer from scratch.
+    """The from-scratch notebook: plain SGD at a constant rate, with loss and optimizer from scratch.
 
     `resnetlab train fashion_mnist --model scratch_resnet50 --image-size 96 --recipe from-scratch`
 
@@ -131,7 +131,7 @@ def from_scratch() -> Recipe:
 
 
 def d2l_pytorch() -> Recipe:
-    """The job of write-up B: plain SGD at a constant rate.
+    """ResNet-18 of d2l in PyTorch: plain SGD at a constant rate.
 
     `resnetlab train fashion_mnist --model d2l_resnet18 --image-size 96 --recipe d2l-pytorch`
 
@@ -153,7 +153,7 @@ def d2l_pytorch() -> Recipe:
 
 
 def imagenette_tutorial() -> Recipe:
-    """The job of write-up C: the rate halved every 3 epochs, its whole augmentation, the best weights, patience 5.
+    """The Imagenette tutorial: rate halved every 3 epochs, all its augmentation, best weights, patience 5.
 
     `resnetlab train imagenette --model resnet18 --image-size 224 --fit squash --recipe imagenette-tutorial --seed 42`
 
@@ -184,12 +184,12 @@ def imagenette_tutorial() -> Recipe:
 
 
 def d2l_gluon() -> Recipe:
-    """The job of write-up D: plain SGD at a constant rate, larger batches.
+    """ResNet-18 of d2l in Gluon: plain SGD at a constant rate, larger batches.
 
     `resnetlab train fashion_mnist --model d2l_resnet18 --image-size 96 --recipe d2l-gluon`
 
-    It names about 8 minutes on a rented GPU. Here its 10 epochs reach 91.93 % of the test images (91.4 to 92.4; one
-    seed), in 62 minutes on one of two cores of an Intel Xeon, the other busy, with bfloat16.
+    The source reports about 8 minutes on a Colab GPU. Here 10 epochs reach 91.93 % of the test images (91.4 to
+    92.4; one seed), in 62 minutes on one of two cores of an Intel Xeon, the other busy, with bfloat16.
     """
     return d2l_pytorch().changed(name="d2l-gluon", batch_size=256, lr=0.05)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from resnetlab.models.summary import Summary
 
 GLUON_COUNTERS = {"conv": 5, "batchnorm": 4, "sequential": 1}
-"""Where Gluon's counters stand when the write-up builds its network; see `Summary.trace`."""
+"""The numbers of Gluon's first layers of each kind in the d2l notebook; see `Summary.trace`."""
 _UNSEEN = ("Identity", "Flatten", "Sequential", "ModuleList", "Projection", "ZeroPaddedIdentity")
 _RULE, _WIDTH = 80, (20, 44, 16)
 

@@ -100,9 +100,9 @@ class Summary:
 
         Args:
             names: "own", or "gluon": Gluon's kinds of layers, numbered.
-            counters: the numbers that Gluon's names begin with, such as {"conv": 5}. Gluon counts through a whole
-                process; the default is where its counters stand in the write-up the table is known from, which had
-                built five convolutions, four normalizations and one sequence before.
+            counters: the first number of each kind of layer, such as {"conv": 5}. Gluon numbers the layers of a whole
+                process. The default reproduces the d2l notebook, which had built five convolutions, four
+                normalizations and one sequence before this network.
         """
         check_choice("names", names, ("own", "gluon"))
         return trace_lines(self.layers, gluon=names == "gluon", counters=counters)

@@ -85,7 +85,7 @@ NETWORKS = {
         constants={"input_norm.weight": 1.0},
     ),
 }
-"""The network of write-up D, and the model zoo's two versions."""
+"""The network of d2l (Gluon), and the model zoo's two versions."""
 _FIELDS_OF_ALL = {
     **{"stem": ("imagenet",), "stem_norm": (True,), "stem_activation": (True,), "shortcut": ("B",)},
     **{"avg_down": (False,), "activation": ("relu",), "squeeze_excite": (False,), "dilate": ((),)},
