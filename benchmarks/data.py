@@ -37,8 +37,9 @@ from resnetlab.data.load import load_data, pack_data
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.catalog import create_model
 from resnetlab.training.machine import choose_machine
+from resnetlab.training.optimizers import build_optimizer
 from resnetlab.training.recipes import resolve_recipe
-from resnetlab.training.step import build_optimizer, training_step
+from resnetlab.training.step import training_step
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZE, BATCH = 224, 64

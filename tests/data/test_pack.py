@@ -22,6 +22,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.conftest import TINY, unprivileged
+from tests.training.stepping import before_step
 
 from resnetlab.core.errors import UserError
 from resnetlab.core.resize import fit_to_square, shrink
@@ -35,8 +36,8 @@ from resnetlab.data.storage.reader import decode_image
 from resnetlab.data.storage.store import ImageData, Split
 from resnetlab.evaluation.evaluate import evaluate
 from resnetlab.evaluation.predict import predict
-from resnetlab.training import loop
 from resnetlab.training.fit import fit, resume
+from resnetlab.training.loop import Training
 from resnetlab.weights.tensors import read_tensors
 
 EVERYTHING = Augmentation(
@@ -292,29 +293,22 @@ def test_an_epoch_goes_on_in_its_middle(photos: Path, tmp_path: Path):
     _assert_same_batches(_batches(packed, first_step=3), _batches(memory)[3:])
 
 
-def test_a_run_from_a_pack_is_resumed_in_mid_epoch_and_equals_one_from_memory(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_run_from_a_pack_is_resumed_in_mid_epoch_and_equals_one_from_memory(photos: Path, tmp_path: Path):
     settings = {"epochs": 2, "batch_size": 8, "augment.crop_scale": (0.5, 1.0), "augment.rotation": 10.0}
     settings |= {"precision": "float32", "quiet": True}
     memory = load_data(photos, image_size=24, store="memory", workers=1)
     whole = fit(RGB, memory, out=tmp_path / "whole", **settings)
     pack_data(photos, tmp_path / "pack", image_size=24, workers=4)
-    step, taken = loop.training_step, 0
 
-    def failing(*args, **kwargs):
-        nonlocal taken
-        taken += 1
-        if taken == 9:  # of 6 steps an epoch
-            raise ConnectionError("the machine is gone")
-        return step(*args, **kwargs)
+    def save_and_fail(training: Training) -> None:
+        training.save()
+        raise ConnectionError("the machine is gone")
 
-    monkeypatch.setattr(loop, "training_step", failing)
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
-    with pytest.raises(ConnectionError):
+    with pytest.raises(ConnectionError), before_step(9, save_and_fail):  # of 6 steps an epoch
         fit(RGB, tmp_path / "pack", out=tmp_path / "run", **settings)
-    resumed = resume(tmp_path / "run", quiet=True)
-    assert taken < 2 * 6 + 3  # it went on, and did not begin again
+    with before_step(9, save_and_fail) as taken:
+        resumed = resume(tmp_path / "run", quiet=True)
+    assert len(taken) == 4, "it continues in the middle of the second epoch"
     ours, theirs = (read_tensors(run.weights)[0] for run in (resumed, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours.keys() | theirs.keys())
     assert resumed.summary == whole.summary

@@ -26,9 +26,10 @@ def first_losses(count: int = 20) -> list[float]:
     from resnetlab.data.load import load_data
     from resnetlab.models.catalog import create_model
     from resnetlab.training.machine import Machine
+    from resnetlab.training.optimizers import build_optimizer
     from resnetlab.training.recipe import Recipe
     from resnetlab.training.schedule import learning_rate
-    from resnetlab.training.step import build_optimizer, training_step
+    from resnetlab.training.step import training_step
 
     data = load_data("digits")
     augment = Augmentation(crop_padding=0.125, flip=False)

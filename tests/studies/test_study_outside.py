@@ -13,6 +13,7 @@ import timm
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
+from tests.training.stepping import around_steps, before_step
 from torch import nn
 
 from resnetlab import load_data
@@ -25,11 +26,12 @@ from resnetlab.studies.lab import outside
 from resnetlab.studies.lab.outside import HUB, OutsideConfig, load_encoder, outside_config, suited_machine
 from resnetlab.studies.lab.outside_runs import is_outside, load_outside, train_outside
 from resnetlab.studies.lab.plan import Cell, make_plan, seconds_per_image
-from resnetlab.training import loop
 from resnetlab.training.fit import resume
+from resnetlab.training.loop import Training
 from resnetlab.training.machine import Machine
+from resnetlab.training.optimizers import build_optimizer
 from resnetlab.training.recipe import Recipe
-from resnetlab.training.step import build_optimizer
+from resnetlab.training.schedule import learning_rate
 from resnetlab.weights.file import load
 from resnetlab.weights.tensors import read_tensors
 
@@ -95,20 +97,19 @@ def test_a_frozen_encoder_stays_as_it_is(few: ImageData, tmp_path: Path):
     ]  # fmt: skip
 
 
-def test_encoder_and_head_have_rates_of_their_own_in_every_step(
-    few: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    model, seen, step = GRAY.build(), [], loop.training_step
+def test_encoder_and_head_have_rates_of_their_own_in_every_step(few: ImageData, tmp_path: Path):
+    model, seen = GRAY.build(), []
 
-    def watched(network, optimizer, *arguments, lr, **named):
-        result = step(network, optimizer, *arguments, lr=lr, **named)
-        seen.append((lr, {group["name"]: group["lr"] for group in optimizer.param_groups}))
-        return result
+    def watched(step, training, batch):
+        loss = step(training, batch)
+        seen.append({group["name"]: group["lr"] for group in training.state.optimizer.param_groups})
+        return loss
 
-    monkeypatch.setattr(loop, "training_step", watched)
-    train_outside(GRAY, few, recipe=TWO_RATES, out=tmp_path / "run")
+    with around_steps(watched):
+        train_outside(GRAY, few, recipe=TWO_RATES, out=tmp_path / "run")
     assert len(seen) == 2 * 4
-    for lr, rates in seen:
+    for step, rates in enumerate(seen):
+        lr = learning_rate(TWO_RATES, step, len(seen))
         assert rates == {
             "encoder": pytest.approx(0.1 * lr), "encoder scales and shifts": pytest.approx(0.1 * lr),
             "head": pytest.approx(lr), "head scales and shifts": pytest.approx(lr),
@@ -125,23 +126,17 @@ class DiedError(Exception):
 
 
 @pytest.mark.parametrize("end", ["signal in the first epoch", "death in the second epoch"])
-def test_a_training_that_was_stopped_ends_with_the_same_bits(
-    end: str, few: ImageData, trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    step, taken, out = loop.training_step, [], tmp_path / "run"
+def test_a_training_that_was_stopped_ends_with_the_same_bits(end: str, few: ImageData, trained: Run, tmp_path: Path):
+    out = tmp_path / "run"
 
-    def stopped(*arguments, **named):
-        result = step(*arguments, **named)
-        taken.append(1)
-        if end.startswith("signal") and len(taken) == 3:
+    def die(training: Training) -> None:
+        if end.startswith("signal"):
             os.kill(os.getpid(), signal.SIGTERM)
-        if end.startswith("death") and len(taken) == 6:
+        else:
             raise DiedError
-        return result
 
     how = {"recipe": TWO_RATES, "out": out, "seed": 1}
-    with monkeypatch.context() as patched, pytest.raises((Interrupted, DiedError)):
-        patched.setattr(loop, "training_step", stopped)
+    with pytest.raises((Interrupted, DiedError)), before_step(3 if end.startswith("signal") else 7, die):
         train_outside(GRAY, few, **how)
     assert not Run(out).is_complete
     run = train_outside(GRAY, few, **how)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -15,30 +16,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tests.training.stepping import Step, around_steps, before_step
 from torch import Tensor, nn
 
 from resnetlab.cli.main import main
 from resnetlab.core.errors import Interrupted, UserError
+from resnetlab.data.batches import Batch
 from resnetlab.data.load import load_data
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
 from resnetlab.training import fit as fitting
-from resnetlab.training import loop
 from resnetlab.training.fit import fit, resume
+from resnetlab.training.loop import Training
 from resnetlab.training.machine import Machine
 from resnetlab.training.recipe import Recipe
 
 TINY = ResNetConfig(depths=(1, 1), widths=(4, 8), stem="cifar", shortcut="A", in_channels=1, num_classes=10)
 STEPS = 55  # five epochs of digits
 RANK = int(os.environ.get("RANK", "0"))
-STEP = loop.training_step
 RECIPE = Recipe(name="shared", epochs=5, lr=0.5, clip_norm=1.0, label_smoothing=0.1)
 SETTINGS: dict[str, Any] = {"recipe": RECIPE, "precision": "float64", "quiet": True}
 CURVES: dict[str, dict[str, Any]] = {
     "plain": {},
     "mixed": {"augment.mixup": 0.2, "label_smoothing": 0.1, "class_weights": "balanced", "clip_norm": 0.5},
-    "in parts": {"accumulate": 4, "average": 0.9},
+    "micro-batches": {"accumulate": 4, "average": 0.9},
     "orthogonal": {"optimizer": "muon", "lr": 0.05},
     "unfrozen": {"freeze": "stem", "layer_decay": 0.5, "head_epochs": 1, "unfreeze_epochs": 2},
 }
@@ -67,29 +69,14 @@ def losses_of(train: Callable[[], Any]) -> list[float]:
     """Returns the losses of all steps of a training."""
     losses: list[float] = []
 
-    def noted(*args: Any, **settings: Any) -> tuple[Tensor, Tensor]:
-        loss, correct = STEP(*args, **settings)
+    def noted(step: Step, training: Training, batch: Batch) -> Tensor:
+        loss = step(training, batch)
         losses.append(loss.item())
-        return loss, correct
+        return loss
 
-    loop.training_step = noted
-    train()
-    loop.training_step = STEP
+    with around_steps(noted):
+        train()
     return losses
-
-
-def at_step(number: int, act: Callable[[], Any]) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Returns a training step before whose call of this number, from 1, something happens."""
-    taken = 0
-
-    def step(*args: Any, **settings: Any) -> tuple[Tensor, Tensor]:
-        nonlocal taken
-        taken += 1
-        if taken == number:
-            act()
-        return STEP(*args, **settings)
-
-    return step
 
 
 def digest(model: nn.Module) -> str:
@@ -120,29 +107,29 @@ def suite(folder: Path) -> None:
     found["default folder"] = str(fit(TINY, digits, **{**SETTINGS, "epochs": 1}).path)
 
     # In channels_last a fused optimizer needs gradients of the same layout, in every step.
-    def checked(model: nn.Module, optimizer: Any, batch: Any, **settings: Any) -> tuple[Tensor, Tensor]:
-        return STEP(model, optimizer, batch, **{**settings, "check_layout": True})
+    def checked(step: Step, training: Training, batch: Batch) -> Tensor:
+        training.check_layout = True
+        return step(training, batch)
 
-    loop.training_step = checked
     measured = fitting.choose_machine
     machine = Machine(device="cpu", precision="float32", memory_format="channels_last", threads=1)
     fitting.choose_machine = lambda *args, **named: machine
     model = ResNet(dataclasses.replace(TINY, block="bottleneck"))
-    fit(model, digits, out=folder / "channels_last", epochs=1, accumulate=2, quiet=True)
+    with around_steps(checked):
+        fit(model, digits, out=folder / "channels_last", epochs=1, accumulate=2, quiet=True)
     fitting.choose_machine = measured
     found["channels_last"] = [digest(model), model.layer1[0].conv2.weight.stride()]
 
     # Images that are not finite, in this process only where it is the second.
-    def poisoned(model: nn.Module, optimizer: Any, batch: Any, **settings: Any) -> tuple[Tensor, Tensor]:
+    def poisoned(step: Step, training: Training, batch: Batch) -> Tensor:
         if batch.step == 2 and RANK == 1:
             batch = dataclasses.replace(batch, images=torch.full(batch.images.shape, math.nan), normalized=True)
-        return STEP(model, optimizer, batch, **settings)
+        return step(training, batch)
 
-    loop.training_step = poisoned
     model = ResNet(TINY)
-    fit(model, digits, out=folder / "poisoned", **{**SETTINGS, "epochs": 1})
+    with around_steps(poisoned):
+        fit(model, digits, out=folder / "poisoned", **{**SETTINGS, "epochs": 1})
     found["poisoned"] = digest(model)
-    loop.training_step = STEP
 
     for name, asked in {
         "small batch": {"batch_size": 3},
@@ -163,26 +150,24 @@ def suite(folder: Path) -> None:
     fitting.ResNet = ResNet
 
     # A signal to the second process alone.
-    loop.training_step = at_step(13, lambda: RANK == 1 and os.kill(os.getpid(), signal.SIGTERM))
-    try:
-        fit(frozen_norm(), digits, out=folder / "stopped", **SETTINGS)
-    except Interrupted as stop:
-        found["stopped"] = [stop.signal_number, str(stop)]
-    loop.training_step = STEP
+    with before_step(13, lambda training: RANK == 1 and os.kill(os.getpid(), signal.SIGTERM)):
+        try:
+            fit(frozen_norm(), digits, out=folder / "stopped", **SETTINGS)
+        except Interrupted as stop:
+            found["stopped"] = [stop.signal_number, str(stop)]
     (folder / f"{RANK}.json").write_text(json.dumps(found))
 
 
 def killed(folder: Path) -> None:
     """The second process is killed in the second epoch of a training by the command line."""
 
-    def kill() -> None:
+    def kill(training: Training) -> None:
         (folder / "killed-at").write_text(str(time.time()))
         os.kill(os.getpid(), signal.SIGKILL)
 
-    if RANK == 1:
-        loop.training_step = at_step(15, kill)
-    main(["train", "digits", "--model", "resnet20", "--epochs", "2", "--batch-size", "128", "--precision", "float64",
-          "--out", str(folder / "run")])  # fmt: skip
+    with before_step(15, kill) if RANK == 1 else contextlib.nullcontext():
+        main(["train", "digits", "--model", "resnet20", "--epochs", "2", "--batch-size", "128",
+              "--precision", "float64", "--out", str(folder / "run")])  # fmt: skip
 
 
 def resumed(folder: Path) -> None:

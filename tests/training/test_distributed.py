@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ import pytest
 import torch
 from tests.conftest import TINY
 from tests.training import shared_trainings as shared
+from tests.training.stepping import before_step
 from torch import nn
 
 import resnetlab
@@ -31,12 +33,21 @@ from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.forward import answer_split
 from resnetlab.models.resnet import ResNet
 from resnetlab.training import distributed
-from resnetlab.training.distributed import ALONE, Agreement, Ranks, check_recipe, connected, end_sharing
+from resnetlab.training.distributed import (
+    ALONE,
+    NO_EXCHANGE,
+    Processes,
+    check_recipe,
+    connected,
+    exchange_for,
+    restore_batch_norm,
+)
 from resnetlab.training.fit import fit, resume
 from resnetlab.training.machine import Machine
 from resnetlab.training.recipe import Recipe
 
-SCRIPT = Path(shared.__file__)
+MODULE = shared.__name__
+CPU = Machine(device="cpu", precision="float32", memory_format="contiguous", threads=1)
 BOUND = 60.0
 """Seconds within which all other processes end when one has died."""
 START = 240.0
@@ -51,11 +62,12 @@ class Launch:
     agents: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def start(self, function: str, *options: str, prefix: tuple[str, ...] = (), **variables: str) -> None:
-        command = [*prefix, sys.executable, "-m", "torch.distributed.run", *options, str(SCRIPT), function]
+        command = [*prefix, sys.executable, "-m", "torch.distributed.run", *options, "-m", MODULE, function]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "400", "PYTHONWARNINGS": "", **variables}
         self.agents.append(
             subprocess.Popen(
                 [*command, str(self.folder)],
+                cwd=Path(__file__).parents[2],
                 env=environment,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -75,7 +87,7 @@ class Launch:
         for file in self.folder.glob("*.pid"):
             line = Path("/proc") / file.read_text() / "cmdline"
             with contextlib.suppress(OSError):
-                if SCRIPT.name.encode() in line.read_bytes():
+                if MODULE.encode() in line.read_bytes():
                     found.append(int(file.read_text()))
         return found
 
@@ -103,8 +115,7 @@ def launch(folder: Path) -> Iterator[Launch]:
 def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict]]:
     """What two processes found, and the folder of their runs."""
     folder = tmp_path_factory.mktemp("together")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(shared.loop, "training_step", shared.at_step(18, lambda: os.kill(os.getpid(), signal.SIGINT)))
+    with pytest.raises(Interrupted), before_step(18, lambda training: os.kill(os.getpid(), signal.SIGINT)):
         fit(shared.frozen_norm(), "digits", out=folder / "begun alone", **shared.SETTINGS)
     with launch(folder) as processes:
         processes.start("suite", "--standalone", "--nproc-per-node=2")
@@ -176,23 +187,25 @@ def test_a_step_that_is_not_finite_in_one_process_is_left_out_by_all(together: t
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "facts"),
     [
-        ("small batch", "batch_size=3 is the batch of all 2 processes together, and leaves less than two images for "),
-        ("accumulate", "less than two images for each in accumulate=5 parts. Take at least 20 (--batch-size), or"),
-        ("sync_norm", "sync_norm=True needs GPUs"),
-        ("used folder", "is not empty, and a run never overwrites anything"),
-        ("on one", "unknown data 'nowhere'"),
-        ("other images", "the images of process 1 are not those of process 0. Every host needs the same copy."),
+        ("small batch", ["batch_size=3", "2 processes"]),
+        ("accumulate", ["accumulate=5", "--batch-size 20"]),
+        ("sync_norm", ["sync_norm=True", "GPUs"]),
+        ("used folder", [str(Path("plain")), "--out"]),
+        ("on one", ["'nowhere'"]),
+        ("other images", ["the images", "process 0", "process 1"]),
     ],
 )
-def test_what_is_refused_is_refused_by_all_and_told_by_one(together: tuple[Path, list[dict]], name: str, words: str):
+def test_what_is_refused_is_refused_by_all_and_told_by_one(
+    together: tuple[Path, list[dict]], name: str, facts: list[str]
+):
     folder, found = together
-    told = [results[f"refused {name}"] for results in found]
-    assert all(words in message for _, message in told)
-    teller = 1 if name == "on one" else 0
-    assert told[teller][0] == "UserError"
-    assert told[1 - teller][0] == "ToldElsewhereError"
+    refusals = [results[f"refused {name}"] for results in found]
+    assert all(fact in message for _, message in refusals for fact in facts)
+    reporter = 1 if name == "on one" else 0
+    assert refusals[reporter][0] == "UserError"
+    assert refusals[1 - reporter][0] == "ToldElsewhereError"
     assert not (folder / "refused").exists()
 
 
@@ -279,7 +292,8 @@ def test_a_killed_process_ends_those_of_both_hosts_and_they_resume(tmp_path: Pat
         assert seconds < BOUND
         assert [code for code, _ in ends] == [1, 1]
         words = ends[0][1].split("torch/distributed/elastic")[0]  # what torchrun itself says comes after
-        assert "error: process 0 of 2: another process of this training ended, or did not answer within 30" in words
+        assert "error: process 0 of 2: " in words
+        assert "another process" in words
         assert "Traceback" not in words
         run = Run(tmp_path / "run")
         assert max(run.checkpoints.iterdir()).name == "step-00000011.safetensors"
@@ -341,28 +355,27 @@ def test_the_answers_of_all_ranks_are_those_of_one(digits: ImageData):
 
 def test_alone_nothing_is_exchanged(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with connected() as ranks:
-        assert ranks is ALONE
-        assert ranks.from_first(lambda: 3) == ranks.in_turn(lambda: 3) == 3
-    agreement = Agreement(ALONE)
-    assert agreement.after_step(signal.SIGINT, True) == (signal.SIGINT, True)
-    assert agreement.now(None) == 0
+    with connected() as processes:
+        assert processes is ALONE
+        assert processes.from_first(lambda: 3) == processes.in_turn(lambda: 3) == 3
+    assert exchange_for(ALONE, CPU, Recipe()) is NO_EXCHANGE
+    assert NO_EXCHANGE.agree(signal.SIGINT, True) == (signal.SIGINT, True)
+    assert NO_EXCHANGE.agree_now(None) == 0
 
 
 def test_what_several_processes_and_networks_cannot_do_is_told():
-    cpu = Machine(device="cpu", precision="float32", memory_format="contiguous", threads=1)
-    gpu = Machine(device="cuda", precision="float32", memory_format="contiguous", threads=1)
+    gpu = dataclasses.replace(CPU, device="cuda")
     model, recipe = ResNet(TINY), Recipe(sync_norm=True)
-    with pytest.raises(UserError, match=r"sync_norm=True needs GPUs: torch has no synchronized normalization on CPUs"):
-        check_recipe(recipe, ALONE, model, cpu)
+    with pytest.raises(UserError, match="sync_norm=True needs GPUs"):
+        check_recipe(recipe, ALONE, model, CPU)
     check_recipe(recipe, ALONE, model, gpu)
     for changes in ({"parts": "scratch"}, {"running_variance": "biased"}):
-        other = ResNet(shared.dataclasses.replace(TINY, **changes))
-        with pytest.raises(UserError, match=r"sync_norm=True is for torch's own batch normalization, and the network"):
+        other = ResNet(dataclasses.replace(TINY, **changes))
+        with pytest.raises(UserError, match="sync_norm=True"):
             check_recipe(recipe, ALONE, other, gpu)
-    with pytest.raises(UserError, match=r"batch_size=6 is the batch of all 4 processes .* Take at least 8"):
-        check_recipe(Recipe(batch_size=6), Ranks(rank=1, ranks=4), model, cpu)
-    with pytest.raises(ToldElsewhereError, match="bad"), Ranks(rank=1, ranks=2).alike():
+    with pytest.raises(UserError, match=r"batch_size=6 .* 4 processes.*--batch-size 8"):
+        check_recipe(Recipe(batch_size=6), Processes(rank=1, world_size=4), model, CPU)
+    with pytest.raises(ToldElsewhereError, match="bad"), Processes(rank=1, world_size=2).alike():
         raise UserError("bad")
 
 
@@ -381,7 +394,7 @@ def test_synchronized_normalization_gives_its_place_back():
     expected, buffers = model(images), dict(model.named_buffers())
     nn.SyncBatchNorm.convert_sync_batchnorm(model)
     assert any(isinstance(layer, nn.SyncBatchNorm) for layer in model.modules())
-    end_sharing(model, model)
+    restore_batch_norm(model)
     assert not any(isinstance(layer, nn.SyncBatchNorm) for layer in model.modules())
     assert all(parameter is before[name] for name, parameter in model.named_parameters())
     assert all(buffer is buffers[name] for name, buffer in model.named_buffers())

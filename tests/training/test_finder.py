@@ -21,10 +21,11 @@ from resnetlab.models.resnet import ResNet
 from resnetlab.models.surgery import fold_batch_norm, freeze
 from resnetlab.training.find_lr import find_lr
 from resnetlab.training.machine import choose_machine
+from resnetlab.training.optimizers import build_optimizer
 from resnetlab.training.range_test import LearningRates, range_test
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import resolve_recipe
-from resnetlab.training.step import balanced_weights, build_optimizer, training_step
+from resnetlab.training.step import balanced_weights, training_step
 
 RATES = np.geomspace(1e-5, 10, 101).tolist()
 QUICK = {"precision": "float32", "quiet": True}

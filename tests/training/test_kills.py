@@ -14,26 +14,25 @@ import torch
 from resnetlab.core.runs import TIMING_COLUMNS, Run
 from resnetlab.weights.tensors import read_tensors
 
-# The program, which sends itself a signal after its n-th step, or dies within its n-th save of a checkpoint.
+# The program, which sends itself a signal before its n-th step, or dies within its n-th save of a checkpoint.
 MORTAL = """
 import os, sys
 from resnetlab.core import files
-from resnetlab.training import loop
+from resnetlab.training.loop import Training
 where, number, at = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-step, sync, counts = loop.training_step, files._sync, {"step": 0, "save": 0}
+step, sync, counts = Training.step, files._sync, {"step": 0, "save": 0}
 def count(what):
     counts[what] += 1
     if what == where and counts[what] == at:
         os.kill(os.getpid(), number)
-def counted_step(*args, **kwargs):
-    result = step(*args, **kwargs)
+def counted_step(training, batch):
     count("step")
-    return result
+    return step(training, batch)
 def counted_sync(path):
     if ".safetensors." in path.name:
         count("save")
     sync(path)
-loop.training_step, files._sync = counted_step, counted_sync
+Training.step, files._sync = counted_step, counted_sync
 from resnetlab.cli.main import main
 main(sys.argv[4:])
 """

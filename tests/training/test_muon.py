@@ -12,9 +12,9 @@ from torch import nn
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.resnet import ResNet
 from resnetlab.training.fit import fit
-from resnetlab.training.optimizers import Muon, orthogonal
+from resnetlab.training.optimizers import Muon, build_optimizer, orthogonal
 from resnetlab.training.recipe import Recipe
-from resnetlab.training.step import build_optimizer, check_memory_layout
+from resnetlab.training.step import check_memory_layout
 
 
 @pytest.mark.parametrize("shape", [(8, 72), (64, 32), (30, 30), (1, 5)])

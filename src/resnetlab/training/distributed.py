@@ -1,11 +1,11 @@
-"""Training shared out over processes: torchrun starts them, torch's process groups connect them.
+"""Training in several processes, which torchrun starts and torch's process groups connect.
 
-Every process (a rank) holds the whole network and takes its share of every batch; DistributedDataParallel
-averages the gradients. The first rank alone reads and writes the run folder, and says what is to be said.
+Every process trains a replica of the network on its part of every batch, and DistributedDataParallel averages the
+gradients. Only the first process reads and writes the run folder and prints messages.
 
-There are two groups. That of the gradients waits for a rank for `TIMEOUT_SECONDS`, so that one that hangs ends
-the training soon. The other, on CPUs, is patient: in it ranks wait while one of them packs images or writes a file,
-and still hear at once of a process that dies, because the system closes its connections.
+The processes use two groups. The group of the gradients waits at most `TIMEOUT_SECONDS` for a process, so a hung
+process soon ends the training. The other group, on CPUs, waits up to 12 hours, for example while one process packs
+images; it detects a crashed process at once, because the system closes its connections.
 """
 
 from __future__ import annotations
@@ -33,53 +33,53 @@ from resnetlab.training.machine import Machine
 from resnetlab.training.recipe import Recipe
 
 TIMEOUT_VARIABLE = "RESNETLAB_RANK_TIMEOUT"
-"""The environment variable that sets how many seconds a step waits for another rank."""
+"""The environment variable that sets how many seconds a step waits for another process."""
 TIMEOUT_SECONDS = 30.0
-"""torchrun gives the processes that are left as much again to end."""
-_PATIENCE = timedelta(hours=12)
+"""torchrun then gives the remaining processes another 30 seconds to end."""
+_LONG_TIMEOUT = timedelta(hours=12)
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _LOST = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "timed out", "tcpstore")
 _T = TypeVar("_T")
 _groups: dict[str, Any] = {}
 
 
-class RankLostError(ConnectionError):
-    """Another process of the training ended, or did not answer in time."""
+class ProcessLostError(ConnectionError):
+    """Another process of the training ended or did not answer in time."""
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """The place of this process among those that train together; by default it is the only one.
+class Processes:
+    """This process's place among those that train together; by default there is only one.
 
     Attributes:
         rank: number of this process, from 0.
-        ranks: how many there are.
+        world_size: number of processes.
         local_rank: number of this process on its host, from 0.
-        turns: the most processes that a host has.
-        patient: the group in which ranks wait for each other as long as it takes.
+        local_world_size: the largest number of processes on one host.
+        group: the group in which processes wait up to 12 hours for each other.
     """
 
     rank: int = 0
-    ranks: int = 1
+    world_size: int = 1
     local_rank: int = 0
-    turns: int = 1
-    patient: dist.ProcessGroup | None = None
+    local_world_size: int = 1
+    group: dist.ProcessGroup | None = None
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the rank that owns the run folder and prints."""
+        """Whether this is the process that owns the run folder and prints."""
         return self.rank == 0
 
     @property
     def is_alone(self) -> bool:
-        """Whether there is no other."""
-        return self.ranks == 1
+        """Whether this is the only process."""
+        return self.world_size == 1
 
     def from_first(self, make: Callable[[], _T]) -> _T:
-        """Calls `make` on the first rank, while the others wait, and returns on all what it returned.
+        """Calls `make` in the first process, while the others wait, and returns its result in all of them.
 
         Raises:
-            ToldElsewhereError: on the others, where it raised an error on the first.
+            ToldElsewhereError: in the other processes, if `make` raised an error in the first.
         """
         if self.is_alone:
             return make()
@@ -90,7 +90,7 @@ class Ranks:
                 answer[0] = make()
             except Exception as caught:
                 error, answer[1] = caught, str(caught)
-        dist.broadcast_object_list(answer, src=0, group=self.patient)
+        dist.broadcast_object_list(answer, src=0, group=self.group)
         if error is not None:
             raise error
         if answer[1] is not None:
@@ -99,9 +99,9 @@ class Ranks:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Ends on every rank with an error where it does on one, which alone tells it.
+        """Raises an error in all processes if the block raises one in any; only that process reports it.
 
-        Within, a rank must not wait for another.
+        Within the block, processes must not wait for each other.
         """
         if self.is_alone:
             yield
@@ -111,19 +111,17 @@ class Ranks:
             yield
         except Exception as caught:
             error = caught
-        teller, told = next(
-            ((rank, words) for rank, words in enumerate(self._all(error and str(error))) if words is not None),
-            (0, None),
-        )
-        if told is None:
+        messages = enumerate(self._all(error and str(error)))
+        reporter, message = next(((rank, found) for rank, found in messages if found is not None), (0, None))
+        if message is None:
             return
-        if error is not None and (self.rank == teller or str(error) != told):
+        if error is not None and (self.rank == reporter or str(error) != message):
             raise error
-        raise ToldElsewhereError(told)
+        raise ToldElsewhereError(message)
 
     @contextmanager
     def alike(self) -> Iterator[None]:
-        """Marks an error that is raised on all ranks alike, so that the first alone tells it."""
+        """Lets only the first process report an error that all processes raise."""
         try:
             yield
         except UserError as error:
@@ -132,51 +130,51 @@ class Ranks:
             raise ToldElsewhereError(str(error)) from error
 
     def in_turn(self, load: Callable[[], _T]) -> _T:
-        """Calls `load` on one process of each host after the other: the first makes what the others then find."""
+        """Calls `load` in the processes of each host one after the other, so that later ones find cached files."""
         result: _T | None = None
-        for turn in range(self.turns):
+        for turn in range(self.local_world_size):
             with self.together():
                 if turn == self.local_rank:
                     result = load()
-        return result  # type: ignore[return-value]  # every local rank had its turn
+        return result  # type: ignore[return-value]  # every process has had its turn
 
     def check_equal(self, what: str, value: str) -> None:
-        """Raises `UserError` on all ranks unless `value` is the same on all."""
+        """Raises `UserError` in all processes unless `value` is the same in all."""
         if self.is_alone:
             return
         values = self._all(value)
         with self.alike():
             if different := [rank for rank, other in enumerate(values) if other != values[0]]:
                 raise UserError(
-                    f"{what} of process {different[0]} are not those of process 0. Every host needs the same copy."
+                    f"{what} differ between process 0 and process {different[0]}. Copy the same files to every host."
                 )
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """Returns, on the first rank, the rows (n, ...) of all ranks in their order; on the others their own."""
+        """Returns the rows (n, ...) of all processes in the first process, in order of rank; elsewhere its own."""
         if self.is_alone:
             return tensor
-        parts: list[Any] | None = [None] * self.ranks if self.is_first else None
-        dist.gather_object(tensor, parts, dst=0, group=self.patient)
-        return tensor if parts is None else torch.cat([part for part in parts if len(part)])
+        gathered: list[Any] | None = [None] * self.world_size if self.is_first else None
+        dist.gather_object(tensor, gathered, dst=0, group=self.group)
+        return tensor if gathered is None else torch.cat([rows for rows in gathered if len(rows)])
 
     def share_state(self, model: nn.Module) -> None:
-        """Gives all ranks the first one's parameters and buffers.
+        """Copies the first process's parameters and buffers to all others.
 
-        Parameters are equal already, but where processors differ; running statistics are each rank's own.
+        Parameters differ only between different processors; running statistics differ between all processes.
         """
         if self.is_alone:
             return
         for value in model.state_dict().values():
             sent = value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-            dist.broadcast(sent, src=0, group=self.patient)
+            dist.broadcast(sent, src=0, group=self.group)
             with torch.no_grad():
                 value.copy_(sent)
 
     def place(self, machine: Machine) -> Machine:
-        """Returns the first rank's settings, with this rank's own device.
+        """Returns the first process's settings with the device of this process.
 
         Raises:
-            UserError: the device cannot be shared out, or the host has too few.
+            UserError: the device is not for several processes, or the host has too few GPUs.
         """
         machine = self.from_first(lambda: machine)
         if self.is_alone:
@@ -186,38 +184,38 @@ class Ranks:
             if device.type == "cpu":
                 return machine
             if device.type != "cuda" or not dist.is_nccl_available():
-                raise UserError(f"several processes train on cpu or cuda, not on {device}. Choose --device.")
+                raise UserError(f"several processes train on cpu or cuda, not on {device}. Choose one with --device.")
             if self.local_rank >= torch.cuda.device_count():
                 raise UserError(
-                    f"this host has {torch.cuda.device_count()} GPUs, too few for process {self.local_rank + 1} on "
-                    "it. Start as many processes as there are GPUs (--nproc-per-node=gpu)."
+                    f"this host has {torch.cuda.device_count()} GPUs, too few for its process {self.local_rank + 1}. "
+                    "Start one process per GPU (--nproc-per-node=gpu)."
                 )
             torch.cuda.set_device(self.local_rank)
             return replace(machine, device=f"cuda:{self.local_rank}")
 
     def _all(self, value: _T) -> list[_T]:
-        values: list[Any] = [None] * self.ranks
-        dist.all_gather_object(values, value, group=self.patient)
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self.group)
         return values
 
 
-ALONE = Ranks()
+ALONE = Processes()
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that goes on alone when the others of a training have ended."""
+    """Whether torchrun started this process as the first, or torchrun did not start it."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 @contextmanager
-def connected() -> Iterator[Ranks]:
-    """Connects this process with the others that torchrun started, where it did, and explains a loss within.
+def connected() -> Iterator[Processes]:
+    """Connects the processes that torchrun started, and explains it when one of them is lost within the block.
 
-    A process group that is there already is used. One that is opened here stays open until the process ends, since
-    torchrun's store takes no second one. Ranks other than the first print nothing within the block.
+    An existing process group is used. A group that is created here stays open until the process ends, because
+    torchrun's store accepts only one. Processes other than the first print nothing within the block.
 
     Raises:
-        RankLostError: another process ended, or did not answer in time.
+        ProcessLostError: another process ended or did not answer in time.
     """
     launched = all(name in os.environ for name in _TORCHRUN) and int(os.environ["WORLD_SIZE"]) > 1
     if not launched and not dist.is_initialized():
@@ -225,133 +223,161 @@ def connected() -> Iterator[Ranks]:
         return
     timeout = _timeout()
     if not dist.is_initialized():
-        dist.init_process_group("gloo", timeout=_PATIENCE)
+        dist.init_process_group("gloo", timeout=_LONG_TIMEOUT)
         atexit.register(dist.destroy_process_group)
-        _groups["patient"] = dist.group.WORLD
-    elif "patient" not in _groups:
-        _groups["patient"] = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        _groups["long timeout"] = dist.group.WORLD
+    elif "long timeout" not in _groups:
+        _groups["long timeout"] = dist.new_group(backend="gloo", timeout=_LONG_TIMEOUT)
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    patient: Any = _groups["patient"]
-    ranks = Ranks(dist.get_rank(), dist.get_world_size(), local_rank, patient=patient)
-    quiet, console.quiet = console.quiet, not ranks.is_first
+    group: Any = _groups["long timeout"]
+    processes = Processes(dist.get_rank(), dist.get_world_size(), local_rank, group=group)
+    quiet, console.quiet = console.quiet, not processes.is_first
     try:
         with warnings.catch_warnings():
-            # It compares strides of axes of length one too, which have no say; `check_memory_layout` looks at the rest.
+            # torch also compares strides of axes of length one, which are arbitrary; `check_memory_layout` does not.
             warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-            yield replace(ranks, turns=max(ranks._all(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))))
+            sizes = processes._all(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+            yield replace(processes, local_world_size=max(sizes))
     except RuntimeError as error:
-        if not _tells_of_a_loss(error):
+        if not _is_lost_connection(error):
             raise
-        noticed = str(error).strip().splitlines()[0].partition(". ")[0]
-        raise RankLostError(
-            f"process {ranks.rank} of {ranks.ranks}: another process of this training ended, or did not answer within "
-            f"{timeout:g} seconds ({TIMEOUT_VARIABLE} sets them). What it said is above or in its own log; here it was "
-            f"noticed by: {noticed}. Go on from the last checkpoint, with train --resume and the run's folder."
+        reason = str(error).strip().splitlines()[0].partition(". ")[0]
+        raise ProcessLostError(
+            f"process {processes.rank} of {processes.world_size}: another process of this training ended or did not "
+            f"answer within {timeout:g} seconds (set by {TIMEOUT_VARIABLE}). Its own messages are above or in its log; "
+            f"this process received: {reason}. Continue from the last checkpoint with: resnetlab train --resume RUN"
         ) from error
     finally:
         console.quiet = quiet
 
 
-def share_out(model: Network, ranks: Ranks, machine: Machine, recipe: Recipe) -> nn.Module:
-    """Returns what forward and backward passes go through: the network itself, or torch's wrapper around it.
-
-    The network has the first rank's weights on all ranks then. Its gradients lie in memory as its parameters do.
-    """
-    if ranks.is_alone:
-        return model
-    kind = torch.device(machine.device).type
-    backend = "gloo" if kind == "cpu" else "nccl"
-    group = dist.new_group(backend=backend, timeout=timedelta(seconds=_timeout()))
-    if recipe.sync_norm:
-        nn.SyncBatchNorm.convert_sync_batchnorm(model, group)
-    return DistributedDataParallel(model, process_group=group, gradient_as_bucket_view=True)
-
-
-def end_sharing(shared: nn.Module, model: Network) -> None:
-    """Gives up what `share_out` made; batch normalization takes the place of the synchronized one, with its tensors."""
-    if isinstance(shared, DistributedDataParallel):
-        dist.destroy_process_group(shared.process_group)
-    for parent in list(model.modules()):
-        for name, layer in list(parent.named_children()):
-            if isinstance(layer, nn.SyncBatchNorm):
-                plain = nn.BatchNorm2d(layer.num_features, layer.eps, layer.momentum)
-                plain.weight, plain.bias = layer.weight, layer.bias
-                plain.running_mean, plain.running_var = layer.running_mean, layer.running_var
-                plain.num_batches_tracked = layer.num_batches_tracked
-                setattr(parent, name, plain.train(layer.training))
-
-
-def check_recipe(recipe: Recipe, ranks: Ranks, model: ResNet, machine: Machine) -> None:
-    """Raises `UserError` for what the recipe asks and so many processes, or this network, cannot do."""
-    least = 2 * recipe.accumulate * ranks.ranks
-    if not ranks.is_alone and recipe.batch_size < least:
-        parts = f" in accumulate={recipe.accumulate} parts" if recipe.accumulate > 1 else ""
+def check_recipe(recipe: Recipe, processes: Processes, model: ResNet, machine: Machine) -> None:
+    """Raises `UserError` for settings of the recipe that do not fit these processes or this network."""
+    least = 2 * recipe.accumulate * processes.world_size
+    if not processes.is_alone and recipe.batch_size < least:
+        split = f" in accumulate={recipe.accumulate} micro-batches" if recipe.accumulate > 1 else ""
         raise UserError(
-            f"batch_size={recipe.batch_size} is the batch of all {ranks.ranks} processes together, and leaves less "
-            f"than two images for each{parts}. Take at least {least} (--batch-size), or fewer processes."
+            f"batch_size={recipe.batch_size} is divided among {processes.world_size} processes{split}, which leaves "
+            f"fewer than two images for each. Use --batch-size {least} or more, or fewer processes."
         )
     if not recipe.sync_norm:
         return
     if model.config.parts == "scratch" or model.config.running_variance != "unbiased":
         raise UserError(
-            'sync_norm=True is for torch\'s own batch normalization, and the network has parts="scratch" or '
+            'sync_norm=True needs torch\'s batch normalization, and the network has parts="scratch" or '
             'running_variance="biased". Set sync_norm=False.'
         )
     if torch.device(machine.device).type == "cpu":
-        raise UserError("sync_norm=True needs GPUs: torch has no synchronized normalization on CPUs. Set it to False.")
+        raise UserError("sync_norm=True needs GPUs: torch cannot synchronize on CPUs. Set sync_norm=False.")
 
 
-def shares(model: nn.Module) -> int:
-    """Returns into how many shares a batch is divided among processes: 1 without the wrapper."""
-    return dist.get_world_size(model.process_group) if isinstance(model, DistributedDataParallel) else 1
+class Exchange:
+    """What the processes of a training exchange in every step. This class is for a single process: nothing."""
 
+    world_size = 1
 
-def without_exchange(model: nn.Module) -> AbstractContextManager[Any]:
-    """Within, gradients are added up in this process; the pass after it exchanges their sum."""
-    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+    @property
+    def is_connected(self) -> bool:
+        """Whether gradients can be exchanged: always, if there is nothing to exchange."""
+        return True
 
+    def connect(self, model: Network) -> None:
+        """Prepares to exchange the gradients of the parameters that are now trained, and equalizes the replicas."""
 
-def summed(model: nn.Module, *values: Tensor) -> tuple[Tensor, ...]:
-    """Returns scalars summed over all ranks, or as they are where there is one, on the device.
+    def disconnect(self, model: Network) -> None:
+        """Undoes `connect`."""
 
-    It is one small exchange of a step, and an accelerator's host does not wait for it. What a step that is not
-    finite is told by must be known to all ranks before they update: the sum is, and says the rest as well.
-    """
-    if not isinstance(model, DistributedDataParallel):
+    def forward(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Returns the logits; the backward pass through them combines the gradients of all processes."""
+        return model(images)
+
+    def accumulating(self) -> AbstractContextManager[Any]:
+        """Within, gradients are added up in this process; the next pass after it exchanges their sum."""
+        return nullcontext()
+
+    def sum(self, *values: Tensor) -> tuple[Tensor, ...]:
+        """Returns each scalar summed over all processes, on the device."""
         return values
-    sums = torch.stack([value.double() for value in values])
-    dist.all_reduce(sums, group=model.process_group)
-    return sums.unbind()
 
+    def agree(self, stop: int | None, save: bool) -> tuple[int, bool]:
+        """Exchanges the wishes of the processes after a step and returns what they agreed on.
 
-class Agreement:
-    """What any rank wants after a step, known to all of them one step later, so that no step waits for it."""
-
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
-        self._pending: tuple[Any, Tensor] | None = None
-
-    def after_step(self, stop: int | None, save: bool) -> tuple[int, bool]:
-        """Takes this rank's wishes and returns those of all ranks, of the step before; alone, of this one.
+        Several processes agree on the wishes of the step before, so that no step waits for the exchange.
 
         Args:
-            stop: the signal that came, if one did; the greatest is agreed upon.
-            save: whether a checkpoint is due by this rank's clock; the first rank's counts.
+            stop: the signal that arrived, if any; the largest number wins.
+            save: whether a checkpoint is due by this process's clock; the first process decides.
 
         Returns:
             (signal or 0, whether to write a checkpoint).
         """
-        if self._ranks.is_alone:
-            return stop or 0, save
+        return stop or 0, save
+
+    def agree_now(self, stop: int | None) -> int:
+        """Returns the signal that arrived in any process, or 0; the processes wait for each other."""
+        return stop or 0
+
+
+NO_EXCHANGE = Exchange()
+
+
+class _ProcessExchange(Exchange):
+    """The exchange among several processes, by DistributedDataParallel.
+
+    Args:
+        processes: this process and the others.
+        machine: device of this process.
+        recipe: its `sync_norm`.
+    """
+
+    def __init__(self, processes: Processes, machine: Machine, recipe: Recipe) -> None:
+        self.world_size = processes.world_size
+        self._processes = processes
+        self._backend = "gloo" if torch.device(machine.device).type == "cpu" else "nccl"
+        self._sync_norm = recipe.sync_norm
+        self._network: DistributedDataParallel | None = None
+        self._pending: tuple[Any, Tensor] | None = None
+
+    @property
+    def is_connected(self) -> bool:
+        return self._network is not None
+
+    def connect(self, model: Network) -> None:
+        self.disconnect(model)
+        group = dist.new_group(backend=self._backend, timeout=timedelta(seconds=_timeout()))
+        if self._sync_norm:
+            nn.SyncBatchNorm.convert_sync_batchnorm(model, group)
+        # With a bucket view, gradients have the memory layout of their parameters.
+        self._network = DistributedDataParallel(model, process_group=group, gradient_as_bucket_view=True)
+
+    def disconnect(self, model: Network) -> None:
+        if self._network is not None:
+            dist.destroy_process_group(self._network.process_group)
+            self._network = None
+        restore_batch_norm(model)
+
+    def forward(self, model: nn.Module, images: Tensor) -> Tensor:
+        return self._connected()(images)
+
+    def accumulating(self) -> AbstractContextManager[Any]:
+        return self._connected().no_sync()
+
+    def sum(self, *values: Tensor) -> tuple[Tensor, ...]:
+        # One small exchange per step, for which the host of an accelerator does not wait. All processes need the sum
+        # before they update, because it shows whether the loss of any of them is not finite.
+        sums = torch.stack([value.double() for value in values])
+        dist.all_reduce(sums, group=self._connected().process_group)
+        return sums.unbind()
+
+    def agree(self, stop: int | None, save: bool) -> tuple[int, bool]:
         agreed = self._settle()
-        wishes = torch.tensor([stop or 0, int(save and self._ranks.is_first)])
-        work = dist.all_reduce(wishes, dist.ReduceOp.MAX, group=self._ranks.patient, async_op=True)
+        wishes = torch.tensor([stop or 0, int(save and self._processes.is_first)])
+        work = dist.all_reduce(wishes, dist.ReduceOp.MAX, group=self._processes.group, async_op=True)
         self._pending = (work, wishes)
         return agreed
 
-    def now(self, stop: int | None) -> int:
-        """Returns the signal that came to any rank, or 0; all ranks wait for each other."""
-        before = self.after_step(stop, False)[0]
+    def agree_now(self, stop: int | None) -> int:
+        before = self.agree(stop, False)[0]
         return max(before, self._settle()[0])
 
     def _settle(self) -> tuple[int, bool]:
@@ -362,6 +388,27 @@ class Agreement:
         work.wait()
         return int(wishes[0]), bool(wishes[1])
 
+    def _connected(self) -> DistributedDataParallel:
+        assert self._network is not None, "connect the processes first"
+        return self._network
+
+
+def exchange_for(processes: Processes, machine: Machine, recipe: Recipe) -> Exchange:
+    """Returns the exchange for one process or several."""
+    return NO_EXCHANGE if processes.is_alone else _ProcessExchange(processes, machine, recipe)
+
+
+def restore_batch_norm(model: nn.Module) -> None:
+    """Replaces synchronized batch normalization by plain layers with the same tensors."""
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, nn.SyncBatchNorm):
+                plain = nn.BatchNorm2d(layer.num_features, layer.eps, layer.momentum)
+                plain.weight, plain.bias = layer.weight, layer.bias
+                plain.running_mean, plain.running_var = layer.running_mean, layer.running_var
+                plain.num_batches_tracked = layer.num_batches_tracked
+                setattr(parent, name, plain.train(layer.training))
+
 
 def _timeout() -> float:
     given = os.environ.get(TIMEOUT_VARIABLE, "")
@@ -369,12 +416,12 @@ def _timeout() -> float:
         seconds = float(given or TIMEOUT_SECONDS)
     except ValueError:
         seconds = math.nan
-    if not 1 <= seconds <= _PATIENCE.total_seconds():
+    if not 1 <= seconds <= _LONG_TIMEOUT.total_seconds():
         raise UserError(f"{TIMEOUT_VARIABLE} must be a number of seconds, 1 to 43200, got {given!r}.")
     return seconds
 
 
-def _tells_of_a_loss(error: RuntimeError) -> bool:
-    """Whether an error of torch is about the connection; gloo's have no type of their own."""
+def _is_lost_connection(error: RuntimeError) -> bool:
+    """Whether an error of torch is about the connection; gloo's errors have no type of their own."""
     lost = isinstance(error, dist.DistError) and not isinstance(error, ValueError)
     return lost or any(word in str(error).lower() for word in _LOST)

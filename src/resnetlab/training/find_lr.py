@@ -23,13 +23,14 @@ from resnetlab.data.storage.store import ImageData
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
 from resnetlab.training.machine import Machine, choose_machine
+from resnetlab.training.optimizers import build_optimizer
 from resnetlab.training.prepare import automatic_network, network_for, parts_of, recipe_for
 from resnetlab.training.range_test import LearningRates, range_test
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import resolve_recipe
 from resnetlab.training.schedule import image_size
-from resnetlab.training.step import balanced_weights, build_optimizer, training_step
-from resnetlab.training.transfer import TrainedParts
+from resnetlab.training.sections import TrainedSections
+from resnetlab.training.step import balanced_weights, training_step
 
 FEWEST_STEPS = 20
 
@@ -130,7 +131,7 @@ def _stepper(model: ResNet, data: ImageData, recipe: Recipe, machine: Machine, s
     device = torch.device(machine.device)
     machine.place(model).train()
     model.set_drop_progress(0.0)  # the test stands at the beginning of a training
-    parts = TrainedParts(model, recipe)
+    parts = TrainedSections(model, recipe)
     optimizer = build_optimizer(model, recipe)
     parts.begin(recipe.epochs - 1)
     batches = _endless_batches(data, recipe, seed, device)

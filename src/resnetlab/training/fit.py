@@ -27,14 +27,14 @@ from resnetlab.evaluation.forward import Answers, answer_split
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.surgery import freeze
-from resnetlab.training.distributed import Ranks, check_recipe, connected
-from resnetlab.training.loop import train
+from resnetlab.training.distributed import Processes, check_recipe, connected
+from resnetlab.training.logs import TensorBoardLog
+from resnetlab.training.loop import Training
 from resnetlab.training.machine import Machine, choose_machine
 from resnetlab.training.prepare import automatic_network, network_for, open_pretrained, parts_of, recipe_for
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import resolve_recipe
-from resnetlab.training.tensorboard import TensorBoardLog
-from resnetlab.training.transfer import describe
+from resnetlab.training.sections import describe
 from resnetlab.weights.file import save
 from resnetlab.weights.load import for_channels, load_source
 from resnetlab.weights.sources import Source
@@ -116,7 +116,7 @@ def fit(
             _warn_of_shared_images(data)
             if not quiet:
                 console.print(data)
-                together = "" if ranks.is_alone else f" in each of {ranks.ranks} processes"
+                together = "" if ranks.is_alone else f" in each of {ranks.world_size} processes"
                 notice(f"{name} on {machine}{together}, recipe {recipe.name}, into {new_folder}")
                 if recipe.batch_size != asked.batch_size:
                     notice(
@@ -146,7 +146,7 @@ def fit(
             if tensorboard:
                 settings["tensorboard"] = True
             if not ranks.is_alone:
-                settings["processes"] = ranks.ranks
+                settings["processes"] = ranks.world_size
             return Run.create(new_folder, settings, describe_environment())
 
         run = ranks.from_first(create)
@@ -217,7 +217,7 @@ def resume(
 
 
 def _train_and_evaluate(
-    model: ResNet, data: ImageData, run: Run, machine: Machine, ranks: Ranks, *, resume_run: bool, quiet: bool
+    model: ResNet, data: ImageData, run: Run, machine: Machine, ranks: Processes, *, resume_run: bool, quiet: bool
 ) -> Run:
     """What a fresh and a resumed run have in common: all settings come from the run folder."""
     settings = run.settings
@@ -225,7 +225,7 @@ def _train_and_evaluate(
     model.class_names, model.preprocessing = data.class_names, preprocessing
     with ExitStack() as held:
         ranks.from_first(lambda: held.enter_context(run.locked()))
-        last = train(
+        training = Training(
             model,
             data,
             preprocessing=preprocessing,
@@ -233,13 +233,15 @@ def _train_and_evaluate(
             machine=machine,
             seed=settings["seed"],
             run=run,
-            resume=resume_run,
             quiet=quiet,
-            ranks=ranks,
+            processes=ranks,
         )
+        if resume_run:
+            training.restore()
+        last = training.train()
     ranks.from_first(lambda: _save_weights(model, data, run, last))  # before anything else can fail
     if set(data.splits) != {"train"}:
-        share = answer_split(model, data, default_split(data), preprocessing, rank=ranks.rank, ranks=ranks.ranks)
+        share = answer_split(model, data, default_split(data), preprocessing, rank=ranks.rank, ranks=ranks.world_size)
         logits, embeddings = ranks.gather(share.logits), ranks.gather(share.embeddings)
 
         def evaluate() -> None:
@@ -309,12 +311,12 @@ def _frozen(model: ResNet) -> list[str]:
     return [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
 
 
-def _tell_of_another_machine(run: Run, ranks: Ranks, chosen: Machine | None) -> None:
+def _tell_of_another_machine(run: Run, ranks: Processes, chosen: Machine | None) -> None:
     began = run.settings.get("processes", 1)
-    if began != ranks.ranks:
+    if began != ranks.world_size:
         notice(
-            f"processes: {began} when the run began, {ranks.ranks} now. The last bits may differ, and normalization "
-            "takes its mean and variance over the images of one process."
+            f"processes: {began} when the run began, {ranks.world_size} now. The last bits may differ, and "
+            "normalization takes its mean and variance over the images of one process."
         )
     if chosen is not None:
         notice(f"going on with {chosen}: the last bits may differ from those of the run never interrupted.")

@@ -1,11 +1,15 @@
-"""What happens when a loss or a gradient is not finite: nothing is learned from it, and soon the training stops."""
+"""Protection of a training: from losses and gradients that are not finite, and from signals within a step."""
 
 from __future__ import annotations
 
 import csv
 import math
+import signal
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,19 +22,20 @@ from resnetlab.data.storage.store import Split
 from resnetlab.training.checkpoint import Progress
 
 MOST_BAD_STEPS = 10
-"""So many steps in a row are left out; then training stops."""
+"""Training stops after this many consecutive steps that are not finite."""
 _COLUMNS = ("epoch", "step", "loss", "images")
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step said, still on the device.
+    """The results of a step, still on the device.
 
     Attributes:
         step: within the epoch, from 0.
-        loss: its mean over the batch, a scalar.
-        correct: right predictions, a scalar.
-        positions: int64 (N,), of the images in the training split, of all ranks.
+        loss: mean over the batch, a scalar.
+        correct: number of correct predictions, a scalar.
+        positions: int64 (N,), of the images of all processes in the training split.
     """
 
     step: int
@@ -40,10 +45,10 @@ class StepResult:
 
 
 class BufferGuard:
-    """Keeps running statistics free of what a step that is not finite would put into them.
+    """Restores running statistics after a step that is not finite.
 
     Args:
-        model: its buffers are watched, on a CPU; on an accelerator looking would wait for it.
+        model: its buffers are protected on a CPU; on an accelerator, checking would wait for it.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -53,25 +58,25 @@ class BufferGuard:
 
     @torch.no_grad()
     def remember(self) -> None:
-        """Keeps the buffers as they are, before a step."""
+        """Copies the buffers before a step."""
         for before, buffer in zip(self._before, self._buffers, strict=True):
             before.copy_(buffer)
 
     @torch.no_grad()
     def settle(self, loss: Tensor) -> None:
-        """Puts them back after a step whose loss is not finite."""
+        """Restores them after a step whose loss is not finite."""
         if self._buffers and not loss.isfinite():
             for before, buffer in zip(self._before, self._buffers, strict=True):
                 buffer.copy_(before)
 
 
 def take_results(progress: Progress, results: list[StepResult], run: Run, split: Split, *, log: bool = True) -> None:
-    """Adds what steps said to the epoch's sums, in order, and forgets it.
+    """Adds the results of steps to the sums of the epoch, in order, and clears the list.
 
-    Steps that are not finite are left out of the sums, and logged in the run's bad_steps.csv if `log` says so.
+    Steps that are not finite are skipped, and with `log` recorded in the run's bad_steps.csv.
 
     Raises:
-        UserError: there were too many of them in a row.
+        UserError: too many consecutive steps were not finite.
     """
     if not results:
         return
@@ -89,21 +94,22 @@ def take_results(progress: Progress, results: list[StepResult], run: Run, split:
             _log(run, progress, result, loss, split)
         if progress.bad_steps == MOST_BAD_STEPS:
             raise UserError(
-                f"the training loss was not finite in {MOST_BAD_STEPS} steps in a row, up to step {result.step + 1} of "
-                f"epoch {progress.epoch + 1}. {run.path}/bad_steps.csv names their images, and the last weights before "
-                f"that are in {run.checkpoints}. Start again with a lower learning rate (--lr), clip_norm=1, or "
+                f"the training loss was not finite in {MOST_BAD_STEPS} consecutive steps, up to step {result.step + 1} "
+                f"of epoch {progress.epoch + 1}. {run.path}/bad_steps.csv lists their images, and {run.checkpoints} "
+                "contains earlier weights. Train again with a lower learning rate (--lr), clip_norm=1 or "
                 "--precision float32."
             )
     results.clear()
 
 
 def check_finite(model: nn.Module, run: Run) -> None:
-    """Raises `UserError` where a parameter is not finite, so that no checkpoint is made of it."""
+    """Raises `UserError` if a parameter is not finite, so that it is not saved."""
     bad = [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]
     if bad:
         raise UserError(
-            f"the weights are no longer finite ({', '.join(bad[:3])}{', ...' if len(bad) > 3 else ''}). The last ones "
-            f"that were are in {run.checkpoints}. Start again with a lower learning rate (--lr), or clip_norm=1."
+            f"the weights are no longer finite ({', '.join(bad[:3])}{', ...' if len(bad) > 3 else ''}). "
+            f"{run.checkpoints} contains the last finite weights. Train again with a lower learning rate (--lr) or "
+            "clip_norm=1."
         )
 
 
@@ -111,7 +117,7 @@ def _log(run: Run, progress: Progress, result: StepResult, loss: float, split: S
     path = run.path / "bad_steps.csv"
     logged = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     images = _places(result.positions.tolist(), split)
-    if not any(line.startswith(f"{progress.epoch + 1},{result.step + 1},") for line in logged):  # before a kill
+    if not any(line.startswith(f"{progress.epoch + 1},{result.step + 1},") for line in logged):  # before a resume
         with path.open("a", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             if not logged:
@@ -119,8 +125,8 @@ def _log(run: Run, progress: Progress, result: StepResult, loss: float, split: S
             writer.writerow([progress.epoch + 1, result.step + 1, loss, " ".join(images)])
     if progress.bad_steps == 1:
         notice(
-            f"warning: the loss of step {result.step + 1} of epoch {progress.epoch + 1} is {loss}; the step is left "
-            f"out, and {path} names its images."
+            f"warning: epoch {progress.epoch + 1}, step {result.step + 1}: the loss is {loss}; step skipped.\n"
+            f"Its images: {path}"
         )
 
 
@@ -128,3 +134,37 @@ def _places(positions: Sequence[int], split: Split) -> list[str]:
     if split.paths is not None:
         return [split.paths[position] for position in positions]
     return [str(index) for index in split.index[list(positions)].tolist()]
+
+
+class StopSignals:
+    """While active, records the first SIGINT or SIGTERM in `received`, so that training ends after the current step.
+
+    A second signal acts at once, as usual. Outside the main thread, where Python allows no handlers, nothing happens.
+
+    Args:
+        patient: record every signal and let none act at once. Under torchrun a signal arrives twice, from the
+            system's job control and from torchrun, which kills processes after half a minute.
+    """
+
+    def __init__(self, *, patient: bool = False) -> None:
+        self._patient = patient
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        if not self._patient:
+            self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}

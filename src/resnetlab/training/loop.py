@@ -1,10 +1,12 @@
-"""The one training loop, for the command line and for everything else."""
+"""The training loop, shared by the command line, `fit` and the studies."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,256 +18,280 @@ from resnetlab.core.memory import keep_freed_memory
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.core.runs import Run
-from resnetlab.data.batches import batch_bounds, training_batches
+from resnetlab.data.batches import Batch, batch_bounds, training_batches
 from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.forward import answer_split
 from resnetlab.evaluation.metrics import overall
 from resnetlab.models.network import Network
-from resnetlab.training.average import WeightAverage
-from resnetlab.training.checkpoint import Progress, restore_checkpoint, save_checkpoint
-from resnetlab.training.distributed import ALONE, Agreement, Ranks, end_sharing, share_out
-from resnetlab.training.guard import BufferGuard, StepResult, check_finite, take_results
-from resnetlab.training.live_curves import LiveCurves
+from resnetlab.training.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
+from resnetlab.training.distributed import ALONE, Processes, exchange_for
+from resnetlab.training.guard import BufferGuard, StepResult, StopSignals, check_finite, take_results
+from resnetlab.training.logs import TrainingLogs
 from resnetlab.training.machine import Machine
-from resnetlab.training.progress import TrainingDisplay
+from resnetlab.training.optimizers import WeightAverage, build_optimizer
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.schedule import image_size, learning_rate
-from resnetlab.training.signals import StopSignals
-from resnetlab.training.step import balanced_weights, build_optimizer, training_step
-from resnetlab.training.tensorboard import TensorBoardLog
-from resnetlab.training.transfer import TrainedParts
+from resnetlab.training.sections import TrainedSections
+from resnetlab.training.step import class_weights, training_step
 
 CHECKPOINT_SECONDS = 300.0
-"""Within an epoch a checkpoint is written after this much time; one is at the end of every epoch anyway."""
+"""Interval between checkpoints within an epoch; every epoch also ends with one."""
 RESULTS_STEPS = {"cpu": 1, "accelerator": 50}
-"""Results stay on an accelerator for so many steps, because reading them waits for it."""
+"""Number of steps between reads of the losses; a read makes the program wait for the accelerator."""
 
 
-def train(
-    model: Network,
-    data: ImageData,
-    *,
-    preprocessing: Preprocessing,
-    recipe: Recipe,
-    machine: Machine,
-    seed: int,
-    run: Run,
-    resume: bool = False,
-    quiet: bool = False,
-    ranks: Ranks = ALONE,
-) -> dict[str, Tensor]:
-    """Trains a network in place, writing history and checkpoints into the run folder.
+class Training:
+    """A training in progress. Its `state` is exactly what a checkpoint contains.
 
-    Of several processes each calls this, takes its share of every batch, and ends with the same network.
+    Everything else is given at the start or a function of (seed, epoch, step), so `restore` continues a training
+    as if it had never stopped. With several processes, each one has its own `Training` of the same run. They meet
+    in two places: `exchange` combines the gradients of a step, and `processes` shares states and results.
 
     Args:
-        model: fresh, or of the same architecture as the checkpoint when resuming.
-        data: trained on "train"; "validation" is measured as often as the recipe says; "test" is not touched.
+        model: trained in place; the same architecture as in the checkpoint, when you restore one.
+        data: trains on "train" and validates on "validation"; does not touch "test".
         preprocessing: normalizes the images.
-        recipe: resolved, with no "auto" left in it.
+        recipe: resolved by `recipe_for`, without "auto".
         machine: device, precision, memory format and threads.
-        seed: of every random draw.
-        run: the folder.
-        resume: go on from the newest checkpoint.
-        quiet: show no progress.
-        ranks: the place of this process among those that train together.
-
-    Returns:
-        The weights after the last step, averaged if the recipe says so, where the network has others: those of
-        the best epoch. Else nothing.
-
-    Raises:
-        Interrupted: SIGINT or SIGTERM came; a checkpoint was written.
-        UserError: the loss is no longer finite.
+        seed: of all random draws.
+        run: the run folder, for history and checkpoints.
+        processes: this process's place among those that train together.
+        quiet: print nothing.
     """
-    torch.set_num_threads(machine.threads)
-    keep_freed_memory()
-    machine.place(model)
-    device = torch.device(machine.device)
-    parts = TrainedParts(model, recipe)
-    optimizer = build_optimizer(model, recipe)  # of all that is trained at some time
-    average = WeightAverage(model, recipe.average) if recipe.average else None
-    guard = BufferGuard(model)
-    split = data.split("train")
-    weights = None
-    if recipe.class_weights == "balanced":
-        weights = balanced_weights(split.labels, data.num_classes).to(device, machine.dtype)
-    steps = len(batch_bounds(len(split), recipe.batch_size))
-    total_steps = steps * recipe.epochs
-    results_steps = RESULTS_STEPS["cpu" if device.type == "cpu" else "accelerator"]
 
-    if resume:
-        progress = restore_checkpoint(run.checkpoints, model, optimizer, average=average, ranks=ranks)
-    else:
-        progress = Progress()
-    done = progress.epoch * steps + progress.step
-    check_layout, last_saved = True, time.perf_counter()
-    parts.begin(progress.epoch)
-    shared, agreement = share_out(model, ranks, machine, recipe), Agreement(ranks)
+    def __init__(
+        self,
+        model: Network,
+        data: ImageData,
+        *,
+        preprocessing: Preprocessing,
+        recipe: Recipe,
+        machine: Machine,
+        seed: int,
+        run: Run,
+        processes: Processes = ALONE,
+        quiet: bool = False,
+    ) -> None:
+        torch.set_num_threads(machine.threads)
+        keep_freed_memory()
+        machine.place(model)
+        self.data, self.preprocessing, self.recipe, self.machine = data, preprocessing, recipe, machine
+        self.seed, self.run, self.processes, self.quiet = seed, run, processes, quiet
+        self._device = torch.device(machine.device)
+        self._split = data.split("train")
+        self._epoch_steps = len(batch_bounds(len(self._split), recipe.batch_size))
+        self._total_steps = self._epoch_steps * recipe.epochs
+        self._class_weights = class_weights(recipe, self._split.labels, data.num_classes, machine)
 
-    def write_checkpoint() -> None:
-        save_checkpoint(run.checkpoints, model, optimizer, progress, done, average=average)
+        self._sections = TrainedSections(model, recipe)
+        optimizer = build_optimizer(model, recipe)  # includes the sections that are unfrozen later
+        average = WeightAverage(model, recipe.average) if recipe.average else None
+        self.state = TrainingState(model=model, optimizer=optimizer, average=average)
 
-    def save() -> None:
-        nonlocal last_saved
-        with ranks.alike():
-            check_finite(model, run)
-        ranks.from_first(write_checkpoint)
-        last_saved = time.perf_counter()
+        self.exchange = exchange_for(processes, machine, recipe)
+        self.check_layout = True
+        self._guard = BufferGuard(model)
+        self._signals = StopSignals(patient=not processes.is_alone)
+        self._results: list[StepResult] = []
+        self._results_steps = RESULTS_STEPS["cpu" if self._device.type == "cpu" else "accelerator"]
+        self._clock = self._last_saved = time.perf_counter()
 
-    def take() -> None:
-        with ranks.alike():
-            take_results(progress, results, run, split, log=ranks.is_first)
+    def train(self) -> dict[str, Tensor]:
+        """Trains the remaining epochs, and leaves the model with the weights that the recipe keeps.
 
-    if not resume:
-        save()
-    # A row may have been written after the checkpoint.
-    rows = run.history_rows()[: progress.epoch] if ranks.is_first else []
-    results: list[StepResult] = []
-    logs: list[Any] = [LiveCurves(epochs=recipe.epochs, rows=rows, quiet=quiet or not ranks.is_first)]
-    if run.settings.get("tensorboard") and ranks.is_first:
-        logs.append(TensorBoardLog(run.path / "tensorboard"))
-    with (
-        StopSignals(patient=not ranks.is_alone) as signals,
-        TrainingDisplay(epochs=recipe.epochs, steps=steps, done=done, quiet=quiet or not ranks.is_first) as display,
-    ):
-        while progress.epoch < recipe.epochs and not _has_no_more_patience(recipe, progress):
-            if parts.begin(progress.epoch):
-                end_sharing(shared, model)  # it would still exchange the gradients of the parts trained before
-                shared, check_layout = share_out(model, ranks, machine, recipe), True
-            model.train()
-            batches = training_batches(
-                split,
-                batch_size=recipe.batch_size,
-                policy=recipe.augment,
-                seed=seed,
-                epoch=progress.epoch,
-                first_step=progress.step,
-                size=image_size(recipe, progress.epoch, data.image_size),
-                fit=data.fit,
-                device=device,
-                preprocessing=preprocessing,
-                rank=ranks.rank,
-                ranks=ranks.ranks,
+        Returns:
+            With `keep="best"`, the weights after the last step (their average, if the recipe averages);
+            otherwise an empty dictionary.
+
+        Raises:
+            Interrupted: SIGINT or SIGTERM arrived; a checkpoint was written.
+            UserError: the loss is no longer finite.
+        """
+        self._begin_epoch()
+        if self.steps_done == 0:
+            self.save()
+        with self._signals, self._logs:
+            while self.state.progress.epoch < self.recipe.epochs and not self._is_out_of_patience:
+                self.epoch()
+        return self._finish()
+
+    def epoch(self) -> None:
+        """Trains the rest of an epoch, validates, adds a row to the history and saves a checkpoint."""
+        state, progress = self.state, self.state.progress
+        self._begin_epoch()
+        state.model.train()
+        self._clock = time.perf_counter()
+        for batch in self._batches():
+            self.step(batch)
+        self._take_results()
+        self._count_time()  # on an accelerator, reading the results waited for the last steps
+        with state.average.in_place() if state.average else nullcontext():
+            self.processes.share_state(state.model)
+            row = self._row(self.validate())
+            if row["val_top1"] > progress.best_top1:
+                state.set_best(row["val_top1"], keep_weights=self.recipe.keep == "best")
+        self._logs.epoch(row)
+        progress.end_epoch()
+        self.save()
+        if stop := self.exchange.agree_now(self._signals.received):
+            raise Interrupted(stop, self.run.path)
+
+    def step(self, batch: Batch) -> Tensor:
+        """Takes one optimization step and returns its loss, a scalar on the device."""
+        state, progress = self.state, self.state.progress
+        state.model.set_drop_progress(self.steps_done / self._total_steps)
+        self._guard.remember()
+        # Random draws inside the network are a function of (seed, epoch, step) and the process, like all others.
+        stream = f"network {self.processes.rank}" if self.processes.rank else "network"
+        with torch_seeded(self.seed, stream, epoch=progress.epoch, step=batch.step, device=self._device):
+            loss, correct = training_step(
+                state.model,
+                state.optimizer,
+                batch,
+                preprocessing=self.preprocessing,
+                recipe=self.recipe,
+                machine=self.machine,
+                lr=learning_rate(self.recipe, self.steps_done, self._total_steps),
+                class_weights=self._class_weights,
+                check_layout=self.check_layout,
+                exchange=self.exchange,
             )
-            clock = time.perf_counter()
-            # What the network draws at random is a function of (seed, epoch, step) and rank, like every other draw.
-            stream = f"network {ranks.rank}" if ranks.rank else "network"
-            for batch in batches:
-                model.set_drop_progress(done / total_steps)
-                guard.remember()
-                with torch_seeded(seed, stream, epoch=progress.epoch, step=batch.step, device=device):
-                    loss, correct = training_step(
-                        shared,
-                        optimizer,
-                        batch,
-                        preprocessing=preprocessing,
-                        recipe=recipe,
-                        machine=machine,
-                        lr=learning_rate(recipe, done, total_steps),
-                        class_weights=weights,
-                        check_layout=check_layout,
-                    )
-                check_layout = False
-                guard.settle(loss)
-                results.append(StepResult(batch.step, loss, correct, batch.positions))
-                progress.step, done = batch.step + 1, done + 1
-                if average is not None:
-                    average.update(done)
-                progress.seen += batch.total
-                clock = _count_time(progress, clock)
-                display.step(progress.epoch + 1, progress.seen / progress.epoch_seconds)
-                if len(results) == results_steps:
-                    take()
-                stop, due = agreement.after_step(signals.received, clock - last_saved > CHECKPOINT_SECONDS)
-                if stop or due:
-                    take()
-                    save()
-                if stop:
-                    raise Interrupted(stop, run.path)
+        self.check_layout = False
+        self._guard.settle(loss)
+        self._results.append(StepResult(batch.step, loss, correct, batch.positions))
+        progress.step, progress.seen = batch.step + 1, progress.seen + batch.total
+        if state.average:
+            state.average.update(self.steps_done)
+        self._count_time()
+        self._logs.step(progress.epoch + 1, progress.seen / progress.epoch_seconds)
+        if len(self._results) == self._results_steps:
+            self._take_results()
+        is_due = self._clock - self._last_saved > CHECKPOINT_SECONDS
+        stop, is_due = self.exchange.agree(self._signals.received, is_due)
+        if stop or is_due:
+            self.save()
+        if stop:
+            raise Interrupted(stop, self.run.path)
+        return loss
 
-            take()
-            _count_time(progress, clock)  # on an accelerator, reading the results waited for the last steps
-            with average.in_place() if average else nullcontext():
-                last_lr = learning_rate(recipe, done - 1, total_steps)
-                ranks.share_state(model)
-                row = _row(progress, model, data, preprocessing, ranks, recipe, lr=last_lr, done=done)
-                _remember_best(progress, model, recipe, row)
-            rows.append(row)
-            if ranks.is_first:
-                run.write_history(rows)
-            for log in (display, *logs):
-                log.epoch(row)
-            progress.end_epoch()
-            save()
-            if stop := agreement.now(signals.received):
-                raise Interrupted(stop, run.path)
+    def save(self) -> None:
+        """Writes `state` as a checkpoint, unless a weight is not finite, which raises `UserError`."""
+        self._take_results()
+        with self.processes.alike():
+            check_finite(self.state.model, self.run)
+        self.processes.from_first(lambda: save_checkpoint(self.run.checkpoints, self.state, self.steps_done))
+        self._last_saved = time.perf_counter()
 
-    if _has_no_more_patience(recipe, progress) and not quiet:
-        notice(
-            f"stopped after {progress.epoch} of {recipe.epochs} epochs: none of the last {recipe.patience} was better "
-            f"than epoch {progress.best_epoch}"
+    def restore(self) -> None:
+        """Sets `state` to the newest intact checkpoint of the run."""
+        restore_checkpoint(self.run.checkpoints, self.state, processes=self.processes)
+
+    @property
+    def steps_done(self) -> int:
+        """Number of steps taken since the start of the training."""
+        return self.state.progress.epoch * self._epoch_steps + self.state.progress.step
+
+    def validate(self) -> dict[str, float]:
+        """Returns loss and top-1 of the validation split; NaN if there is none, or in epochs without validation."""
+        epoch, processes = self.state.progress.epoch + 1, self.processes
+        is_due = epoch % self.recipe.validate_every == 0 or epoch == self.recipe.epochs
+        if "validation" not in self.data.splits or not is_due:
+            return {"loss": math.nan, "top1": math.nan}
+        own = answer_split(
+            self.state.model,
+            self.data,
+            "validation",
+            self.preprocessing,
+            rank=processes.rank,
+            ranks=processes.world_size,
         )
-    model.set_drop_progress(1.0)
-    end_sharing(shared, model)
-    parts.end()
-    if average is not None:
-        average.put(average.weights)
-    last = {}
-    if recipe.keep == "best":
-        last = {name: value.clone() for name, value in model.state_dict().items()}
-        model.load_state_dict(progress.best_weights)
-    ranks.share_state(model)
-    model.eval()
-    return last
+        logits = processes.gather(own.logits)
+        return processes.from_first(lambda: overall(logits, self.data.splits["validation"].labels))
 
+    def _begin_epoch(self) -> None:
+        """Unfreezes what is trained from this epoch on, and connects the gradients of the processes."""
+        changed = self._sections.begin(self.state.progress.epoch)
+        if changed or not self.exchange.is_connected:
+            self.exchange.connect(self.state.model)
+            self.check_layout = True
 
-def _has_no_more_patience(recipe: Recipe, progress: Progress) -> bool:
-    return 0 < recipe.patience <= progress.epoch - progress.best_epoch
+    def _batches(self) -> Iterator[Batch]:
+        progress = self.state.progress
+        return training_batches(
+            self._split,
+            batch_size=self.recipe.batch_size,
+            policy=self.recipe.augment,
+            seed=self.seed,
+            epoch=progress.epoch,
+            first_step=progress.step,
+            size=image_size(self.recipe, progress.epoch, self.data.image_size),
+            fit=self.data.fit,
+            device=self._device,
+            preprocessing=self.preprocessing,
+            rank=self.processes.rank,
+            ranks=self.processes.world_size,
+        )
 
+    @cached_property
+    def _logs(self) -> TrainingLogs:
+        """What people see and the run folder records; opened once the state is restored."""
+        return TrainingLogs(
+            self.run,
+            epochs=self.recipe.epochs,
+            epoch_steps=self._epoch_steps,
+            epoch=self.state.progress.epoch,
+            step=self.state.progress.step,
+            is_first=self.processes.is_first,
+            quiet=self.quiet,
+        )
 
-def _remember_best(progress: Progress, model: Network, recipe: Recipe, row: dict[str, Any]) -> None:
-    if row["val_top1"] > progress.best_top1:
-        progress.best_top1, progress.best_epoch = row["val_top1"], row["epoch"]
-        if recipe.keep == "best":
-            progress.best_weights = {name: value.clone() for name, value in model.state_dict().items()}
+    def _take_results(self) -> None:
+        with self.processes.alike():
+            take_results(self.state.progress, self._results, self.run, self._split, log=self.processes.is_first)
 
+    def _count_time(self) -> None:
+        now, progress = time.perf_counter(), self.state.progress
+        progress.epoch_seconds += now - self._clock
+        progress.seconds += now - self._clock
+        self._clock = now
 
-def _row(
-    progress: Progress,
-    model: Network,
-    data: ImageData,
-    preprocessing: Preprocessing,
-    ranks: Ranks,
-    recipe: Recipe,
-    *,
-    lr: float,
-    done: int,
-) -> dict[str, Any]:
-    """Measures the validation split, where it is time to, and returns the epoch's row of the history."""
-    start, epoch = time.perf_counter(), progress.epoch + 1
-    validation = {"loss": math.nan, "top1": math.nan}
-    if "validation" in data.splits and (epoch % recipe.validate_every == 0 or epoch == recipe.epochs):
-        labels = data.splits["validation"].labels
-        share = answer_split(model, data, "validation", preprocessing, rank=ranks.rank, ranks=ranks.ranks)
-        logits = ranks.gather(share.logits)
-        validation = ranks.from_first(lambda: overall(logits, labels))
-    progress.seconds += time.perf_counter() - start
-    return {
-        "epoch": epoch,
-        "step": done,
-        "lr": lr,
-        "train_loss": progress.loss_sum / progress.images if progress.images else math.nan,
-        "train_top1": progress.correct / progress.images if progress.images else math.nan,
-        "val_loss": validation["loss"],
-        "val_top1": validation["top1"],
-        "images_per_second": round(progress.seen / progress.epoch_seconds, 1),
-        "seconds": round(progress.seconds, 3),
-    }
+    def _row(self, validation: dict[str, float]) -> dict[str, Any]:
+        """Returns the epoch's row of the history; the time since the last step was spent on validation."""
+        progress = self.state.progress
+        progress.seconds += time.perf_counter() - self._clock
+        return {
+            "epoch": progress.epoch + 1,
+            "step": self.steps_done,
+            "lr": learning_rate(self.recipe, self.steps_done - 1, self._total_steps),
+            "train_loss": progress.loss_sum / progress.images if progress.images else math.nan,
+            "train_top1": progress.correct / progress.images if progress.images else math.nan,
+            "val_loss": validation["loss"],
+            "val_top1": validation["top1"],
+            "images_per_second": round(progress.seen / progress.epoch_seconds, 1),
+            "seconds": round(progress.seconds, 3),
+        }
 
+    @property
+    def _is_out_of_patience(self) -> bool:
+        progress = self.state.progress
+        return 0 < self.recipe.patience <= progress.epoch - progress.best_epoch
 
-def _count_time(progress: Progress, since: float) -> float:
-    now = time.perf_counter()
-    progress.epoch_seconds += now - since
-    progress.seconds += now - since
-    return now
+    def _finish(self) -> dict[str, Tensor]:
+        state, progress = self.state, self.state.progress
+        if self._is_out_of_patience and not self.quiet:
+            notice(
+                f"stopped after {progress.epoch} of {self.recipe.epochs} epochs: no improvement since "
+                f"epoch {progress.best_epoch} (patience {self.recipe.patience})"
+            )
+        state.model.set_drop_progress(1.0)
+        self.exchange.disconnect(state.model)
+        self._sections.end()
+        if state.average:
+            state.average.put(state.average.weights)
+        last = {}
+        if self.recipe.keep == "best":
+            last = {name: value.clone() for name, value in state.model.state_dict().items()}
+            state.model.load_state_dict(progress.best_weights)
+        self.processes.share_state(state.model)
+        state.model.eval()
+        return last

@@ -1,18 +1,41 @@
-"""Muon: momentum whose convolution kernels move by the same amount in every direction."""
+"""The optimizers of recipes, Muon among them, and the moving average of the weights."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from resnetlab import scratch
+from resnetlab.training.recipe import Recipe
+from resnetlab.training.sections import optimizer_groups
 
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Of the polynomial that brings singular values from (0, 1] near to 1, as published with the method."""
 _ITERATIONS = 5
+
+
+def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Returns the recipe's optimizer for the trainable parameters, in the groups of `optimizer_groups`.
+
+    Weight decay applies to weights of two and more dimensions, and with `decay_all` also to scales, shifts and
+    biases. torch's fused update is used on devices that have one.
+    """
+    groups = optimizer_groups(model, recipe)
+    if recipe.optimizer == "scratch_sgd":
+        return scratch.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
+    if recipe.optimizer == "muon":
+        return Muon(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
+    fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, 0.999), fused=fused)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
 
 
 class Muon(torch.optim.Optimizer):
@@ -128,3 +151,51 @@ def _unless(found_inf: Tensor, settings: dict[str, Any]) -> dict[str, Any]:
     """Returns the settings of a step, as scalars on the device: one that moves nothing where `found_inf` is 1."""
     fine = 1 - found_inf
     return {**settings, "lr": settings["lr"] * fine, "momentum": settings["momentum"] * fine + found_inf}
+
+
+class WeightAverage:
+    """Exponential moving average of parameters and buffers (Polyak and Juditsky 1992).
+
+    The average predicts better than the last weights. After step t (from 1) it moves toward the weights by
+    1 - min(decay, t / (t + 9)), so it soon forgets the early weights. Counters are copied.
+
+    Args:
+        model: placed on its device; its state is the first average.
+        decay: fraction of the average that is kept in a step.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._decay = decay
+        self._current = dict(model.state_dict())  # views of the network's own memory
+        self.weights = {name: value.clone() for name, value in self._current.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Adds the weights after step number `step`, from 1."""
+        names = [name for name, value in self.weights.items() if value.is_floating_point()]
+        move = get_ema_multi_avg_fn(min(self._decay, step / (step + 9)))
+        move([self.weights[name] for name in names], [self._current[name] for name in names], None)
+        for name in self.weights.keys() - names:
+            self.weights[name].copy_(self._current[name])
+
+    @torch.no_grad()
+    def restore(self, weights: Mapping[str, Tensor]) -> None:
+        """Sets the average to a saved one."""
+        for name, value in self.weights.items():
+            value.copy_(weights[name])
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Gives the network the averaged weights until the block ends."""
+        own = {name: value.clone() for name, value in self._current.items()}
+        self.put(self.weights)
+        try:
+            yield
+        finally:
+            self.put(own)
+
+    @torch.no_grad()
+    def put(self, weights: Mapping[str, Tensor]) -> None:
+        """Copies weights into the network."""
+        for name, value in self._current.items():
+            value.copy_(weights[name])

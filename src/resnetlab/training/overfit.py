@@ -19,11 +19,12 @@ from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.stochastic import DropPath
 from resnetlab.training.machine import choose_machine
+from resnetlab.training.optimizers import build_optimizer
 from resnetlab.training.prepare import automatic_network, network_for, parts_of
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import resolve_recipe
-from resnetlab.training.step import build_optimizer, training_step
-from resnetlab.training.transfer import TrainedParts, check_parts
+from resnetlab.training.sections import TrainedSections, check_sections
+from resnetlab.training.step import training_step
 
 LEARNED = 0.1
 """A mean loss below this, with every image right, is learned by heart."""
@@ -97,10 +98,10 @@ def overfit_one_batch(
     if model == "auto":
         model = automatic_network(recipe, data)
     network = copy.deepcopy(network_for(model, data, seed, overrides or {}))
-    check_parts(recipe, network)
+    check_sections(recipe, network)
     recipe = recipe.changed(label_smoothing=0.0, weight_decay=0.0, class_weights="none")
     machine.place(network).train()
-    parts = TrainedParts(network, recipe)
+    parts = TrainedSections(network, recipe)
     optimizer = build_optimizer(network, recipe)
     parts.begin(recipe.epochs - 1)
     network.set_drop_progress(0.0)

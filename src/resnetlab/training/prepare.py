@@ -17,7 +17,7 @@ from resnetlab.models.network import Network
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.stems import CIFAR_STEM_LIMIT
 from resnetlab.training.recipe import Recipe
-from resnetlab.training.transfer import check_parts
+from resnetlab.training.sections import check_sections
 from resnetlab.weights.sources import Source, open_weights
 
 _SMALLEST_BATCH = 64
@@ -108,7 +108,7 @@ def _config_by_name(
 
 def recipe_for(recipe: Recipe, data: ImageData, network: Network) -> Recipe:
     """Resolves what the data decide, and refuses what they or the network do not allow."""
-    check_parts(recipe, network)
+    check_sections(recipe, network)
     needs = {
         'keep="best"': (recipe.keep == "best", 'keep="final"'),
         f"patience={recipe.patience}": (recipe.patience > 0, "patience=0"),

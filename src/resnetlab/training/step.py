@@ -1,4 +1,4 @@
-"""One optimization step, the same for every training."""
+"""One optimization step, shared by everything that trains."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from resnetlab import scratch
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.data.batches import Batch
-from resnetlab.training.distributed import shares, summed, without_exchange
+from resnetlab.training.distributed import NO_EXCHANGE, Exchange
 from resnetlab.training.machine import Machine
 from resnetlab.training.optimizers import Muon
 from resnetlab.training.recipe import Recipe
-from resnetlab.training.transfer import optimizer_groups
 
 _LOSSES: dict[str, Callable[..., Tensor]] = {
     "cross_entropy": F.cross_entropy,
@@ -24,29 +23,11 @@ _LOSSES: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Returns the recipe's optimizer over the trainable parameters, in the groups of `optimizer_groups`.
-
-    Weight decay is on weights of two and more dimensions; scales, shifts and biases have it with
-    `decay_all` only. torch's update is fused into one kernel where there is one for the device.
-    """
-    groups = optimizer_groups(model, recipe)
-    if recipe.optimizer == "scratch_sgd":
-        return scratch.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
-    if recipe.optimizer == "muon":
-        return Muon(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
-    fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, 0.999), fused=fused)
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
-
-
 def check_memory_layout(optimizer: torch.optim.Optimizer) -> None:
-    """Raises `RuntimeError` unless gradients and optimizer state lie in memory as their parameters do.
+    """Raises `RuntimeError` unless gradients and optimizer state have the memory layout of their parameters.
 
-    A fused update walks through all of them in the order of memory, and computes wrong weights
-    without a word where the orders differ (seen on torch 2.15: channels_last weights whose momentum
-    was restored contiguous).
+    A fused update walks through all of them in memory order. If the orders differ, it silently computes wrong
+    weights (seen on torch 2.15: channels_last weights whose momentum was restored contiguous).
     """
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -71,50 +52,46 @@ def training_step(
     lr: float,
     class_weights: Tensor | None = None,
     check_layout: bool = False,
+    exchange: Exchange = NO_EXCHANGE,
 ) -> tuple[Tensor, Tensor]:
     """Takes one step and returns (loss, number of correct predictions) as scalars on the device.
 
-    Nothing here waits for an accelerator, but for the optimizer from scratch. The loss is the recipe's
-    objective, label smoothing and class weights included, its mean over the batch; it is NaN where the
-    gradient is not finite. A prediction for a mixture of two classes is correct by the share of the class
-    that it names. A step whose loss or gradient is not finite changes no parameter.
+    The loss is the recipe's objective, including label smoothing and class weights, averaged over the batch of all
+    processes; it is NaN if the gradient is not finite. A step whose loss or gradient is not finite changes no
+    parameter. If two images are mixed, predicting one of their classes is correct by that image's weight. Except
+    for the optimizer from scratch, nothing here waits for an accelerator.
 
     Args:
-        model: in training mode, placed by `machine`; or what `share_out` made of it, and loss and correct are
-            those of the batch of all ranks.
-        optimizer: of `build_optimizer`.
+        model: in training mode, placed by `machine`.
+        optimizer: made by `build_optimizer`.
         batch: images and their labels.
-        preprocessing: normalizes the images, where they are not yet.
+        preprocessing: normalizes the images if they are not normalized yet.
         recipe: its loss, label smoothing, gradient clipping and accumulation.
         machine: precision and memory format.
-        lr: the learning rate of this step; a group of the optimizer has its "scale" of it.
-        class_weights: (num_classes,), what a sample of each class counts; None is 1 for all.
-        check_layout: make sure that the optimizer's tensors lie as the parameters do; on the first
-            step after every start, load and unfreezing.
+        lr: the learning rate of this step; a group of the optimizer multiplies it by its "scale".
+        class_weights: (num_classes,), weight of a sample of each class; None means 1.
+        check_layout: call `check_memory_layout`; needed in the first step after every start, load and unfreezing.
+        exchange: combines the gradients of several processes.
     """
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("scale", 1.0)
     images = batch.images if batch.normalized else preprocessing.normalize(batch.images, machine.dtype)
     images = machine.arrange(images.to(machine.dtype))
-    ranks = shares(model)
-    # Gradients are averaged over the ranks, so that the sum of a rank's losses is divided by an even share.
-    even_share = batch.total / ranks
+    # Gradients are averaged over the processes, so the sum of a process's losses is divided by an even share.
+    even_share = batch.total / exchange.world_size
     losses, predictions = [], []
-    # As many for every rank: where normalization is synchronized, each part waits for the others.
-    smallest_share = len(images) if ranks == 1 else max(2, batch.total // ranks)
-    parts = torch.arange(len(images)).tensor_split(min(recipe.accumulate, smallest_share // min(ranks, 2)))
-    for number, rows in enumerate(parts, 1):
-        part = slice(int(rows[0]), int(rows[-1]) + 1)
-        with nullcontext() if number == len(parts) else without_exchange(model):
+    micro_batches = _micro_batches(len(images), batch, recipe, exchange.world_size)
+    for number, rows in enumerate(micro_batches, 1):
+        with nullcontext() if number == len(micro_batches) else exchange.accumulating():
             with machine.autocast():
-                logits = model(images[part])
-            own = _losses(logits.to(machine.dtype), batch, part, recipe, class_weights)
-            loss = own[: max(0, batch.own - part.start)].sum() / even_share
+                logits = exchange.forward(model, images[rows])
+            own = _losses(logits.to(machine.dtype), batch, rows, recipe, class_weights)
+            loss = own[: max(0, batch.own - rows.start)].sum() / even_share
             loss.backward()
         losses.append(loss.detach())
         predictions.append(logits.detach().argmax(1))
-    loss, correct = summed(model, torch.stack(losses).sum(), _count_correct(torch.cat(predictions), batch))
-    loss = loss / ranks
+    loss, correct = exchange.sum(torch.stack(losses).sum(), _count_correct(torch.cat(predictions), batch))
+    loss = loss / exchange.world_size
     finite = loss.isfinite() & _clip_gradients(model, recipe.clip_norm).isfinite()
     if check_layout:
         check_memory_layout(optimizer)
@@ -125,33 +102,51 @@ def training_step(
     return loss.where(finite, torch.nan), correct
 
 
+def class_weights(recipe: Recipe, labels: Tensor, num_classes: int, machine: Machine) -> Tensor | None:
+    """Returns the weight of a sample of each class, (num_classes,) on the device, or None if all weigh the same."""
+    if recipe.class_weights == "none":
+        return None
+    return balanced_weights(labels, num_classes).to(machine.device, machine.dtype)
+
+
 def balanced_weights(labels: Tensor, num_classes: int) -> Tensor:
-    """Returns what a sample of each class counts, (num_classes,): inversely to its number, 1 on average of all."""
+    """Returns weights (num_classes,) inversely proportional to the size of each class, 1 on average of all samples."""
     counts = torch.bincount(labels, minlength=num_classes).clamp(min=1)
     return len(labels) / (num_classes * counts.double())
 
 
+def _micro_batches(own: int, batch: Batch, recipe: Recipe, world_size: int) -> list[slice]:
+    """Returns the rows of each micro-batch; every process has the same number of micro-batches.
+
+    Otherwise a process would wait for others in vain where normalization is synchronized.
+    """
+    smallest_share = own if world_size == 1 else max(2, batch.total // world_size)
+    count = min(recipe.accumulate, smallest_share // min(world_size, 2))
+    pieces = torch.arange(own).tensor_split(count)
+    return [slice(int(rows[0]), int(rows[-1]) + 1) for rows in pieces]
+
+
 def _update(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
-    """Changes the parameters, unless the step is not finite."""
+    """Changes the parameters if the step is finite."""
     on_the_device = isinstance(optimizer, Muon) or optimizer.param_groups[0].get("fused")
     if finite.device.type != "cpu" and on_the_device:
-        optimizer.found_inf = (~finite).float()  # type: ignore[union-attr]  # asked there, without waiting for it
+        optimizer.found_inf = (~finite).float()  # type: ignore[union-attr]  # read on the device, without waiting
         optimizer.step()
     elif finite:
         optimizer.step()
 
 
-def _losses(logits: Tensor, batch: Batch, part: slice, recipe: Recipe, class_weights: Tensor | None) -> Tensor:
-    """Returns the loss of each sample of a part of the batch; that of a mixture is those of both labels by share."""
+def _losses(logits: Tensor, batch: Batch, rows: slice, recipe: Recipe, class_weights: Tensor | None) -> Tensor:
+    """Returns the loss of each sample of a micro-batch; a mixed image has the weighted losses of both labels."""
 
     def losses(labels: Tensor) -> Tensor:
         values = _LOSSES[recipe.loss](logits, labels, label_smoothing=recipe.label_smoothing, reduction="none")
         return values if class_weights is None else values * class_weights[labels]
 
-    own = losses(batch.labels[part])
+    own = losses(batch.labels[rows])
     if batch.share is None or batch.other_labels is None:
         return own
-    return torch.lerp(losses(batch.other_labels[part]), own, batch.share[part].to(own.dtype))
+    return torch.lerp(losses(batch.other_labels[rows]), own, batch.share[rows].to(own.dtype))
 
 
 def _count_correct(predictions: Tensor, batch: Batch) -> Tensor:
@@ -162,10 +157,10 @@ def _count_correct(predictions: Tensor, batch: Batch) -> Tensor:
 
 
 def _clip_gradients(model: nn.Module, longest: float) -> Tensor:
-    """Scales all gradients together down to the norm `longest`, where they are longer, and returns their norm.
+    """Scales all gradients together down to the norm `longest` if they are longer, and returns their norm.
 
-    With 0 they are left as they are. On a CPU, where reading the norm costs nothing, gradients that are short
-    enough are not touched; an accelerator would be waited for, and multiplies by one instead.
+    0 changes nothing. On a CPU, where reading the norm is free, short gradients are not touched; an accelerator
+    multiplies them by one instead, because reading would wait for it.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
     norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
@@ -175,5 +170,5 @@ def _clip_gradients(model: nn.Module, longest: float) -> Tensor:
 
 
 def _layout(tensor: Tensor) -> Iterable[tuple[int, int]]:
-    """Sizes and strides of the axes that are longer than one; the others have no say in the order."""
+    """Returns sizes and strides of the axes that are longer than one; the others do not affect the order."""
     return [(size, stride) for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1]

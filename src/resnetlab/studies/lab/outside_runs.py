@@ -14,7 +14,7 @@ from resnetlab.core.runs import Run
 from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.evaluate import evaluate_split
 from resnetlab.studies.lab.outside import OutsideConfig, OutsideNetwork, load_encoder, suited_machine
-from resnetlab.training.loop import train
+from resnetlab.training.loop import Training
 from resnetlab.training.machine import Machine, choose_machine
 from resnetlab.training.prepare import recipe_for
 from resnetlab.training.recipe import Recipe
@@ -61,7 +61,7 @@ def train_outside(
     model.class_names = data.class_names
     model.preprocessing = from_mapping(Preprocessing, settings["preprocessing"], where)
     with run.locked():
-        train(
+        training = Training(
             model,
             data,
             preprocessing=model.preprocessing,
@@ -69,9 +69,11 @@ def train_outside(
             machine=from_mapping(Machine, settings["machine"], where),
             seed=settings["seed"],
             run=run,
-            resume=begun,
             quiet=True,
         )
+        if begun:
+            training.restore()
+        training.train()
     description = {
         "schema": SCHEMA_VERSION,
         "library": _LIBRARY,

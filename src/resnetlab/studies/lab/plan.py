@@ -22,8 +22,9 @@ from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
 from resnetlab.studies.lab.outside import OutsideConfig, suited_machine
 from resnetlab.training.machine import Machine
+from resnetlab.training.optimizers import build_optimizer
 from resnetlab.training.recipe import Recipe
-from resnetlab.training.step import build_optimizer, training_step
+from resnetlab.training.step import training_step
 
 EPOCHS = (10, 40)
 """Fewer epochs than the first are not planned while there are images to leave out; more than the second never."""

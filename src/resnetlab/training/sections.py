@@ -17,7 +17,7 @@ from resnetlab.models.surgery import freeze, unfreeze
 from resnetlab.training.recipe import Recipe
 
 
-def check_parts(recipe: Recipe, model: Network) -> None:
+def check_sections(recipe: Recipe, model: Network) -> None:
     """Raises `UserError` where the recipe names parts that the network has not, or would train nothing."""
     sections = model.sections()
     for name in (*recipe.freeze, *recipe.rates):
@@ -91,12 +91,12 @@ def describe(recipe: Recipe, model: Network) -> str:
     return "; ".join([*words, f"{count:,} of {total:,} parameters learn"])
 
 
-class TrainedParts:
+class TrainedSections:
     """Freezes and unfreezes the parts of a network as a recipe says; what was frozen before stays so.
 
     Args:
         model: what the recipe's `freeze` names is frozen at once.
-        recipe: checked by `check_parts`.
+        recipe: checked by `check_sections`.
     """
 
     def __init__(self, model: Network, recipe: Recipe) -> None:

@@ -1,0 +1,199 @@
+"""The logs of a training: the history file, the terminal, a notebook's live curves and TensorBoard."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from resnetlab.core.console import console, is_live, notice
+from resnetlab.core.errors import UserError
+from resnetlab.core.runs import Run
+from resnetlab.training.live_curves import LiveCurves
+
+ESTIMATE_SECONDS = 10.0
+"""After this time the remaining time can be estimated; without a progress bar, it is printed once."""
+
+
+class TrainingLogs:
+    """Passes steps and epochs to all logs of a training.
+
+    Args:
+        run: its history is written, and its settings tell whether TensorBoard is.
+        epochs: of the whole training.
+        epoch_steps: steps per epoch.
+        epoch: complete epochs, when resuming.
+        step: steps taken in the current epoch.
+        is_first: whether this is the first of several processes; the others log nothing.
+        quiet: print nothing.
+    """
+
+    def __init__(
+        self, run: Run, *, epochs: int, epoch_steps: int, epoch: int, step: int, is_first: bool, quiet: bool
+    ) -> None:
+        self._run, self._is_first = run, is_first
+        # A row may have been written after the checkpoint.
+        self._rows = run.history_rows()[:epoch] if is_first else []
+        quiet = quiet or not is_first
+        done = epoch * epoch_steps + step
+        self._display = TrainingDisplay(epochs=epochs, epoch_steps=epoch_steps, done=done, quiet=quiet)
+        self._curves = LiveCurves(epochs=epochs, rows=self._rows, quiet=quiet)
+        uses_tensorboard = is_first and run.settings.get("tensorboard")
+        self._tensorboard = TensorBoardLog(run.path / "tensorboard") if uses_tensorboard else None
+        self._open = ExitStack()
+
+    def __enter__(self) -> TrainingLogs:
+        self._open.enter_context(self._display)
+        if self._tensorboard is not None:
+            self._open.enter_context(self._tensorboard)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def step(self, epoch: int, images_per_second: float) -> None:
+        """Records a step of the epoch with this number, from 1."""
+        self._display.step(epoch, images_per_second)
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        """Records the history's row of an epoch."""
+        self._rows.append(dict(row))
+        if self._is_first:
+            self._run.write_history(self._rows)
+        for log in (self._display, self._curves, self._tensorboard):
+            if log is not None:
+                log.epoch(row)
+
+
+class TrainingDisplay:
+    """Prints a line per epoch, and shows a progress bar on a terminal.
+
+    Args:
+        epochs: of the whole training.
+        epoch_steps: steps per epoch.
+        done: steps already taken, when resuming.
+        quiet: print nothing.
+    """
+
+    def __init__(self, *, epochs: int, epoch_steps: int, done: int, quiet: bool) -> None:
+        self._epochs = epochs
+        self._quiet = quiet
+        self._left = epochs * epoch_steps - done
+        self._first_step_ended: float | None = None  # the first step is slower than the others
+        self._taken = 0
+        self._has_estimated = quiet or is_live()  # the bar shows the remaining time
+        self._has_header = False
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[speed]:,.0f} img/s"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=quiet or not is_live(),
+        )
+        self._task = self._bar.add_task("training", total=epochs * epoch_steps, completed=done, speed=0.0)
+
+    def __enter__(self) -> TrainingDisplay:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def step(self, epoch: int, images_per_second: float) -> None:
+        """Advances the bar by a step of the epoch with this number, from 1."""
+        description = f"epoch {epoch}/{self._epochs}"
+        self._bar.update(self._task, advance=1, description=description, speed=images_per_second)
+        if not self._has_estimated:
+            self._estimate()
+
+    def _estimate(self) -> None:
+        self._taken += 1
+        if self._first_step_ended is None:
+            self._first_step_ended = time.perf_counter()
+        elif (passed := time.perf_counter() - self._first_step_ended) > ESTIMATE_SECONDS:
+            self._has_estimated = True
+            seconds = passed / (self._taken - 1) * (self._left - self._taken)
+            notice(f"about {_duration(seconds)} left, not counting validation")
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        """Prints the history's row of an epoch, at most 80 columns wide, and the header before the first."""
+        if self._quiet:
+            return
+        if not self._has_header:
+            self._has_header = True
+            notice(f"{'':15}{'training':>13}{'validation':>21}")
+            notice(f"{'':15}{'loss':>8}{'top-1':>9}{'loss':>10}{'top-1':>9}{'images/s':>12}{'time':>12}")
+        counted = f"epoch {row['epoch']}/{self._epochs}"
+        training = f"{_loss(row['train_loss']):>8}{_percent(row['train_top1']):>9}"
+        validation = f"{_loss(row['val_loss']):>10}{_percent(row['val_top1']):>9}"
+        notice(f"{counted:15}{training}{validation}{row['images_per_second']:>12,.0f}{_duration(row['seconds']):>12}")
+
+
+class TensorBoardLog:
+    """Writes every column of the history as a scalar with the column's name, after every epoch.
+
+    `tensorboard --logdir runs` then shows the curves of all runs in that folder. When a resumed run writes its first
+    epoch, events after its checkpoint are purged.
+
+    Args:
+        folder: for the event files; created with the first epoch.
+
+    Raises:
+        UserError: the package tensorboard is not installed.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = Path(folder)
+        self._writer: Any = None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UserError(
+                "writing for TensorBoard needs the package tensorboard, which is not installed. "
+                "Install it: pip install 'resnetlab[tensorboard]'"
+            ) from error
+        self._make = SummaryWriter
+
+    def __enter__(self) -> TensorBoardLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        """Writes the history's row of an epoch at its step; NaN means not measured and is left out."""
+        if self._writer is None:
+            # Events of an interrupted run at this step or later came after the checkpoint and are written again.
+            self._writer = self._make(str(self._folder), purge_step=row["step"])
+        for name, value in row.items():
+            if name != "step" and math.isfinite(value):
+                self._writer.add_scalar(name, value, global_step=row["step"])
+        self._writer.flush()  # a killed run keeps its epochs
+
+
+def _loss(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4f}" if value < 10 else f"{value:.4g}"
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2%}"
+
+
+def _duration(seconds: float) -> str:
+    """Returns a time such as "40 s", "12 min" or "3 h 20 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
