@@ -20,8 +20,8 @@ from resnetlab.evaluation import explore as explore_module
 from resnetlab.evaluation.diagnostics import diagnose
 from resnetlab.evaluation.embeddings import EmbeddingMap, embedding_map
 from resnetlab.evaluation.evaluate import evaluate_split
-from resnetlab.evaluation.explore import Exploration, affordable, exploration_of, explore
-from resnetlab.evaluation.result import Evaluation
+from resnetlab.evaluation.explore import affordable, exploration_of, explore
+from resnetlab.evaluation.result import Evaluation, Exploration
 from resnetlab.models.resnet import ResNet
 from resnetlab.weights.file import load
 

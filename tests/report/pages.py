@@ -19,7 +19,7 @@ from resnetlab.core.files import write_json
 from resnetlab.data.storage.store import ImageData, Split
 from resnetlab.evaluation.diagnostics import Diagnostics
 from resnetlab.evaluation.embeddings import EmbeddingMap
-from resnetlab.evaluation.explore import Exploration
+from resnetlab.evaluation.result import Exploration
 from resnetlab.models.catalog import model_config
 from resnetlab.training.recipes import resolve_recipe
 

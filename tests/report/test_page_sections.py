@@ -13,7 +13,8 @@ from tests.report.pages import HOSTILE, Page, add_exploration, decoded, make_dat
 
 from resnetlab import Run, evaluate, write_report
 from resnetlab.evaluation.attention import class_activation
-from resnetlab.evaluation.explore import Exploration, exploration_of
+from resnetlab.evaluation.explore import exploration_of
+from resnetlab.evaluation.result import Exploration
 from resnetlab.report.evaluation_files import read_results
 from resnetlab.report.images import find_images
 from resnetlab.report.markup import number

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import math
 import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
@@ -11,14 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnetlab.training.live_curves import LiveCurves, curves_figure, in_notebook
-from resnetlab.training.pictures import to_png
+from resnetlab.core.pictures import learning_curves, to_png
+from resnetlab.training.live_curves import LiveCurves, in_notebook
 
 TRAINING, VALIDATION = (0xA8, 0x48, 0x0F), (0x1F, 0x5A, 0x9E)
 
 
 def _row(epoch: int, **values: float) -> dict[str, Any]:
-    losses = {"train_loss": 2.3 / epoch, "val_loss": 2.4 / epoch}
+    losses = {"train_loss": 2.3 / epoch, "val_loss": 2.4 / epoch, "lr": 0.1}
     return {"epoch": epoch, "step": 11 * epoch, "train_top1": 0.5, "val_top1": 0.6, **losses, **values}
 
 
@@ -49,6 +48,10 @@ def _colors(png: bytes) -> set[tuple[int, ...]]:
         return set(map(tuple, np.asarray(picture.convert("RGB")).reshape(-1, 3).tolist()))
 
 
+def _expected(rows: list[dict[str, Any]], epochs: int) -> bytes:
+    return to_png(learning_curves(rows, epochs)[:2])
+
+
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     return Kernel(monkeypatch, SimpleNamespace(kernel=object()))
@@ -64,7 +67,7 @@ def test_a_kernel_is_a_notebook_and_nothing_else_is(monkeypatch: pytest.MonkeyPa
     assert not in_notebook()
 
 
-def test_one_picture_is_drawn_anew_after_every_epoch(kernel: Kernel):
+def test_one_picture_is_replaced_after_every_epoch(kernel: Kernel):
     curves = LiveCurves(epochs=3)
     for epoch in (1, 2, 3):
         curves.epoch(_row(epoch))
@@ -72,13 +75,13 @@ def test_one_picture_is_drawn_anew_after_every_epoch(kernel: Kernel):
     assert len(updates) == 3
     assert len({picture.data for picture in updates}) == 3
     assert {(picture.format, picture.width) for picture in updates} == {("png", 860)}
-    assert updates[-1].data == to_png(curves_figure([_row(epoch) for epoch in (1, 2, 3)], 3))
+    assert updates[-1].data == _expected([_row(epoch) for epoch in (1, 2, 3)], 3)
     assert {TRAINING, VALIDATION, (255, 255, 255)} <= _colors(updates[-1].data)
 
 
 def test_a_resumed_run_shows_the_epochs_before(kernel: Kernel):
     LiveCurves(epochs=3, rows=[_row(1), _row(2)]).epoch(_row(3))
-    assert kernel.shown[0][0].data == to_png(curves_figure([_row(epoch) for epoch in (1, 2, 3)], 3))
+    assert kernel.shown[0][0].data == _expected([_row(epoch) for epoch in (1, 2, 3)], 3)
 
 
 def test_quiet_shows_nothing(kernel: Kernel):
@@ -86,34 +89,12 @@ def test_quiet_shows_nothing(kernel: Kernel):
     assert kernel.shown == []
 
 
-def test_the_curves_are_the_history():
-    rows = [_row(1), _row(2, train_loss=0.25, val_top1=0.75), _row(3)]
-    loss, top1 = curves_figure(rows, 5).axes
-    for axes, name in ((loss, "loss"), (top1, "top1")):
-        for line, column in zip(axes.get_lines(), (f"train_{name}", f"val_{name}"), strict=True):
-            assert list(line.get_xdata()) == [1, 2, 3]
-            assert list(line.get_ydata()) == [row[column] for row in rows]
-        assert [line.get_label() for line in axes.get_lines()] == ["training", "validation"]
-        assert axes.get_xlim() == (0.5, 5.5)
-        assert axes.get_yscale() == "linear"
-
-
-def test_without_a_validation_split_there_is_no_line_of_it():
-    figure = curves_figure([_row(epoch, val_loss=math.nan, val_top1=math.nan) for epoch in (1, 2)], 5)
-    assert [[line.get_label() for line in axes.get_lines()] for axes in figure.axes] == [["training"], ["training"]]
-
-
-def test_losses_that_span_much_are_drawn_on_a_logarithmic_scale():
-    loss, top1 = curves_figure([_row(1, train_loss=90.0), _row(2, train_loss=0.5)], 2).axes
-    assert (loss.get_yscale(), top1.get_yscale()) == ("log", "linear")
-
-
 def test_outside_a_notebook_nothing_is_shown_or_imported():
     code = (
         "import sys\n"
         "from resnetlab.training.live_curves import LiveCurves, in_notebook\n"
         "assert not in_notebook()\n"
-        "row = {'epoch': 1, 'train_loss': 1.0, 'val_loss': 1.0, 'train_top1': 0.5, 'val_top1': 0.5}\n"
+        "row = {'epoch': 1, 'train_loss': 1.0, 'val_loss': 1.0, 'train_top1': 0.5, 'val_top1': 0.5, 'lr': 1}\n"
         "LiveCurves(epochs=3).epoch(row)\n"
         "loaded = {'IPython', 'matplotlib'} & set(sys.modules)\n"
         "assert not loaded, loaded"

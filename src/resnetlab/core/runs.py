@@ -30,7 +30,8 @@ import pandas as pd
 from resnetlab.core.checks import check_schema
 from resnetlab.core.errors import UserError, resume_command
 from resnetlab.core.files import atomic, exclusive_lock, read_toml, write_json, write_toml
-from resnetlab.core.html import run_html
+from resnetlab.core.html import render
+from resnetlab.core.pictures import NOTEBOOK_COLORS, learning_curves
 
 SCHEMA_VERSION = 1
 HISTORY_COLUMNS = (
@@ -167,7 +168,20 @@ class Run:
 
     def _repr_html_(self) -> str:
         """Returns what a notebook shows."""
-        return run_html(self)
+        rows = self.history_rows()
+        curves = learning_curves(rows)[:2] if rows else ()
+        files = {
+            "report": self.report,
+            "evaluation": self.evaluation() / "summary.json",
+            "history": self.path / "history.csv",
+        }
+        return render(
+            "core/templates/run.html",
+            run=self,
+            rows=rows,
+            curves=[curve.svg(f"{self.path}-{curve.title}", NOTEBOOK_COLORS) for curve in curves],
+            files={name: path for name, path in files.items() if path.is_file()},
+        )
 
 
 def default_folder(data_name: str, model_name: str) -> Path:

@@ -6,9 +6,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -16,14 +14,12 @@ import torch
 from resnetlab.core.console import console, is_live, notice
 from resnetlab.core.errors import UserError
 from resnetlab.data.storage.store import ImageData
-from resnetlab.evaluation.diagnostics import Diagnostics, diagnose, sample
-from resnetlab.evaluation.embeddings import EmbeddingMap, embedding_map
+from resnetlab.evaluation.diagnostics import diagnose, sample
+from resnetlab.evaluation.embeddings import embedding_map
 from resnetlab.evaluation.forward import trained_on
+from resnetlab.evaluation.result import Evaluation, Exploration
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.summary.summary import count
-
-if TYPE_CHECKING:
-    from resnetlab.evaluation.result import Evaluation
 
 _POINTS = 10_000
 _IMAGES, _FEWEST = 512, 32
@@ -31,38 +27,6 @@ _IMAGES, _FEWEST = 512, 32
 _AFFORDABLE = 1.5e12
 """Multiply-accumulates that the diagnostics may always take: about half a minute of two slow cores."""
 _WORTH_A_WORD = 1000
-_FILES = ("map", "blocks", "responses")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Exploration:
-    """What `explore` found.
-
-    Attributes:
-        map: the embeddings as points in the plane.
-        diagnostics: what each block does, on a sample of the images.
-    """
-
-    map: EmbeddingMap
-    diagnostics: Diagnostics
-
-    def save(self, folder: Path) -> None:
-        """Writes map.parquet, blocks.parquet and responses.parquet."""
-        self.diagnostics.save(folder)
-        self.map.save(folder)
-
-    @classmethod
-    def load(cls, folder: Path) -> Exploration | None:
-        """Reads what `save` wrote; None where it is not there, or not all of it."""
-        if not all((folder / f"{name}.parquet").is_file() for name in _FILES):
-            return None
-        return cls(map=EmbeddingMap.load(folder), diagnostics=Diagnostics.load(folder))
-
-    @staticmethod
-    def remove(folder: Path) -> None:
-        """Removes what `save` wrote, if anything."""
-        for name in _FILES:
-            (folder / f"{name}.parquet").unlink(missing_ok=True)
 
 
 def explore(model: ResNet, data: ImageData, evaluation: Evaluation, *, seed: int = 0) -> Exploration:

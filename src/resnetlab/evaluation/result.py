@@ -14,13 +14,48 @@ from rich.table import Table
 
 from resnetlab.core.console import render
 from resnetlab.core.files import atomic, write_json
-from resnetlab.evaluation.evaluation_html import evaluation_html
-from resnetlab.evaluation.explore import Exploration
+from resnetlab.core.html import render as render_html
+from resnetlab.evaluation.diagnostics import Diagnostics
+from resnetlab.evaluation.embeddings import EmbeddingMap
 
 SCHEMA_VERSION = 1
 _SHOWN_CLASSES = 40
 _SHOWN_ABSENT = 10
+_HTML_CLASSES, _HTML_PAIRS = 20, 10
 _TABLES = ("per_class", "per_image", "embeddings", "reliability", "confused_pairs")
+
+_EXPLORED = ("map", "blocks", "responses")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Exploration:
+    """What `explore` finds.
+
+    Attributes:
+        map: the embeddings as points in the plane.
+        diagnostics: what each block does, on a sample of the images.
+    """
+
+    map: EmbeddingMap
+    diagnostics: Diagnostics
+
+    def save(self, folder: Path) -> None:
+        """Writes map.parquet, blocks.parquet and responses.parquet."""
+        self.diagnostics.save(folder)
+        self.map.save(folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> Exploration | None:
+        """Reads what `save` wrote; None if any of it is missing."""
+        if not all((folder / f"{name}.parquet").is_file() for name in _EXPLORED):
+            return None
+        return cls(map=EmbeddingMap.load(folder), diagnostics=Diagnostics.load(folder))
+
+    @staticmethod
+    def remove(folder: Path) -> None:
+        """Removes what `save` wrote, if anything."""
+        for name in _EXPLORED:
+            (folder / f"{name}.parquet").unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,4 +139,17 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         """Returns what a notebook shows."""
-        return evaluation_html(self)
+        with_images = self.per_class.loc[self.per_class["support"] > 0]
+        classes = with_images.nsmallest(_HTML_CLASSES, "f1").to_dict("records")
+        pairs = self.confused_pairs.head(_HTML_PAIRS).to_dict("records")
+        return render_html(
+            "evaluation/templates/evaluation.html",
+            summary=self.summary,
+            classes=[
+                (row["class"], f"{row['support']:,}", *(f"{row[name]:.2%}" for name in ("precision", "recall", "f1")))
+                for row in classes
+            ],
+            with_images=len(with_images),
+            pairs=[(row["label"], row["prediction"], f"{row['count']:,}", f"{row['share']:.2%}") for row in pairs],
+            confusions=len(self.confused_pairs),
+        )

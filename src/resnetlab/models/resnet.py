@@ -10,6 +10,7 @@ from resnetlab.core.errors import UserError
 from resnetlab.models.blocks import BLOCK_CLASSES, ResidualBlock, Site
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.network import Network
+from resnetlab.models.network_html import network_html
 from resnetlab.models.parts import parts_for
 from resnetlab.models.stems import build_stem
 from resnetlab.models.stochastic import DropBlock
@@ -129,9 +130,17 @@ class ResNet(Network):
 
     def _repr_html_(self) -> str:
         """Returns what a notebook shows: a row a stage, with its parameters."""
-        from resnetlab.models.summary.notebook import network_html  # which imports this module
-
-        return network_html(self)
+        config, notes = self.config, [self.altered] if self.altered else []
+        if self.frozen:
+            notes.insert(0, f"frozen: {', '.join(sorted(self.frozen))}")
+        usual = 32 if config.stem == "cifar" else 224
+        return network_html(
+            self.sections(),
+            channels=config.in_channels,
+            classes=max(0, config.num_classes),
+            image_size=usual if self.preprocessing is None else self.preprocessing.image_size,
+            notes=notes,
+        )
 
     def _stem(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != self.config.in_channels:

@@ -14,8 +14,8 @@ import pandas as pd
 from resnetlab.core.errors import UserError, resume_command
 from resnetlab.core.runs import Run
 from resnetlab.evaluation.calibration import expected_calibration_error, maximum_calibration_error, reliability
-from resnetlab.evaluation.explore import Exploration
 from resnetlab.evaluation.metrics import wilson_interval
+from resnetlab.evaluation.result import Exploration
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from resnetlab.core.files import atomic
+from resnetlab.core.pictures import INK, MUTED, RULE, TRAINING, VALIDATION, style_axes
 from resnetlab.evaluation.diagnostics import Diagnostics
 from resnetlab.evaluation.embeddings import EmbeddingMap
 from resnetlab.report.charts import shorten
@@ -23,7 +24,6 @@ from resnetlab.report.mistakes import PIXELATED_BELOW, Mistake
 from resnetlab.report.sections.confusion import MAX_CELL_TEXT, MAX_TICK_LABELS, SCALE, is_strong, signed_shares
 from resnetlab.report.sections.curves import CURVES, is_wide
 from resnetlab.report.sections.residual import short_name
-from resnetlab.training.pictures import INK, MUTED, RULE, TRAINING, VALIDATION, style_axes
 
 CLASS_COLORS = (
     "#1f5a9e", "#c75a00", "#1f8a4c", "#c22f3d", "#7b4fb5", "#8a5a3c", "#c9439b", "#5f6670", "#857c00", "#0e8c9c",

@@ -10,6 +10,7 @@ from typing import Unpack
 import pandas as pd
 from matplotlib.figure import Figure
 
+from resnetlab.core.pictures import style_axes
 from resnetlab.core.runs import Run
 from resnetlab.data.storage.store import ImageData
 from resnetlab.studies.lab.conduct import Finding, conduct
@@ -21,7 +22,6 @@ from resnetlab.studies.lab.noise import Difference, difference
 from resnetlab.studies.lab.plan import Cell
 from resnetlab.studies.lab.question import FAILS, HOLDS, OPEN, Question, StudyResult, Verdict
 from resnetlab.studies.lab.setup import SetUp
-from resnetlab.training.pictures import style_axes
 
 QUESTION = Question(
     name="degradation",

@@ -13,6 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from resnetlab.core.pictures import MUTED, style_axes
 from resnetlab.core.randomness import generator, torch_seeded
 from resnetlab.core.runs import Run
 from resnetlab.data.storage.store import ImageData
@@ -28,7 +29,6 @@ from resnetlab.studies.lab.plan import Cell
 from resnetlab.studies.lab.question import Question, StudyResult, Verdict
 from resnetlab.studies.lab.setup import SetUp
 from resnetlab.studies.shattering import autocorrelation, block_gradients, line_gradients, settled
-from resnetlab.training.pictures import MUTED, style_axes
 
 QUESTION = Question(
     name="gradients",

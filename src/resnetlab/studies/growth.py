@@ -15,6 +15,7 @@ from matplotlib.ticker import LogFormatter
 
 from resnetlab.core.checks import check_number
 from resnetlab.core.errors import UserError
+from resnetlab.core.pictures import INK, MUTED, TRAINING, VALIDATION, style_axes
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.core.runs import Run
 from resnetlab.data.storage.store import ImageData
@@ -34,7 +35,6 @@ from resnetlab.studies.lab.measure import errors, over_seeds
 from resnetlab.studies.lab.plan import Cell
 from resnetlab.studies.lab.question import FAILS, Question, StudyResult, Verdict
 from resnetlab.studies.lab.setup import SetUp
-from resnetlab.training.pictures import INK, MUTED, TRAINING, VALIDATION, style_axes
 
 QUESTION = Question(
     name="growth",

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from resnetlab.core.checks import check_integer, check_number
+from resnetlab.core.pictures import MUTED, TRAINING, VALIDATION, style_axes
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.config import ResNetConfig
 from resnetlab.studies.applied import applied_drops
@@ -20,7 +21,6 @@ from resnetlab.studies.lab.lab import Lab
 from resnetlab.studies.lab.measure import errors, over_seeds
 from resnetlab.studies.lab.question import Question, StudyResult, Verdict
 from resnetlab.studies.lab.setup import SetUp
-from resnetlab.training.pictures import MUTED, TRAINING, VALIDATION, style_axes
 
 _ACCURACY = "top-1 on ImageNet, %"
 QUESTION = Question(

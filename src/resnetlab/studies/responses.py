@@ -13,6 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from resnetlab.core.pictures import style_axes
 from resnetlab.core.runs import Run
 from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.diagnostics import diagnose
@@ -25,7 +26,6 @@ from resnetlab.studies.lab.measure import errors, guessing, over_seeds
 from resnetlab.studies.lab.noise import difference
 from resnetlab.studies.lab.question import HOLDS, OPEN, Question, StudyResult, Verdict
 from resnetlab.studies.lab.setup import SetUp
-from resnetlab.training.pictures import style_axes
 
 QUESTION = Question(
     name="responses",

@@ -1,27 +1,21 @@
-"""What one sees of a training in a notebook: its curves, in one picture that is drawn anew after every epoch."""
+"""Learning curves below a notebook's cell, updated after every epoch of a training."""
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from resnetlab.core.pictures import learning_curves, to_png
 
-_PANELS = (
-    ("Loss", "train_loss", "val_loss"),
-    ("Top-1 accuracy", "train_top1", "val_top1"),
-)
 _WIDTH = 860
-"""Of the picture, in pixels of the page; it has about twice as many of its own, for sharp screens."""
+"""Width of the picture on the page, in pixels; the PNG has more of its own, for sharp screens."""
 
 
 def in_notebook() -> bool:
     """Whether this process is a Jupyter kernel, whose front end can show pictures.
 
-    False in a plain Python, in a terminal and in IPython's shell. IPython is not imported to find that out.
+    False in plain Python, in a terminal and in IPython's shell. The answer does not import IPython.
     """
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
@@ -29,7 +23,7 @@ def in_notebook() -> bool:
 
 
 class LiveCurves:
-    """Shows loss and top-1 of training and validation below a notebook's cell; elsewhere nothing.
+    """Shows loss and top-1 accuracy of training and validation in a notebook; elsewhere nothing.
 
     Args:
         epochs: of the whole training, the length of the horizontal axis.
@@ -48,47 +42,11 @@ class LiveCurves:
         self._rows.append(dict(row))
         if not self._shown:
             return
-        from IPython.display import Image, display  # type: ignore[import-not-found]  # in a notebook it is there
+        from IPython.display import Image, display  # type: ignore[import-not-found]  # every notebook has it
 
-        from resnetlab.training.pictures import to_png
-
-        picture = Image(data=to_png(curves_figure(self._rows, self._epochs)), format="png", width=_WIDTH)
+        loss, top1, _ = learning_curves(self._rows, self._epochs)
+        picture = Image(data=to_png([loss, top1]), format="png", width=_WIDTH)
         if self._handle is None:
             self._handle = display(picture, display_id=True)
         else:
             self._handle.update(picture)
-
-
-def curves_figure(rows: Sequence[Mapping[str, Any]], epochs: int) -> Figure:
-    """Returns a picture of losses and accuracies of a history, side by side.
-
-    Args:
-        rows: of the history; what is NaN was not measured and is left out.
-        epochs: the length of the horizontal axis.
-    """
-    # Only notebooks draw while they train; without one, training starts without loading matplotlib.
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
-
-    from resnetlab.training.pictures import MUTED, TRAINING, VALIDATION, style_axes
-
-    figure = Figure(figsize=(9, 3.3), layout="constrained")
-    for axes, (title, training, validation) in zip(figure.subplots(1, 2), _PANELS, strict=True):
-        drawn: list[float] = []
-        lines = (("training", training, ":", TRAINING), ("validation", validation, "-", VALIDATION))
-        for name, column, line, color in lines:
-            points = [(row["epoch"], row[column]) for row in rows if math.isfinite(row[column])]
-            if points:
-                marker = "o" if len(points) <= 3 else ""
-                axes.plot(*zip(*points, strict=True), line, color=color, marker=marker, markersize=4, label=name)
-                drawn += [value for _, value in points]
-        style_axes(axes, title=title, xlabel="epoch")
-        axes.set_xlim(0.5, max([epochs, *(row["epoch"] for row in rows)]) + 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True))
-        if title == "Loss" and drawn and 0 < 20 * min(drawn) < max(drawn):
-            axes.set_yscale("log")  # as in the report: else nothing but the first epoch would be seen
-        if title != "Loss":
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    look = {"ncols": 2, "frameon": False, "fontsize": 8, "labelcolor": MUTED}
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", **look)
-    return figure

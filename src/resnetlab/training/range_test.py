@@ -6,13 +6,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from resnetlab.training.pictures import MUTED, TRAINING, VALIDATION, save_png, style_axes
+from resnetlab.core.pictures import MUTED, TRAINING, VALIDATION, Picture, save_png, style_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
 
 DIVERGENCE = 4.0
 """The test ends where the smoothed loss is more than so many times its best, as fastai's does."""
@@ -71,9 +74,14 @@ class LearningRates:
 
     def plot(self, path: str | Path) -> None:
         """Draws loss over rate, with steepest fall and minimum marked, into a PNG file."""
-        figure = Figure(figsize=(7.2, 4.4), layout="constrained")
-        _draw(figure, self)
-        save_png(figure, Path(path))
+        save_png(Path(path), self.picture)
+
+    @property
+    def picture(self) -> Picture:
+        """Loss over rate, with steepest fall and minimum marked."""
+        return Picture(
+            title="", words=f"Loss by learning rate: {self}", draw=lambda figure: _draw(figure, self), size=(7.2, 4.4)
+        )
 
     def __str__(self) -> str:
         found = "the loss does not fall"
@@ -167,7 +175,7 @@ def _end_of_fall(average: np.ndarray, noise: float) -> int:
     return int(average[: rose[0] if len(rose) else None].argmin())
 
 
-def _draw(figure: Figure, found: LearningRates) -> None:
+def _draw(figure: Figure | SubFigure, found: LearningRates) -> None:
     axes = figure.subplots()
     low, high = _limits(found)
     losses = np.array(found.losses)

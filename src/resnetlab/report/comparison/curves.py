@@ -16,10 +16,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from resnetlab.core.checks import check_choice
+from resnetlab.core.pictures import INK, MUTED, RULE
 from resnetlab.report.comparison.compared import RunsLike, data_caution, open_runs
 from resnetlab.report.figures import save_picture, write_sentence
 from resnetlab.report.sections.curves import CURVES, is_wide
-from resnetlab.training.pictures import INK, MUTED, RULE
 
 X_AXES = ("epoch", "minutes")
 # Eight colors that stay apart with every kind of color vision: in CIELAB the nearest two are 16 apart, in any of the

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from resnetlab.core.errors import Interrupted, UserError
+from resnetlab.core.pictures import Picture, save_png
 from resnetlab.data.storage.store import ImageData
 from resnetlab.studies.lab.lab import Lab
 from resnetlab.studies.lab.page import write_page
 from resnetlab.studies.lab.question import Question, StudyResult, Verdict, is_finished
 from resnetlab.studies.lab.setup import SetUp
-from resnetlab.training.pictures import save_png
+
+_SIZE = 8.0, 4.4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,7 +33,7 @@ class Finding:
 
     table: pd.DataFrame
     verdict: Verdict
-    figures: Mapping[str, tuple[Callable[[Figure], None], str]]
+    figures: Mapping[str, tuple[Callable[[Any], None], str]]
     deviations: Sequence[str] = ()
 
 
@@ -69,9 +70,7 @@ def conduct(
         raise
     figures = {}
     for name, (draw, words) in finding.figures.items():
-        figure = Figure(figsize=(8.0, 4.4), layout="constrained")
-        draw(figure)
-        save_png(figure, lab.folder / name)
+        save_png(lab.folder / name, Picture(title="", words=words, draw=draw, size=_SIZE))
         figures[name] = words
     result = StudyResult(
         question=question,

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from resnetlab.training.pictures import INK, MUTED, RULE, TRAINING, VALIDATION, style_axes
+from resnetlab.core.pictures import INK, MUTED, RULE, TRAINING, VALIDATION, style_axes
 
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {"color": TRAINING, "marker": "s", "linestyle": "--"},

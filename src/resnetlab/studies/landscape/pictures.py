@@ -9,9 +9,9 @@ import pandas as pd
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from resnetlab.core.pictures import INK, MUTED, style_axes
 from resnetlab.studies.lab.drawing import KINDS, with_errors
 from resnetlab.studies.lab.measure import over_seeds
-from resnetlab.training.pictures import INK, MUTED, style_axes
 
 _COLORS = "viridis"
 _PLACES = (-1, -0.5, 0, 0.5, 1)

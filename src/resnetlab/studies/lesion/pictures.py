@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
+from resnetlab.core.pictures import MUTED, style_axes
 from resnetlab.studies.lab.drawing import KINDS, with_errors
 from resnetlab.studies.lab.measure import over_seeds
-from resnetlab.training.pictures import MUTED, style_axes
 
 
 def draw_blocks(figure: Figure, rows: pd.DataFrame, bounds: tuple[float, float], data: str) -> None:
