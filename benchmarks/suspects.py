@@ -1,15 +1,14 @@
-"""Claim: of false labels, most stand in the first tenth of the ranking of suspect labels.
+"""Claim: most wrong labels are in the first tenth of the ranking of suspect labels.
 
-Five labels in a hundred of Fashion-MNIST are replaced by another class, drawn evenly, in the training split and in the
-validation split. quick_resnet is trained for a few epochs on the labels with their errors. Then
-`resnetlab.evaluation.suspects.suspect_labels` ranks each split, and what is counted is the share of the replaced labels
-among as many images as a tenth of the split.
+5 % of the labels of Fashion-MNIST are replaced by another class, drawn uniformly, in the training split and in the
+validation split. quick_resnet is trained on these labels for a few epochs. Then
+`resnetlab.evaluation.suspects.suspect_labels` ranks each split, and the script counts the share of the replaced labels
+in the first tenth of the ranking.
 
-The training split is the one that counts first: its labels are those that somebody would want to clean, and the network
-has been fitted to them, errors included. The validation split, which the network has not been fitted to, has the same
-bar. Labels that are false in Fashion-MNIST itself take places in the ranking and count as misses. Each seed draws its
-own errors and trains its own network. On the command line the ranking is that of `resnetlab data inspect DATA --model
-RUN --split train`.
+The training split matters most: its labels are those to be cleaned, and the network was fitted to them, errors
+included. The validation split, to which the network was not fitted, has the same bar. Labels that are wrong in
+Fashion-MNIST itself take places in the ranking and count as misses. Each seed draws its own errors and trains its own
+network. On the command line, `resnetlab inspect DATA --model RUN --split train` prints the ranking.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _SPLITS = ("train", "validation")
 
 
 def with_errors(data: ImageData, seed: int) -> tuple[ImageData, dict[str, np.ndarray]]:
-    """Returns the images with some labels replaced, and the positions in each split where they were."""
+    """Returns the images with some labels replaced, and the positions of these labels in each split."""
     arrays = {name: (split.images, split.labels) for name, split in data.splits.items()}
     places = {}
     for number, name in enumerate(_SPLITS):
@@ -52,16 +51,16 @@ def with_errors(data: ImageData, seed: int) -> tuple[ImageData, dict[str, np.nda
 
 def share_found(model: resnetlab.ResNet, data: ImageData, split: str, flipped: np.ndarray) -> float:
     """Returns the share of the replaced labels that are in the first tenth of the ranking."""
-    suspects = suspect_labels(model, data, split)  # its own index is the position in the split
+    suspects = suspect_labels(model, data, split)  # its index is the position in the split
     looked_at = suspects.index[: round(_LOOKED_AT * len(data.split(split)))]
     return float(np.isin(flipped, looked_at).mean())
 
 
 def main() -> int:
-    """Trains and ranks for each seed, and prints each and the claims."""
+    """Trains and ranks with each seed, and prints the results and the claims."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, default=Path(os.environ.get("RESNETLAB_DATA", "data")))
-    parser.add_argument("--limit", type=int, default=20_000, help="training images")
+    parser.add_argument("--limit", type=int, default=20_000, help="number of training images")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
@@ -72,7 +71,7 @@ def main() -> int:
         began = time.perf_counter()
         data, places = with_errors(clean, seed)
         with tempfile.TemporaryDirectory() as folder:
-            # Of arrays nobody knows whether they may be mirrored; these may as much as before.
+            # Arrays do not say whether their images may be flipped; Fashion-MNIST does.
             settings = {"epochs": options.epochs, "augment.flip": clean.mirrors}
             run = resnetlab.fit("quick_resnet", data, out=Path(folder) / "run", seed=seed, quiet=True, **settings)
             model, summary = resnetlab.load(run), run.summary
@@ -84,7 +83,7 @@ def main() -> int:
         print(f"seed {seed}: {shares}; test accuracy {summary['top1']:.1%}, {minutes:.1f} minutes", flush=True)
     means = {name: statistics.mean(values) for name, values in found.items()}
     for name, mean in means.items():
-        print(f"false labels found in {name}: {mean:.3f} (bar {BAR:.3f})")
+        print(f"wrong labels found in {name}: {mean:.3f} (bar {BAR:.3f})")
     return 0 if all(mean >= BAR for mean in means.values()) else 1
 
 

@@ -1,4 +1,4 @@
-"""Times several things turn by turn in one process, so that a machine that drifts is unfair to none."""
+"""Times several functions alternately in one process, so that a machine whose speed drifts favors none of them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from resnetlab.core.environment import processor_name
 
 
 def medians(runs: Mapping[str, Callable[[], object]], *, images: int, rounds: int, warmup: int) -> dict[str, float]:
-    """Runs each in turn and returns the median seconds of each by name; prints every round and a summary.
+    """Runs each function in turn and returns its median seconds by name; prints every round and a summary.
 
     Args:
-        runs: what to time, by name.
-        images: how many each run handles, for the speeds that are printed.
-        rounds: counted turns.
-        warmup: turns before them that are not counted.
+        runs: the functions to time, by name.
+        images: number of images in one call, for the printed speeds.
+        rounds: turns that count.
+        warmup: turns before them that do not count.
     """
     print(f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     times: dict[str, list[float]] = {name: [] for name in runs}

@@ -1,4 +1,4 @@
-"""What the tests share: a tiny network, a small trained run, image folders, and the command line in-process."""
+"""Shared by the tests: a tiny network, a small trained run, image folders, and the command line in this process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ settings.load_profile("untimed")
 TINY = ResNetConfig(depths=(1, 1), widths=(4, 8), stem="cifar", shortcut="A", in_channels=1, num_classes=10)
 
 
-# The tables that a run.toml must have, for tests that look at nothing in them.
+# The tables that a run.toml must have, for tests that do not use them.
 EMPTY_SETTINGS = {"seed": 0, **{name: {} for name in ("model", "data", "preprocessing", "recipe", "machine")}}
 
 

@@ -1,8 +1,7 @@
-"""Writes the golden losses anew: `python tests/golden/make.py`.
+"""Writes the golden losses again: `python tests/golden/make.py`.
 
-Run it only when a change of behavior is meant, and say so in the commit: the losses are what proves
-that a refactoring changed nothing. The golden run, which proves that runs of the first version keep
-loading, is written only where there is none.
+Run it only if a change of behavior is intended, and say so in the commit: equal losses prove that a refactoring changed
+nothing. The golden run, which proves that stored runs still load, is written only if its folder does not exist.
 """
 
 from __future__ import annotations
