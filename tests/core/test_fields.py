@@ -126,6 +126,8 @@ def test_every_field_is_described_with_values_and_default() -> None:
     assert found["kind"].choices == ("round", "square") and found["kind"].values == "round | square"
     assert found["channels"].values == "integer: 1 | 3"
     assert found["depths"].type == "sequence of 1 to 6 integers, one per stage"
+    assert found["depths"].range == "each at least 1"
+    assert found["depths"].range == "each at least 1"
     assert found["rates"].type == "mapping from names to numbers" and found["rates"].default == {}
     assert found["drops"].type == "number or sequence of numbers"
     assert found["even"].type == "even integer"
@@ -139,5 +141,5 @@ def test_every_field_is_described_with_values_and_default() -> None:
 
 def test_the_docstring_lists_the_fields_before_what_is_raised() -> None:
     text = Outer.__doc__ or ""
-    assert text.index("Attributes:") < text.index("rate: a share") < text.index("Raises:")
-    assert "above 0 and at most 1; default 0.5" in text
+    assert text.index("Attributes:") < text.index("rate (number") < text.index("Raises:")
+    assert "rate (number, above 0 and at most 1; default 0.5): a share." in text

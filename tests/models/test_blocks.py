@@ -1,4 +1,4 @@
-"""Blocks alone: shapes, a block of the user's own, and those of d2l."""
+"""Single blocks: shapes, registered blocks, and the blocks of d2l."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from tests.facts import refuses
 
 import resnetlab
-from resnetlab.core.errors import UserError
 from resnetlab.models.blocks import BLOCK_CLASSES, BasicBlock, Bottleneck, Convolution, ResidualBlock, Site
 from resnetlab.models.config import BLOCKS, ResNetConfig
 from resnetlab.models.parts import parts_for
@@ -55,7 +55,7 @@ def test_d2l_pytorchs_resnext_block(channels: int, multiplier: float, group_widt
 
 
 class Inverted(ResidualBlock):
-    """1x1 to four times the channels, a 5x5 for each channel, 1x1 back: a block that the package does not have."""
+    """1x1 to four times the channels, depthwise 5x5, 1x1 back: a block that the package does not have."""
 
     expansion = 2
     fields = frozenset({"stride_on"})
@@ -90,12 +90,12 @@ def test_a_registered_block_makes_networks(fields: dict, tmp_path):
     resnetlab.weights.save(tmp_path / "model.safetensors", model)
     images = torch.randn(2, 3, 9, 9)
     assert torch.equal(resnetlab.load(tmp_path / "model.safetensors")(images), model.eval()(images))
-    again = type("Inverted", (Inverted,), {"__module__": __name__})  # as a notebook's cell that is run again
+    again = type("Inverted", (Inverted,), {"__module__": __name__})  # as after running a notebook cell again
     resnetlab.register_block("inverted", again)
     assert BLOCK_CLASSES["inverted"] is again
-    with pytest.raises(UserError, match="there is another block called 'inverted' already"):
+    with refuses("'inverted'", "another name"):
         resnetlab.register_block("inverted", BasicBlock)
-    with pytest.raises(UserError, match="groups=2 means nothing with block='inverted'"):
+    with refuses("groups=2", "block='inverted'"):
         ResNetConfig(block="inverted", groups=2)
 
 
@@ -106,54 +106,44 @@ def test_a_network_of_a_block_that_is_not_registered_is_not_loaded(tmp_path):
         resnetlab.weights.save(tmp_path / "model.safetensors", model)
     finally:
         del BLOCK_CLASSES["inverted"], BLOCKS["inverted"]
-    with pytest.raises(UserError, match=r"unknown block 'inverted'.*made known by register_block, before .* loaded"):
+    with refuses("block 'inverted'", "register_block"):
         resnetlab.load(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize(
-    ("layout", "message"),
+    ("layout", "facts"),
     [
-        ((), r"the layout of Wrong must be a sequence of at least one Convolution, got \(\)"),
-        (((8, 3),), r"at least one Convolution, got \(\(8, 3\),\)"),
-        (
-            (Convolution(out_channels=4, kernel_size=3, groups=3),),
-            "has 3 groups, which do not divide its 4",
-        ),
-        (
-            (Convolution(out_channels=4, kernel_size=3, dilation=2),),
-            "ignores dilate: a convolution has dilation 2",
-        ),
-        ((Convolution(out_channels=5, kernel_size=3),), "ends in 5 channels with stride 1, and its shortcut in 4 with"),
-        ((Convolution(out_channels=4, kernel_size=3, stride=2),), "ends in 4 channels with stride 2"),
-        ((Convolution(out_channels=4, kernel_size=2),), "has the even kernel size 2; choose an odd one"),
+        ((), ("layout of Wrong", "at least one Convolution", "()")),
+        (((8, 3),), ("at least one Convolution", "((8, 3),)")),
+        ((Convolution(out_channels=4, kernel_size=3, groups=3),), ("3 groups", "4 input channels")),
+        ((Convolution(out_channels=4, kernel_size=3, dilation=2),), ("dilate", "dilation 2", "site.dilation")),
+        ((Convolution(out_channels=5, kernel_size=3),), ("5 channels", "stride 1", "4 channels", "output_width")),
+        ((Convolution(out_channels=4, kernel_size=3, stride=2),), ("4 channels", "stride 2", "site.stride")),
+        ((Convolution(out_channels=4, kernel_size=2),), ("kernel size 2", "odd")),
     ],
 )
-def test_a_block_whose_branch_does_not_fit_is_refused(layout: tuple[Convolution, ...], message: str):
+def test_a_block_whose_branch_does_not_fit_is_refused(layout: tuple[Convolution, ...], facts: tuple[str, ...]):
     wrong = type("Wrong", (ResidualBlock,), {"layout": classmethod(lambda cls, config, site: layout)})
     config = ResNetConfig(depths=(1,), widths=(4,))
-    with pytest.raises(UserError, match=message):
+    with refuses(*facts):
         _block(wrong, config, in_channels=4, width=4)
 
 
 @pytest.mark.parametrize(
-    ("name", "block", "message"),
+    ("name", "block", "facts"),
     [
-        ("", Inverted, "a block's name must be a text that is not empty, got ''"),
-        ("linear", torch.nn.Linear, r"register_block takes a subclass of ResidualBlock, got <class"),
-        ("basic", Inverted, "there is another block called 'basic' already"),
-        ("odd", type("Odd", (ResidualBlock,), {}), "Odd has no layout. Define a class method that returns"),
-        ("odd", type("Odd", (BasicBlock,), {"forward": lambda self, x: x}), "Odd overrides forward. Override flow"),
-        ("odd", type("Odd", (BasicBlock,), {"expansion": 0}), "the expansion of Odd must be an integer of at least 1"),
-        (
-            "odd",
-            type("Odd", (BasicBlock,), {"fields": ("depths",)}),
-            "fields of Odd must be of bottleneck_multiplier, ",
-        ),
+        ("", Inverted, ("name", "''")),
+        ("linear", torch.nn.Linear, ("ResidualBlock", "Linear")),
+        ("basic", Inverted, ("'basic'", "another name")),
+        ("odd", type("Odd", (ResidualBlock,), {}), ("Odd", "layout")),
+        ("odd", type("Odd", (BasicBlock,), {"forward": lambda self, x: x}), ("Odd", "forward", "flow")),
+        ("odd", type("Odd", (BasicBlock,), {"expansion": 0}), ("expansion of Odd", "at least 1")),
+        ("odd", type("Odd", (BasicBlock,), {"fields": ("depths",)}), ("fields of Odd", "depths", "group_width")),
     ],
 )
-def test_what_is_no_block_is_not_registered(name: str, block: type, message: str):
+def test_a_class_that_is_not_a_block_is_not_registered(name: str, block: type, facts: tuple[str, ...]):
     before = set(BLOCKS)
-    with pytest.raises(UserError, match=message):
+    with refuses(*facts):
         resnetlab.register_block(name, block)
     assert set(BLOCKS) == set(BLOCK_CLASSES) == before
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from resnetlab.models.config import ResNetConfig
-from resnetlab.models.convolution import Conv2d
+from resnetlab.models.parts import Conv2d
 from resnetlab.models.resnet import ResNet
 
 WHOLLY, PARTLY, NOT = "_ConvolutionBackward", "_PartlyConvolutionBackward", "ConvolutionBackward0"

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnetlab.models.catalog import CATALOG
-from resnetlab.models.config import ACTIVATIONS, ResNetConfig
+from resnetlab.models.config import ResNetConfig
 from resnetlab.models.parts import BiasedBatchNorm2d
 from resnetlab.models.resnet import ResNet
+from resnetlab.scratch.activations import ACTIVATIONS
 
 SEEDS = (1, 2, 3, 4, 5)
 """Of the batches for float32. A rounding that moves one value across a ReLU's zero or a maximum's tie changes single

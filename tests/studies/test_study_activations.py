@@ -8,7 +8,7 @@ import pytest
 from resnetlab import load_data
 from resnetlab.core.errors import UserError
 from resnetlab.core.runs import Run
-from resnetlab.models.config import ACTIVATIONS
+from resnetlab.scratch.activations import ACTIVATIONS
 from resnetlab.studies.activations import activations, judge
 from resnetlab.studies.lab.plan import Plan
 from resnetlab.studies.lab.question import FAILS, HOLDS, OPEN

@@ -135,7 +135,7 @@ class FieldDescription:
     Attributes:
         name: the field's name; dotted for a field of a nested dataclass.
         type: the kind of value: "integer", "number", "true or false", "text", "sequence of integers" and the like.
-        range: the bounds, such as "at least 1" or "above 0 and at most 1"; "" if there are none.
+        range: the bounds, such as "at least 1" or "each above 0 and at most 1"; "" if there are none.
         choices: the values allowed, if only some are.
         default: the value when none is given; `REQUIRED` if one must be given.
         description: what the field means.
@@ -184,11 +184,13 @@ def describe_fields(cls: type, *, nested: bool = True) -> list[FieldDescription]
                 for entry in describe_fields(inner[0])
             ]
             continue
+        kind = said.accepts or _type_name(hints[field.name], said)
+        kind = said.accepts or _type_name(hints[field.name], said)
         found.append(
             FieldDescription(
                 name=field.name,
-                type=said.accepts or _type_name(hints[field.name], said),
-                range=_range_text(said),
+                type=kind,
+                range=_range_text(said, each=kind.startswith(("sequence", "mapping"))),
                 choices=tuple(said.choices or ()),
                 default=default,
                 description=said.description,
@@ -206,7 +208,7 @@ def documented(cls: type[T]) -> type[T]:
     lines = []
     for field in describe_fields(cls, nested=False):
         default = "required" if field.default is REQUIRED else f"default {field.default!r}"
-        text = f"{field.name}: {field.description.rstrip('.')}. ({field.values}; {default})"
+        text = f"{field.name} ({field.values}; {default}): {field.description}."
         lines += textwrap.wrap(text, 100, initial_indent="    ", subsequent_indent="        ")
     head, raises, tail = inspect.cleandoc(cls.__doc__ or "").partition("Raises:\n")
     cls.__doc__ = "\n".join([head.rstrip(), "", "Attributes:", *lines, "", raises + tail]).rstrip() + "\n"
@@ -371,6 +373,7 @@ def _plural(kind: Any) -> str:
     return {int: "integers", float: "numbers", bool: "flags", str: "texts"}.get(kind, "entries")
 
 
-def _range_text(said: _Setting) -> str:
+def _range_text(said: _Setting, *, each: bool) -> str:
     bounds = {"at least": said.minimum, "above": said.above, "at most": said.maximum, "below": said.below}
-    return " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+    text = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+    return f"each {text}" if each and text else text

@@ -26,7 +26,7 @@ from resnetlab.evaluation.forward import check_images, evaluating, normalized_ba
 from resnetlab.evaluation.metrics import overall
 from resnetlab.evaluation.moments import BlockShare, Comoment
 from resnetlab.models.blocks import ResidualBlock
-from resnetlab.models.folding import is_convolution
+from resnetlab.models.parts import is_convolution
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.shortcuts import Projection, ZeroPaddedIdentity
 from resnetlab.models.surgery import ShortcutOnly

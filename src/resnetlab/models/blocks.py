@@ -3,8 +3,8 @@
     y = activation(branch(x) + shortcut(x))          (He et al. 2016, equation 2)
     y = branch(x) + shortcut(x)                      with pre-activation (He et al. 2016b)
 
-A kind of block is the list of its branch's convolutions; what stands between them is the same for all.
-Names of parameters are torchvision's.
+A kind of block lists the convolutions of its branch; normalization, activation and shortcut are the same for all kinds.
+Parameters have the names that torchvision uses.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Site:
     """The place of one block in the network.
 
     Attributes:
-        in_channels: channels that arrive.
+        in_channels: channels of the block's input.
         width: width of the stage.
-        stride: 2 where the block halves the resolution, else 1.
-        dilation: of the convolutions with a window.
-        first_dilation: of the convolution that would have had the stride: in the first block of a dilated
-            stage it still has the dilation before it.
+        stride: 2 if the block halves the resolution, else 1.
+        dilation: dilation of the convolutions larger than 1x1.
+        first_dilation: dilation of the convolution that would otherwise have the stride. In the first block of a
+            dilated stage it is still that of the stage before.
         drop_path: rate at which the branch is dropped in training.
         drop_block: rate and block size of DropBlock.
     """
@@ -50,7 +50,7 @@ class Site:
 
 @dataclass(frozen=True, kw_only=True)
 class Convolution:
-    """One convolution of a branch; its padding keeps the size, but for the stride."""
+    """One convolution of a branch, padded so that only its stride changes the size."""
 
     out_channels: int
     kernel_size: int
@@ -60,7 +60,7 @@ class Convolution:
 
 
 class Flow(NamedTuple):
-    """What is computed in one block; `shortcut` is None in a plain one, whose sum is its branch."""
+    """The tensors that one block computes; in a plain block `shortcut` is None and the sum is the branch."""
 
     branch: Tensor
     shortcut: Tensor | None
@@ -69,21 +69,21 @@ class Flow(NamedTuple):
 
 
 class ResidualBlock(nn.Module):
-    """The frame of every block; a kind of block says which convolutions its branch has.
+    """The base class of all blocks; a subclass says which convolutions its branch has.
 
-    Post-activation: convolution, normalization, activation, ..., the last without activation; then the sum is
-    activated. Pre-activation: normalization, activation, convolution, ...; the sum is left as it is, and a
-    projection starts from the first activation, as the branch does.
+    Post-activation: convolution, normalization, activation, ..., without an activation after the last normalization;
+    then the sum is activated. Pre-activation: normalization, activation, convolution, ...; the sum is not activated,
+    and a projection takes the output of the first activation, as the branch does.
 
-    DropBlock follows every convolution of the branch (behind its activation) and the shortcut; squeeze-and-
-    excitation and then DropPath end the branch.
+    DropBlock follows every convolution of the branch (after its activation) and the shortcut. Squeeze-and-excitation
+    and then DropPath end the branch.
 
     Shapes: (N, in_channels, H, W) -> (N, expansion * width, ceil(H / stride), ceil(W / stride)).
     """
 
     expansion: ClassVar[int] = 1
     fields: ClassVar[Iterable[str]] = ()
-    """Fields of `ResNetConfig` that this kind of block uses and not every block does."""
+    """The fields of `ResNetConfig` that this kind of block uses and others do not."""
 
     def __init__(self, config: ResNetConfig, parts: Parts, site: Site) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class ResidualBlock(nn.Module):
         return self.get_submodule(f"act{self.convolutions}")
 
     def flow(self, x: Tensor) -> Flow:
-        """Returns everything that the block computes."""
+        """Returns all tensors that the block computes."""
         start = self._activated(1, x) if self.preactivation else x
         branch = self._branch(start)
         if self.downsample is None:
@@ -147,7 +147,7 @@ class ResidualBlock(nn.Module):
         return Flow(branch, shortcut, total, self._finish(total))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the sum of branch and shortcut, activated unless the block is of pre-activation."""
+        """Returns the sum of branch and shortcut, activated unless the block uses pre-activation."""
         return self.flow(x).output
 
     def _branch(self, x: Tensor) -> Tensor:
@@ -176,7 +176,7 @@ class BasicBlock(ResidualBlock):
 
     @classmethod
     def layout(cls, config: ResNetConfig, site: Site) -> Sequence[Convolution]:
-        """Returns the two 3x3."""
+        """Returns the two 3x3 convolutions."""
         out = config.output_width(site.width)
         return (
             Convolution(out_channels=out, kernel_size=3, stride=site.stride, dilation=site.first_dilation),
@@ -192,7 +192,7 @@ class Bottleneck(ResidualBlock):
 
     @classmethod
     def layout(cls, config: ResNetConfig, site: Site) -> Sequence[Convolution]:
-        """Returns the 1x1, the 3x3 and the 1x1."""
+        """Returns the 1x1, the 3x3 and the 1x1 convolution."""
         inner, groups = config.inner_width(site.width), config.inner_groups(site.width)
         on_3x3 = config.stride_on == "3x3"
         return (
@@ -209,9 +209,9 @@ class Bottleneck(ResidualBlock):
 
 
 class SqueezeExcite(nn.Module):
-    """Scales each channel by a gate that sees all of them: x * sigmoid(W2 relu(W1 mean(x))) (Hu et al. 2018).
+    """Scales each channel by a gate computed from all channels: x * sigmoid(W2 relu(W1 mean(x))) (Hu et al. 2018).
 
-    The hidden width is a sixteenth of the channels, and at least 8.
+    The hidden width is one sixteenth of the channels, but at least 8. The activation is the configured one.
 
     Shapes: (N, C, H, W) -> (N, C, H, W).
     """
@@ -226,7 +226,7 @@ class SqueezeExcite(nn.Module):
         self.gate = parts.gate()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the channels, scaled."""
+        """Returns the scaled channels."""
         return x * self.gate(self.fc2(self.act(self.fc1(self.pool(x)))))
 
 
@@ -234,41 +234,45 @@ BLOCK_CLASSES: dict[str, type[ResidualBlock]] = {"basic": BasicBlock, "bottlenec
 
 
 def register_block(name: str, block: type[ResidualBlock]) -> None:
-    """Makes a block of your own known, so that `ResNetConfig(block=name)` builds networks of it.
+    """Registers your own block, so that `ResNetConfig(block=name)` builds networks of it.
 
     Args:
-        name: what configurations call it. A file of weights holds the name and not the code: register the
-            block before loading.
-        block: a subclass of `ResidualBlock` whose `layout` returns the branch's convolutions, the last of
-            `config.output_width(site.width)` channels and all strides together `site.stride`. Its `expansion`
-            is output channels over width, its `fields` the fields it uses of those that only bottlenecks have.
-            What the block computes is changed in `flow`, which `forward` and `ResNet.features` share. The same
-            class defined anew, as by running a notebook's cell again, replaces the old one.
+        name: the block's name in configurations. A weights file contains the name and not the code, so register the
+            block before you load the file.
+        block: a subclass of `ResidualBlock` whose `layout` returns the convolutions of the branch. The last one has
+            `config.output_width(site.width)` channels, and the product of all strides is `site.stride`. `expansion` is
+            the ratio of output channels to width; `fields` are the bottleneck fields that the block uses. To change
+            what the block computes, override `flow`, which `forward` and `ResNet.features` share. If you define the
+            same class again, for example by running a notebook cell twice, the new class replaces the old one.
 
     Raises:
-        UserError: the name is taken by another block, or the class is not one of a block.
+        UserError: another block has this name, or `block` is not a valid block class.
     """
     if not isinstance(name, str) or not name:
-        raise UserError(f"a block's name must be a text that is not empty, got {name!r}.")
+        raise UserError(f"the name of a block must be a non-empty text, got {name!r}.")
     if not isinstance(block, type) or not issubclass(block, ResidualBlock):
         raise UserError(f"register_block takes a subclass of ResidualBlock, got {block!r}.")
     known = BLOCK_CLASSES.get(name, block)
     if (known.__module__, known.__qualname__) != (block.__module__, block.__qualname__):
-        raise UserError(f"there is another block called {name!r} already. Choose another name.")
+        raise UserError(f"another block is registered as {name!r}. Choose another name.")
     if block.layout.__func__ is ResidualBlock.layout.__func__:  # type: ignore[attr-defined]
-        raise UserError(f"{block.__name__} has no layout. Define a class method that returns its convolutions.")
+        raise UserError(
+            f"{block.__name__} has no layout. Define a class method `layout` that returns its convolutions."
+        )
     if block.forward is not ResidualBlock.forward:
-        raise UserError(f"{block.__name__} overrides forward. Override flow, which forward and features share.")
+        raise UserError(f"{block.__name__} overrides forward. Override flow instead, which forward and features share.")
     expansion = check_integer(f"the expansion of {block.__name__}", block.expansion, 1)
     if unknown_fields := set(block.fields) - BOTTLENECK_FIELDS:
         names = ", ".join(sorted(BOTTLENECK_FIELDS))
-        raise UserError(f"fields of {block.__name__} must be of {names}, got {', '.join(sorted(unknown_fields))}.")
+        raise UserError(
+            f"the fields of {block.__name__} must be among {names}, got {', '.join(sorted(unknown_fields))}."
+        )
     BLOCKS[name] = BlockTraits(expansion=expansion, fields=frozenset(block.fields))
     BLOCK_CLASSES[name] = block
 
 
 def _check_layout(block: type, layout: Sequence[Convolution], config: ResNetConfig, site: Site) -> None:
-    """Refuses a registered block whose branch would not fit its shortcut, or ignores its place."""
+    """Raises `UserError` if a branch would not fit its shortcut or ignores the stride or dilation of its place."""
     of_block = f"the layout of {block.__name__}"
     if not layout or not all(isinstance(convolution, Convolution) for convolution in layout):
         raise UserError(f"{of_block} must be a sequence of at least one Convolution, got {layout!r}.")
@@ -276,21 +280,22 @@ def _check_layout(block: type, layout: Sequence[Convolution], config: ResNetConf
     wanted = config.output_width(site.width), site.stride
     if got != wanted:
         raise UserError(
-            f"the branch of {block.__name__} ends in {got[0]} channels with stride {got[1]}, and its shortcut in "
-            f"{wanted[0]} with stride {wanted[1]}. In its layout use config.output_width(site.width) and site.stride."
+            f"the branch of {block.__name__} has {got[0]} channels and stride {got[1]}, but its shortcut has "
+            f"{wanted[0]} channels and stride {wanted[1]}. Use config.output_width(site.width) and site.stride in its "
+            "layout."
         )
     arriving = site.in_channels
     for convolution in layout:
         if convolution.kernel_size % 2 == 0:
-            raise UserError(f"{of_block} has the even kernel size {convolution.kernel_size}; choose an odd one.")
+            raise UserError(f"{of_block} has the even kernel size {convolution.kernel_size}. Choose an odd one.")
         if arriving % convolution.groups or convolution.out_channels % convolution.groups:
             raise UserError(
-                f"{of_block} has {convolution.groups} groups, which do not divide its {arriving} channels in and "
-                f"{convolution.out_channels} out. Choose a divisor of both."
+                f"{of_block} has {convolution.groups} groups, which do not divide {arriving} input channels and "
+                f"{convolution.out_channels} output channels. Choose a divisor of both."
             )
         if convolution.kernel_size > 1 and convolution.dilation not in (site.first_dilation, site.dilation):
             raise UserError(
-                f"{of_block} ignores dilate: a convolution has dilation {convolution.dilation} where its place has "
+                f"{of_block} ignores dilate: a convolution has dilation {convolution.dilation} instead of "
                 f"{site.dilation}. Use site.first_dilation for the one with the stride, site.dilation for the others."
             )
         arriving = convolution.out_channels

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from resnetlab.models.blocks import ResidualBlock
+from resnetlab.models.parts import is_convolution
 from resnetlab.models.resnet import ResNet, check_network
 
 
@@ -46,11 +47,6 @@ def _pairs(parent: nn.Module) -> list[tuple[str, str]]:
         last = len(parent.conv1) - 1
         adjacent.append((f"conv1.{last}", "bn1"))
     return adjacent
-
-
-def is_convolution(module: nn.Module | None) -> bool:
-    """Whether a module is a convolution, of torch's parts or from scratch."""
-    return getattr(getattr(module, "weight", None), "ndim", 0) == 4
 
 
 def _is_normalization(module: nn.Module | None) -> bool:

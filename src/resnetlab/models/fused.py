@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from resnetlab.models.blocks import BasicBlock, Bottleneck, ResidualBlock
-from resnetlab.models.convolution import Conv2d
+from resnetlab.models.parts import Conv2d
 from resnetlab.models.resnet import ResNet
 
 

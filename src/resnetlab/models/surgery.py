@@ -17,8 +17,9 @@ from resnetlab.core.checks import check_integer
 from resnetlab.core.errors import UserError, unknown
 from resnetlab.models.blocks import ResidualBlock
 from resnetlab.models.config import ResNetConfig
-from resnetlab.models.folding import fold_batch_norm, is_convolution
+from resnetlab.models.folding import fold_batch_norm
 from resnetlab.models.network import AnyNetwork, sections_of
+from resnetlab.models.parts import is_convolution
 from resnetlab.models.resnet import (
     ResNet,
     block_site,

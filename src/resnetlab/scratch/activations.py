@@ -1,4 +1,8 @@
-"""Activations, each of one value at a time, so of any shape."""
+"""Activation functions, applied to each value of a tensor of any shape, and the same as layers.
+
+To add one, write its function and its layer here, list both in `__all__`, and name the layer in `ACTIVATIONS`. If
+`torch.nn` has the same activation, name its layer in `resnetlab/models/parts.py`; otherwise every network uses yours.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,27 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from resnetlab.core.checks import check_integer
 from resnetlab.core.errors import UserError
+
+__all__ = [
+    "ELU",
+    "GELU",
+    "LeakyReLU",
+    "PReLU",
+    "ReLU",
+    "SiLU",
+    "Sigmoid",
+    "elu",
+    "gelu",
+    "leaky_relu",
+    "prelu",
+    "relu",
+    "sigmoid",
+    "silu",
+]
 
 
 def relu(x: Tensor) -> Tensor:
@@ -17,19 +39,19 @@ def relu(x: Tensor) -> Tensor:
 
 
 def leaky_relu(x: Tensor, negative_slope: float = 0.01) -> Tensor:
-    """Returns x where it is positive and negative_slope * x elsewhere (Maas, Hannun and Ng, 2013)."""
+    """Returns x where x > 0, else negative_slope * x (Maas, Hannun and Ng, 2013)."""
     return torch.where(x > 0, x, x * negative_slope)
 
 
 def prelu(x: Tensor, weight: Tensor) -> Tensor:
-    """Returns x where it is positive and weight * x elsewhere; the slope is learned (He et al., 2015).
+    """Returns x where x > 0, else weight * x, with a learned slope (He et al., 2015).
 
     Args:
         x: (N, C, ...).
-        weight: one slope (1,) for all channels, or one for each, (C,).
+        weight: (1,), one slope for all channels, or (C,), one for each channel.
 
     Raises:
-        UserError: any other number of slopes.
+        UserError: `weight` has another shape.
     """
     if weight.ndim != 1 or (weight.numel() != 1 and (x.ndim < 2 or weight.numel() != x.shape[1])):
         raise UserError(
@@ -41,14 +63,14 @@ def prelu(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def elu(x: Tensor, alpha: float = 1.0) -> Tensor:
-    """Returns x where it is positive and alpha * (exp(x) - 1) elsewhere (Clevert et al., 2016)."""
+    """Returns x where x > 0, else alpha * (exp(x) - 1) (Clevert et al., 2016)."""
     positive = x > 0
-    # The exponential of what is not used could overflow, and its gradient would not be a number.
+    # Without the mask, the exponential of a large positive x would overflow and make the gradient NaN.
     return torch.where(positive, x, alpha * torch.expm1(x.masked_fill(positive, 0)))
 
 
 def sigmoid(x: Tensor) -> Tensor:
-    """Returns 1 / (1 + exp(-x)); where the exponential overflows, that is 0."""
+    """Returns 1 / (1 + exp(-x)), which is 0 if the exponential overflows."""
     return _Sigmoid.apply(x)  # type: ignore[return-value]
 
 
@@ -58,15 +80,112 @@ def silu(x: Tensor) -> Tensor:
 
 
 def gelu(x: Tensor) -> Tensor:
-    """Returns x * Phi(x), Phi the standard normal distribution function by erf (Hendrycks and Gimpel, 2016).
+    """Returns x * Phi(x), where Phi is the standard normal distribution function (Hendrycks and Gimpel, 2016).
 
-    This is the exact form; the tanh approximation of the same paper is another function.
+    This is the exact form with erf, not the tanh approximation of the same paper.
     """
     return x * (torch.erf(x * math.sqrt(0.5)) * 0.5 + 0.5)
 
 
+class ReLU(nn.Module):
+    """max(0, x)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the activated values, in the shape of `x`."""
+        return relu(x)
+
+
+class LeakyReLU(nn.Module):
+    """x where x > 0, else negative_slope * x."""
+
+    def __init__(self, negative_slope: float = 0.01) -> None:
+        super().__init__()
+        self.negative_slope = float(negative_slope)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the activated values, in the shape of `x`."""
+        return leaky_relu(x, self.negative_slope)
+
+    def extra_repr(self) -> str:
+        """Returns the slope, for `print`."""
+        return f"negative_slope={self.negative_slope}"
+
+
+class PReLU(nn.Module):
+    """x where x > 0, else weight * x.
+
+    Attributes:
+        weight: (num_parameters,), the learned slope: one for all channels, or one for each channel.
+    """
+
+    def __init__(self, num_parameters: int = 1, init: float = 0.25) -> None:
+        super().__init__()
+        self.num_parameters = check_integer("num_parameters", num_parameters, 1)
+        self.init = float(init)
+        self.weight = nn.Parameter(torch.full((num_parameters,), self.init))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the activated values, in the shape of `x`."""
+        return prelu(x, self.weight)
+
+    def extra_repr(self) -> str:
+        """Returns the number of slopes, for `print`."""
+        return f"num_parameters={self.num_parameters}"
+
+
+class ELU(nn.Module):
+    """x where x > 0, else alpha * (exp(x) - 1)."""
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        super().__init__()
+        self.alpha = float(alpha)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the activated values, in the shape of `x`."""
+        return elu(x, self.alpha)
+
+    def extra_repr(self) -> str:
+        """Returns alpha, for `print`."""
+        return f"alpha={self.alpha}"
+
+
+class SiLU(nn.Module):
+    """x * sigmoid(x)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the activated values, in the shape of `x`."""
+        return silu(x)
+
+
+class GELU(nn.Module):
+    """x * Phi(x), where Phi is the standard normal distribution function."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the activated values, in the shape of `x`."""
+        return gelu(x)
+
+
+class Sigmoid(nn.Module):
+    """1 / (1 + exp(-x))."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the activated values, in the shape of `x`."""
+        return sigmoid(x)
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": ReLU,
+    "leaky_relu": LeakyReLU,
+    "prelu": PReLU,
+    "elu": ELU,
+    "silu": SiLU,
+    "gelu": GELU,
+}
+"""The activations that a network can be configured with, by name."""
+
+
 class _Rectifier(torch.autograd.Function):
-    """Keeps its output alone, which the next layer keeps anyway."""
+    """Saves only its output, which the next layer saves anyway."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -81,7 +200,7 @@ class _Rectifier(torch.autograd.Function):
 
 
 class _Sigmoid(torch.autograd.Function):
-    """Has its derivative from its output, y (1 - y), which no overflow reaches."""
+    """Computes its derivative y (1 - y) from its output, which cannot overflow."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

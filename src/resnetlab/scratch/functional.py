@@ -1,10 +1,11 @@
 """Every function of a residual network, written in tensor operations only.
 
-Gathered here from the files that hold one idea each: no layer of torch.nn, no kernel of
-torch.nn.functional.
+This module collects them from the files that implement them. None uses a layer of `torch.nn` or a kernel of
+`torch.nn.functional`.
 """
 
-from resnetlab.scratch.activations import elu, gelu, leaky_relu, prelu, relu, sigmoid, silu
+from resnetlab.scratch import activations
+from resnetlab.scratch.activations import *  # noqa: F403
 from resnetlab.scratch.affine import linear
 from resnetlab.scratch.convolution import conv2d
 from resnetlab.scratch.initialization import he_normal_, he_uniform_, xavier_normal_, xavier_uniform_
@@ -17,20 +18,14 @@ __all__ = [
     "batch_norm",
     "conv2d",
     "cross_entropy",
-    "elu",
-    "gelu",
     "global_average_pool",
     "he_normal_",
     "he_uniform_",
-    "leaky_relu",
     "linear",
     "log_softmax",
     "max_pool2d",
-    "prelu",
-    "relu",
-    "sigmoid",
-    "silu",
     "softmax",
     "xavier_normal_",
     "xavier_uniform_",
 ]
+__all__ += activations.__all__

@@ -10,28 +10,23 @@ from torch import Tensor, nn
 
 from resnetlab.core.checks import check_choice, check_flag, check_integer, check_number
 from resnetlab.core.errors import UserError
-from resnetlab.scratch import functional
+from resnetlab.scratch import activations, functional
+from resnetlab.scratch.activations import *  # noqa: F403 -- the activation layers
 from resnetlab.scratch.initialization import default_
 from resnetlab.scratch.losses import CrossEntropyLoss
 from resnetlab.scratch.normalization import RUNNING_VARIANCES
 from resnetlab.scratch.windows import Pair, pair
 
 __all__ = [
-    "ELU",
-    "GELU",
     "AvgPool2d",
     "BatchNorm",
     "Conv2d",
     "CrossEntropyLoss",
     "GlobalAveragePool",
-    "LeakyReLU",
     "Linear",
     "MaxPool2d",
-    "PReLU",
-    "ReLU",
-    "SiLU",
-    "Sigmoid",
 ]
+__all__ += activations.__all__
 
 
 class Conv2d(nn.Module):
@@ -249,85 +244,3 @@ class GlobalAveragePool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, 1, 1)."""
         return functional.global_average_pool(x)
-
-
-class ReLU(nn.Module):
-    """max(0, x)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Keeps the shape."""
-        return functional.relu(x)
-
-
-class LeakyReLU(nn.Module):
-    """The identity of positive values, `negative_slope` times the others."""
-
-    def __init__(self, negative_slope: float = 0.01) -> None:
-        super().__init__()
-        self.negative_slope = float(negative_slope)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Keeps the shape."""
-        return functional.leaky_relu(x, self.negative_slope)
-
-    def extra_repr(self) -> str:
-        """The slope, for `print`."""
-        return f"negative_slope={self.negative_slope}"
-
-
-class PReLU(nn.Module):
-    """A leaky ReLU whose slope is learned; `weight` is one value, or one for each channel."""
-
-    def __init__(self, num_parameters: int = 1, init: float = 0.25) -> None:
-        super().__init__()
-        self.num_parameters = check_integer("num_parameters", num_parameters, 1)
-        self.init = float(init)
-        self.weight = nn.Parameter(torch.full((num_parameters,), self.init))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Keeps the shape."""
-        return functional.prelu(x, self.weight)
-
-    def extra_repr(self) -> str:
-        """The number of slopes, for `print`."""
-        return f"num_parameters={self.num_parameters}"
-
-
-class ELU(nn.Module):
-    """The identity of positive values, alpha * (exp(x) - 1) of the others."""
-
-    def __init__(self, alpha: float = 1.0) -> None:
-        super().__init__()
-        self.alpha = float(alpha)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Keeps the shape."""
-        return functional.elu(x, self.alpha)
-
-    def extra_repr(self) -> str:
-        """The scale, for `print`."""
-        return f"alpha={self.alpha}"
-
-
-class SiLU(nn.Module):
-    """x * sigmoid(x)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Keeps the shape."""
-        return functional.silu(x)
-
-
-class GELU(nn.Module):
-    """x * Phi(x), exact."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Keeps the shape."""
-        return functional.gelu(x)
-
-
-class Sigmoid(nn.Module):
-    """1 / (1 + exp(-x))."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Keeps the shape."""
-        return functional.sigmoid(x)

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from resnetlab.data.storage.store import ImageData
-from resnetlab.models.config import ACTIVATIONS
+from resnetlab.scratch.activations import ACTIVATIONS
 from resnetlab.studies.lab.comparison import against, cells_of, named_network, weigh
 from resnetlab.studies.lab.conduct import Finding, conduct
 from resnetlab.studies.lab.drawing import two_errors

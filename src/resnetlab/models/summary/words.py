@@ -12,9 +12,13 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.nn.modules import activation
 
+from resnetlab.models.parts import is_convolution
+from resnetlab.scratch.activations import ACTIVATIONS
+
 IDENTITY, ZERO_PADDED, NONE = "identity", "zero-padded", "none"
 PREACTIVATION = "pre-activation"
 _ACTIVATIONS = {name for name in activation.__all__ if not name.endswith("Attention")}
+_ACTIVATIONS |= {layer.__name__ for layer in ACTIVATIONS.values()}
 _NOTES = {"DropPath": "DropPath", "StochasticDepth": "DropPath", "DropBlock": "DropBlock", "DropBlock2d": "DropBlock"}
 _RESHAPING = ("Flatten", "Unflatten", "Permute", "Identity", "Dropout", "Dropout1d", "Dropout2d")
 
@@ -88,12 +92,6 @@ def path_words(words: Iterable[Word]) -> str:
     notes = [word.text for word in told if word.role == "note"]
     silent = [word.text for word in told if word.role in ("norm", "activation")]
     return ", ".join([*(path or silent or [IDENTITY]), *dict.fromkeys(notes)])
-
-
-def is_convolution(module: nn.Module) -> bool:
-    """Whether a layer is a convolution, of torch, from scratch, or one that is built like them."""
-    weight = getattr(module, "weight", None)
-    return isinstance(weight, Tensor) and weight.ndim >= 3 and hasattr(module, "kernel_size")
 
 
 def multiply_accumulates(module: nn.Module, inputs: Tensor, outputs: Tensor) -> int:
