@@ -1,24 +1,33 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import os
+import re
 import shutil
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from pathlib import Path
-from unittest.mock import Mock
 
 import pandas as pd
 import pytest
+import typer
 from PIL import Image
 from tests.conftest import unprivileged
 
 from resnetlab import __version__
+from resnetlab.cli.main import guarded
+from resnetlab.core.errors import UserError
 from resnetlab.core.runs import Run
 from resnetlab.data.storage.store import ImageData
-from resnetlab.training.recipes import resolve_recipe
 
 Cli = Callable[..., tuple[int, str, str]]
+VERBS = (
+    "list", "summary", "inspect", "train", "find-lr", "evaluate", "predict", "compare", "study", "pack", "export",
+)  # fmt: skip
 
 
 def test_help_and_import_load_no_torch():
@@ -34,7 +43,7 @@ def test_help_and_import_load_no_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert f"resnetlab {__version__}" in done.stdout
-    for verb in ("train", "evaluate", "predict", "report", "summary", "models"):
+    for verb in VERBS:
         assert verb in done.stdout
 
 
@@ -55,8 +64,10 @@ def test_from_images_to_a_report(cli: Cli, tmp_path: Path, digits: ImageData):
     assert run.report.is_file()
     assert (out / "figures" / "curves.png").is_file()
 
+    run.report.unlink()
     code, table, err = cli("evaluate", out)
     assert code == 0, err
+    assert run.report.is_file()
     assert "test: top-1" in table
     assert "precision" in table
 
@@ -75,8 +86,8 @@ def test_from_images_to_a_report(cli: Cli, tmp_path: Path, digits: ImageData):
     assert (code, "269,434" in table) == (0, True)
 
     run.report.unlink()
-    code, _, err = cli("report", out)
-    assert code == 0, err
+    code, table, err = cli("evaluate", out, "--page-only")
+    assert (code, table) == (0, ""), err
     assert run.report.is_file()
 
     code, _, err = cli("train", "--resume", out)
@@ -93,7 +104,7 @@ def test_without_out_a_run_gets_a_name(cli: Cli, tmp_path: Path, monkeypatch: py
 
 
 def test_models_and_summary(cli: Cli):
-    code, table, _ = cli("models", "resnet1*")
+    code, table, _ = cli("list", "models", "resnet1*")
     assert code == 0
     for words in ("resnet18", "11,689,512", "resnet152", "11,513,626,624", "3x224x224", "resnet110"):
         assert words in table
@@ -122,16 +133,19 @@ MISTAKES = {
     "text for a number": (["train", "digits", "--epochs", "ten"], "Invalid value for '--epochs'"),
     "lr = nan": (["train", "digits", "--lr", "nan"], "lr must be a finite number above 0, got nan"),
     "batch of none": (["train", "digits", "--batch-size", "0"], "batch_size must be an integer of at least 2, got 0"),
-    "no data": (["train", "--epochs", "3"], "say what to train on"),
-    "one field twice": (["train", "digits", "--epochs", "3", "--set", "epochs=2"], "epochs is given twice"),
+    "no data": (["train", "--epochs", "3"], "resnetlab train DATA"),
+    "one field twice": (["train", "digits", "--epochs", "3", "--set", "epochs=2"], "epochs is set twice"),
     "unknown option": (["train", "digits", "--epoch", "3"], "--epochs"),
     "settings with resume": (["train", "digits", "--resume", "x", "--lr", "1"], "does not take lr"),
     "missing run": (["evaluate", "gone"], "gone is not a run: there is no such folder"),
     "missing run to resume": (["train", "--resume", "gone"], "gone is not a run: there is no such folder"),
-    "missing run to report": (["report", "gone"], "gone is not a run: there is no such folder"),
+    "missing run for the page": (["evaluate", "gone", "--page-only"], "gone is not a run: there is no such folder"),
+    "measuring without measuring": (["evaluate", "gone", "--page-only", "--split", "test"], "gone is not a run"),
+    "a verb that is gone": (["models"], "models"),
+    "a misspelled verb": (["summery", "resnet18"], "summary"),
     "missing run to predict": (["predict", "gone", "a.png"], "there is no file gone"),
     "wrong summary": (["summary", "resnet19"], "unknown model 'resnet19'"),
-    "no such models": (["models", "vgg*"], "no network is called 'vgg*'"),
+    "no such models": (["list", "models", "vgg*"], "'vgg*'"),
 }
 
 
@@ -189,7 +203,7 @@ def test_an_unfinished_run_tells_how_to_finish_it(cli: Cli, digits_run: Run, tmp
     code, _, err = cli("evaluate", tmp_path / "run")
     assert code == 2
     assert "Continue it with: resnetlab train --resume" in err
-    code, _, err = cli("report", tmp_path / "run")
+    code, _, err = cli("evaluate", tmp_path / "run", "--page-only")
     assert (code, "Continue it with: resnetlab train --resume" in err) == (2, True)
 
 
@@ -207,11 +221,11 @@ def test_a_run_goes_on_after_its_images_have_moved(cli: Cli, image_folder: Path,
     assert "the last bits may differ" in err
     assert "pictures are missing" not in (out / "report.html").read_text()
     (out / "report.html").unlink()
-    code, _, err = cli("report", out, "--data", moved)
+    code, _, err = cli("evaluate", out, "--page-only", "--data", moved)
     assert code == 0, err
     assert "pictures are missing" not in (out / "report.html").read_text()
     Image.new("RGB", (20, 20)).save(moved / "red" / "00.png")
-    code, _, err = cli("report", out, "--data", moved)
+    code, _, err = cli("evaluate", out, "--page-only", "--data", moved)
     assert (code, "are not those of the run: their content has changed" in err) == (2, True)
 
 
@@ -221,7 +235,7 @@ def test_predictions_go_to_a_file_not_to_a_folder(cli: Cli, digits_run: Run, tmp
     assert code == 0
     assert "a[bold].png" in table
     code, _, err = cli("predict", digits_run.path, tmp_path / "a[bold].png", "--out", tmp_path)
-    assert (code, "is a folder. Name a CSV file" in err) == (2, True)
+    assert (code, "predictions.csv" in err) == (2, True)
     code, _, _ = cli("predict", digits_run.path, tmp_path / "a[bold].png", "--out", "/dev/null")
     assert code == 0
     assert Path("/dev/null").is_char_device()
@@ -233,11 +247,68 @@ def test_a_run_within_the_folder_of_images_is_refused(cli: Cli, image_folder: Pa
     assert sorted(path.name for path in image_folder.iterdir()) == ["blue", "red"]
 
 
-def test_the_help_leads_to_every_field_of_the_recipe(cli: Cli):
-    assert "resnetlab recipes quick" in " ".join(cli("train", "--help")[1].replace("│", " ").split())
-    text = cli("recipes", "quick")[1]
-    fields = set(resolve_recipe("quick").to_dict()) - {"name", "augment"}
-    assert [key for key in fields if key not in text] == []
+def _options(text: str) -> set[str]:
+    """The options that a help text describes."""
+    return set(re.findall(r"^│ +(?:\* +)?(--[a-z-]+)", text, re.MULTILINE))
+
+
+def test_the_help_shows_what_people_use_and_help_all_the_rest(cli: Cli):
+    short, full = _options(cli("train", "--help")[1]), _options(cli("train", "--help-all")[1])
+    assert {"--model", "--recipe", "--epochs", "--batch-size", "--lr", "--set", "--out", "--resume"} <= short
+    assert len(short - {"--help", "--help-all"}) <= 12
+    assert short < full
+    assert {"--freeze", "--layer-decay", "--limit", "--precision", "--follow-links", "--validation-fraction"} <= full
+    code, text, _ = cli("train", "-h")
+    assert (code, _options(text)) == (0, short)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_without_torch_and_ambiguity(cli: Cli, verb: str):
+    code, text, err = cli(verb, "-h")
+    assert (code, err) == (0, "")
+    assert f"Usage: resnetlab {verb}" in text
+    assert cli(verb)[1].split() == text.split()  # nothing given is a question for help
+
+
+def test_options_of_data_mean_the_same_everywhere(cli: Cli):
+    shared = {"--image-size", "--fit", "--crop-share", "--detail", "--split-seed", "--follow-links", "--data-root"}
+    for verb in ("train", "find-lr", "inspect"):
+        assert shared <= _options(cli(verb, "--help-all")[1])
+    assert shared <= _options(cli("pack", "--help")[1])
+
+
+def test_the_shell_completes_verbs():
+    done = subprocess.run(
+        [sys.executable, "-m", "resnetlab"],
+        env={**os.environ, "_RESNETLAB_COMPLETE": "complete_bash", "COMP_WORDS": "resnetlab ex", "COMP_CWORD": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["export"]
+
+
+def test_the_output_is_the_same_in_a_pipe_and_in_a_terminal():
+    command = [sys.executable, "-m", "resnetlab", "summary", "resnet20"]
+    environment = {**os.environ, "TERM": "dumb", "NO_COLOR": "1"}
+    environment.pop("COLUMNS", None)
+    piped = subprocess.run(command, env=environment, capture_output=True, check=True, stdin=subprocess.DEVNULL).stdout
+    terminal, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    with subprocess.Popen(command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs):
+        os.close(theirs)
+        shown = b""
+        while chunk := _read(terminal):
+            shown += chunk
+    os.close(terminal)
+    assert re.sub(rb"\x1b\[[0-9;]*m", b"", shown).replace(b"\r\n", b"\n") == piped
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 65536)
+    except OSError:  # the other end is closed
+        return b""
 
 
 def test_debug_shows_the_traceback(tmp_path: Path):
@@ -245,24 +316,27 @@ def test_debug_shows_the_traceback(tmp_path: Path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "Traceback" in done.stderr
-    assert "it holds no run.toml" in done.stderr
+    assert "run.toml" in done.stderr
 
 
-def test_a_defect_is_called_one(cli: Cli, monkeypatch: pytest.MonkeyPatch):
-    from resnetlab.models import catalog
+@pytest.mark.parametrize(
+    ("error", "code", "facts"),
+    [
+        (KeyError("lost"), 1, ("internal error", "KeyError: 'lost'", "--debug")),
+        (OSError(errno.ENOSPC, "No space left on device", "x.csv"), 2, ("x.csv", "No space left on device")),
+        (MemoryError(), 1, ("memory", "--batch-size", "--image-size")),
+        (RuntimeError("can't allocate memory"), 1, ("memory", "--batch-size")),
+        (UserError("expected this, got that."), 2, ("error: expected this, got that.",)),
+    ],
+)
+def test_every_error_has_one_message_and_a_code(
+    capsys: pytest.CaptureFixture[str], error: Exception, code: int, facts: tuple[str, ...]
+):
+    def verb() -> None:
+        raise error
 
-    def broken(pattern: str) -> list[str]:
-        raise KeyError("lost")
-
-    monkeypatch.setattr(catalog, "list_models", broken)
-    code, _, err = cli("models")
-    assert code == 1
-    assert "internal error: KeyError: 'lost'" in err
-    assert "--debug" in err
-    for error, words in (
-        (OSError(errno.ENOSPC, "No space left on device", "x.csv"), "cannot write x.csv: No space left on device."),
-        (MemoryError(), "memory ran out. Choose a smaller --batch-size or --image-size"),
-    ):
-        monkeypatch.setattr(catalog, "list_models", Mock(side_effect=error))
-        code, _, err = cli("models")
-        assert (code, words in err) == (2 if isinstance(error, OSError) else 1, True)
+    with pytest.raises(typer.Exit) as stop:
+        guarded(verb)()
+    err = " ".join(capsys.readouterr().err.split())
+    assert stop.value.exit_code == code
+    assert [fact for fact in facts if fact not in err] == []

@@ -39,11 +39,11 @@ def test_the_help_loads_no_torch_and_says_what_is_overwritten():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     text = " ".join(done.stdout.replace("│", " ").split())
-    assert "a file that is there is replaced. Without it comparison.png in the current folder" in text
-    assert "comparison-2.png and so on: then nothing is replaced." in text
+    assert "comparison.png" in text and "comparison-2.png" in text and "replaced" in text
 
 
-def test_figures_settings_and_curves(cli: Cli, here: Path, digits_run: Run):
+def test_figures_settings_and_curves(cli: Cli, here: Path, digits_run: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "100")
     code, table, err = cli("compare", digits_run.path, GOLDEN)
     assert code == 0, err
     summary = digits_run.summary
@@ -57,7 +57,7 @@ def test_figures_settings_and_curves(cli: Cli, here: Path, digits_run: Run):
     assert "360" in row and "12.50 %" in row
     assert ["model.name", "resnet20", "custom"] in [line.split() for line in lines]
     assert "Not compared image by image, digits and run: " in table  # the old one has no table of its answers
-    assert err == "curves   comparison.png\n"
+    assert "comparison.png" in err
     assert is_picture(here / "comparison.png")
 
 
@@ -65,11 +65,11 @@ def test_no_picture_is_overwritten_unless_it_is_named(cli: Cli, here: Path):
     (here / "comparison.png").write_bytes(b"mine")
     for expected in ("comparison-2.png", "comparison-3.png"):
         code, _, err = cli("compare", GOLDEN)
-        assert (code, err) == (0, f"curves   {expected}\n")
+        assert (code, expected in err) == (0, True)
         assert is_picture(here / expected)
     assert (here / "comparison.png").read_bytes() == b"mine"
     code, _, err = cli("compare", GOLDEN, "--out", "comparison.png", "--x", "minutes")
-    assert (code, err) == (0, "curves   comparison.png\n")
+    assert (code, " comparison.png" in err) == (0, True)
     assert is_picture(here / "comparison.png")
     assert len(list(here.iterdir())) == 3
 
@@ -78,12 +78,12 @@ def test_the_figures_as_csv(cli: Cli, here: Path, digits_run: Run):
     code, table, err = cli("compare", digits_run.path, GOLDEN, "--csv", "table.csv")
     assert code == 0, err
     assert "The settings that differ:" in table
-    assert err == "figures  table.csv\ncurves   comparison.png\n"
+    assert "table.csv" in err and "comparison.png" in err
     written = pd.read_csv("table.csv")
     assert written["run"].tolist() == ["digits", "run"]
     assert written["top1"][1] == 0.1388888888888889
     code, text, err = cli("compare", digits_run.path, GOLDEN, "--csv", "-")
-    assert (code, err) == (0, "curves   comparison-2.png\n")
+    assert (code, "comparison-2.png" in err) == (0, True)
     pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(text)), written)
 
 
@@ -120,13 +120,13 @@ def test_what_one_gets_right_that_another_gets_wrong(cli: Cli, here: Path, answe
     lines = table.splitlines()
     start = lines.index("Image by image, on the same 6 test images, against right:")
     assert lines[start + 4].split()[:6] == ["wrong", "4", "2", "0", "0", "-33.33"]
-    assert err == "images   images.csv\ncurves   comparison.png\n"
+    assert "images.csv" in err and "comparison.png" in err
     written = pd.read_csv("images.csv")
     assert written[["index", "label", "right", "prediction_right", "prediction_wrong"]].values.tolist() == [
         [4, "b", "right", "b", "a"], [5, "b", "right", "b", "a"],
     ]  # fmt: skip
     code, text, err = cli("compare", *answered, "--images", "-")
-    assert (code, err) == (0, "curves   comparison-2.png\n")
+    assert (code, "comparison-2.png" in err) == (0, True)
     pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(text)), written)
 
 
@@ -145,34 +145,25 @@ def test_other_images_and_all_pairs(cli: Cli, here: Path, answered: list[Path]):
 
 
 MISTAKES = {
-    "no run": (["--x", "epoch"], "Missing argument 'RUN'"),
-    "missing run": (["gone"], "gone is not a run: there is no such folder"),
-    "a run twice": ([GOLDEN, GOLDEN], "golden/run is given twice. Leave one of them out."),
-    "wrong axis": ([GOLDEN, "--x", "epochs"], "unknown x 'epochs'. Did you mean 'epoch'? Available: epoch, minutes."),
-    "no picture": ([GOLDEN, "--out", "a.svg"], "a.svg is no PNG file. Name one to write with --out, such as a.png."),
-    "a folder": ([GOLDEN, "--out", "."], ". is no PNG file. Name one to write with --out, such as comparison.png."),
-    "a folder for figures": (
-        [GOLDEN, "--csv", "."],
-        ". is a folder. Name a CSV file to write, such as comparison.csv.",
-    ),
-    "a folder for images": (
-        [GOLDEN, "--images", "."],
-        ". is a folder. Name a CSV file to write, such as disagreements.csv.",
-    ),
-    "one file for two": (
-        [GOLDEN, "--images", "-", "--csv", "-"],
-        "--csv and --images would both go to -. Name another file for one of them.",
-    ),
-    "images of one run": ([GOLDEN, "--images", "a.csv"], "expected two runs or more that may disagree, got run alone."),
-    "no folder": ([GOLDEN, "--out", "no/a.png"], "no to write a.png to. Make it first."),
-    "no folder for figures": ([GOLDEN, "--csv", "no/a.csv"], "no to write a.csv to. Make it first."),
+    "no run": (["--x", "epoch"], ("RUN",)),
+    "missing run": (["gone"], ("gone", "not a run")),
+    "a run twice": ([GOLDEN, GOLDEN], ("golden/run", "twice")),
+    "wrong axis": ([GOLDEN, "--x", "epochs"], ("'epochs'", "'epoch'", "minutes")),
+    "no picture": ([GOLDEN, "--out", "a.svg"], ("--out", "a.svg", "a.png")),
+    "a folder": ([GOLDEN, "--out", "."], ("--out", "folder", "comparison.png")),
+    "a folder for figures": ([GOLDEN, "--csv", "."], ("--csv", "folder", "comparison.csv")),
+    "a folder for images": ([GOLDEN, "--images", "."], ("--images", "folder", "disagreements.csv")),
+    "one file for two": ([GOLDEN, "--images", "-", "--csv", "-"], ("--csv", "--images")),
+    "images of one run": ([GOLDEN, "--images", "a.csv"], ("two runs", "got run")),
+    "no folder": ([GOLDEN, "--out", "no/a.png"], ("--out", "does not exist")),
+    "no folder for figures": ([GOLDEN, "--csv", "no/a.csv"], ("--csv", "does not exist")),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_message_and_exit_code_2(cli: Cli, here: Path, mistake: str):
-    arguments, message = MISTAKES[mistake]
+    arguments, facts = MISTAKES[mistake]
     code, out, err = cli("compare", *arguments)
     assert (code, out) == (2, "")
-    assert message in err
+    assert [fact for fact in facts if fact not in err] == [], err
     assert list(here.iterdir()) == []

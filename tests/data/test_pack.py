@@ -678,9 +678,9 @@ def test_a_full_disk_is_told_and_what_was_packed_is_kept(
     full = DYING.replace("os.kill(os.getpid(), signal.SIGKILL)", "raise OSError(28, os.strerror(28))")
     (tmp_path / "full.py").write_text(full)
     replace_workers(f'exec "$python" "{tmp_path / "full.py"}"')
-    arguments = ("data", "pack", photos, "--out", tmp_path / "pack", "--image-size", 24, "--workers", 1)
+    arguments = ("pack", photos, "--out", tmp_path / "pack", "--image-size", 24, "--workers", 1)
     code, _, err = cli(*arguments)
-    assert (code, "pack: No space left on device. Make room, or change who may write there." in err) == (2, True)
+    assert (code, "pack: No space left on device" in err) == (2, True)
     assert "Traceback" not in err
     before = _identities(tmp_path / "pack")
     replace_workers('ulimit -f 8; exec "$python" "$@"')

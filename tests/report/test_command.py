@@ -38,11 +38,12 @@ def test_every_difference_is_given(settings):
     settings["recipe"] |= {"epochs": 4, "lr": 0.05, "batch_size": 32, "keep": "best", "nesterov": False}
     settings["model"]["config"] |= {"shortcut": "B", "depths": [1, 1, 1]}
     settings["data"] |= {"source": "/my photos", "image_size": 64, "crop_share": 0.875, "data_root": "/d",
-                         "split_seed": 2, "skip_unreadable": True}  # fmt: skip
+                         "split_seed": 2, "channels": 3, "test_fraction": 0.5, "skip_unreadable": True}  # fmt: skip
     assert line(settings, mirrors=False) == (
         "resnetlab train '/my photos' --model resnet20 --recipe quick --epochs 4 --batch-size 32 --lr 0.05 "
         "--set nesterov=false --set keep=best --set 'model.depths=[1, 1, 1]' --set model.shortcut=B "
-        "--data-root /d --image-size 64 --crop-share 0.875 --split-seed 2 --skip-unreadable --seed 3"
+        "--data-root /d --image-size 64 --channels 3 --crop-share 0.875 --split-seed 2 --test-fraction 0.5 "
+        "--skip-unreadable --seed 3"
     )
 
 
@@ -77,8 +78,8 @@ def test_the_stem_follows_the_image_size_as_in_training(settings):
 
 @pytest.mark.parametrize(
     ("table", "key", "value"),
-    [("model", "name", "custom"), ("recipe", "name", "custom"), ("recipe", "mixup", 0.1), ("data", "channels", 3),
-     ("data", "test_fraction", 0.5), ("model", "config", {"in_channels": 1, "num_classes": 10, "novel": 1})],
+    [("model", "name", "custom"), ("recipe", "name", "custom"), ("recipe", "mixup", 0.1), ("data", "limit_held_out", 9),
+     ("model", "config", {"in_channels": 1, "num_classes": 10, "novel": 1})],
 )  # fmt: skip
 def test_what_only_python_can_say_has_no_command(settings, table, key, value):
     changed = copy.deepcopy(settings)

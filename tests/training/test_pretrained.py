@@ -105,11 +105,11 @@ def test_the_program_begins_with_weights(source: Path, tmp_path: Path, cli: Call
     code, _, told = cli("train", "digits", "--pretrained", source, *options)
     assert code == 0, told
     assert "frozen: stem, stage1" in told
-    inspected = cli("weights", "inspect", out)
+    inspected = cli("summary", out)
     assert inspected[0] == 0
     assert "finetune" in inspected[1]
-    code, _, told = cli("weights", "convert", out, tmp_path / "back.pth", "--to", "cifar")
+    code, _, told = cli("export", out, "--to", "cifar", "--out", tmp_path / "back.pth")
     assert (code, "loaded" in told) == (0, True)
     assert "linear.weight" in torch.load(tmp_path / "back.pth")
     code, _, told = cli("train", "digits", "--pretrained", source, "--overfit-one-batch")
-    assert (code, "begins with fresh weights" in told) == (2, True)
+    assert (code, "--pretrained" in told) == (2, True)

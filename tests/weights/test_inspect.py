@@ -88,7 +88,7 @@ def test_what_is_missing_or_long_is_told_so(tmp_path: Path):
     write_tensors(
         network, {"x": torch.ones(1)}, {"schema": 1, "config": {"block": "basic", "widths": [64, 128, 256, 512]}}
     )
-    assert lines(inspect_weights(network))["architecture"] == "the defaults of ResNetConfig"
+    assert lines(inspect_weights(network))["architecture"] == "defaults of ResNetConfig"
 
 
 def test_no_network_is_built_and_no_tensor_loaded_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -101,7 +101,7 @@ def test_no_network_is_built_and_no_tensor_loaded_unasked(tmp_path: Path, monkey
     monkeypatch.setattr("resnetlab.weights.contents.read_safetensors", refuse)
     summary = inspect_weights(path, verify=False)
     assert summary.digest_matches is None
-    assert lines(summary)["digest"].endswith(", unchecked")
+    assert lines(summary)["digest"].endswith("not checked")
     assert len(summary.tensors) > 10
 
 
@@ -144,7 +144,7 @@ def test_a_file_of_others_tells_what_it_is(tmp_path: Path, form: str):
     summary = inspect_weights(path)
     rows = lines(summary)
     assert (summary.form, summary.description, summary.digest, summary.digest_matches) == (form, None, None, None)
-    assert rows["form"] == {"torch": "a checkpoint of torch.save", "safetensors": "a safetensors file"}[form]
+    assert {"torch": "torch.save", "safetensors": "safetensors"}[form] in rows["form"]
     nested = "'state_dict', " if form == "torch" else ""
     assert rows["unwrapped"] == f"{nested}names without 'module.'"
     assert rows.get("ignored") == ("epoch, optimizer" if form == "torch" else None)
@@ -170,7 +170,7 @@ def test_a_run_and_a_checkpoint_are_inspected_too(tmp_path: Path):
     assert lines(summary)["architecture"] == "depths (1), widths (4), stem cifar, in channels 1, num classes 10"
     write_tensors(tmp_path / "step.safetensors", {"x": torch.ones(1)}, {"schema": 1, "progress": {"epoch": 3}})
     rows = lines(inspect_weights(tmp_path / "step.safetensors"))
-    assert rows["form"] == "tensors of resnetlab and no network, as in a checkpoint, schema 1"
+    assert "checkpoint" in rows["form"] and "schema 1" in rows["form"]
     assert rows["progress"] == "epoch 3"
     assert "architecture" not in rows
 

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from resnetlab.core.console import notice
+from resnetlab.cli.files import STANDARD_OUTPUT, check_file, free_name, write_csv
+from resnetlab.core.console import notice, output
 from resnetlab.core.errors import UserError
 
 NAME = "compare"
@@ -20,26 +21,24 @@ def command(
         Path | None,
         typer.Option(
             metavar="FILE.png",
-            help=f"The picture of the curves; a file that is there is replaced. Without it {_PICTURE} in the current "
-            f"folder, or {_PICTURE.stem}-2.png and so on: then nothing is replaced.",
+            help=f"The picture of the curves; an existing file is replaced. Default: {_PICTURE} in the current folder, "
+            f"or {_PICTURE.stem}-2.png and so on, which replaces nothing.",
         ),
     ] = None,
-    x: Annotated[
-        str,
-        typer.Option(
-            help="epoch or minutes, what the curves run over; minutes are shown as seconds or hours where apt."
-        ),
-    ] = "epoch",
+    x: Annotated[str, typer.Option(help="The horizontal axis of the curves: epoch or minutes.")] = "epoch",
     csv: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write the figures to a CSV file too; - is standard output, without tables."),
+        typer.Option(
+            metavar="FILE.csv",
+            help="Also write the figures to a CSV file; - is standard output, without the tables.",
+        ),
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Compare image by image on these other images, or this split, on which `resnetlab evaluate` has "
-            "measured the runs; their own test images without it.",
+            help="Compare image by image on these images or this split, on which `resnetlab evaluate` has measured the "
+            "runs; default: the runs' own test images.",
         ),
     ] = None,
     all_pairs: Annotated[
@@ -48,13 +47,13 @@ def command(
     images: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE",
-            help="Write the images that not all runs get right or wrong alike to a CSV file; - is standard output, "
-            "without tables.",
+            metavar="FILE.csv",
+            help="Also write the images on which the runs disagree to a CSV file; - is standard output, without the "
+            "tables.",
         ),
     ] = None,
 ) -> None:
-    """Compare runs: what came out, what was changed, their curves, and which images one gets right and another wrong.
+    """Compare runs: figures, settings that differ, curves, and images on which the runs disagree.
 
     resnetlab compare runs/a runs/b
 
@@ -62,11 +61,12 @@ def command(
 
     resnetlab compare runs/a runs/b --images disagreements.csv
     """
-    _check_targets(out, csv, images)
+    check_file(out, "--out", _PICTURE.name)
+    check_file(csv, "--csv", "comparison.csv", stdout=True)
+    check_file(images, "--images", "disagreements.csv", stdout=True)
+    if csv is not None and csv == images:
+        raise UserError(f"--csv and --images would both write to {csv}. Choose another file for one of them.")
 
-    from rich.console import Console
-
-    from resnetlab.core.files import write_text
     from resnetlab.core.runs import Run
     from resnetlab.report.comparison.compare import (
         compare,
@@ -82,41 +82,15 @@ def command(
     figures, settings = compare(opened), differences(opened)
     answers, classes = (about(opened, data=data, pairs=pairs) for about in (compare_answers, compare_classes))
     listed = None if images is None else disagreements(opened, data=data)
-    picture = draw_comparison(opened, out or _free_name(), x=x)
-    if Path("-") not in (csv, images):
-        console = Console()
-        console = console if console.is_terminal else Console(width=100)
+    picture = draw_comparison(opened, out or free_name(_PICTURE), x=x)
+    if STANDARD_OUTPUT not in (csv, images):
+        console = output()
         for part in comparison_tables(figures, settings, console.width, answers=answers, classes=classes):
-            console.print(part, highlight=False)
-    for what, table, target in (("figures", figures, csv), ("images", listed, images)):
-        if table is not None and target is not None:
-            text = table.to_csv(index=False)
-            if str(target) == "-":
-                typer.echo(text, nl=False)
-            else:
-                write_text(target, text)
-                notice(f"{what:<8} {target}")
+            console.print(part)
+    if csv is not None:
+        write_csv(figures, csv, "figures ")
+    if listed is not None and images is not None:
+        write_csv(listed, images, "images  ")
     if unfinished := figures.loc[figures["epochs"] == 0, "run"].tolist():
         notice(f"not drawn, since no epoch is finished: {', '.join(unfinished)}")
-    notice(f"curves   {picture}")
-
-
-def _check_targets(out: Path | None, csv: Path | None, images: Path | None) -> None:
-    if out is not None and (out.is_dir() or out.suffix.lower() != ".png"):
-        likely = out / _PICTURE if out.is_dir() else out.with_suffix(".png")
-        raise UserError(f"{out} is no PNG file. Name one to write with --out, such as {likely}.")
-    for table, name in ((csv, "comparison.csv"), (images, "disagreements.csv")):
-        if table is not None and table.is_dir():
-            raise UserError(f"{table} is a folder. Name a CSV file to write, such as {table / name}.")
-    if csv is not None and csv == images:
-        raise UserError(f"--csv and --images would both go to {csv}. Name another file for one of them.")
-    for target in (out, csv, images):
-        if target is not None and not target.resolve().parent.is_dir():
-            raise UserError(f"there is no folder {target.resolve().parent} to write {target.name} to. Make it first.")
-
-
-def _free_name() -> Path:
-    path, number = _PICTURE, 2
-    while path.exists():
-        path, number = _PICTURE.with_stem(f"{_PICTURE.stem}-{number}"), number + 1
-    return path
+    notice(f"curves    {picture}")

@@ -1,41 +1,71 @@
-"""`resnetlab evaluate`: a run's network against labeled images."""
+"""`resnetlab evaluate`: a run's network on labeled images, and the page about the run."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resnetlab.cli.options import DataRoot, Device, RunFolder, SkipUnreadable
-from resnetlab.core.console import notice
+from resnetlab.cli.inspection import own_images
+from resnetlab.cli.options import DataRoot, Device, RunFolder, SkipUnreadable, given_options
+from resnetlab.core.console import notice, output
+from resnetlab.core.errors import UserError
+
+if TYPE_CHECKING:
+    from resnetlab.core.runs import Run
+    from resnetlab.data.storage.store import ImageData
 
 NAME = "evaluate"
 
 
 def command(
+    context: typer.Context,
     run: RunFolder,
-    data: Annotated[str | None, typer.Option(help="Other images than the run's: a data set or folder.")] = None,
-    split: Annotated[str | None, typer.Option(help="train, validation or test; test where there is one.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Other images: a data set or folder. Or where the run's own images are now, if they have moved."
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="train, validation or test; default: test, or validation if there is no test.")
+    ] = None,
+    mirrored: Annotated[
+        bool, typer.Option("--mirrored", help="Also measure test-time augmentation (flip), in figures of its own.")
+    ] = False,
+    explore: Annotated[
+        bool, typer.Option("--explore/--no-explore", help="Also map the embeddings and diagnose the blocks.")
+    ] = True,
+    page_only: Annotated[
+        bool, typer.Option("--page-only", help="Write the page again from the tables of the last evaluation.")
+    ] = False,
     data_root: DataRoot = None,
     device: Device = "auto",
     skip_unreadable: SkipUnreadable = False,
-    mirrored: Annotated[
-        bool, typer.Option("--mirrored", help="Tell in addition the accuracy of looking at mirror images too.")
-    ] = False,
-    explore: Annotated[
-        bool, typer.Option("--explore/--no-explore", help="Map the embeddings and diagnose the blocks, too.")
-    ] = True,
 ) -> None:
-    """Measure a trained network and write the tables into its run folder."""
-    from rich.console import Console
+    """Measure a trained network: figures, tables and one page about the run.
 
+    The page is RUN/report.html: one file that opens anywhere, offline.
+
+    resnetlab evaluate runs/photos
+
+    resnetlab evaluate runs/photos --data more-photos/
+    """
     from resnetlab.core.runs import Run
-    from resnetlab.evaluation.evaluate import evaluate
 
     opened = Run(run)
+    if page_only:
+        _refuse_measuring(context)
+        _write_page(opened, None if data is None else _moved_images(opened, data, data_root), data_root)
+        return
+
+    from resnetlab.evaluation.evaluate import evaluate
+
+    images = _own_images(opened, data, data_root)
     evaluation = evaluate(
         opened,
-        data,
+        data if images is None else images,
         split=split,
         device=device,
         data_root=data_root,
@@ -43,5 +73,37 @@ def command(
         mirrored=mirrored,
         explore=explore,
     )
-    Console().print(evaluation)
+    output().print(evaluation)
     notice(f"tables  {evaluation.folder}")
+    if evaluation.folder == opened.evaluation():  # the page is about the run's own images
+        _write_page(opened, images, data_root)
+
+
+def _own_images(run: Run, data: str | None, data_root: Path | None) -> ImageData | None:
+    """Returns the run's own images, loaded once for figures and page; None for other images."""
+    from resnetlab.data.load import reload_data
+    from resnetlab.weights.file import weights_path
+
+    weights_path(run)  # an unfinished run is an error before images are read
+    if data is None:
+        return reload_data(run.settings["data"], data_root=data_root)
+    return own_images(run.path, data, data_root)
+
+
+def _moved_images(run: Run, folder: str, data_root: Path | None) -> ImageData:
+    from resnetlab.data.load import reload_data
+
+    return reload_data(run.settings["data"], source=folder, data_root=data_root)
+
+
+def _write_page(run: Run, images: ImageData | None, data_root: Path | None) -> None:
+    from resnetlab.report.page import write_report
+
+    notice(f"page    {write_report(run, images, data_root=data_root)}")
+
+
+def _refuse_measuring(context: typer.Context) -> None:
+    """Refuses options of an evaluation, which --page-only would ignore."""
+    measuring = ("split", "mirrored", "explore", "device", "skip_unreadable")
+    if given := [name for name in given_options(context) if name in measuring]:
+        raise UserError(f"--page-only measures nothing and does not take {', '.join(given)}. Remove them.")

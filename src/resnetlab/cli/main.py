@@ -1,7 +1,6 @@
 """The program `resnetlab`: its verbs, its errors and its exit codes.
 
-Nothing here or in the verbs' modules imports torch before a verb runs: `resnetlab --help` answers
-at once.
+Nothing here or in the verbs' modules imports torch before a verb runs, so that `resnetlab --help` answers at once.
 """
 
 from __future__ import annotations
@@ -23,34 +22,38 @@ from rich.markup import escape
 from resnetlab import __version__
 from resnetlab.cli import (
     compare,
-    data,
     evaluate,
+    export,
     find_lr,
-    models,
-    neighbors,
+    inspection,
+    listing,
+    packing,
     predict,
-    recipes,
-    report,
     study,
     summary,
     train,
-    weights,
 )
+from resnetlab.cli.options import as_command
 from resnetlab.core.console import console, notice
 from resnetlab.core.errors import Interrupted, ToldElsewhereError, UserError
 
 USER_MISTAKE, FAILURE = 2, 1
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 _NO_MEMORY = "can't allocate memory"  # of torch's allocator on the CPU
+_VERBS = {
+    "Look": (listing, summary, inspection),
+    "Work": (train, find_lr, evaluate, predict, compare, study, packing),
+    "Ship": (export,),
+}
 _settings = {"debug": False}
 
 app = typer.Typer(
     name="resnetlab",
     help="Build, train, understand and ship residual networks.",
-    epilog="Exit codes: 0 done, 2 a mistake in what was asked, 130 and 143 stopped by SIGINT and SIGTERM, "
-    "1 anything else. With --debug, anywhere, an error shows its traceback.",
+    epilog="Exit codes: 0 done; 2 a mistake in the command, or no space; 130 and 143 stopped by SIGINT and SIGTERM; "
+    "1 any other error. Add --debug to any command to see the traceback of an error.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
@@ -65,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(0)
 
 
-def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
     """Returns the verb with its exceptions turned into one message and an exit code."""
 
     @functools.wraps(command)
@@ -74,7 +77,7 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
             command(*positional, **named)
         except KeyboardInterrupt as stop:
             number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
-            if os.environ.get("RANK", "0") == "0":  # under torchrun all processes stop, and one says so
+            if os.environ.get("RANK", "0") == "0":  # under torchrun all processes stop, and one prints
                 notice(str(stop) or "stopped by SIGINT")
             raise typer.Exit(128 + number) from None
         except Exception as error:
@@ -90,44 +93,36 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _explain(error: Exception) -> tuple[str, str, int]:
-    """Returns a title, what to say of an error, and the exit code."""
+    """Returns a title, the message of an error, and the exit code."""
     if isinstance(error, UserError):
         return "error", str(error), USER_MISTAKE
     if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
         words = f"cannot write {error.filename or 'a file'}: {error.strerror}."
-        return "error", f"{words} Make room, or change who may write there.", USER_MISTAKE
+        return "error", f"{words} Free disk space or fix permissions.", USER_MISTAKE
     if isinstance(error, OSError):
         return "error", str(error), FAILURE
-    # torch is not imported for this: its errors are told by their names and words.
+    # Torch is not imported for this, so its errors are recognized by name and message.
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError) or _NO_MEMORY in str(error):
-        return "error", "memory ran out. Choose a smaller --batch-size or --image-size.", FAILURE
+        return "error", "out of memory. Choose a smaller --batch-size or --image-size.", FAILURE
     return (
         "internal error",
-        f"{type(error).__name__}: {error}\nThis should not happen. Run it again with --debug for the traceback, "
+        f"{type(error).__name__}: {error}\nThis is a bug. Run the command again with --debug to see the traceback, "
         "and please report it.",
         FAILURE,
     )
 
 
-for _verb in (train, find_lr, evaluate, predict, neighbors, report, compare, study, summary, models, recipes):
-    app.command(_verb.NAME, no_args_is_help=_verb not in (models, recipes))(_guarded(_verb.command))
+for _group, _modules in _VERBS.items():
+    for _verb in _modules:
+        app.command(_verb.NAME, no_args_is_help=True, rich_help_panel=_group, cls=getattr(_verb, "Command", None))(
+            guarded(as_command(_verb.command, usual=getattr(_verb, "USUAL", ()), without=getattr(_verb, "WITHOUT", ())))
+        )
 
 
 def _print_version(value: bool) -> None:
     if value:
         typer.echo(f"resnetlab {__version__}")
         raise typer.Exit
-
-
-_GROUPS = {
-    data: {"inspect": data.inspect_command, "pack": data.pack_command},
-    weights: {"inspect": weights.inspect_command, "convert": weights.convert_command},
-}
-for _group, _commands in _GROUPS.items():
-    _verbs = typer.Typer(help=_group.HELP, no_args_is_help=True)
-    for _name, _command in _commands.items():
-        _verbs.command(_name, no_args_is_help=True)(_guarded(_command))
-    app.add_typer(_verbs, name=_group.NAME)
 
 
 @app.callback()

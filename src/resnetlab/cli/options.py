@@ -1,52 +1,214 @@
-"""Options that mean the same in every verb."""
+"""Options that mean the same in every verb, and how a verb's function becomes a command."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import functools
+import inspect
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
+from typer.models import OptionInfo
 
 from resnetlab.core.errors import UserError
 
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...; auto is the GPU where there is one.")]
+if TYPE_CHECKING:
+    from resnetlab.data.storage.store import ImageData
+
+TRAINING, IMAGES, RUN, MACHINE = "Training", "Images", "Run", "Machine"
+"""Headings of the options in a verb's help."""
+
+_DATA = typer.Argument(
+    metavar="DATA",
+    help="digits, mnist, fashion_mnist, cifar10, cifar100, imagenette, a folder of class folders (with or without "
+    "train and val), a .csv or .parquet table of paths and labels, or a pack.",
+    show_default=False,
+)
+Data = Annotated[str, _DATA]
+OptionalData = Annotated[str | None, _DATA]
+Device = Annotated[
+    str,
+    typer.Option(help="auto, cpu, cuda, cuda:1, ...; auto uses a GPU if there is one.", rich_help_panel=MACHINE),
+]
+Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float64.", rich_help_panel=MACHINE)]
 DataRoot = Annotated[
     Path | None,
-    typer.Option(help="Where downloaded data sets are, in torchvision's layout.", envvar="RESNETLAB_DATA"),
-]
-Fit = Annotated[str, typer.Option(help="How images that are no squares become squares: crop to the center, or squash.")]
-CropShare = Annotated[
-    float,
     typer.Option(
-        help="Evaluate and predict on so much of height and width, at the center; 0.875 is what is usual on ImageNet."
+        help="The folder of downloaded data sets, in torchvision's layout.",
+        envvar="RESNETLAB_DATA",
+        rich_help_panel=IMAGES,
     ),
 ]
-Detail = Annotated[
-    float, typer.Option(help="Keep photos with up to so many times the image size, for random crops to be cut from.")
-]
-Store = Annotated[
-    str, typer.Option(help="Where photos are kept: memory, pack (files mapped into memory), or auto, by their size.")
-]
-Workers = Annotated[int | None, typer.Option(help="Decoding threads or processes; one for each processor without it.")]
-FollowLinks = Annotated[
-    bool, typer.Option("--follow-links", help="Follow symbolic links that leave the folder of images.")
-]
 SkipUnreadable = Annotated[
-    bool, typer.Option("--skip-unreadable", help="Leave unreadable image files out instead of stopping.")
+    bool,
+    typer.Option("--skip-unreadable", help="Skip unreadable image files instead of stopping.", rich_help_panel=IMAGES),
 ]
-SplitSeed = Annotated[int, typer.Option(help="Of the splits that the data do not come with.")]
-Model = Annotated[str, typer.Option(help="A name that `resnetlab models` lists; auto goes by image size.")]
-ImageSize = Annotated[int | None, typer.Option(help="Resize the images to this many pixels.")]
-BatchSize = Annotated[int | None, typer.Option(help="Images of one step.")]
-Download = Annotated[bool, typer.Option(help="Allow getting a data set that is absent.")]
-Precision = Annotated[str, typer.Option(help="auto (measured), float32, bfloat16 or float64.")]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that `resnetlab train` made.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="A name from `resnetlab list models`; auto chooses by image size.",
+        rich_help_panel=TRAINING,
+    ),
+]
+RecipeName = Annotated[
+    str, typer.Option(help="A named recipe; `resnetlab list recipes` lists them.", rich_help_panel=TRAINING)
+]
+BatchSize = Annotated[int | None, typer.Option(help="Images per step.", rich_help_panel=TRAINING)]
+SetFields = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a field of the recipe, of its augmentation (augment.rotation=10) or of the network "
+        "(model.shortcut=C); `resnetlab list recipes --fields` and `resnetlab list models --fields` list them. Can be "
+        "repeated.",
+        rich_help_panel=TRAINING,
+    ),
+]
+Seed = Annotated[
+    int, typer.Option(help="Seed of the initial weights, the order of images and augmentation.", rich_help_panel=RUN)
+]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that `resnetlab train` wrote.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """The options of every verb that loads images: arguments of `load_data`."""
+
+    image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels.")] = None
+    channels: Annotated[int | None, typer.Option(help="1 converts images to gray, 3 to RGB.")] = None
+    fit: Annotated[str, typer.Option(help="How non-square images are made square: crop (the center) or squash.")] = (
+        "crop"
+    )
+    crop_share: Annotated[
+        float,
+        typer.Option(
+            help="Share of height and width, at the center, that evaluation sees; 0.875 is usual on ImageNet."
+        ),
+    ] = 1.0
+    detail: Annotated[
+        float, typer.Option(help="Keep photos at up to this many times the image size, for random crops.")
+    ] = 1.5
+    store: Annotated[
+        str, typer.Option(help="Where decoded photos are kept: memory, pack (files mapped into memory), or auto.")
+    ] = "auto"
+    limit: Annotated[int | None, typer.Option(help="Use at most this many training images, classes in proportion.")] = (
+        None
+    )
+    split_seed: Annotated[int, typer.Option(help="Seed of the splits that the data set does not define.")] = 0
+    validation_fraction: Annotated[
+        float, typer.Option(help="Validation share of the training images, if the data set has no validation split.")
+    ] = 0.1
+    test_fraction: Annotated[float, typer.Option(help="Test share of all images, if the data set has no splits.")] = 0.2
+    skip_unreadable: SkipUnreadable = False
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="Follow symbolic links that leave the folder of images.")
+    ] = False
+    workers: Annotated[int | None, typer.Option(help="Decoding threads or processes; default: one per processor.")] = (
+        None
+    )
+    data_root: DataRoot = None
+    download: Annotated[bool, typer.Option(help="Download a data set that is missing.")] = True
+
+    def load(self, source: str, **changes: Any) -> ImageData:
+        """Loads images as the options say, except for `changes`."""
+        from resnetlab.data.load import load_data
+
+        return load_data(source, **{**dataclasses.asdict(self), **changes})
+
+
+def as_command(
+    command: Callable[..., None], *, usual: Collection[str] = (), without: Collection[str] = ()
+) -> Callable[..., None]:
+    """Returns a verb's function in the form that typer takes.
+
+    A parameter of type `DataOptions` becomes one option for each of its fields.
+
+    Args:
+        command: the verb's function.
+        usual: the parameters that `--help` shows; `--help-all` shows the others too. Empty: `--help` shows all.
+        without: fields of `DataOptions` that the verb does not have.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    bundles = [name for name, parameter in signature.parameters.items() if parameter.annotation is DataOptions]
+    fields = [field.name for field in dataclasses.fields(DataOptions) if field.name not in without]
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        given.pop("help_all", None)
+        for bundle in bundles:
+            given[bundle] = DataOptions(**{name: given.pop(name) for name in fields})
+        command(**given)
+
+    parameters = [
+        parameter.replace(annotation=_shown(parameter.annotation, not usual or parameter.name in usual))
+        for parameter in _flat(signature, fields)
+    ]
+    if usual:
+        help_all = Annotated[bool, typer.Option("--help-all", is_eager=True, callback=_help_all, help=_HELP_ALL)]
+        parameters.append(_option("help_all", help_all, False))
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+_HELP_ALL = "Show this message with all options."
+
+
+def _flat(signature: inspect.Signature, fields: Collection[str]) -> Iterator[inspect.Parameter]:
+    """Yields the parameters of a verb, the fields of `DataOptions` in place of one of this type."""
+    for parameter in signature.parameters.values():
+        if parameter.annotation is not DataOptions:
+            yield parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            continue
+        hints = get_type_hints(DataOptions, include_extras=True)
+        for field in dataclasses.fields(DataOptions):
+            if field.name in fields:
+                kind, info = get_args(hints[field.name])
+                info = copy.copy(info)
+                info.rich_help_panel = IMAGES
+                yield _option(field.name, Annotated[kind, info], field.default)
+
+
+def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+def _shown(annotation: Any, shown: bool) -> Any:
+    """Returns the annotation of a parameter that the help shows, or not."""
+    extras = get_args(annotation)
+    if shown or len(extras) != 2 or not isinstance(extras[1], OptionInfo):
+        return annotation
+    info = copy.copy(extras[1])
+    info.hidden = True
+    return Annotated[extras[0], info]
+
+
+def _help_all(context: typer.Context, value: bool) -> None:
+    if value:
+        for parameter in context.command.params:
+            parameter.hidden = False  # type: ignore[attr-defined]
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
+def given_options(context: typer.Context) -> list[str]:
+    """Returns the parameters that were given on the command line, in alphabetical order."""
+    given = []
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            given.append(name)
+    return sorted(given)
 
 
 def read_assignments(items: Iterable[str], example: str = "lr=0.1") -> dict[str, Any]:
-    """Returns the values of --set KEY=VALUE by key: read as TOML, or else as text; the last of a key counts."""
+    """Returns the values of --set KEY=VALUE by key: as TOML if it parses, else as text; the last of a key counts."""
     assigned: dict[str, Any] = {}
     for item in items:
         key, equals, text = item.partition("=")
@@ -69,3 +231,11 @@ def split_assignments(items: list[str]) -> tuple[dict[str, Any], dict[str, Any]]
         else:
             recipe[key] = value
     return recipe, network
+
+
+def add_options(changes: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """Returns the fields that --set changes and those whose own option was given; both for one is an error."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if twice := sorted(set(changes) & set(given)):
+        raise UserError(f"{', '.join(twice)} is set twice, by its own option and by --set. Remove one of them.")
+    return changes | given

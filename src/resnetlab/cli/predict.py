@@ -1,52 +1,163 @@
-"""`resnetlab predict`: classes of images in files and folders."""
+"""`resnetlab predict`: the classes of images, or the known images most similar to them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resnetlab.cli.options import Device, SkipUnreadable
-from resnetlab.core.console import notice
+from resnetlab.cli.files import check_file, write_csv, write_png
+from resnetlab.cli.options import DataRoot, Device, SkipUnreadable, given_options
+from resnetlab.core.console import output
 from resnetlab.core.errors import UserError
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
+
 NAME = "predict"
+_SIMILAR = "Similar images"
 
 
 def command(
-    network: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a model.safetensors.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files, and folders of them.")],
-    out: Annotated[Path | None, typer.Option(help="Write a CSV file instead of a table; - is standard output.")] = None,
-    top: Annotated[int, typer.Option(help="How many classes to tell for each image.")] = 3,
+    context: typer.Context,
+    network: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run folder or a model.safetensors; --similar needs a run.")
+    ],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE",
+            help="Image files and folders of them. With --similar also numbers: the index of an evaluated image.",
+        ),
+    ],
+    top: Annotated[int, typer.Option(help="Number of classes to show for each image.")] = 3,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv", help="Write a CSV file instead of a table; - is standard output."),
+    ] = None,
     device: Device = "auto",
     skip_unreadable: SkipUnreadable = False,
+    similar: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Show the N evaluated images most similar to each image, by the cosine of their embeddings, instead "
+            "of its classes.",
+            rich_help_panel=_SIMILAR,
+        ),
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Draw one image and those similar to it.", rich_help_panel=_SIMILAR),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Where the run's images are now, if they have moved; for --sheet.", rich_help_panel=_SIMILAR),
+    ] = None,
+    data_root: DataRoot = None,
 ) -> None:
-    """Tell the classes of images."""
-    from rich.console import Console
+    """Predict the classes of images, or find known images similar to them.
+
+    resnetlab predict runs/photos new/
+
+    resnetlab predict runs/photos new/cat.jpg --similar 8 --sheet similar.png
+
+    resnetlab predict runs/photos 17 --similar 8
+
+    An image file whose name is a number is given as ./17.
+    """
+    check_file(out, "--out", "predictions.csv", stdout=True)
+    check_file(sheet, "--sheet", "similar.png")
+    if similar is not None:
+        _refuse(context, ("top", "skip_unreadable"), "--similar shows no classes")
+        _similar(network, images, similar, out, sheet, data, data_root, device)
+        return
+    _refuse(context, ("sheet", "data", "data_root"), "without --similar, predict needs no other images")
+
     from rich.markup import escape
     from rich.table import Table
 
-    from resnetlab.core.files import write_text
     from resnetlab.evaluation.predict import predict
 
-    if out is not None and out.is_dir():
-        raise UserError(f"{out} is a folder. Name a CSV file to write, such as {out / 'predictions.csv'}.")
-    if out is not None and str(out) != "-" and not out.resolve().parent.is_dir():
-        raise UserError(f"there is no folder {out.resolve().parent} to write {out.name} to. Make it first.")
     frame = predict(network, images, top=top, device=device, skip_unreadable=skip_unreadable)
-    if out is not None and str(out) == "-":
-        typer.echo(frame.to_csv(index=False), nl=False)
-    elif out is not None:
-        write_text(out, frame.to_csv(index=False))
-        notice(f"{len(frame)} predictions  {out}")
-    else:
-        table = Table()
-        table.add_column("image", overflow="fold")
-        ranks = [name.removeprefix("prediction") for name in frame.columns if name.startswith("prediction")]
-        for rank in ranks:
-            table.add_column(f"or{rank.replace('_', ' ')}" if rank else "prediction", overflow="fold")
-        for row in frame.to_dict("records"):
-            cells = (f"{row[f'prediction{rank}']} {row[f'confidence{rank}']:.1%}" for rank in ranks)
-            table.add_row(escape(str(row["path"])), *map(escape, cells))
-        Console().print(table)
+    if out is not None:
+        write_csv(frame, out, f"{len(frame)} predictions")
+        return
+    table = Table()
+    table.add_column("image", overflow="fold")
+    ranks = [name.removeprefix("prediction") for name in frame.columns if name.startswith("prediction")]
+    for rank in ranks:
+        table.add_column(f"or{rank.replace('_', ' ')}" if rank else "prediction", overflow="fold")
+    for row in frame.to_dict("records"):
+        cells = (f"{row[f'prediction{rank}']} {row[f'confidence{rank}']:.1%}" for rank in ranks)
+        table.add_row(escape(str(row["path"])), *map(escape, cells))
+    output().print(table)
+
+
+def _similar(
+    network: Path,
+    images: list[str],
+    count: int,
+    out: Path | None,
+    sheet: Path | None,
+    data: str | None,
+    data_root: Path | None,
+    device: str,
+) -> None:
+    if sheet is not None and (len(images) > 1 or Path(images[0]).is_dir()):
+        raise UserError("--sheet draws the images similar to one image. Give one image file, or one index.")
+
+    import pandas as pd
+
+    from resnetlab.core.runs import Run
+    from resnetlab.evaluation.neighbors import neighbor_sheet, neighbors
+
+    run = Run(network)
+    tables = []
+    for query in _queries(images):
+        found = neighbors(run, query, k=count, device=device)
+        if sheet is not None:
+            write_png(neighbor_sheet(run, query, found, data=data, data_root=data_root), sheet, "similar images")
+        found.insert(0, "image", str(query))
+        if out is None:
+            output().print(_similar_table(found))
+        tables.append(found)
+    if out is not None:
+        write_csv(pd.concat(tables), out, "similar images")
+
+
+def _queries(images: list[str]) -> list[Path | int]:
+    """Returns the files, those in folders among them, and the indices."""
+    from resnetlab.data.sources.scan import visible_files
+
+    queries: list[Path | int] = []
+    for image in images:
+        if image.isdecimal():
+            queries.append(int(image))
+        else:
+            path = Path(image)
+            queries += visible_files(path) if path.is_dir() else [path]
+    if not queries:
+        raise UserError(f"no images found in {', '.join(images)}. Give image files, or folders of them.")
+    return queries
+
+
+def _similar_table(found: pd.DataFrame) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=f"most similar to {escape(str(found['image'].iloc[0]))}", title_justify="left")
+    rows = found.drop(columns="image")
+    for name in rows:
+        is_text = name in ("path", "label")
+        table.add_column(str(name), justify="left" if is_text else "right", overflow="fold")
+    for row in rows.to_dict("records"):
+        table.add_row(*(f"{value:.3f}" if name == "similarity" else escape(str(value)) for name, value in row.items()))
+    return table
+
+
+def _refuse(context: typer.Context, options: tuple[str, ...], reason: str) -> None:
+    if given := [f"--{name.replace('_', '-')}" for name in given_options(context) if name in options]:
+        raise UserError(f"{reason}, so it does not take {', '.join(given)}. Remove {'them' if given[1:] else 'it'}.")

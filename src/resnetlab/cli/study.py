@@ -1,62 +1,80 @@
-"""`resnetlab study`: a question of the papers, answered on one's own images."""
+"""`resnetlab study`: test a published claim on your own images."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from resnetlab.cli.options import DataRoot, Device, read_assignments
-from resnetlab.core.console import notice
+from resnetlab.cli.options import DataRoot, Device, Precision, read_assignments
+from resnetlab.core.console import notice, output
 from resnetlab.core.errors import UserError, unknown
 
 NAME = "study"
 ALL = "all"
 
 
+class Command(TyperCommand):
+    """Adds to the help of `resnetlab study NAME` the arguments of that study."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Keeps the words of the command line for the help, which is printed while they are parsed."""
+        ctx.meta["words"] = list(args)
+        return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Prints the help, then the arguments of the study that is named."""
+        super().format_help(ctx, formatter)
+        if words := [word for word in ctx.meta["words"] if not word.startswith("-")]:
+            _print_arguments(words[0])
+
+
 def command(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The study, all for every one, or list to see them.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A study from `resnetlab list studies`, or all. `resnetlab study NAME --help` also lists the "
+            "arguments that --set changes.",
+        ),
+    ],
     data: Annotated[str, typer.Argument(metavar="DATA", help="A data set, or a folder of images.")] = "digits",
     budget: Annotated[
         float | None,
-        typer.Option(help="Minutes to take, about: 4 a study without it; with all, for all together."),
+        typer.Option(help="About how many minutes to take; with all, for all together.", show_default="4 per study"),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Trainings of each kind.")] = 3,
-    full: Annotated[bool, typer.Option("--full", help="The paper's protocol, no budget: hours to days.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Ignore the budget and follow the paper's protocol: hours to days.")
+    ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="Its folder; studies/NAME-DATA without it. What was begun there goes on."),
+        typer.Option(help="The study's folder. A study interrupted there continues.", show_default="studies/NAME-DATA"),
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change an argument, such as depths=[20,44].")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change an argument of the study, such as depths=[20,44]."),
     ] = None,
-    image_size: Annotated[int | None, typer.Option(help="Height and width of the images, in pixels.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels.")] = None,
     data_root: DataRoot = None,
     device: Device = "auto",
-    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float64.")] = "auto",
+    precision: Precision = "auto",
 ) -> None:
-    """Answer a question of the papers on your own images, the published figures beside yours.
-
-    resnetlab study list
+    """Test a published claim on your own images, the published figures next to yours.
 
     resnetlab study degradation digits
 
     resnetlab study all fashion_mnist --budget 60
 
-    A study that is stopped goes on where it was when the same command is given again.
+    To continue an interrupted study, run the same command again.
     """
-    from rich.console import Console
-
     from resnetlab.studies import STUDIES, SetUp, study_all
-    from resnetlab.studies.lab.listing import list_studies
 
-    console = Console()
-    if name == "list":
-        console.print(list_studies())
-        return
     if name not in (ALL, *STUDIES):
-        raise unknown("study", name, ["list", ALL, *STUDIES])
+        raise unknown("study", name, [ALL, *STUDIES])
     setup: SetUp = {
         "out": out, "budget": budget, "seeds": seeds, "full": full, "image_size": image_size, "data_root": data_root,
         "device": device, "precision": precision,
@@ -64,7 +82,7 @@ def command(
     options = read_assignments(settings or (), "depths=[20,44]")
     if name == ALL:
         if options:
-            raise UserError("--set changes an argument of one study. Name the study, or leave --set out.")
+            raise UserError("--set changes an argument of one study. Name the study instead of all, or remove --set.")
         page = study_all(data, **setup)
     else:
         study = STUDIES[name]
@@ -73,6 +91,31 @@ def command(
             if key not in known:
                 raise unknown(f"argument of {name}", key, known)
         result = study(data, **options, **setup)
-        console.print(result)
+        output().print(result)
         page = result.folder / "study.html"
     notice(f"page    {page}")
+
+
+def _print_arguments(name: str) -> None:
+    """Prints the arguments of a study with their defaults, as its function documents them."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from resnetlab.studies import STUDIES
+
+    if name not in STUDIES:
+        return
+    study = STUDIES[name]
+    table = Table("argument", "default", "meaning", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for key, default in (study.__kwdefaults__ or {}).items():
+        shown = list(default) if isinstance(default, tuple) else default
+        table.add_row(key, escape(str(shown)), escape(_described(study.__doc__ or "", key)))
+    console = output()
+    console.print(f"Arguments of {name}, changed by --set ARGUMENT=VALUE:\n")
+    console.print(table)
+
+
+def _described(docstring: str, argument: str) -> str:
+    """Returns what a docstring in Google style says about an argument."""
+    found = re.search(rf"^ +{argument}: (.*?)(?=^ +\*{{0,2}}\w+: |^\s*$)", docstring, re.DOTALL | re.MULTILINE)
+    return " ".join(found[1].split()) if found else ""

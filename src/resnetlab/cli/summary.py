@@ -1,4 +1,4 @@
-"""`resnetlab summary`: shapes, parameters, costs and shortcuts of a network."""
+"""`resnetlab summary`: the layers of a network, and the contents of a weights file."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resnetlab.cli.options import read_assignments
-from resnetlab.core.console import notice
+from resnetlab.cli.files import check_file
+from resnetlab.cli.options import add_options, read_assignments
+from resnetlab.core.console import notice, output
 from resnetlab.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,65 +27,76 @@ def command(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL",
-            help="A name that `resnetlab models` lists, a run folder, or a weights file (./NAME for one that is "
-            "called like a network).",
+            metavar="X",
+            help="A name from `resnetlab list models`, a run folder, or a weights file (also of torchvision, timm "
+            "or Gluon). Write ./NAME for a file that has the name of a network.",
         ),
     ],
-    image_size: Annotated[int | None, typer.Option(help="In pixels; without it, what it was published for.")] = None,
-    channels: Annotated[int | None, typer.Option(help="Of the images; without it, what it was published for.")] = None,
-    classes: Annotated[int | None, typer.Option(help="Outputs; 0 is a backbone.")] = None,
-    stem: Annotated[str | None, typer.Option(help="imagenet, deep, cifar, or auto by image size.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="In pixels; default: as published, or as trained.")] = None,
+    channels: Annotated[int | None, typer.Option(help="Channels of the images; default: as published.")] = None,
+    classes: Annotated[int | None, typer.Option(help="Number of outputs; 0 leaves out the head.")] = None,
+    stem: Annotated[str | None, typer.Option(help="imagenet, deep, cifar, or auto (by image size).")] = None,
     shortcut: Annotated[str | None, typer.Option(help="A, B, C or none.")] = None,
     assign: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Change any field of ResNetConfig, such as groups=32, depths=[3,4,6,3] or parts=scratch. "
-            "May be repeated.",
+            help="Change a field of the network, such as groups=32, depths=[3,4,6,3] or parts=scratch. Can be "
+            "repeated.",
         ),
     ] = None,
     phi: Annotated[
         float | None,
-        typer.Option(help="Scale depth, width and image size by EfficientNet's rule; the table shows the steps too."),
+        typer.Option(help="Scale depth, width and image size by EfficientNet's rule; also shows each step."),
     ] = None,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor of a weights file.")] = False,
     style: Annotated[
         str | None,
         typer.Option(
-            help="table; gluon, Gluon's table; trace, a shape a line; trace-gluon, that under Gluon's names "
-            "(numbered as after the five convolutions and four normalizations of its tutorial).",
+            help="table; gluon, Gluon's table; trace, one shape per line; trace-gluon, the same with Gluon's names "
+            "(numbered as in its tutorial).",
         ),
     ] = None,
     svg: Annotated[bool, typer.Option("--svg", help="Draw the architecture, as an SVG document.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Totals and a row for every layer, as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Totals and one row per layer, as JSON.")] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="Write to this file instead; one called .svg or .json gets that without being asked."),
+        typer.Option(
+            metavar="FILE", help="Write to this file; a name that ends in .svg or .json implies --svg or --json."
+        ),
     ] = None,
 ) -> None:
-    """Show the layers of a network with shapes, parameters and costs, and what is added to what.
+    """Show the layers of a network with shapes, parameters and costs, or the contents of a weights file.
 
     resnetlab summary resnet50
 
     resnetlab summary resnet18 --stem auto --image-size 32 --set groups=1
 
-    resnetlab summary resnet152 --out resnet152.svg
+    resnetlab summary runs/photos
+
+    resnetlab summary resnet50-11ad3fa6.pth --tensors
     """
     kind = _kind(style, svg, as_json, out)
-    _check_writable(out)
-    given = {"in_channels": channels, "num_classes": classes, "stem": stem, "shortcut": shortcut}
-    given = {key: value for key, value in given.items() if value is not None}
-    changes = read_assignments(assign or [], "shortcut=C")
-    if twice := sorted(set(changes) & set(given)):
-        raise UserError(f"{', '.join(twice)} is given twice, by its option and by --set. Leave one out.")
+    check_file(out, "--out", "summary.svg")
+    changes = add_options(
+        read_assignments(assign or [], "shortcut=C"),
+        in_channels=channels,
+        num_classes=classes,
+        stem=stem,
+        shortcut=shortcut,
+    )
+    shows_contents = style is None and kind == "table" and out is None
+    if _is_file(name):
+        _refuse_changes(name, {**changes, "phi": phi})
+        if shows_contents and not _show_contents(name, tensors):
+            return
+    if tensors and not (_is_file(name) and shows_contents):
+        raise UserError("--tensors lists the tensors of a weights file or a run, as text on the terminal.")
     style = kind if kind not in ("svg", "json") else "table"
-    summary, scaling = _summary(name, image_size, {**given, **changes}, style, phi)
+    summary, scaling = _summary(name, image_size, changes, style, phi)
     if kind == "table" and out is None:
-        from rich.console import Console
-
-        console = Console()
-        console = console if console.is_terminal else Console(width=100)
+        console = output()
         console.print(summary)
         if scaling is not None:
             console.print(scaling)
@@ -100,20 +112,42 @@ def command(
         notice(f"{summary.model}  {out}")
 
 
+def _is_file(name: str) -> bool:
+    """Whether this is a run or a file; a catalog name comes first."""
+    from resnetlab.models.catalog import CATALOG
+
+    return name not in CATALOG and Path(name).exists()
+
+
+def _refuse_changes(name: str, changes: dict[str, Any]) -> None:
+    if given := sorted(key for key, value in changes.items() if value is not None):
+        raise UserError(
+            f"{name} is already trained and cannot be changed, got {', '.join(given)}. Remove that, or give the name "
+            "of a network."
+        )
+
+
+def _show_contents(name: str, tensors: bool) -> bool:
+    """Prints what a weights file contains; returns whether its layers can be shown too."""
+    from resnetlab.weights import inspect_weights
+
+    contents = inspect_weights(name, tensors=tensors)
+    output().print(contents)
+    is_network = contents.description is not None and "config" in contents.description
+    if tensors or not is_network or not contents.digest_matches:
+        return False
+    output().print()
+    return True
+
+
 def _summary(
     name: str, image_size: int | None, overrides: dict[str, Any], style: str, phi: float | None
 ) -> tuple[Summary, Table | None]:
-    """Returns the summary, and with `phi` the table of what scaling does."""
+    """Returns the summary, and with `phi` the table of scaling steps."""
     from resnetlab.models.catalog import CATALOG, model_config
     from resnetlab.models.summary import blueprint, summarize
 
-    if name not in CATALOG and Path(name).exists():
-        given = [*overrides, *(["phi"] if phi is not None else [])]
-        if given:
-            raise UserError(
-                f"{name} is a trained network and stays what it is, got {', '.join(sorted(given))}. "
-                "Leave that out, or give the name of a network."
-            )
+    if _is_file(name):
         from resnetlab.weights.file import load
 
         model = load(name)
@@ -121,7 +155,7 @@ def _summary(
         size = image_size if image_size is not None else known
         return summarize(model, (model.config.in_channels, size, size), style=style, name=name), None
     size = image_size if image_size is not None or name not in CATALOG else CATALOG[name].image_size
-    config = model_config(name, overrides, image_size=size)  # an unknown name ends here
+    config = model_config(name, overrides, image_size=size)  # an unknown name is an error here
     size = _usual_size(config.stem) if size is None else size
     scaling = None
     if phi is not None:
@@ -134,7 +168,7 @@ def _summary(
 
 
 def _scaling_table(config: ResNetConfig, image_size: int) -> Table:
-    """Returns the steps of compound scaling, EfficientNet's own coefficients beside them."""
+    """Returns the steps of compound scaling, next to EfficientNet's own coefficients."""
     from rich.table import Table
 
     from resnetlab.models.scaling import ALPHA, BETA, GAMMA, scaling_table
@@ -151,7 +185,7 @@ def _scaling_table(config: ResNetConfig, image_size: int) -> Table:
             *("-".join(map(str, row["depths"])), str(row["image_size"]), f"{row['parameters']:,}"),
             *(f"{row['macs'] / 1e6:,.0f}", f"{row['times_macs']:.1f}", f"B{phi} {depth} {width} {pixels}"),
         )
-    table.caption = "EfficientNet: depth, width and pixels as released (Tan and Le 2019), which are no exact powers"
+    table.caption = "EfficientNet: depth, width and pixels as released (Tan and Le 2019), not exact powers"
     table.caption_justify = "left"
     return table
 
@@ -168,14 +202,7 @@ def _kind(style: str | None, svg: bool, as_json: bool, out: Path | None) -> str:
         *(["--json"] if as_json else []),
     ]
     if len(asked) > 1:
-        raise UserError(f"expected one of --style, --svg and --json, got {' and '.join(asked)}. Leave one out.")
+        raise UserError(f"expected one of --style, --svg and --json, got {' and '.join(asked)}. Remove one.")
     if asked:
         return "svg" if svg else "json" if as_json else str(style)
     return _BY_SUFFIX.get(out.suffix.lower(), "table") if out is not None else "table"
-
-
-def _check_writable(out: Path | None) -> None:
-    if out is not None and out.is_dir():
-        raise UserError(f"{out} is a folder. Name a file to write, such as {out / 'summary.svg'}.")
-    if out is not None and not out.resolve().parent.is_dir():
-        raise UserError(f"there is no folder {out.resolve().parent} to write {out.name} to. Make it first.")

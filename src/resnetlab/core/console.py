@@ -1,15 +1,24 @@
-"""What the program says while it works: on standard error, so that standard output stays data."""
+"""What the program prints: results on standard output, messages on standard error."""
 
 from __future__ import annotations
 
 from rich.console import Console, RenderableType
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
+"""For messages, so that standard output holds nothing but results."""
 
 
 def notice(message: str) -> None:
-    """Prints one line for the person who waits."""
+    """Prints one message on standard error."""
     console.print(message, markup=False)
+
+
+def output() -> Console:
+    """Returns the console for results, on standard output.
+
+    It is as wide as the terminal, also when the output goes to a pipe or a file; without a terminal it has 80 columns.
+    """
+    return Console(highlight=False)
 
 
 def render(renderable: RenderableType) -> str:

@@ -69,7 +69,7 @@ def load_data(
               "fashion_mnist", "cifar10", "cifar100" or "imagenette";
             - a folder of class folders, with or without `train`, `val` and `test` folders;
             - a .csv, .tsv or .parquet table with the columns path and label, and split where there are any;
-            - a pack that `resnetlab data pack` made;
+            - a pack that `resnetlab pack` made;
             - arrays or tensors: (images, labels), or a dict of such pairs with the keys train, validation
               and test. Images are (N, H, W), (N, H, W, C) or (N, C, H, W), uint8, or float in [0, 1].
         data_root: where downloaded data sets are, in torchvision's layout; without it
@@ -214,7 +214,7 @@ def reload_data(
     if not is_named(place) and not Path(place).exists():
         raise UserError(
             f"the run's images were in {place}, and there is nothing now. Put them back there, or say where "
-            "they are: resnetlab train FOLDER --resume RUN, resnetlab evaluate or report RUN --data FOLDER"
+            "they are: resnetlab train FOLDER --resume RUN, resnetlab evaluate RUN --data FOLDER"
         )
     arguments = {key: recorded[key] for key in LoadOptions.__dataclass_fields__ if key in recorded}
     arguments["source"] = place

@@ -20,11 +20,14 @@ _RECIPE_OPTIONS = {"epochs": "--epochs", "batch_size": "--batch-size", "lr": "--
 _DATA_OPTIONS = {
     "data_root": "--data-root",
     "image_size": "--image-size",
+    "channels": "--channels",
     "fit": "--fit",
     "crop_share": "--crop-share",
     "detail": "--detail",
     "store": "--store",
     "split_seed": "--split-seed",
+    "validation_fraction": "--validation-fraction",
+    "test_fraction": "--test-fraction",
     "limit": "--limit",
 }
 _TAKEN = ("source", "class_names")  # the first is the argument; the second is what the images themselves say

@@ -301,7 +301,7 @@ def _warn_of_shared_images(data: ImageData) -> None:
     if found:
         warnings.warn(
             f"{' and '.join(found)} of {data.name} are also in the training split, which flatters the figures. "
-            "`resnetlab data inspect` lists them.",
+            "`resnetlab inspect` lists them.",
             stacklevel=5,
         )
 

@@ -56,7 +56,7 @@ class OneBatch:
         return (
             f"{self.images} images were not learned by heart in {len(self.losses)} steps: {course}. Look for labels "
             "that do not belong to their images, a learning rate that is far off (resnetlab find-lr), frozen parts, or "
-            "images that are all alike (resnetlab data inspect)"
+            "images that are all alike (resnetlab inspect)"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a file of weights says of itself, without building a network."""
+"""The contents of a weights file, read without building a network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -32,31 +32,31 @@ from resnetlab.weights.tensors import (
 )
 
 _BUFFERS = ("running_", "moving_", "num_batches")
-"""In the names of what a normalization counts, in torch and in Gluon, and does not learn."""
+"""Parts of the names of tensors that normalization counts and does not learn, in torch and Gluon."""
 _FORMS = {
-    "safetensors": "a safetensors file",
-    "torch": "a checkpoint of torch.save",
+    "safetensors": "a safetensors file of another program",
+    "torch": "a file of torch.save",
     "gluon": "a .params file of Gluon",
 }
-_VERDICTS = {True: "matches the content", False: "DOES NOT MATCH the content: the file is damaged", None: "unchecked"}
+_VERDICTS = {True: "matches the content", False: "DOES NOT MATCH the content: the file is damaged", None: "not checked"}
 _NETWORK_KEYS = ("schema", "config", "class_names", "preprocessing")
 _SHOWN_CLASSES, _SHOWN_TENSORS, _LONGEST, _DEEPEST = 8, 3, 300, 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsSummary:
-    """What a file of weights holds; `print` shows it.
+    """The contents of a weights file; `print` shows them.
 
     Attributes:
         path: the file.
         form: "resnetlab", "safetensors", "torch" or "gluon".
-        size: of the file, in bytes.
+        size: the file's size in bytes.
         tensors: all tensors.
-        description: of a file of ours: "schema", "config", "class_names", "preprocessing", "provenance".
-        digest: of a file of ours, as it was written.
-        digest_matches: whether tensors and description still are what it was made of; None where nobody looked.
-        nesting: what was unwrapped of a file of others, such as "'state_dict', names without 'module.'".
-        ignored: what else such a file holds.
+        description: the header of a resnetlab file: "schema", "config", "class_names", "preprocessing", "provenance".
+        digest: the digest in that header.
+        digest_matches: whether tensors and description match the digest; None if it was not checked.
+        nesting: how the tensors of another program's file were nested, such as "'state_dict', names without 'module.'".
+        ignored: other entries of such a file.
         lists_tensors: whether `print` lists all tensors.
     """
 
@@ -73,37 +73,41 @@ class WeightsSummary:
 
     @property
     def parameters(self) -> int:
-        """Learned numbers: all but running statistics and counters."""
+        """Number of learned values: all but running statistics and counters."""
         learned = [tensor for tensor in self.tensors if not any(part in tensor.name for part in _BUFFERS)]
         return sum(math.prod(tensor.shape) for tensor in learned)
 
     @property
     def dtypes(self) -> dict[str, int]:
-        """How many tensors there are of each type, the most frequent first."""
+        """Number of tensors of each type, the most frequent first."""
         return dict(Counter(tensor.dtype for tensor in self.tensors).most_common())
 
     @property
     def architecture(self) -> dict[str, Any]:
-        """Of a file of ours, the fields of the configuration that differ from `ResNetConfig`'s defaults."""
+        """Fields of a resnetlab file's configuration that differ from the defaults of `ResNetConfig`."""
         config = _mapping(_mapping(self.description).get("config"))
         defaults = {field.name: field.default for field in dataclasses.fields(ResNetConfig)}
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
         return {name: value for name, value in config.items() if name not in plain or plain[name] != value}
 
-    def __str__(self) -> str:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         table = Table(box=None, show_header=False, pad_edge=False)
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
         for title, text in (*self._description_rows(), *self._content_rows()):
             table.add_row(Text(shown(title[:40])), Text(shown(text)))
-        parts: list[Table | str] = [table]
+        yield table
         if self.lists_tensors:
-            parts += ["", _tensor_table(self.tensors)]
+            yield ""
+            yield _tensor_table(self.tensors)
         elif self.description is None:
             left_out = len(self.tensors) > 2 * _SHOWN_TENSORS
             ends = (*self.tensors[:_SHOWN_TENSORS], *self.tensors[-_SHOWN_TENSORS:]) if left_out else self.tensors
-            parts += ["", _tensor_table(ends, gap_after=_SHOWN_TENSORS if left_out else None)]
-        return "\n".join(line.rstrip() for line in render(Group(*parts)).splitlines())
+            yield ""
+            yield _tensor_table(ends, gap_after=_SHOWN_TENSORS if left_out else None)
+
+    def __str__(self) -> str:
+        return "\n".join(line.rstrip() for line in render(self).splitlines())
 
     def _description_rows(self) -> Iterator[tuple[str, str]]:
         yield "file", printable(self.path)
@@ -113,14 +117,16 @@ class WeightsSummary:
             yield from [("ignored", _short(", ".join(self.ignored)))] if self.ignored else []
             return
         is_network = "config" in self.description
-        kind = "a network of resnetlab" if is_network else "tensors of resnetlab and no network, as in a checkpoint"
+        kind = (
+            "a network of resnetlab" if is_network else "tensors of resnetlab without a network, such as a checkpoint"
+        )
         yield "form", f"{kind}, schema {_text(self.description.get('schema'))}"
         if is_network:
-            yield "architecture", _text(self.architecture) or "the defaults of ResNetConfig"
+            yield "architecture", _text(self.architecture) or "defaults of ResNetConfig"
             yield "classes", _classes(self.description.get("class_names"))
             yield "preprocessing", _text(self.description.get("preprocessing"))
-        told = {key: value for key, value in self.description.items() if key not in _NETWORK_KEYS}
-        for key, value in (*_mapping(told.pop("provenance", None)).items(), *told.items()):
+        others = {key: value for key, value in self.description.items() if key not in _NETWORK_KEYS}
+        for key, value in (*_mapping(others.pop("provenance", None)).items(), *others.items()):
             yield key.replace("_", " "), _text(value)
         yield "digest", f"{_text(self.digest)}, {_VERDICTS[self.digest_matches]}"
 
@@ -132,16 +138,16 @@ class WeightsSummary:
 
 
 def inspect_weights(path: str | Path | Run, *, tensors: bool = False, verify: bool = True) -> WeightsSummary:
-    """Returns what a file of weights holds. No network is built, and nothing in the file is executed.
+    """Returns the contents of a weights file. No network is built, and nothing in the file is executed.
 
     Args:
-        path: a file of ours, safetensors, torch.save or Gluon; or a run, for its trained network.
+        path: a file of resnetlab, safetensors, torch.save or Gluon; or a run, for its trained network.
         tensors: whether `print` lists every tensor.
-        verify: whether the digest of a file of ours is computed, for which its tensors are read; without it the
-            header alone is.
+        verify: whether to check the digest of a resnetlab file, which reads its tensors; otherwise only the header is
+            read.
 
     Raises:
-        UserError: there is no such file, or it cannot be read.
+        UserError: the file does not exist or cannot be read.
     """
     path = weights_path(path)
     if is_safetensors(read_head(path)):
@@ -192,7 +198,7 @@ def _classes(names: Any) -> str:
 
 
 def _text(value: Any, depth: int = 0) -> str:
-    """Returns a value of JSON, whatever it is, as a short text."""
+    """Returns any JSON value as a short text."""
     if depth > _DEEPEST:
         return "..."
     if isinstance(value, Mapping):

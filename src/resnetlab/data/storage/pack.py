@@ -61,7 +61,7 @@ def is_pack(folder: Path) -> bool:
     if not is_complete(folder) and (folder / _MARKER).is_file() and (folder / "shards").is_dir():
         raise UserError(
             f"{printable(folder)} holds an unfinished pack. Finish it by the command that began it: "
-            f"resnetlab data pack DATA --out {printable(folder)}"
+            f"resnetlab pack DATA --out {printable(folder)}"
         )
     return is_complete(folder)
 

@@ -17,7 +17,7 @@ Cli = Callable[..., tuple[int, str, str]]
 
 def test_inspect_prints_a_table_and_draws_a_sheet(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    code, out, err = cli("data", "inspect", "digits", "--per-class", 2)
+    code, out, err = cli("inspect", "digits", "--per-class", 2)
     assert code == 0, err
     assert "digits: 1,797 images, 10 classes" in out
     assert "no two images are equal" in out
@@ -25,7 +25,7 @@ def test_inspect_prints_a_table_and_draws_a_sheet(cli: Cli, tmp_path: Path, monk
     with Image.open("digits-contact-sheet.png") as plain:
         assert plain.format == "PNG"
         height = plain.height
-    code, _, err = cli("data", "inspect", "digits", "--per-class", 2, "--augmented", "--set", "augment.rotation=15")
+    code, _, err = cli("inspect", "digits", "--per-class", 2, "--augmented", "--set", "augment.rotation=15")
     assert code == 0, err
     with Image.open("digits-contact-sheet.png") as augmented:
         assert augmented.height > 1.5 * height
@@ -36,7 +36,7 @@ def test_inspect_lists_copies_and_leaves_unreadable_files_out(cli: Cli, image_fo
     shutil.copy(image_folder / "red" / "00.png", image_folder / "blue" / "copy[1].png")
     (image_folder / "red" / "broken.png").write_bytes(b"no image")
     before = sorted(image_folder.rglob("*"))
-    code, out, err = cli("data", "inspect", image_folder, "--out", tmp_path / "sheet.png", "--split", "test")
+    code, out, err = cli("inspect", image_folder, "--out", tmp_path / "sheet.png", "--split", "test")
     assert code == 0, err
     assert "groups of equal images: 1, with different labels: 1" in out
     assert "blue/copy[1].png" in out
@@ -50,7 +50,7 @@ def test_inspect_lists_copies_and_leaves_unreadable_files_out(cli: Cli, image_fo
 def test_inspect_with_a_network_ranks_the_labels_that_it_doubts(cli: Cli, digits_run: Run, tmp_path: Path):
     sheet = tmp_path / "digits.png"
     arguments = ("--model", digits_run.path, "--split", "test", "--out", sheet, "--device", "cpu")
-    code, out, err = cli("data", "inspect", "digits", *arguments)
+    code, out, err = cli("inspect", "digits", *arguments)
     assert code == 0, err
     listed = pd.read_csv(tmp_path / "digits-suspects.csv")
     found = re.search(r"labels of test that the network doubts: (\d+), likely wrong: (\d+)", out)
@@ -58,20 +58,20 @@ def test_inspect_with_a_network_ranks_the_labels_that_it_doubts(cli: Cli, digits
     assert [int(number) for number in found.groups()] == [len(listed), listed["likely"].sum()]
     assert listed["score"].is_monotonic_increasing
     assert (tmp_path / "digits-suspects.png").is_file()
-    code, _, err = cli("data", "inspect", "digits", "--model", digits_run.weights, "--image-size", 16, "--out", sheet)
+    code, _, err = cli("inspect", "digits", "--model", digits_run.weights, "--image-size", 16, "--out", sheet)
     assert (code, "Load it with channels=1, image_size=8" in err) == (2, True)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("digits", "--set", "augment.rotation=15"), "are of no use without --augmented"),
-        (("digits", "--augmented", "--set", "lr=1"), "'lr' does not"),
+        (("digits", "--set", "augment.rotation=15"), "Add --augmented"),
+        (("digits", "--augmented", "--set", "lr=1"), "got 'lr'"),
         (("digits", "--augmented", "--set", "augment.rotate=1"), "Did you mean 'rotation'?"),
         (("digits", "--augmented", "--recipe", "slow"), "unknown recipe 'slow'"),
         (("digits", "--split", "val"), "digits has no 'val' split"),
-        (("digits", "--out", "sheet.jpg"), "is no PNG file. Name one to write with --out"),
-        (("digits", "--out", "nowhere/sheet.png"), "there is no folder"),
+        (("digits", "--out", "sheet.jpg"), "sheet.png"),
+        (("digits", "--out", "nowhere/sheet.png"), "does not exist"),
         (("digits", "--model", "nowhere"), "nowhere is not a run: there is no such folder"),
         (("digit",), "Did you mean 'digits'?"),
     ],
@@ -80,22 +80,22 @@ def test_wrong_requests_are_refused_and_nothing_is_written(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
 ):
     monkeypatch.chdir(tmp_path)
-    code, _, err = cli("data", "inspect", *arguments)
+    code, _, err = cli("inspect", *arguments)
     assert (code, message in err) == (2, True), err
     assert not list(tmp_path.iterdir())
 
 
 def test_pack_makes_a_folder_to_train_from(cli: Cli, image_folder: Path, tmp_path: Path):
     pack = tmp_path / "my pack"
-    code, out, err = cli("data", "pack", image_folder, "--out", pack, "--image-size", 16, "--workers", 1)
+    code, out, err = cli("pack", image_folder, "--out", pack, "--image-size", 16, "--workers", 1)
     assert code == 0, err
     assert "photos: 40 images 3x16x16, 2 classes" in out
     assert re.search(r"my pack  \d+ KiB", err)
     assert f"train from it: resnetlab train '{pack}'" in err
     assert load_data(pack).fingerprint == load_data(image_folder, image_size=16).fingerprint
-    code, _, err = cli("data", "pack", image_folder, "--out", pack)
+    code, _, err = cli("pack", image_folder, "--out", pack)
     assert (code, "holds a complete pack. Train from it" in err) == (2, True)
-    code, _, err = cli("data", "pack", "digits", "--out", tmp_path / "other")
+    code, _, err = cli("pack", "digits", "--out", tmp_path / "other")
     assert (code, "only images in files can be packed" in err) == (2, True)
 
 
@@ -104,7 +104,7 @@ def test_a_runs_own_images_are_inspected_with_its_own_splits(cli: Cli, image_fol
     assert cli("train", image_folder, *settings, "--out", tmp_path / "run")[0] == 0
     sheet = tmp_path / "sheet.png"
     code, out, err = cli(
-        "data", "inspect", image_folder, "--model", tmp_path / "run", "--split", "test", "--out", sheet,
+        "inspect", image_folder, "--model", tmp_path / "run", "--split", "test", "--out", sheet,
         "--device", "cpu",
     )  # fmt: skip
     assert code == 0, err

@@ -1,0 +1,80 @@
+"""The files that verbs write: checked before the work starts, written when it is done."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from resnetlab.core.console import notice
+from resnetlab.core.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from PIL import Image
+
+STANDARD_OUTPUT = Path("-")
+
+
+def check_file(path: Path | None, option: str, example: str, *, new: bool = False, stdout: bool = False) -> None:
+    """Raises `UserError` unless a file can be written, so that no work is lost.
+
+    Args:
+        path: what the option names; None is accepted.
+        option: the option, for messages.
+        example: a good file name. If it ends in .png, so must the path.
+        new: whether the file must not exist yet.
+        stdout: whether "-" stands for standard output.
+    """
+    if (
+        path is None
+        or (stdout and path == STANDARD_OUTPUT)
+        or (path.exists() and not (path.is_file() or path.is_dir()))
+    ):
+        return
+    suffix = Path(example).suffix
+    if path.is_dir():
+        raise UserError(
+            f"{option} expects a file, and {path} is a folder. Name a file in it, such as {path / example}."
+        )
+    if suffix == ".png" and path.suffix.lower() != suffix:
+        raise UserError(f"{option} expects a PNG file, got {path}. Use a name such as {path.with_suffix(suffix)}.")
+    if new and (path.exists() or path.is_symlink()):
+        raise UserError(f"{path} exists, and {option} overwrites nothing. Remove the file, or choose another name.")
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise UserError(f"{option} expects a file in an existing folder, and {folder} does not exist. Create it first.")
+    if not os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise UserError(f"{option} cannot write to {folder}. Fix its permissions, or choose another folder.")
+
+
+def free_name(path: Path) -> Path:
+    """Returns the path, or the first of path-2, path-3, ... that does not exist."""
+    found, number = path, 2
+    while found.exists() or found.is_symlink():
+        found, number = path.with_stem(f"{path.stem}-{number}"), number + 1
+    return found
+
+
+def write_csv(table: pd.DataFrame, path: Path, title: str) -> None:
+    """Writes a table to a CSV file and says so; "-" is standard output."""
+    text = table.to_csv(index=False)
+    if path == STANDARD_OUTPUT:
+        typer.echo(text, nl=False)
+        return
+
+    from resnetlab.core.files import write_text
+
+    write_text(path, text)
+    notice(f"{title}  {path}")
+
+
+def write_png(picture: Image.Image, path: Path, title: str) -> None:
+    """Writes a picture to a PNG file and says so."""
+    from resnetlab.core.files import atomic
+
+    with atomic(path) as temporary:
+        picture.save(temporary, format="PNG", optimize=True)
+    notice(f"{title}  {path}")

@@ -1,0 +1,187 @@
+"""`resnetlab inspect`: look at images before training."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resnetlab.cli.files import check_file, write_csv, write_png
+from resnetlab.cli.options import Data, DataOptions, Device, read_assignments
+from resnetlab.core.console import output
+from resnetlab.core.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from resnetlab.data.augment import Augmentation
+    from resnetlab.data.storage.store import ImageData
+    from resnetlab.models.resnet import ResNet
+
+NAME = "inspect"
+WITHOUT = ("skip_unreadable", "workers")
+USUAL = ("augmented", "recipe", "assign", "model", "split", "per_class", "max_classes", "seed", "image_size", "out")
+_SHEET = "Contact sheet"
+_SHOWN_SUSPECTS = 20
+
+
+def command(
+    data: Data,
+    augmented: Annotated[
+        bool,
+        typer.Option("--augmented", help="Show below each image what training makes of it.", rich_help_panel=_SHEET),
+    ] = False,
+    recipe: Annotated[
+        str, typer.Option(help="The recipe whose augmentation --augmented shows.", rich_help_panel=_SHEET)
+    ] = "quick",
+    assign: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change that augmentation, such as augment.rotation=15. Can be repeated.",
+            rich_help_panel=_SHEET,
+        ),
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="train, validation or test: the images to show.", rich_help_panel=_SHEET)
+    ] = "train",
+    per_class: Annotated[int, typer.Option(help="Images per class.", rich_help_panel=_SHEET)] = 8,
+    max_classes: Annotated[int, typer.Option(help="Number of classes.", rich_help_panel=_SHEET)] = 20,
+    seed: Annotated[
+        int,
+        typer.Option(help="Seed of the choice of images and their augmentation.", rich_help_panel=_SHEET),
+    ] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.png",
+            help="The contact sheet; default: <data>-contact-sheet.png. An existing file is replaced.",
+            rich_help_panel=_SHEET,
+        ),
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="A run or a model.safetensors: list the labels that the network doubts.",
+            rich_help_panel="Labels",
+        ),
+    ] = None,
+    options: DataOptions = DataOptions(),
+    device: Device = "auto",
+) -> None:
+    """Count, measure and compare images, and draw a contact sheet.
+
+    Unreadable files are skipped and listed. No image is changed or deleted.
+
+    resnetlab inspect photos/
+
+    resnetlab inspect photos/ --augmented --set augment.rotation=15
+
+    resnetlab inspect photos/ --model runs/photos --split validation
+    """
+    check_file(out, "--out", "contact-sheet.png")
+    policy = _policy(augmented, recipe, assign or [])
+    network = None if model is None else _network(model, device)
+
+    from resnetlab.data.inspection.contact_sheet import sheet_of
+    from resnetlab.data.inspection.inspect import inspect_data
+
+    own = None if model is None or not model.is_dir() else own_images(model, data, options.data_root)
+    if own is not None:
+        images, notes = own, [f"the splits are those of {model}"]
+    else:
+        images, notes = _load(data, network, options)
+    images.split(split)  # an unknown split is an error before the images are compared
+    output().print(inspect_data(images, notes=notes))
+    sheet = out or Path(f"{images.name}-contact-sheet.png")
+    write_png(sheet_of(images, split, per_class, seed, policy, max_classes), sheet, "contact sheet")
+    if network is not None:
+        _show_suspects(network, images, split, sheet)
+
+
+def own_images(run: Path, source: str, data_root: Path | None) -> ImageData | None:
+    """Returns a run's own images, with its splits, if `source` is where they are now; None for other images."""
+    from resnetlab.core.runs import Run
+    from resnetlab.data.load import may_be_recorded, reload_data
+
+    recorded = Run(run).settings["data"]
+    if not may_be_recorded(source, recorded):
+        return None
+    try:
+        return reload_data(recorded, source=source, data_root=data_root)
+    except UserError:  # other images after all
+        return None
+
+
+def _policy(augmented: bool, recipe: str, assign: list[str]) -> Augmentation | None:
+    """Returns the augmentation to show, or refuses settings that would change nothing."""
+    changes = read_assignments(assign, "augment.rotation=15")
+    if not augmented and (changes or recipe != "quick"):
+        raise UserError("--recipe and --set choose the augmentation to show. Add --augmented, or remove them.")
+    for key in changes:
+        if not key.startswith("augment."):
+            raise UserError(f"--set expects a field of the augmentation, such as augment.rotation=15, got {key!r}.")
+    if not augmented:
+        return None
+
+    from resnetlab.training.recipes import resolve_recipe
+
+    return resolve_recipe(recipe, **changes).augment
+
+
+def _network(model: Path, device: str) -> ResNet:
+    from resnetlab.core.devices import resolve_device
+    from resnetlab.core.runs import Run
+    from resnetlab.evaluation.forward import trained_on
+    from resnetlab.weights.file import load
+
+    network = load(model if model.is_file() else Run(model)).to(resolve_device(device))
+    trained_on(network)
+    return network
+
+
+def _load(source: str, network: ResNet | None, options: DataOptions) -> tuple[ImageData, list[str]]:
+    """Loads images, in the form that the network takes if there is one; warnings become notes."""
+    from resnetlab.evaluation.forward import trained_on
+
+    changes = {}
+    if network is not None:
+        preprocessing, _ = trained_on(network)
+        changes = {name: getattr(preprocessing, name) for name in ("channels", "fit", "crop_share")}
+        changes["image_size"] = options.image_size or preprocessing.image_size
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        images = options.load(source, skip_unreadable=True, workers=None, **changes)
+    return images, list(dict.fromkeys(str(warning.message) for warning in caught))
+
+
+def _show_suspects(network: ResNet, images: ImageData, split: str, sheet: Path) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from resnetlab.evaluation.suspects import suspect_labels, suspect_sheet
+
+    suspects = suspect_labels(network, images, split)
+    likely = sum(suspects["likely"].tolist())
+    title = f"labels of {split} that the network doubts: {len(suspects):,}, likely wrong: {likely:,}"
+    output().print("\n" + title + (f"; the first {_SHOWN_SUSPECTS}:" if len(suspects) > _SHOWN_SUSPECTS else ""))
+    table: Table = Table()
+    named = [name for name in ("path", "label", "prediction") if name in suspects]
+    table.add_column("index", justify="right")
+    for name in named:
+        table.add_column(name, overflow="fold")
+    for name in ("confidence", "of the label", "likely"):
+        table.add_column(name, justify="right")
+    for row in suspects.head(_SHOWN_SUSPECTS).to_dict("records"):
+        texts = (str(row[name]) for name in named)
+        shares = (f"{row['confidence']:.1%}", f"{row['label_probability']:.1%}")
+        table.add_row(str(row["index"]), *map(escape, texts), *shares, "yes" if row["likely"] else "")
+    output().print(table)
+    listed = sheet.with_name(f"{sheet.stem}-suspects.csv")
+    write_csv(suspects, listed, "suspects     ")
+    if len(suspects):
+        write_png(suspect_sheet(images, split, suspects), listed.with_suffix(".png"), "suspects     ")
