@@ -13,6 +13,8 @@ from resnetlab.studies.activations import activations, judge
 from resnetlab.studies.lab.plan import Plan
 from resnetlab.studies.lab.question import FAILS, HOLDS, OPEN
 
+PLAN = Plan(images=64, epochs=1)
+
 
 def rows(**errors: float) -> pd.DataFrame:
     values = {**dict.fromkeys(ACTIVATIONS, 4.0), "relu": 5.0, **errors}
@@ -20,10 +22,9 @@ def rows(**errors: float) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def test_the_study_trains_with_every_activation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("resnetlab.studies.lab.lab.make_plan", lambda *_, **__: Plan(images=64, epochs=1, minutes=0.1))
+def test_the_study_trains_with_every_activation(tmp_path: Path):
     data = load_data("digits", limit=64, validation_fraction=0.0)
-    result = activations(data, out=tmp_path / "s", seeds=1, quiet=True)
+    result = activations(data, out=tmp_path / "s", seeds=1, plan=PLAN, quiet=True)
     assert result.table["network"].tolist() == list(ACTIVATIONS)
     assert (result.table["images_per_second"] > 0).all()
     runs = [Run(tmp_path / "s" / "runs" / f"{kind}-seed0") for kind in ACTIVATIONS]

@@ -19,18 +19,13 @@ def few() -> ImageData:
     return load_data("digits", limit=64, validation_fraction=0.0)
 
 
-@pytest.fixture
-def one_epoch(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("resnetlab.studies.lab.lab.make_plan", lambda *_, **__: Plan(images=64, epochs=1, minutes=0.1))
-
-
 def rows(**errors: float) -> pd.DataFrame:
     found = [{"network": kind, "test_error": error + noise} for kind, error in errors.items() for noise in (-0.1, 0.1)]
     return pd.DataFrame(found).replace({"pre": "pre-activation"})
 
 
-def test_the_study_measures_every_kind_of_shortcut(few: ImageData, tmp_path: Path, one_epoch):
-    result = shortcuts(few, out=tmp_path / "s", seeds=1, quiet=True)
+def test_the_study_measures_every_kind_of_shortcut(few: ImageData, tmp_path: Path):
+    result = shortcuts(few, out=tmp_path / "s", seeds=1, plan=Plan(images=64, epochs=1), quiet=True)
     assert result.table["network"].tolist() == ["A", "B", "C", "none", "pre-activation"]
     assert result.table["test_error"].between(0, 100).all()
     assert result.verdict.claim == OPEN  # of one seed nothing is certain

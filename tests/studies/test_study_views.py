@@ -10,16 +10,16 @@ from resnetlab.data.storage.store import ImageData
 from resnetlab.studies.lab.views import at_size, few_of_each, of_classes
 
 
-def test_classes_are_numbered_anew(digits: ImageData):
-    part = of_classes(digits, (7, 3))
-    assert part.class_names == ("7", "3")
-    for name, split in part.splits.items():
+def test_classes_are_renumbered(digits: ImageData):
+    chosen = of_classes(digits, (7, 3))
+    assert chosen.class_names == ("7", "3")
+    for name, split in chosen.splits.items():
         whole = digits.split(name)
         expected = torch.isin(whole.labels, torch.tensor([3, 7]))
         assert torch.equal(split.index, whole.index[expected])
         assert torch.equal(split.labels, (whole.labels[expected] == 3).long())
         assert torch.equal(split.images, whole.images[expected])
-    assert part.fingerprint != digits.fingerprint
+    assert chosen.fingerprint != digits.fingerprint
 
 
 def test_few_of_each_class_are_drawn_by_the_seed(digits: ImageData):
@@ -31,7 +31,7 @@ def test_few_of_each_class_are_drawn_by_the_seed(digits: ImageData):
     assert len(few_of_each(digits, 10_000, seed=0).split("train")) == len(digits.split("train"))
 
 
-def test_a_view_does_not_say_that_its_source_gives_it_again(digits: ImageData):
+def test_a_view_is_marked_as_arrays(digits: ImageData):
     assert of_classes(digits, (1, 2)).arguments["source"] == "arrays"
     assert digits.arguments["source"] == "digits"
 
@@ -49,13 +49,13 @@ def test_photos_of_many_sizes(tmp_path):
         for number in range(8):
             Image.fromarray(np.full((20 + number, 24, 3), shade, np.uint8)).save(tmp_path / name / f"{number}.png")
     data = load_data(tmp_path, image_size=16, validation_fraction=0.0)
-    part = few_of_each(of_classes(data, (2, 0)), 2, seed=0)
-    train = part.split("train")
+    chosen = few_of_each(of_classes(data, (2, 0)), 2, seed=0)
+    train = chosen.split("train")
     assert train.paths is not None
     assert sorted(path.split("/")[0] for path in train.paths) == ["dark", "dark", "light", "light"]
-    squares = part.squares("train")
+    squares = chosen.squares("train")
     assert [int(image.float().mean()) for image in squares] == [(220, 40)[label] for label in train.labels]
-    assert at_size(part, 10).squares("train").shape == (4, 3, 10, 10)
+    assert at_size(chosen, 10).squares("train").shape == (4, 3, 10, 10)
 
 
 @pytest.mark.parametrize("name", ["train", "test"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -85,37 +84,25 @@ def command(
             raise UserError("--set changes an argument of one study. Name the study instead of all, or remove --set.")
         page = study_all(data, **setup)
     else:
-        study = STUDIES[name]
-        known = study.__kwdefaults__ or {}
-        for key in options:
-            if key not in known:
-                raise unknown(f"argument of {name}", key, known)
-        result = study(data, **options, **setup)
+        result = STUDIES[name](data, **{**setup, **options})
         output().print(result)
         page = result.folder / "study.html"
     notice(f"page    {page}")
 
 
 def _print_arguments(name: str) -> None:
-    """Prints the arguments of a study with their defaults, as its function documents them."""
+    """Prints the arguments of a study: values, default and meaning."""
     from rich.markup import escape
     from rich.table import Table
 
-    from resnetlab.studies import STUDIES
+    from resnetlab.studies import STUDIES, fields_of
 
     if name not in STUDIES:
         return
-    study = STUDIES[name]
-    table = Table("argument", "default", "meaning", box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for key, default in (study.__kwdefaults__ or {}).items():
-        shown = list(default) if isinstance(default, tuple) else default
-        table.add_row(key, escape(str(shown)), escape(_described(study.__doc__ or "", key)))
+    table = Table("argument", "default", "values", "meaning", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for field in fields_of(name)[0]:
+        shown = list(field.default) if isinstance(field.default, tuple) else field.default
+        table.add_row(field.name, escape(str(shown)), escape(field.values), escape(field.description))
     console = output()
     console.print(f"Arguments of {name}, changed by --set ARGUMENT=VALUE:\n")
     console.print(table)
-
-
-def _described(docstring: str, argument: str) -> str:
-    """Returns what a docstring in Google style says about an argument."""
-    found = re.search(rf"^ +{argument}: (.*?)(?=^ +\*{{0,2}}\w+: |^\s*$)", docstring, re.DOTALL | re.MULTILINE)
-    return " ".join(found[1].split()) if found else ""

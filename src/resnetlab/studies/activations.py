@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from resnetlab.core.fields import check_fields, documented, setting
 from resnetlab.data.storage.store import ImageData
 from resnetlab.scratch.activations import ACTIVATIONS
-from resnetlab.studies.lab.comparison import against, cells_of, named_network, weigh
+from resnetlab.studies.lab.comparison import against, verdict_on
 from resnetlab.studies.lab.conduct import Finding, conduct
 from resnetlab.studies.lab.drawing import two_errors
 from resnetlab.studies.lab.lab import Lab
 from resnetlab.studies.lab.measure import errors, over_seeds
+from resnetlab.studies.lab.networks import catalog_network, cells_of
 from resnetlab.studies.lab.question import Question, StudyResult, Verdict
 from resnetlab.studies.lab.setup import SetUp
 
@@ -26,32 +29,43 @@ QUESTION = Question(
         "Maas et al. 2013 (leaky ReLU); He et al. 2015, Delving Deep into Rectifiers (PReLU); Clevert et al. 2016 "
         "(ELU); Hendrycks and Gimpel 2016 (GELU); Elfwing et al. 2018, Ramachandran et al. 2017 (SiLU)"
     ),
-    protocol="each in networks and on data of its own, not comparable with each other, so that no figure is given",
+    protocol="each paper uses its own networks and data, so no published figures are comparable with each other",
 )
 _BASELINE = "relu"
 _EXPECTED = {"leaky_relu": "not above", "prelu": "below", "elu": "below", "silu": "below", "gelu": "below"}
 
 
-def activations(
-    data: str | Path | ImageData = "digits", *, model: str = "resnet20", **setup: Unpack[SetUp]
-) -> StudyResult:
-    """Trains one network with each activation, alike in all else, for as many epochs.
+@documented
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The arguments of this study."""
 
-    So multiply-accumulates are equal; what an activation takes in time stands beside its errors.
+    model: str = setting("resnet20", "network of the catalog")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def activations(
+    data: str | Path | ImageData = "digits", *, model: str = Options.model, **setup: Unpack[SetUp]
+) -> StudyResult:
+    """Trains one network with each activation for the same number of epochs; everything else is equal.
+
+    So multiply-accumulates are equal; the table shows the speed of each activation next to its errors.
 
     Args:
-        data: what `load_data` takes, or returned.
-        model: a network of the catalog.
+        data: a source for `load_data`, or its result.
+        model: see `Options`.
         **setup: see `SetUp`.
 
     Raises:
-        UserError: there is no such network, or see `conduct`.
+        UserError: the catalog has no such network, or see `conduct`.
     """
-    return conduct(QUESTION, data, setup, _answer, model=model)
+    return conduct(QUESTION, data, setup, _answer, Options(model=model))
 
 
-def _answer(lab: Lab, model: str) -> Finding:
-    cells = cells_of(lab, {kind: named_network(lab, model, activation=kind) for kind in ACTIVATIONS})
+def _answer(lab: Lab, options: Options) -> Finding:
+    cells = cells_of(lab, {kind: catalog_network(lab, options.model, activation=kind) for kind in ACTIVATIONS})
     lab.prepare(cells)
     runs = lab.train(cells)
     speeds = [run.history["images_per_second"].median() for run in runs]
@@ -60,26 +74,26 @@ def _answer(lab: Lab, model: str) -> Finding:
     def draw(figure: Figure) -> None:
         two_errors(figure, rows, lab.data.name, baseline=_BASELINE)
 
-    words = (
-        "Training and test error with each activation: a dot a training, a diamond with a bar their mean and standard "
-        "deviation; the dotted line is the mean of ReLU."
+    caption = (
+        "Training and test error with each activation. Dots are trainings, diamonds with bars their mean and standard "
+        "deviation; the dotted line is the mean with ReLU."
     )
     return Finding(
         table=over_seeds(rows, ("network",), ("train_error", "test_error", "images_per_second")),
         verdict=judge(rows),
-        figures={"activations.png": (draw, words)},
+        figures={"activations.png": (draw, caption)},
         deviations=[
-            "as many epochs for all, so that multiply-accumulates are equal and seconds are not: images_per_second is "
-            "the median over epochs, on a machine that may have done other things",
-            "initial weights, rate and normalization suit ReLU and are the same for all; none is tuned by itself",
+            "equal epochs: multiply-accumulates are equal, seconds are not; images_per_second is the median over "
+            "epochs, and other load on the machine affects it",
+            "no tuning: initialization, learning rate and normalization suit ReLU and are the same for all",
         ],
     )
 
 
 def judge(rows: pd.DataFrame) -> Verdict:
-    """Returns the verdict by the test errors against that of ReLU.
+    """Returns the verdict, by the test errors compared with those of ReLU.
 
     Args:
-        rows: network (the activation) and test_error, a row a training.
+        rows: one row per training, with the columns network (the activation) and test_error.
     """
-    return weigh(against(rows, _BASELINE), _EXPECTED, "test error against ReLU, in points")
+    return verdict_on(against(rows, _BASELINE), _EXPECTED, "test error compared with ReLU, in points")

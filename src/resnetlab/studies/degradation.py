@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from resnetlab.core.fields import check_fields, documented
 from resnetlab.core.pictures import style_axes
 from resnetlab.core.runs import Run
 from resnetlab.data.storage.store import ImageData
+from resnetlab.studies.lab.comparison import Difference, difference
 from resnetlab.studies.lab.conduct import Finding, conduct
-from resnetlab.studies.lab.depths import check_depths, twin_cells
 from resnetlab.studies.lab.drawing import KINDS, depth_look, with_errors
 from resnetlab.studies.lab.lab import Lab
 from resnetlab.studies.lab.measure import errors, over_seeds
-from resnetlab.studies.lab.noise import Difference, difference
+from resnetlab.studies.lab.networks import depths_setting, twin_cells
 from resnetlab.studies.lab.plan import Cell
 from resnetlab.studies.lab.question import FAILS, HOLDS, OPEN, Question, StudyResult, Verdict
 from resnetlab.studies.lab.setup import SetUp
@@ -26,12 +28,12 @@ from resnetlab.studies.lab.setup import SetUp
 QUESTION = Question(
     name="degradation",
     title="Does depth alone hurt?",
-    claim="A deeper plain network has the higher training error; with shortcuts the deeper one has not.",
+    claim="Without shortcuts, the deeper network has the higher training error; with shortcuts it does not.",
     source="He et al. 2016, Deep Residual Learning, Fig. 1, Fig. 6 and Table 6",
     protocol=(
-        "CIFAR-10, 64,000 steps of 128 images, pad 4, crop and flip, one view; 110 layers: the best of five, whose "
-        "mean is 6.61 +- 0.16; the figures for plain networks are curves: of plain networks the deeper has the higher "
-        "error, beyond 60 % with 110 layers"
+        "CIFAR-10, 64,000 steps of 128 images, pad 4, crop and flip, one view; 110 layers: the best of five runs, "
+        "whose mean is 6.61 +- 0.16. For plain networks the paper only shows curves: the deeper network has the higher "
+        "error, above 60 % with 110 layers"
     ),
     published=tuple(
         {"network": f"resnet{depth}", "value": error, "unit": "test error, %"}
@@ -40,80 +42,92 @@ QUESTION = Question(
 )
 
 
+@documented
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The arguments of this study."""
+
+    depths: Sequence[int] = depths_setting((20, 56), at_least=2)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
 def degradation(
-    data: str | Path | ImageData = "digits", *, depths: Sequence[int] = (20, 56), **setup: Unpack[SetUp]
+    data: str | Path | ImageData = "digits", *, depths: Sequence[int] = Options.depths, **setup: Unpack[SetUp]
 ) -> StudyResult:
-    """Trains plain and residual networks of several depths, alike in all but their shortcuts.
+    """Trains plain and residual networks of several depths that differ only in their shortcuts.
 
     A plain network and its residual twin, with zero-padded shortcuts (option A), have the same parameters.
 
     Args:
-        data: what `load_data` takes, or returned.
-        depths: layers, 6n + 2 each.
+        data: a source for `load_data`, or its result.
+        depths: see `Options`.
         **setup: see `SetUp`.
 
     Raises:
-        UserError: a depth is not 6n + 2, there is one depth only, or see `conduct`.
+        UserError: there are fewer than two depths, one is not 6n + 2, or see `conduct`.
     """
-    return conduct(QUESTION, data, setup, _answer, depths=check_depths(depths, at_least=2))
+    return conduct(QUESTION, data, setup, _answer, Options(depths=depths))
 
 
-def _answer(lab: Lab, depths: list[int]) -> Finding:
+def _answer(lab: Lab, options: Options) -> Finding:
+    depths = options.depths
     cells = twin_cells(lab, depths)
     lab.prepare(cells)
     runs = lab.train(cells)
     rows = errors(lab, cells, runs)
     curves = pd.concat([_curve(cell, run) for cell, run in zip(cells, runs, strict=True)], ignore_index=True)
     table = over_seeds(rows, ("network", "depth"), ("train_error", "test_error"))
-    words = (
-        "Training error on the left and test error on the right over depth, for plain and residual networks: means "
-        "over seeds, with their standard deviation."
+    caption = (
+        "Training error (left) and test error (right) by depth, for plain and residual networks: mean and standard "
+        "deviation over seeds."
     )
     return Finding(
         table=table,
         verdict=judge(rows, depths),
         figures={
-            "degradation.png": (lambda figure: _draw(figure, table, lab.data.name), words),
+            "degradation.png": (lambda figure: _draw(figure, table, lab.data.name), caption),
             "curves.png": (
                 lambda figure: _draw_curves(figure, curves, depths, lab.data.name),
-                "Training error of each epoch, while the network learned and on augmented images, for plain networks "
-                "on the left and residual ones on the right: means over seeds.",
+                "Training error of each epoch, measured during training on augmented images, for plain (left) and "
+                "residual (right) networks: means over seeds.",
             ),
         },
-        deviations=["optimum: each network has the same rate and steps, none is tuned by itself"],
+        deviations=["no tuning: all networks have the same learning rate and number of steps"],
     )
 
 
 def judge(rows: pd.DataFrame, depths: Sequence[int]) -> Verdict:
-    """Returns the verdict by the training errors of the shallowest and the deepest networks.
+    """Returns the verdict, by the training errors of the shallowest and the deepest networks.
 
     Args:
-        rows: network ("plain" or "residual"), depth, train_error, a row a training.
-        depths: those of them.
+        rows: one row per training, with the columns network ("plain" or "residual"), depth and train_error.
+        depths: the depths in it.
     """
     shallow, deep = min(depths), max(depths)
     rises = {}
     for kind in ("plain", "residual"):
         of_kind = rows[rows["network"] == kind].set_index("depth")["train_error"]
         rises[kind] = difference(of_kind.loc[[deep]].to_numpy(), of_kind.loc[[shallow]].to_numpy())
-    words = (
-        f"from {shallow} to {deep} layers the training error changes by {rises['plain']} points without shortcuts and "
-        f"by {rises['residual']} with them; a change counts from twice its standard error on"
+    reason = (
+        f"from {shallow} to {deep} layers, the training error changes by {rises['plain']} points without shortcuts and "
+        f"by {rises['residual']} points with them; a change is significant beyond twice its standard error"
     )
-    # That the residual one was not seen to rise may be noise: the plain one must be seen to rise more.
+    # A rise of the residual network can be hidden by noise: the plain one must rise significantly more.
     further = Difference(
         value=rises["plain"].value - rises["residual"].value,
         error=math.hypot(rises["plain"].error, rises["residual"].error),
     )
     if rises["plain"].is_above and not rises["residual"].is_above and further.is_above:
-        return Verdict(claim=HOLDS, words=words)
+        return Verdict(claim=HOLDS, reason=reason)
     if rises["plain"].is_below or rises["residual"].is_above:
-        return Verdict(claim=FAILS, words=words)
-    return Verdict(claim=OPEN, words=words)
+        return Verdict(claim=FAILS, reason=reason)
+    return Verdict(claim=OPEN, reason=reason)
 
 
 def _curve(cell: Cell, run: Run) -> pd.DataFrame:
-    """Returns a row an epoch: network, depth, step, error in percent."""
+    """Returns one row per epoch: network, depth, step, error in percent."""
     history = run.history
     return pd.DataFrame({**cell.labels, "step": history["step"], "error": 100 * (1 - history["train_top1"])})
 

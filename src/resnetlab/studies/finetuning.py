@@ -1,9 +1,10 @@
-"""Does it help to begin with what was learned from other classes? From scratch, frozen, rates by stage, and full."""
+"""Do weights pretrained on other classes help? From scratch, frozen, learning rates by stage, and full."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -11,16 +12,16 @@ from typing import Any, Unpack
 import pandas as pd
 from matplotlib.figure import Figure
 
-from resnetlab.core.checks import check_integer
 from resnetlab.core.errors import UserError
+from resnetlab.core.fields import check_fields, documented, setting
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.config import ResNetConfig
-from resnetlab.studies.lab.comparison import against, cells_of, named_network, weigh
+from resnetlab.studies.lab.comparison import against, difference, verdict_on
 from resnetlab.studies.lab.conduct import Finding, conduct
 from resnetlab.studies.lab.drawing import two_errors
 from resnetlab.studies.lab.lab import Lab
 from resnetlab.studies.lab.measure import errors, over_seeds
-from resnetlab.studies.lab.noise import difference
+from resnetlab.studies.lab.networks import catalog_network, cells_of
 from resnetlab.studies.lab.outside import OutsideConfig, load_encoder, outside_config
 from resnetlab.studies.lab.plan import Cell
 from resnetlab.studies.lab.question import Question, StudyResult, Verdict
@@ -32,69 +33,94 @@ from resnetlab.weights.sources import open_weights
 
 QUESTION = Question(
     name="finetuning",
-    title="Does it help to begin with what was learned from other classes?",
+    title="Do weights pretrained on other classes help?",
     claim=(
-        "With few images, pretrained weights have a lower test error than training from scratch: with the backbone "
-        "frozen, with a learning rate for each stage, and with all of it trained at one rate."
+        "With few images, pretrained weights give a lower test error than training from scratch: with a frozen "
+        "backbone, with a learning rate for each stage, and with one learning rate for the whole network."
     ),
     source=(
         "Yosinski et al. 2014, How transferable are features in deep neural networks?; Howard and Ruder 2018, "
-        "Universal Language Model Fine-tuning, for the rates"
+        "Universal Language Model Fine-tuning, for the learning rates"
     ),
-    protocol="an exercise: there is no published figure for few images of some classes",
+    protocol="there are no published figures for few images of some classes",
 )
 SCRATCH, PRETRAINING, TWO_RATES = "from scratch", "pretraining", "two rates"
 _WORK = 0.1
-"""Images that a fine-tuning sees, as a share of what is planned for pretraining."""
-_STEPS_AN_EPOCH = 5
+"""Images that a fine-tuning sees, as a fraction of those of the pretraining."""
+_STEPS_PER_EPOCH = 5
 _ENCODER = 0.1
-"""Rate of a timm network's encoder, as a share of that of its head."""
+"""Learning rate of a timm network's encoder, as a fraction of that of its head."""
 _RATES = {"drop_path": 0.2, "drop_block": 0.1, "block_size": 3}
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The arguments of this study."""
+
+    model: str = setting("resnet20", "network of the catalog; the one of the pretrained weights, if given")
+    per_class: int = setting(10, "training images per class, drawn for each seed; 0 for all", minimum=0)
+    pretrained: str | None = setting(None, "weights to start from, as for `fit`")
+    baseline: str | None = setting(
+        None,
+        'timm network to train for comparison, such as "efficientnet_b0": from scratch, and from pretrained weights '
+        "with a lower learning rate for its encoder than for its head; the verdict only reports it",
+    )
+    baseline_weights: str | None = setting(
+        None,
+        'its pretrained weights: a file, or "hub" for those that timm publishes; without them it is pretrained as our '
+        "network is, or trained from scratch only if `pretrained` is given",
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.baseline_weights and not self.baseline:
+            raise UserError(
+                f"baseline_weights={self.baseline_weights!r} needs the timm network of these weights. Add "
+                "baseline=NAME."
+            )
 
 
 def finetuning(
     data: str | Path | ImageData = "digits",
     *,
-    model: str = "resnet20",
-    per_class: int = 10,
-    pretrained: str | None = None,
-    baseline: str | None = None,
-    baseline_weights: str | None = None,
+    model: str = Options.model,
+    per_class: int = Options.per_class,
+    pretrained: str | None = Options.pretrained,
+    baseline: str | None = Options.baseline,
+    baseline_weights: str | None = Options.baseline_weights,
     **setup: Unpack[SetUp],
 ) -> StudyResult:
-    """Trains on few images of each class: from scratch, with and without regularization, and from pretrained weights.
+    """Trains on few images per class: from scratch, with and without regularization, and from pretrained weights.
 
-    Without weights the classes are halved: a network is pretrained on the first half, all their images, and the study
-    is about the second. With weights, it is about all classes.
+    Without `pretrained`, the classes are halved: a network is pretrained on all images of the first half, and the
+    study uses the second half. With `pretrained`, it uses all classes.
 
     Args:
-        data: what `load_data` takes, or returned.
-        model: a network of the catalog; with weights, the one that they are of.
-        per_class: training images of each class; 0 for all. Each seed draws its own.
-        pretrained: weights to begin with, as `fit` takes them.
-        baseline: a network of timm to train beside, such as "efficientnet_b0": from scratch, and from pretrained
-            weights with a lower rate for its encoder than for its head. The verdict only tells how it did.
-        baseline_weights: the weights that it begins with: a file, or "hub" for timm's own. Without them it is
-            pretrained as our network is, and from scratch only where that is given weights.
+        data: a source for `load_data`, or its result.
+        model: see `Options`, also for the others.
+        per_class: training images per class.
+        pretrained: weights to start from.
+        baseline: timm network to compare with.
+        baseline_weights: its pretrained weights.
         **setup: see `SetUp`.
 
     Raises:
-        UserError: there are too few classes to halve, no such network, weights that cannot be read, timm is wanted
-            and not installed, or see `conduct`.
+        UserError: there are too few classes to halve, the network is unknown, the weights cannot be read, timm is
+            needed and not installed, or see `conduct`.
     """
-    options: dict[str, Any] = {"per_class": check_integer("per_class", per_class, 0), "pretrained": pretrained or ""}
-    if baseline:  # not recorded elsewhere, so that a study that was begun before there were baselines goes on
-        options |= {"baseline": baseline, "baseline_weights": baseline_weights or ""}
-    elif baseline_weights:
-        raise UserError(
-            f"baseline_weights={baseline_weights!r} are of the network that baseline names, and it names none. Give "
-            "baseline=NAME of timm too."
-        )
-    return conduct(QUESTION, data, setup, _answer, model=model, **options)
+    options = Options(
+        model=model,
+        per_class=per_class,
+        pretrained=pretrained,
+        baseline=baseline,
+        baseline_weights=baseline_weights,
+    )
+    return conduct(QUESTION, data, setup, _answer, options)
 
 
 def ways(config: ResNetConfig) -> dict[str, dict[str, Any]]:
-    """Returns how pretrained weights are trained on: what is changed of the study's recipe, by name."""
+    """Returns the ways to train pretrained weights: changes of the study's recipe, by name."""
     recipe = resolve_recipe("finetune")
     backbone = ("stem", *(f"stage{number}" for number, _ in enumerate(config.depths, 1)))
     return {
@@ -104,23 +130,23 @@ def ways(config: ResNetConfig) -> dict[str, dict[str, Any]]:
     }
 
 
-def _answer(
-    lab: Lab, model: str, per_class: int, pretrained: str, baseline: str = "", baseline_weights: str = ""
-) -> Finding:
+def _answer(lab: Lab, options: Options) -> Finding:
+    model, per_class, pretrained = options.model, options.per_class, options.pretrained
+    baseline, baseline_weights = options.baseline or "", options.baseline_weights
     classes = lab.channels_and_classes["num_classes"]
     half = 0 if pretrained else classes // 2
     if not pretrained and half < 2:
         raise UserError(
-            f"finetuning halves the classes, and there are {classes}: it needs at least 4. Give weights to begin with "
+            f"finetuning halves the classes and needs at least 4, got {classes}. Start from pretrained weights "
             "instead: pretrained=FILE."
         )
-    config = named_network(lab, model, num_classes=classes - half)
+    config = catalog_network(lab, model, num_classes=classes - half)
     if pretrained:
-        open_weights(pretrained, config)  # a mistake is told before anything is trained
-    before, weights = _to_begin_with(lab, PRETRAINING, config, half, pretrained)
+        open_weights(pretrained, config)  # an error must come before anything is trained
+    before, weights = _pretraining(lab, PRETRAINING, config, half, pretrained)
     common = _common_changes(lab, config, per_class)
     after = _few_image_cells(lab, config, weights, common)
-    beside = "no network of timm is trained as a baseline"
+    compared_with = "no timm network is trained as a baseline"
     if baseline:
         outside = outside_config(
             baseline, image_size=lab.image_size, in_channels=config.in_channels, num_classes=config.num_classes
@@ -128,72 +154,72 @@ def _answer(
         baseline = outside.name
         if baseline_weights:
             load_encoder(outside.build(), baseline_weights)
-        its_before, its_weights = _to_begin_with(lab, f"{baseline}, {PRETRAINING}", outside, half, baseline_weights)
+        its_before, its_weights = _pretraining(lab, f"{baseline}, {PRETRAINING}", outside, half, baseline_weights)
         before += its_before
         after += _outside_cells(lab, outside, its_weights, common)
-        how = f"pretrained with {baseline_weights}" if baseline_weights else f"pretrained as {model} is"
-        beside = f"{baseline} of timm is trained beside, {how if its_weights else 'from scratch only'}"
+        how = f"pretrained weights {baseline_weights}" if baseline_weights else f"pretrained like {model}"
+        compared_with = f"baseline: {baseline} of timm, {how if its_weights else 'from scratch only'}"
     views = {seed: partial(_few, first=half, per_class=per_class, seed=seed) for seed in lab.seeds}
     cells = [*before, *(dataclasses.replace(cell, view=views[cell.seed]) for cell in after)]
     lab.prepare(cells)
     rows = errors(lab, cells, lab.train(cells))
     compared = rows.loc[~rows["network"].str.endswith(PRETRAINING)]
-    few = f"{per_class} training images of each class, others for each seed" if per_class else "all training images"
+    few = f"{per_class} training images per class, drawn for each seed" if per_class else "all training images"
     name = lab.data.name
 
     def draw(figure: Figure) -> None:
         two_errors(figure, compared, name, baseline=SCRATCH)
 
     others = f"; and {baseline} of timm" if baseline else ""
-    words = (
+    caption = (
         f"Training and test error on {classes - half} classes with {few}: from scratch, with three regularizations, "
-        f"and from pretrained weights{others}. A dot a training, a diamond with a bar their mean and standard "
+        f"and from pretrained weights{others}. Dots are trainings, diamonds with bars their mean and standard "
         "deviation."
     )
-    source = f"pretrained with {pretrained}"
+    source = f"pretrained weights: {pretrained}"
     if not pretrained:
-        source = f"pretrained on the first {half} classes, once for each seed; the study is about the others"
+        source = f"pretrained weights: from the first {half} classes, once per seed; the study uses the other classes"
     steps = (
-        f"every way sees as many images, {_WORK:g} of what pretraining sees, at the same highest rate; what "
-        "pretraining took comes on top"
+        f"every way sees the same number of images, {_WORK:g} of those of the pretraining, with the same maximum "
+        "learning rate; the compute of the pretraining is not counted"
     )
     return Finding(
         table=over_seeds(rows, ("network",), ("train_error", "test_error")),
         verdict=judge(compared, baseline),
-        figures={"finetuning.png": (draw, words)},
-        deviations=[source, steps, beside],
+        figures={"finetuning.png": (draw, caption)},
+        deviations=[source, steps, compared_with],
     )
 
 
 def judge(rows: pd.DataFrame, baseline: str = "") -> Verdict:
-    """Returns the verdict by the test errors against those from scratch without regularization.
+    """Returns the verdict, by the test errors compared with those from scratch without regularization.
 
     Args:
-        rows: network ("from scratch", what it is regularized with, and the ways of fine-tuning) and test_error, a row
-            a training.
-        baseline: what the names of rows begin with that are no part of the claim: the network of timm.
+        rows: one row per training, with the columns network ("from scratch", with its regularization, and the ways of
+            fine-tuning) and test_error.
+        baseline: the timm network; rows of networks whose names start with it are not part of the claim.
     """
     differences = against(rows, SCRATCH)
-    beside = {name: differences.pop(name) for name in list(differences) if name.startswith(f"{baseline}, ")}
+    others = {name: differences.pop(name) for name in list(differences) if name.startswith(f"{baseline}, ")}
     expected = {name: "below" for name in differences if not name.startswith(SCRATCH)}
-    verdict = weigh(differences, expected, f"test error against {SCRATCH}, in points")
+    verdict = verdict_on(differences, expected, f"test error compared with {SCRATCH}, in points")
     errors_of = {str(kind): group["test_error"].to_numpy() for kind, group in rows.groupby("network")}
     best = min(expected, key=lambda name: errors_of[name].mean())
-    rival = min(errors_of.keys() - expected.keys() - beside.keys(), key=lambda name: errors_of[name].mean())
+    rival = min(errors_of.keys() - expected.keys() - others.keys(), key=lambda name: errors_of[name].mean())
     gain = difference(errors_of[best], errors_of[rival])
-    words = f"{verdict.words}. Of the best with pretrained weights, {best}, to the best without, {rival}, it is {gain}"
-    if beside:
-        told = ", ".join(f"{kind} {found}" for kind, found in beside.items())
-        words += f". Beside the claim, against {SCRATCH} too: {told}"
-    return dataclasses.replace(verdict, words=words)
+    reason = f"{verdict.reason}. The best with pretrained weights, {best}, minus the best without, {rival}: {gain}"
+    if others:
+        shown = ", ".join(f"{kind} {found}" for kind, found in others.items())
+        reason += f". Not part of the claim, also compared with {SCRATCH}: {shown}"
+    return dataclasses.replace(verdict, reason=reason)
 
 
-def _to_begin_with(
-    lab: Lab, kind: str, network: ResNetConfig | OutsideConfig, half: int, given: str
+def _pretraining(
+    lab: Lab, kind: str, network: ResNetConfig | OutsideConfig, half: int, given: str | None
 ) -> tuple[list[Cell], dict[int, str]]:
-    """Returns the pretrainings of a network on the first half of the classes, and where each seed's weights are.
+    """Returns the pretrainings of a network on the first half of the classes, and the weights for each seed.
 
-    There are none where weights are given, and none of both where no class is for pretraining.
+    If weights are given, there are no pretrainings; without them and without classes to pretrain on, no weights.
     """
     if given or not half:
         return [], dict.fromkeys(lab.seeds, given) if given else {}
@@ -203,17 +229,17 @@ def _to_begin_with(
 
 
 def _common_changes(lab: Lab, config: ResNetConfig, per_class: int) -> dict[str, Any]:
-    """Returns what is changed of the study's recipe in every training on few images."""
+    """Returns the changes of the study's recipe for every training on few images."""
     size = lab.recipe.batch_size
     if per_class:
-        size = max(2, min(size, per_class * config.num_classes // _STEPS_AN_EPOCH))
+        size = max(2, min(size, per_class * config.num_classes // _STEPS_PER_EPOCH))
     return {"lr": resolve_recipe("finetune").lr, "batch_size": size}
 
 
 def _few_image_cells(
     lab: Lab, config: ResNetConfig, weights: Mapping[int, str], common: Mapping[str, Any]
 ) -> list[Cell]:
-    """Returns the trainings from scratch, plain and regularized, and those from weights, by seed, in each way."""
+    """Returns the trainings from scratch, plain and regularized, and from each seed's weights in each way."""
     networks = {
         SCRATCH if kind == BASELINE else f"{SCRATCH}, {kind}": network
         for kind, network in regularized(config, **_RATES).items()
@@ -227,7 +253,7 @@ def _few_image_cells(
 def _outside_cells(
     lab: Lab, network: OutsideConfig, weights: Mapping[int, str], common: Mapping[str, Any]
 ) -> list[Cell]:
-    """Returns the trainings of the network of timm from scratch, and where there are weights from those."""
+    """Returns the trainings of the timm network from scratch and, if there are any, from each seed's weights."""
     cells = cells_of(lab, {f"{network.name}, {SCRATCH}": network}, work=_WORK, changes=common)
     if weights:
         changes = {**common, "rates": {"encoder": _ENCODER * common["lr"]}}
@@ -241,6 +267,6 @@ def _from_weights(cells: Sequence[Cell], weights: Mapping[int, str]) -> list[Cel
 
 
 def _few(data: ImageData, *, first: int, per_class: int, seed: int) -> ImageData:
-    """Returns the classes from `first` on, with so many training images of each, or all."""
-    part = of_classes(data, range(first, data.num_classes))
-    return few_of_each(part, per_class, seed=seed) if per_class else part
+    """Returns the classes from `first` on, with `per_class` training images each, or all if it is 0."""
+    chosen = of_classes(data, range(first, data.num_classes))
+    return few_of_each(chosen, per_class, seed=seed) if per_class else chosen

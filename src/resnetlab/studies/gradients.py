@@ -1,87 +1,103 @@
-"""Do gradients vanish, or shatter, with depth? Norms and autocorrelation: Balduzzi et al. 2017."""
+"""Do gradients vanish or shatter with depth? Norms and autocorrelation: Balduzzi et al. 2017."""
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
+from resnetlab.core.fields import check_fields, documented
 from resnetlab.core.pictures import MUTED, style_axes
 from resnetlab.core.randomness import generator, torch_seeded
 from resnetlab.core.runs import Run
 from resnetlab.data.storage.store import ImageData
+from resnetlab.evaluation.forward import evaluating
+from resnetlab.models.blocks import ResidualBlock
 from resnetlab.models.resnet import ResNet
-from resnetlab.studies.lab.comparison import weigh
+from resnetlab.studies.lab.comparison import difference, mean_and_deviation, verdict_on
 from resnetlab.studies.lab.conduct import Finding, conduct
-from resnetlab.studies.lab.depths import check_depths, twin_cells
 from resnetlab.studies.lab.drawing import KINDS, depth_look
 from resnetlab.studies.lab.lab import Lab
 from resnetlab.studies.lab.measure import errors, over_seeds
-from resnetlab.studies.lab.noise import difference, spread
+from resnetlab.studies.lab.networks import depths_setting, twin_cells
 from resnetlab.studies.lab.plan import Cell
 from resnetlab.studies.lab.question import Question, StudyResult, Verdict
 from resnetlab.studies.lab.setup import SetUp
-from resnetlab.studies.shattering import autocorrelation, block_gradients, line_gradients, settled
 
 QUESTION = Question(
     name="gradients",
     title="Do gradients vanish with depth, or do they shatter?",
     claim=(
-        "At initialization the gradients of a deep plain network resemble white noise: the deeper, the less those of "
-        "neighboring inputs correlate. With shortcuts they correlate much longer."
+        "At initialization, the gradients of a deep plain network resemble white noise: the deeper it is, the less the "
+        "gradients of neighboring inputs correlate. With shortcuts they correlate much longer."
     ),
     source="Balduzzi et al. 2017, The Shattered Gradients Problem",
     protocol=(
-        "analysis, and networks at initialization; with the depth L correlations fall as 1/2^L without shortcuts and "
-        "as 1/sqrt(L) with shortcuts and batch normalization; drawn, not tabulated"
+        "analysis, and networks at initialization; with depth L, correlations fall as 1/2^L without shortcuts and "
+        "as 1/sqrt(L) with shortcuts and batch normalization; the paper shows curves, no numbers"
     ),
 )
 STATES = ("at initialization", "trained")
-_SHARE = 0.9  # of the budget, for the trainings
+_TRAINING = 0.9  # fraction of the budget
 _PLACES, _LINES, _IMAGES = 65, 8, 64
 _NEAR = (_PLACES - 1) // 16
-"""Places apart at which correlations are judged: a sixteenth of the way from one image to another."""
-_STATISTICS = 256  # images for the statistics of networks that were not trained
+"""Distance of the judged correlations, in places: one sixteenth of the line from one image to another."""
+_STATISTICS = 256  # images for the normalization statistics of untrained networks
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The arguments of this study."""
+
+    depths: Sequence[int] = depths_setting((8, 20, 56), at_least=2)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def gradients(
-    data: str | Path | ImageData = "digits", *, depths: Sequence[int] = (8, 20, 56), **setup: Unpack[SetUp]
+    data: str | Path | ImageData = "digits", *, depths: Sequence[int] = Options.depths, **setup: Unpack[SetUp]
 ) -> StudyResult:
-    """Measures gradients of plain and residual networks of several depths, before and after their training.
+    """Measures gradients of plain and residual networks of several depths, before and after training.
 
-    Along lines from one training image to another, how alike are the gradients of a logit in the image; and how large
-    is the gradient of the loss in the output of each block. A network that was not trained is given the statistics of
-    training images for its normalizations.
+    Two things are measured: how similar the gradients of a logit with respect to the image are along lines from one
+    training image to another, and how large the gradient of the loss with respect to the output of each block is. An
+    untrained network normalizes with the statistics of training images.
 
     Args:
-        data: what `load_data` takes, or returned.
-        depths: layers, 6n + 2 each.
+        data: a source for `load_data`, or its result.
+        depths: see `Options`.
         **setup: see `SetUp`.
 
     Raises:
-        UserError: a depth is not 6n + 2, there is one depth only, or see `conduct`.
+        UserError: there are fewer than two depths, one is not 6n + 2, or see `conduct`.
     """
-    return conduct(QUESTION, data, setup, _answer, depths=check_depths(depths, at_least=2))
+    return conduct(QUESTION, data, setup, _answer, Options(depths=depths))
 
 
-def _answer(lab: Lab, depths: list[int]) -> Finding:
+def _answer(lab: Lab, options: Options) -> Finding:
+    depths = options.depths
     cells = twin_cells(lab, depths)
-    lab.prepare(cells, share=_SHARE)
+    lab.prepare(cells, fraction=_TRAINING)
     runs = lab.train(cells)
     along, inside = [], []
     for cell, run in zip(cells, runs, strict=True):
         for state in STATES:
             get = functools.partial(_network, lab, cell, run, state)
             key, labels = f"{cell.name}-{state.split()[-1]}", {**cell.labels, "seed": cell.seed, "state": state}
-            along.append(lab.once(f"lines-{key}", functools.partial(_along, lab, get)).assign(**labels))
-            inside.append(lab.once(f"blocks-{key}", functools.partial(_inside, lab, get)).assign(**labels))
+            along.append(lab.measured(f"lines-{key}", functools.partial(_along, lab, get)).assign(**labels))
+            inside.append(lab.measured(f"blocks-{key}", functools.partial(_inside, lab, get)).assign(**labels))
     curves, norms = pd.concat(along, ignore_index=True), pd.concat(inside, ignore_index=True)
     rows = summary(curves, norms).merge(errors(lab, cells, runs), on=["network", "depth", "seed"])
     rows.loc[rows["state"] == STATES[0], ["train_error", "test_error"]] = np.nan
@@ -91,28 +107,28 @@ def _answer(lab: Lab, depths: list[int]) -> Finding:
         figures={
             "gradients.png": (
                 lambda figure: _draw_curves(figure, curves, depths, lab.data.name),
-                "How alike gradients in the image are, by their distance on the line from one training image to "
-                "another: 1 of the same gradient, 0 of white noise; means over lines and seeds.",
+                "Autocorrelation of the gradient with respect to the image, by distance on the line from one training "
+                "image to another: 1 means equal gradients, 0 white noise; means over lines and seeds.",
             ),
             "norms.png": (
                 lambda figure: _draw_norms(figure, norms, depths, lab.data.name),
-                "Norm of the gradient of an image's loss in the output of each block, from the stem at 0 to the last "
-                "block at 1; means over images and seeds.",
+                "Norm of the gradient of an image's loss with respect to the output of each block, from the stem (0) "
+                "to the last block (1); means over images and seeds.",
             ),
         },
         deviations=[
             f"gradients: of one logit along {_LINES} lines of {_PLACES} places between training images, where the "
-            "paper's Fig. 1 takes networks of one input; the mean gradient is not taken off",
-            "shortcuts: zero-padded, with activation after the sum, so that the paper's rates are not exact for them",
+            "paper's Fig. 1 uses networks with one input; the mean gradient is not subtracted",
+            "shortcuts: zero-padded, with the activation after the addition, so the paper's rates are not exact here",
         ],
     )  # fmt: skip
 
 
 def summary(curves: pd.DataFrame, norms: pd.DataFrame) -> pd.DataFrame:
-    """Returns a row a network and state: autocorrelation at a sixteenth of the way, norm_ratio.
+    """Returns one row per network and state: autocorrelation at one sixteenth of the line, norm_ratio.
 
-    The ratio is that of norm_first, at the stem, and norm_last, at the last block: above 1 gradients grow on their way
-    back, below 1 they vanish.
+    The ratio is norm_first, at the stem, divided by norm_last, at the last block: above 1, gradients grow during the
+    backward pass; below 1, they vanish.
 
     Args:
         curves: network, depth, seed, state, places, autocorrelation.
@@ -127,11 +143,12 @@ def summary(curves: pd.DataFrame, norms: pd.DataFrame) -> pd.DataFrame:
 
 
 def judge(rows: pd.DataFrame, depths: Sequence[int]) -> Verdict:
-    """Returns the verdict by the autocorrelation at initialization.
+    """Returns the verdict, by the autocorrelation at initialization.
 
     Args:
-        rows: network ("plain" or "residual"), depth, state, autocorrelation, norm_ratio; a row a network and state.
-        depths: those of them.
+        rows: one row per network and state, with the columns network ("plain" or "residual"), depth, state,
+            autocorrelation and norm_ratio.
+        depths: the depths in it.
     """
     shallow, deep = min(depths), max(depths)
 
@@ -139,40 +156,41 @@ def judge(rows: pd.DataFrame, depths: Sequence[int]) -> Verdict:
         return _of(rows, kind, depth, state)[column].to_numpy(dtype=float)
 
     found = {
-        f"without shortcuts, {deep} layers less {shallow}": difference(of("plain", deep), of("plain", shallow)),
-        f"with shortcuts less without, {deep} layers": difference(of("residual", deep), of("plain", deep)),
+        f"without shortcuts, {deep} minus {shallow} layers": difference(of("plain", deep), of("plain", shallow)),
+        f"{deep} layers, with minus without shortcuts": difference(of("residual", deep), of("plain", deep)),
     }
     lead = (
-        f"a sixteenth of the way apart, gradients at initialization correlate by {spread(of('plain', shallow))} with "
-        f"{shallow} layers and {spread(of('plain', deep))} with {deep} layers without shortcuts, and by "
-        f"{spread(of('residual', shallow))} and {spread(of('residual', deep))} with them; the differences are"
+        f"autocorrelation of the gradients at initialization, one sixteenth of the line apart, with {shallow} and "
+        f"{deep} layers: {mean_and_deviation(of('plain', shallow))} and {mean_and_deviation(of('plain', deep))} "
+        f"without shortcuts, {mean_and_deviation(of('residual', shallow))} and "
+        f"{mean_and_deviation(of('residual', deep))} with them. Differences"
     )
-    verdict = weigh(found, dict(zip(found, ("below", "above"), strict=True)), lead)
+    verdict = verdict_on(found, dict(zip(found, ("below", "above"), strict=True)), lead)
     trained, first = (
         " and ".join(
-            f"{spread(of(kind, deep, column, state))} {words}"
-            for kind, words in (("plain", "without shortcuts"), ("residual", "with them"))
+            f"{mean_and_deviation(of(kind, deep, column, state))} {which}"
+            for kind, which in (("plain", "without shortcuts"), ("residual", "with them"))
         )
         for column, state in (("autocorrelation", STATES[1]), ("norm_ratio", STATES[0]))
     )
-    words = (
-        f"{verdict.words}. With {deep} layers it is {trained} after training; at initialization the gradient at the "
-        f"stem, over that at the last block, is {first}"
+    reason = (
+        f"{verdict.reason}. After training, the autocorrelation with {deep} layers is {trained}. At initialization, "
+        f"the norm of the gradient at the stem, divided by that at the last block, is {first}"
     )
-    return Verdict(claim=verdict.claim, words=words)
+    return Verdict(claim=verdict.claim, reason=reason)
 
 
 def _network(lab: Lab, cell: Cell, run: Run, state: str) -> ResNet:
     if state == STATES[1]:
         return lab.network(run).requires_grad_(False)
-    with torch_seeded(cell.seed, "initial weights"):  # as training begins
+    with torch_seeded(cell.seed, "initial weights"):  # the weights with which its training started
         model = ResNet(cell.config).to(lab.device)
     images, _ = _images(lab, range(min(_STATISTICS, len(lab.data.split("train")))))
     return settled(model, images).requires_grad_(False)
 
 
 def _along(lab: Lab, get: Callable[[], ResNet]) -> pd.DataFrame:
-    """Returns a row a distance: places apart, and the autocorrelation of gradients, mean over lines."""
+    """Returns one row per distance: its number of places, and the autocorrelation of gradients, mean over lines."""
     model, count = get(), len(lab.data.split("train"))
     curves = []
     for line in range(_LINES):
@@ -183,7 +201,7 @@ def _along(lab: Lab, get: Callable[[], ResNet]) -> pd.DataFrame:
 
 
 def _inside(lab: Lab, get: Callable[[], ResNet]) -> pd.DataFrame:
-    """Returns a row a block, and one for the stem: block, position from 0 to 1, norm of the gradient."""
+    """Returns one row per block, and one for the stem: block, position from 0 to 1, norm of the gradient."""
     images, labels = _images(lab, range(min(_IMAGES, len(lab.data.split("train")))))
     norms = block_gradients(get(), images, labels)
     return pd.DataFrame({"block": list(norms), "position": np.linspace(0, 1, len(norms)), "norm": list(norms.values())})
@@ -211,7 +229,7 @@ def _draw_curves(figure: Figure, curves: pd.DataFrame, depths: Sequence[int], da
                 )  # fmt: skip
         panel.axvline(_NEAR / (_PLACES - 1), color=MUTED, linewidth=0.8)
         panel.set_xlim(0, 0.5)
-        style_axes(panel, title=f"{data}, {state}", xlabel="distance, of that between two images")
+        style_axes(panel, title=f"{data}, {state}", xlabel="distance, as a fraction of the line")
     panels[0].set_ylabel("autocorrelation of the gradient", fontsize=9, color=MUTED)
     panels[1].legend(frameon=False, fontsize=8)
 
@@ -225,10 +243,88 @@ def _draw_norms(figure: Figure, norms: pd.DataFrame, depths: Sequence[int], data
                 look = depth_look(kind, number, len(depths))
                 panel.plot(table["position"], table["norm"], label=f"{kind}, {depth} layers", **look)
         panel.set_yscale("log")
-        style_axes(panel, title=f"{data}, {state}", xlabel="place in the network, from stem to last block")
+        style_axes(panel, title=f"{data}, {state}", xlabel="position in the network, from stem to last block")
     panels[0].set_ylabel("norm of the loss gradient", fontsize=9, color=MUTED)
     panels[0].legend(frameon=False, fontsize=8)
 
 
 def _of(rows: pd.DataFrame, kind: str, depth: int, state: str) -> pd.DataFrame:
     return rows.loc[(rows["network"] == kind) & (rows["depth"] == depth) & (rows["state"] == state)]
+
+
+def settled(model: ResNet, images: Tensor) -> ResNet:
+    """Returns a copy in evaluation mode whose batch normalizations use the statistics of these images.
+
+    An untrained network has no statistics of its own; without them, its outputs would not be those at the start of
+    training.
+
+    Args:
+        model: a network.
+        images: (N, C, H, W), normalized; one batch.
+    """
+    model = copy.deepcopy(model)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.reset_running_stats()
+            layer.momentum = None  # a plain mean instead of a moving average
+    with torch.no_grad():
+        model.train()(images)
+    return model.eval()
+
+
+def line_gradients(model: ResNet, first: Tensor, second: Tensor, points: int, output: int) -> Tensor:
+    """Returns the gradient of one logit with respect to the image, at places on the line between two images.
+
+    Args:
+        model: a network; it is evaluated in evaluation mode, so that images do not affect each other.
+        first: the first place; (C, H, W), normalized.
+        second: the last place.
+        points: number of places, at equal distances.
+        output: index of the logit.
+
+    Returns:
+        (points, C * H * W).
+    """
+    position = torch.linspace(0, 1, points, device=first.device, dtype=first.dtype).reshape(-1, 1, 1, 1)
+    images = torch.lerp(first, second, position).requires_grad_()
+    with torch.enable_grad(), evaluating(model):
+        total = model(images)[:, output].sum()
+        return torch.autograd.grad(total, images)[0].flatten(1)
+
+
+def autocorrelation(gradients: Tensor) -> np.ndarray:
+    """Returns the autocorrelation of gradients by the number of places between them: 1 at 0, and 0 for white noise.
+
+        r(k) = mean over t of <g(t), g(t + k)>  /  mean over t of <g(t), g(t)>
+
+    The mean gradient is not subtracted: for a linear function, r is 1 everywhere.
+
+    Args:
+        gradients: (places, D).
+
+    Returns:
+        (places,).
+    """
+    products = (gradients @ gradients.T).double().cpu()
+    means = np.array([float(products.diagonal(lag).mean()) for lag in range(len(products))])
+    return means / means[0]
+
+
+def block_gradients(model: ResNet, images: Tensor, labels: Tensor) -> dict[str, float]:
+    """Returns the norm of the gradient of an image's loss with respect to the output of the stem and of each block.
+
+    The values are means over images, by the names of `ResNet.features`, in order.
+
+    Args:
+        model: a network.
+        images: (N, C, H, W), normalized.
+        labels: int64 (N,).
+    """
+    with torch.enable_grad(), evaluating(model):
+        taps = model.features(images.detach().requires_grad_())
+        names = ["stem", *(name for name, block in model.blocks() if isinstance(block, ResidualBlock))]
+        loss = F.cross_entropy(taps["logits"], labels, reduction="sum")
+        gradients = torch.autograd.grad(loss, [taps[name] for name in names])
+    return {
+        name: float(gradient.flatten(1).norm(dim=1).mean()) for name, gradient in zip(names, gradients, strict=True)
+    }

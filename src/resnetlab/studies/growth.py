@@ -1,9 +1,10 @@
-"""Does a deeper network contain the shallower one? Growing one, at equal compute: He et al. 2016, section 1."""
+"""Does a deeper network contain the shallower one? Growing a network, at equal compute: He et al. 2016, section 1."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
@@ -13,8 +14,8 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from resnetlab.core.checks import check_number
 from resnetlab.core.errors import UserError
+from resnetlab.core.fields import check_fields, documented, setting
 from resnetlab.core.pictures import INK, MUTED, TRAINING, VALIDATION, style_axes
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.core.runs import Run
@@ -23,15 +24,14 @@ from resnetlab.evaluation.evaluate import default_split
 from resnetlab.evaluation.forward import answer, trained_on
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
-from resnetlab.models.stems import stem_for
 from resnetlab.models.summary import count
 from resnetlab.models.surgery import deepen
-from resnetlab.studies.lab.comparison import against, weigh
+from resnetlab.studies.lab.comparison import against, verdict_on
 from resnetlab.studies.lab.conduct import Finding, conduct
-from resnetlab.studies.lab.depths import check_depth
 from resnetlab.studies.lab.drawing import dots
-from resnetlab.studies.lab.lab import Lab, network
+from resnetlab.studies.lab.lab import Lab
 from resnetlab.studies.lab.measure import errors, over_seeds
+from resnetlab.studies.lab.networks import cells_of, depth_setting, three_stages
 from resnetlab.studies.lab.plan import Cell
 from resnetlab.studies.lab.question import FAILS, Question, StudyResult, Verdict
 from resnetlab.studies.lab.setup import SetUp
@@ -40,8 +40,8 @@ QUESTION = Question(
     name="growth",
     title="Does a deeper network contain the shallower one?",
     claim=(
-        "Deepened without changing its function and trained on, a network gets to a training loss below that of the "
-        "shallow one that it was, and below that of the same network trained deep from the start at equal compute."
+        "A network that is deepened without changing its function and then trained further reaches a lower training "
+        "loss than the shallow network that it was, and than the deep network trained from scratch at equal compute."
     ),
     source=(
         "He et al. 2016, Deep Residual Learning, section 1, the argument by construction; Chen et al. 2016, Net2Net"
@@ -49,7 +49,7 @@ QUESTION = Question(
     protocol="an argument by construction, without figures",
 )
 _SLOWER = 0.25
-"""Share of the rate at which a grown network is trained on: it has learned already."""
+"""Learning rate of the grown network, as a fraction of the study's: it is already trained."""
 _LOOKS = {
     "shallow": {"color": TRAINING, "linestyle": "--"},
     "grown": {"color": VALIDATION, "linestyle": "-"},
@@ -57,40 +57,50 @@ _LOOKS = {
 }
 
 
+@documented
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The arguments of this study."""
+
+    shallow: int = depth_setting(8, "layers of the shallow network")
+    deep: int = depth_setting(20, "layers of the deep network")
+    before: float = setting(
+        0.5, "fraction of the compute that the grown network gets while it is shallow", above=0, below=1
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.deep <= self.shallow:
+            raise UserError(f"deep must have more layers than shallow, got {self.deep} and {self.shallow}.")
+
+
 def growth(
     data: str | Path | ImageData = "digits",
     *,
-    shallow: int = 8,
-    deep: int = 20,
-    before: float = 0.5,
+    shallow: int = Options.shallow,
+    deep: int = Options.deep,
+    before: float = Options.before,
     **setup: Unpack[SetUp],
 ) -> StudyResult:
-    """Trains a shallow network, deepens it and trains on, against shallow and deep networks at equal compute.
+    """Trains a shallow network, deepens it and trains it further; compares with shallow and deep ones at equal compute.
 
     Compute is multiply-accumulates of one forward pass times images seen.
 
     Args:
-        data: what `load_data` takes, or returned.
-        shallow: layers of the shallow network, 6n + 2.
-        deep: layers of the deep one, likewise.
-        before: share of the compute that the grown network has as a shallow one.
+        data: a source for `load_data`, or its result.
+        shallow: see `Options`.
+        deep: see `Options`.
+        before: see `Options`.
         **setup: see `SetUp`.
 
     Raises:
-        UserError: the depths are not 6n + 2 or do not grow, `before` is not between 0 and 1, or see `conduct`.
+        UserError: a depth is not 6n + 2, deep is not above shallow, `before` is not between 0 and 1, or see `conduct`.
     """
-    options = {
-        "shallow": check_depth("shallow", shallow),
-        "deep": check_depth("deep", deep),
-        "before": check_number("before", before, 0, 1, above=True, below=True),
-    }
-    if options["deep"] <= options["shallow"]:
-        raise UserError(f"deep must have more layers than shallow, got {deep} and {shallow}.")
-    return conduct(QUESTION, data, setup, _answer, **options)
+    return conduct(QUESTION, data, setup, _answer, Options(shallow=shallow, deep=deep, before=before))
 
 
 def grow(model: ResNet, depths: Sequence[int], *, seed: int) -> ResNet:
-    """Deepens a network in place, at the end of each stage, until its stages have so many blocks, and returns it."""
+    """Adds blocks at the end of each stage, in place, until the stages have these depths; returns the network."""
     with torch_seeded(seed, "growth"):
         for stage, depth in enumerate(depths, 1):
             while model.config.depths[stage - 1] < depth:
@@ -98,98 +108,82 @@ def grow(model: ResNet, depths: Sequence[int], *, seed: int) -> ResNet:
     return model
 
 
-def _answer(lab: Lab, shallow: int, deep: int, before: float) -> Finding:
-    networks = {"shallow": _network(lab, shallow), "deep": _network(lab, deep)}
+def _answer(lab: Lab, options: Options) -> Finding:
+    shallow, deep, before = options.shallow, options.deep, options.before
+    networks = {
+        "shallow": three_stages(lab, shallow, shortcut="A"),
+        "deep": three_stages(lab, deep, shortcut="A"),
+    }
     macs = {kind: count(config, lab.image_size)[1] for kind, config in networks.items()}
     ratio = macs["deep"] / macs["shallow"]
-    starts = _cells(lab, "start", networks["shallow"], work=before * ratio)
-    grown = _cells(lab, "grown", networks["deep"], work=1 - before, changes={"lr": _SLOWER * lab.recipe.lr})
+    starts = cells_of(lab, {"start": networks["shallow"]}, work=before * ratio)
+    grown = cells_of(lab, {"grown": networks["deep"]}, work=1 - before, changes={"lr": _SLOWER * lab.recipe.lr})
     others = [
-        *_cells(lab, "shallow", networks["shallow"], work=ratio),
-        *_cells(lab, "deep", networks["deep"], work=1.0),
+        *cells_of(lab, {"shallow": networks["shallow"]}, work=ratio),
+        *cells_of(lab, {"deep": networks["deep"]}),
     ]
-    lab.prepare([*starts, *grown, *others], share=0.95)
+    lab.prepare([*starts, *grown, *others], fraction=0.95)
 
-    begun = lab.train(starts)
-    receipts = lab.once("receipts", lambda: _receipts(lab, begun, networks["deep"]))
+    started = lab.train(starts)
+    changes = lab.measured("changes", lambda: _logit_changes(lab, started, networks["deep"]))
     grown = [
         dataclasses.replace(cell, network=grow(lab.network(run), networks["deep"].depths, seed=cell.seed))
-        for cell, run in zip(grown, begun, strict=True)
+        for cell, run in zip(grown, started, strict=True)
     ]
-    cells, runs = [*starts, *grown, *others], [*begun, *lab.train([*grown, *others])]
+    cells, runs = [*starts, *grown, *others], [*started, *lab.train([*grown, *others])]
     rows = errors(lab, cells, runs)
-    curves = lab.once("curves", lambda: _curves(lab, cells, runs, macs))
+    curves = lab.measured("curves", lambda: _curves(lab, cells, runs, macs))
     table = over_seeds(rows, ("network",), ("train_loss", "test_error"))
     table.insert(1, "layers", [shallow, deep, shallow, deep])
     table.insert(
         2, "compute", [curves.loc[curves["network"] == kind, "compute"].to_numpy().max() for kind in table["network"]]
     )
-    table["logits_moved"] = [None, receipts["largest"].to_numpy().max(), None, None]
+    table["logit_change"] = [None, changes["largest"].to_numpy().max(), None, None]
 
     def draw(figure: Figure) -> None:
         _draw(figure, curves, rows.loc[rows["network"] != "start"], lab.data.name)
 
-    words = (
-        "On the left the training loss over compute, means over seeds: of the shallow network, of the one that is "
-        "deepened where the mark is, and of the deep one. On the right their test error at the end, all at equal "
-        "compute: a dot a training, a diamond with a bar their mean and standard deviation."
+    caption = (
+        "Left: training loss by compute, means over seeds, of the shallow network, of the grown one, which is deepened "
+        "at the diamond, and of the deep one. Right: test error at the end, all at equal compute; dots are trainings, "
+        "diamonds with bars their mean and standard deviation."
     )
     return Finding(
         table=table,
-        verdict=judge(rows, receipts),
-        figures={"growth.png": (draw, words)},
+        verdict=judge(rows, changes),
+        figures={"growth.png": (draw, caption)},
         deviations=[
-            f"the grown network is trained on at {_SLOWER:g} times the rate, which rises and falls once more; its "
-            "momentum begins anew",
-            "equal compute is equal multiply-accumulates of a forward pass times images; seconds may differ",
+            f"after deepening, the network is trained with {_SLOWER:g} times the learning rate, a second one-cycle "
+            "schedule, and momentum that starts at 0",
+            "equal compute means equal multiply-accumulates of a forward pass times images; seconds may differ",
         ],
     )
 
 
-def judge(rows: pd.DataFrame, receipts: pd.DataFrame) -> Verdict:
-    """Returns the verdict by the training losses against that of the grown network.
+def judge(rows: pd.DataFrame, changes: pd.DataFrame) -> Verdict:
+    """Returns the verdict, by the training losses compared with that of the grown network.
 
     Args:
-        rows: network ("start", "grown", "shallow", "deep"), train_loss and test_error, a row a training.
-        receipts: `largest`, how far deepening moved any logit, a row a seed.
+        rows: one row per training, with the columns network ("start", "grown", "shallow", "deep"), train_loss and
+            test_error.
+        changes: one row per seed, with the column largest: the largest change of any logit by deepening.
     """
-    moved = float(receipts["largest"].to_numpy().max())
+    change = float(changes["largest"].to_numpy().max())
     expected = {"start": "above", "deep": "above"}
     thousandths = rows.assign(train_loss=1000 * rows["train_loss"])
-    verdict = weigh(
+    verdict = verdict_on(
         against(thousandths, "grown", value="train_loss"),
         expected,
-        f"deepening moved no logit by more than {moved:g}; training loss against the grown network's, in thousandths "
-        "of a nat, where start is the shallow network that it was and the others have equal compute",
+        f"deepening changed no logit by more than {change:g}; training loss compared with the grown network, in "
+        'thousandths of a nat ("start" is the shallow network before it was deepened, the others have equal compute)',
     )
     tests = ", ".join(f"{kind} {found}" for kind, found in against(rows, "grown").items())
-    words = f"{verdict.words}. Test error against the grown network's, in points: {tests}"
-    return Verdict(claim=FAILS if moved > 0 else verdict.claim, words=words)
+    reason = f"{verdict.reason}. Test error compared with the grown network, in points: {tests}"
+    return Verdict(claim=FAILS if change > 0 else verdict.claim, reason=reason)
 
 
-def _network(lab: Lab, layers: int) -> ResNetConfig:
-    fields = {"depths": ((layers - 2) // 6,) * 3, "widths": (16, 32, 64), "stem": stem_for(lab.image_size)}
-    return network(lab, **fields, shortcut="A")
-
-
-def _cells(
-    lab: Lab, kind: str, config: ResNetConfig, *, work: float, changes: Mapping[str, float] | None = None
-) -> list[Cell]:
-    return [
-        Cell(
-            name=f"{kind}-seed{seed}",
-            network=config,
-            seed=seed,
-            work=work,
-            changes=changes or {},
-            labels={"network": kind},
-        )
-        for seed in lab.seeds
-    ]
-
-
-def _receipts(lab: Lab, runs: Sequence[Run], deep: ResNetConfig) -> pd.DataFrame:
-    """Returns how far deepening moves the logits of each network on the images that it is evaluated on."""
+def _logit_changes(lab: Lab, runs: Sequence[Run], deep: ResNetConfig) -> pd.DataFrame:
+    """Returns the largest change of the logits of each network by deepening, on at most 1,000 held-out images."""
     split = default_split(lab.data)
     images = lab.data.squares(split, torch.arange(min(1_000, len(lab.data.split(split)))))
     rows = []
@@ -202,7 +196,7 @@ def _receipts(lab: Lab, runs: Sequence[Run], deep: ResNetConfig) -> pd.DataFrame
 
 
 def _curves(lab: Lab, cells: Sequence[Cell], runs: Sequence[Run], macs: Mapping[str, int]) -> pd.DataFrame:
-    """Returns the training loss over compute, in units of 10^9 multiply-accumulates, a row an epoch of a training."""
+    """Returns the training loss by compute in 10^9 multiply-accumulates, one row per epoch of a training."""
     images = len(lab.data.split("train"))
     spent: dict[int, float] = {}
     frames = []
@@ -210,8 +204,8 @@ def _curves(lab: Lab, cells: Sequence[Cell], runs: Sequence[Run], macs: Mapping[
         kind = cell.labels["network"]
         cost = images * macs["shallow" if kind in ("start", "shallow") else "deep"] / 1e9
         history = run.history
-        begin = spent.get(cell.seed, 0.0) if kind == "grown" else 0.0
-        compute = begin + cost * history["epoch"].to_numpy(dtype=float)
+        start = spent.get(cell.seed, 0.0) if kind == "grown" else 0.0
+        compute = start + cost * history["epoch"].to_numpy(dtype=float)
         if kind == "start":
             spent[cell.seed] = compute[-1]
         loss = history["train_loss"].to_numpy(dtype=float)
@@ -231,7 +225,7 @@ def _draw(figure: Figure, curves: pd.DataFrame, rows: pd.DataFrame, data: str) -
     left.plot(*points["start"][-1], "D", color=VALIDATION, markersize=6, label="deepened here")
     left.set_yscale("log")
     left.yaxis.set_major_formatter("{x:g}")
-    left.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))  # where there is room for them
+    left.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))  # only if there is room for them
     style_axes(left, title=f"Training loss, {data}", xlabel="compute, 10^9 multiply-accumulates", ylabel="loss, nats")
     left.legend(frameon=False, fontsize=9, labelcolor=MUTED)
     dots(right, rows, "test_error", title=f"Test error, {data}", baseline="shallow")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
@@ -13,17 +14,17 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from resnetlab.core.fields import check_fields, documented
 from resnetlab.core.pictures import style_axes
 from resnetlab.core.runs import Run
 from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.diagnostics import diagnose
-from resnetlab.studies.lab.comparison import weigh
+from resnetlab.studies.lab.comparison import difference, verdict_on
 from resnetlab.studies.lab.conduct import Finding, conduct
-from resnetlab.studies.lab.depths import check_depths, twin_cells
 from resnetlab.studies.lab.drawing import KINDS, depth_look
 from resnetlab.studies.lab.lab import Lab
 from resnetlab.studies.lab.measure import errors, guessing, over_seeds
-from resnetlab.studies.lab.noise import difference
+from resnetlab.studies.lab.networks import depths_setting, twin_cells
 from resnetlab.studies.lab.question import HOLDS, OPEN, Question, StudyResult, Verdict
 from resnetlab.studies.lab.setup import SetUp
 
@@ -37,38 +38,52 @@ QUESTION = Question(
     source="He et al. 2016, Deep Residual Learning, Fig. 7",
     protocol=(
         "CIFAR-10, 64,000 steps of 128 images, networks of 20, 56 and 110 layers; standard deviation of the output of "
-        "each 3x3 layer, after normalization and before activation or addition; drawn, not tabulated"
+        "each 3x3 layer, after normalization and before activation or addition; the paper shows curves, no numbers"
     ),
 )
-_SHARE = 0.95  # of the budget, for the trainings
+_TRAINING = 0.95  # fraction of the budget
 _IMAGES = 512
-_LEARNED = 0.5  # a plain network of more than this share of the error of guessing is not the trained one of the claim
+_LEARNED = 0.5  # a plain network above this fraction of the error of guessing has not learned enough for the claim
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The arguments of this study."""
+
+    depths: Sequence[int] = depths_setting((20, 56), at_least=2)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def responses(
-    data: str | Path | ImageData = "digits", *, depths: Sequence[int] = (20, 56), **setup: Unpack[SetUp]
+    data: str | Path | ImageData = "digits", *, depths: Sequence[int] = Options.depths, **setup: Unpack[SetUp]
 ) -> StudyResult:
     """Trains plain and residual networks of several depths and measures how strongly their layers respond.
 
     The response of a 3x3 convolution is the standard deviation of its normalized output; see `Diagnostics`.
 
     Args:
-        data: what `load_data` takes, or returned.
-        depths: layers, 6n + 2 each.
+        data: a source for `load_data`, or its result.
+        depths: see `Options`.
         **setup: see `SetUp`.
 
     Raises:
-        UserError: a depth is not 6n + 2, there is one depth only, or see `conduct`.
+        UserError: there are fewer than two depths, one is not 6n + 2, or see `conduct`.
     """
-    return conduct(QUESTION, data, setup, _answer, depths=check_depths(depths, at_least=2))
+    return conduct(QUESTION, data, setup, _answer, Options(depths=depths))
 
 
-def _answer(lab: Lab, depths: list[int]) -> Finding:
+def _answer(lab: Lab, options: Options) -> Finding:
+    depths = options.depths
     cells = twin_cells(lab, depths)
-    lab.prepare(cells, share=_SHARE)
+    lab.prepare(cells, fraction=_TRAINING)
     runs = lab.train(cells)
     found = [
-        lab.once(f"responses-{cell.name}", functools.partial(_measure, lab, run)).assign(**cell.labels, seed=cell.seed)
+        lab.measured(f"responses-{cell.name}", functools.partial(_measure, lab, run)).assign(
+            **cell.labels, seed=cell.seed
+        )
         for cell, run in zip(cells, runs, strict=True)
     ]
     layers = pd.concat(found, ignore_index=True)
@@ -80,22 +95,23 @@ def _answer(lab: Lab, depths: list[int]) -> Finding:
         figures={
             "responses.png": (
                 lambda figure: _draw(figure, layers, depths, lab.data.name),
-                "Standard deviation of the output of each 3x3 layer: on the left in the order of the layers, on the "
-                "right from the largest to the smallest; dashed plain, full residual; means over seeds.",
+                "Standard deviation of the output of each 3x3 layer: in the order of the layers (left) and from the "
+                "largest to the smallest (right). Dashed lines are plain networks, solid lines residual ones; means "
+                "over seeds.",
             )
         },
         deviations=[
-            f"depths: {', '.join(map(str, depths))} layers; responses to {_IMAGES} training images at most",
-            "responses begin at 1, the scale of a new normalization; a short training moves them little",
+            f"depths: {', '.join(map(str, depths))} layers; responses to at most {_IMAGES} training images",
+            "responses start at 1, the scale of a new normalization layer; a short training changes them little",
         ],
     )
 
 
 def summary(layers: pd.DataFrame) -> pd.DataFrame:
-    """Returns a row a network: mean, smallest and largest response of its layers.
+    """Returns one row per network: mean, smallest and largest response of its layers.
 
     Args:
-        layers: network, depth, seed, response, a row a layer.
+        layers: one row per layer, with the columns network, depth, seed and response.
     """
     rows = []
     for _, group in layers.groupby(["network", "depth", "seed"], sort=False):
@@ -106,33 +122,34 @@ def summary(layers: pd.DataFrame) -> pd.DataFrame:
 
 
 def judge(rows: pd.DataFrame, depths: Sequence[int], *, chance: float) -> Verdict:
-    """Returns the verdict by the mean response of each network; it holds only where all could be compared.
+    """Returns the verdict, by the mean response of each network; the claim holds only if all are comparable.
 
     Args:
-        rows: network ("plain" or "residual"), depth, response, train_error in percent; a row a training.
-        depths: those of them.
+        rows: one row per training: network ("plain" or "residual"), depth, response, train_error in percent.
+        depths: the depths in it.
         chance: accuracy of guessing, in percent.
     """
     shallow, deep = min(depths), max(depths)
     plain_errors = {depth: _of(rows, "plain", depth, "train_error").mean() for depth in depths}
     learned = [depth for depth, error in plain_errors.items() if error <= _LEARNED * (100 - chance)]
     found = {
-        f"with shortcuts less without, {depth} layers": difference(
+        f"{depth} layers, with minus without shortcuts": difference(
             100 * _of(rows, "residual", depth, "response"), 100 * _of(rows, "plain", depth, "response")
         )
         for depth in learned
     }
-    found[f"with shortcuts, {deep} layers less {shallow}"] = difference(
+    found[f"with shortcuts, {deep} minus {shallow} layers"] = difference(
         100 * _of(rows, "residual", deep, "response"), 100 * _of(rows, "residual", shallow, "response")
     )
-    verdict = weigh(found, dict.fromkeys(found, "below"), "the mean responses of the layers differ, in hundredths, by")
+    lead = "differences between the mean responses of the layers, in hundredths"
+    verdict = verdict_on(found, dict.fromkeys(found, "below"), lead)
     left_out = [
-        f". Without shortcuts {depth} layers still have a training error of {error:.0f} %, and are not compared"
+        f". Without shortcuts, {depth} layers still have a training error of {error:.0f} % and are not compared"
         for depth, error in plain_errors.items()
         if depth not in learned
     ]
     claim = OPEN if left_out and verdict.claim == HOLDS else verdict.claim
-    return Verdict(claim=claim, words="".join((verdict.words, *left_out)))
+    return Verdict(claim=claim, reason="".join((verdict.reason, *left_out)))
 
 
 def _of(rows: pd.DataFrame, kind: str, depth: int, column: str) -> np.ndarray:
@@ -141,7 +158,7 @@ def _of(rows: pd.DataFrame, kind: str, depth: int, column: str) -> np.ndarray:
 
 
 def _measure(lab: Lab, run: Run) -> pd.DataFrame:
-    """Returns a row a 3x3 convolution, in order: layer, position from 1, response, rank."""
+    """Returns one row per 3x3 convolution, in order: layer, position from 1, response, rank."""
     count = min(_IMAGES, len(lab.data.split("train")))
     found = diagnose(lab.network(run), lab.data.squares("train", torch.arange(count))).responses
     return found.assign(position=np.arange(1, len(found) + 1))

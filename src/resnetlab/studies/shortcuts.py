@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from resnetlab.core.fields import check_fields, documented, setting
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.config import ResNetConfig
-from resnetlab.studies.lab.comparison import against, cells_of, named_network, weigh
+from resnetlab.studies.lab.comparison import against, verdict_on
 from resnetlab.studies.lab.conduct import Finding, conduct
 from resnetlab.studies.lab.drawing import two_errors
 from resnetlab.studies.lab.lab import Lab
 from resnetlab.studies.lab.measure import errors, over_seeds
+from resnetlab.studies.lab.networks import catalog_network, cells_of
 from resnetlab.studies.lab.question import Question, StudyResult, Verdict
 from resnetlab.studies.lab.setup import SetUp
 
@@ -23,7 +26,7 @@ QUESTION = Question(
     name="shortcuts",
     title="What should a shortcut do?",
     claim=(
-        "Without shortcuts the error is higher; projections (B, C) do no worse than zero padding (A); full "
+        "Without shortcuts the error is higher; projections (B, C) are not worse than zero padding (A); full "
         "pre-activation has a lower error than post-activation."
     ),
     source="He et al. 2016, Deep Residual Learning, Table 3; He et al. 2016b, Identity Mappings, Table 2",
@@ -45,65 +48,76 @@ QUESTION = Question(
 _EXPECTED = {"none": "above", "B": "not above", "C": "not above", "pre-activation": "below"}
 
 
+@documented
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The arguments of this study."""
+
+    model: str = setting("resnet20", "network of the catalog")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
 def shortcuts(
-    data: str | Path | ImageData = "digits", *, model: str = "resnet20", **setup: Unpack[SetUp]
+    data: str | Path | ImageData = "digits", *, model: str = Options.model, **setup: Unpack[SetUp]
 ) -> StudyResult:
-    """Trains one network with each kind of shortcut, alike in all else.
+    """Trains one network with each kind of shortcut; everything else is equal.
 
     "A" pads with zero channels where the shape changes, "B" projects there, "C" projects in every block, and "none"
     adds nothing; "pre-activation" is A with normalization and activation before each convolution.
 
     Args:
-        data: what `load_data` takes, or returned.
-        model: a network of the catalog.
+        data: a source for `load_data`, or its result.
+        model: see `Options`.
         **setup: see `SetUp`.
 
     Raises:
-        UserError: there is no such network, its shortcuts cannot be exchanged, or see `conduct`.
+        UserError: the catalog has no such network, it does not allow these shortcuts, or see `conduct`.
     """
-    return conduct(QUESTION, data, setup, _answer, model=model)
+    return conduct(QUESTION, data, setup, _answer, Options(model=model))
 
 
 def kinds(lab: Lab, model: str) -> dict[str, ResNetConfig]:
     """Returns the network with each kind of shortcut."""
     post = {"preactivation": False}
-    pre = {"preactivation": True, "stem_norm": False, "stem_activation": False}  # the first block begins with both
+    pre = {"preactivation": True, "stem_norm": False, "stem_activation": False}  # the first block starts with both
     return {
-        "A": named_network(lab, model, shortcut="A", **post),
-        "B": named_network(lab, model, shortcut="B", **post),
-        "C": named_network(lab, model, shortcut="C", **post),
-        "none": named_network(lab, model, shortcut="none", **post),
-        "pre-activation": named_network(lab, model, shortcut="A", **pre),
+        "A": catalog_network(lab, model, shortcut="A", **post),
+        "B": catalog_network(lab, model, shortcut="B", **post),
+        "C": catalog_network(lab, model, shortcut="C", **post),
+        "none": catalog_network(lab, model, shortcut="none", **post),
+        "pre-activation": catalog_network(lab, model, shortcut="A", **pre),
     }
 
 
-def _answer(lab: Lab, model: str) -> Finding:
-    cells = cells_of(lab, kinds(lab, model))
+def _answer(lab: Lab, options: Options) -> Finding:
+    cells = cells_of(lab, kinds(lab, options.model))
     lab.prepare(cells)
     rows = errors(lab, cells, lab.train(cells))
 
     def draw(figure: Figure) -> None:
         two_errors(figure, rows, lab.data.name, baseline="A")
 
-    words = (
-        "Training and test error with each kind of shortcut: a dot a training, a diamond with a bar their mean and "
+    caption = (
+        "Training and test error with each kind of shortcut. Dots are trainings, diamonds with bars their mean and "
         "standard deviation; the dotted line is the mean of option A."
     )
     return Finding(
         table=over_seeds(rows, ("network",), ("train_error", "test_error")),
         verdict=judge(rows),
-        figures={"shortcuts.png": (draw, words)},
+        figures={"shortcuts.png": (draw, caption)},
         deviations=[
-            f"network: {model} with each shortcut, one rate and as many steps for all; none is tuned by itself",
-            "pre-activation is compared with option A, by which it changes the shape too",
+            f"no tuning: {options.model} has the same learning rate and number of steps with each shortcut",
+            "pre-activation is compared with option A, and uses option A where the shape changes",
         ],
     )
 
 
 def judge(rows: pd.DataFrame) -> Verdict:
-    """Returns the verdict by the test errors against those of option A.
+    """Returns the verdict, by the test errors compared with those of option A.
 
     Args:
-        rows: network ("A", "B", "C", "none", "pre-activation") and test_error, a row a training.
+        rows: one row per training, with the columns network ("A", "B", "C", "none", "pre-activation") and test_error.
     """
-    return weigh(against(rows, "A"), _EXPECTED, "test error against option A, in points")
+    return verdict_on(against(rows, "A"), _EXPECTED, "test error compared with option A, in points")

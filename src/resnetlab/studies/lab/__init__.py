@@ -1,1 +1,1 @@
-"""What every study shares: its plan, its runs, its table, its verdict, its page."""
+"""What every study shares: plan, trainings, measurements, verdict and page."""

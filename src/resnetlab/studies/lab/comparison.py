@@ -1,57 +1,77 @@
-"""Several kinds of training against one of them: the cells, the differences, and a verdict that counts comparisons."""
+"""Differences between a few trainings: how large they are, which are significant, and what that says of a claim."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from resnetlab.models.catalog import config_for_data
-from resnetlab.models.config import ResNetConfig
-from resnetlab.studies.lab.lab import Lab
-from resnetlab.studies.lab.noise import BEYOND, Difference, difference
-from resnetlab.studies.lab.outside import OutsideConfig
-from resnetlab.studies.lab.plan import Cell
 from resnetlab.studies.lab.question import FAILS, HOLDS, OPEN, Verdict
 
+THRESHOLD = 2.0
+"""Standard errors beyond which a single difference is significant."""
 RULE = (
-    f"a difference counts from {BEYOND:g} standard errors on where it is the only one, and from more on where it is "
-    "one of several (Holm 1979)"
+    f"a single difference is significant beyond {THRESHOLD:g} standard errors; among several, the threshold is higher "
+    "(Holm 1979)"
 )
 
 
-def named_network(lab: Lab, model: str, **fields: Any) -> ResNetConfig:
-    """Returns a network of the catalog, for the study's images, with these fields changed.
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """The difference of two means.
 
-    Raises:
-        UserError: there is no such network or field, or the fields do not go together.
+    Attributes:
+        value: first mean minus second.
+        error: its standard error, sqrt(s1^2 / n1 + s2^2 / n2) with the standard deviations s (divided by n - 1) over
+            seeds; NaN if a side has only one value, because one value does not show the noise.
     """
-    return config_for_data(model, image_size=lab.image_size, overrides=fields, **lab.channels_and_classes)
+
+    value: float
+    error: float
+
+    @property
+    def is_above(self) -> bool:
+        """Whether the first is larger, by more than twice the standard error."""
+        return self.value > THRESHOLD * self.error  # False for NaN
+
+    @property
+    def is_below(self) -> bool:
+        """Whether the first is smaller, by more than twice the standard error."""
+        return -self.value > THRESHOLD * self.error
+
+    def __str__(self) -> str:
+        noise = "one seed, noise unknown" if math.isnan(self.error) else f"standard error {self.error:.2f}"
+        return f"{self.value:+.2f} ({noise})"
 
 
-def cells_of(lab: Lab, networks: Mapping[str, ResNetConfig | OutsideConfig], **fields: Any) -> list[Cell]:
-    """Returns the trainings of each network with each seed; what they are called is the label "network"."""
-    return [
-        Cell(
-            name=f"{kind.replace(' ', '-').replace(',', '')}-seed{seed}",
-            network=config,
-            seed=seed,
-            labels={"network": kind},
-            **fields,
-        )
-        for kind, config in networks.items()
-        for seed in lab.seeds
-    ]
+def difference(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> Difference:
+    """Returns the difference of the means of two samples with one value per seed."""
+    samples = [np.asarray(sample, dtype=float) for sample in (first, second)]
+    variances = [sample.var(ddof=1) / len(sample) if len(sample) > 1 else math.nan for sample in samples]
+    return Difference(value=float(samples[0].mean() - samples[1].mean()), error=math.sqrt(sum(variances)))
+
+
+def above(values: Sequence[float] | np.ndarray, bound: float) -> Difference:
+    """Returns the mean of values, one per seed, minus a fixed bound."""
+    return difference(values, (bound, bound))
+
+
+def mean_and_deviation(values: Sequence[float] | np.ndarray) -> str:
+    """Returns "mean +- standard deviation" of values over seeds, or the value if there is only one."""
+    values = np.asarray(values, dtype=float)
+    deviation = f" +- {values.std(ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{values.mean():.2f}{deviation}"
 
 
 def against(rows: pd.DataFrame, baseline: str, *, value: str = "test_error") -> dict[str, Difference]:
-    """Returns by how much the mean of each network is above that of one of them.
+    """Returns the mean of each network minus the mean of the baseline.
 
     Args:
-        rows: network, and the value, a row a training.
+        rows: one row per training, with the columns network and `value`.
         baseline: the network that the others are compared with.
         value: the column.
     """
@@ -59,16 +79,16 @@ def against(rows: pd.DataFrame, baseline: str, *, value: str = "test_error") -> 
     return {kind: difference(found, values[baseline]) for kind, found in values.items() if kind != baseline}
 
 
-def told_apart(differences: Mapping[str, Difference]) -> set[str]:
-    """Returns the names of the differences that are told from 0 when so many are looked at together.
+def significant(differences: Mapping[str, Difference]) -> set[str]:
+    """Returns the names of the differences that are significantly different from 0, corrected for their number.
 
-    Holm's procedure (1979) on normal tails: the chance that any is told from 0 where there is none stays that of a
-    single difference beyond twice its standard error, 4.6 %. So one alone counts from 2 standard errors on, the
-    largest of three from 2.43, the next from 2.28. With few seeds the standard errors themselves are rough: of three
-    the chance is 12 % for one difference and about 20 % that any of five is told from 0.
+    Holm's procedure (1979) with normal tails keeps the chance of any false positive at that of a single difference
+    beyond twice its standard error, 4.6 %. A single difference needs 2 standard errors, the largest of three needs
+    2.43, the next 2.28. With few seeds the standard errors themselves are rough: with three seeds, the chance of a
+    false positive is 12 % for one difference and about 20 % for five.
     """
-    tails = 2 * NormalDist().cdf(-BEYOND)
-    sizes = {name: _errors_from_zero(found) for name, found in differences.items()}
+    tails = 2 * NormalDist().cdf(-THRESHOLD)
+    sizes = {name: _standard_errors(found) for name, found in differences.items()}
     found = set()
     for place, name in enumerate(sorted(sizes, key=lambda name: -sizes[name])):
         if sizes[name] <= -NormalDist().inv_cdf(tails / 2 / (len(sizes) - place)):
@@ -77,36 +97,36 @@ def told_apart(differences: Mapping[str, Difference]) -> set[str]:
     return found
 
 
-def weigh(differences: Mapping[str, Difference], expected: Mapping[str, str], lead: str) -> Verdict:
+def verdict_on(differences: Mapping[str, Difference], expected: Mapping[str, str], lead: str) -> Verdict:
     """Returns the verdict on a claim about several differences from one baseline.
 
-    It holds where every difference that is expected to be "above" or "below" 0 is so for certain; it does not where
-    one is certainly on the other side, or where one expected to be "not above" is above.
+    The claim holds if every difference that is expected to be "above" or "below" 0 significantly is. It fails if one
+    is significantly on the other side, or if one that is expected to be "not above" 0 is above.
 
     Args:
         differences: from the baseline, by name.
-        expected: of some of them, "above", "below" or "not above".
-        lead: the words before the differences, saying what they are.
+        expected: "above", "below" or "not above" for those that the claim is about.
+        lead: the text before the differences, which says what they are.
     """
-    certain = told_apart(differences)
+    certain = significant(differences)
     signs = {name: math.copysign(name in certain, found.value) for name, found in differences.items()}
     wanted = {"above": 1, "below": -1, "not above": -1}
-    listed = ", ".join(f"{name} {found}" for name, found in differences.items())
-    words = f"{lead}: {listed}; {RULE}: {_listed(certain, differences)}"
+    shown = ", ".join(f"{name} {found}" for name, found in differences.items())
+    reason = f"{lead}: {shown}; {RULE}. Significant here: {_named(certain, differences)}"
     if any(signs[name] == -wanted[side] for name, side in expected.items()):
-        return Verdict(claim=FAILS, words=words)
+        return Verdict(claim=FAILS, reason=reason)
     if any(signs[name] != wanted[side] for name, side in expected.items() if side != "not above"):
-        return Verdict(claim=OPEN, words=words)
-    return Verdict(claim=HOLDS, words=words)
+        return Verdict(claim=OPEN, reason=reason)
+    return Verdict(claim=HOLDS, reason=reason)
 
 
-def _errors_from_zero(found: Difference) -> float:
-    """Returns how many standard errors a difference is from 0; none where its noise is unknown."""
+def _standard_errors(found: Difference) -> float:
+    """Returns how many standard errors a difference is from 0; 0 if its noise is unknown."""
     if math.isnan(found.error) or found.value == 0:
         return 0.0
     return math.inf if found.error == 0 else abs(found.value) / found.error
 
 
-def _listed(certain: set[str], differences: Mapping[str, Difference]) -> str:
-    names = [f'"{name}"' for name in differences if name in certain]  # one of them may be called none
-    return f"here {', '.join(names)} {'do' if len(names) > 1 else 'does'}" if names else "here no difference does"
+def _named(certain: set[str], differences: Mapping[str, Difference]) -> str:
+    names = [f'"{name}"' for name in differences if name in certain]  # quoted: one of them may be called none
+    return ", ".join(names) or "no difference"

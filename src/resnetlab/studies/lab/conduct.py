@@ -1,34 +1,38 @@
-"""`conduct`: from a question to what was found, all of it in one folder."""
+"""Conducting studies: from a question to a result in one folder, and all studies on one page."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
+from resnetlab.core.checks import check_number
+from resnetlab.core.console import notice
 from resnetlab.core.errors import Interrupted, UserError
 from resnetlab.core.pictures import Picture, save_png
+from resnetlab.data.load import load_data
 from resnetlab.data.storage.store import ImageData
 from resnetlab.studies.lab.lab import Lab
 from resnetlab.studies.lab.page import write_page
 from resnetlab.studies.lab.question import Question, StudyResult, Verdict, is_finished
-from resnetlab.studies.lab.setup import SetUp
+from resnetlab.studies.lab.setup import SetUp, check_names
 
-_SIZE = 8.0, 4.4
+T = TypeVar("T")
+_SIZE = 8.0, 4.4  # inches
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Finding:
-    """What a study hands over when it is done.
+    """The outcome of a study's measurements.
 
     Attributes:
-        table: a row a thing that was measured.
+        table: one row per thing measured.
         verdict: on the claim.
-        figures: by file name, how to draw it, and in words what it shows.
-        deviations: from the paper, beside those that `Lab.deviations` knows.
+        figures: by file name, a function that draws the picture, and its caption.
+        deviations: from the paper's protocol, in addition to `Lab.deviations`.
     """
 
     table: pd.DataFrame
@@ -41,37 +45,37 @@ def conduct(
     question: Question,
     data: str | Path | ImageData,
     setup: SetUp,
-    answer: Callable[..., Finding],
-    **options: Any,
+    answer: Callable[[Lab, T], Finding],
+    options: T,
 ) -> StudyResult:
-    """Conducts a study, or goes on with it, or reads what it found if it is finished.
+    """Runs a study, continues it, or reads its result if it is finished.
 
     Args:
-        question: what is asked.
-        data: what `load_data` takes, or returned.
+        question: of the study.
+        data: a source for `load_data`, or its result.
         setup: see `SetUp`.
         answer: called with the `Lab` and the options; trains, measures, and returns what it found.
-        **options: of this study; numbers, texts and lists of them, since they are recorded.
+        options: the study's own arguments, a dataclass of numbers, strings and sequences of them, which is recorded.
 
     Raises:
-        UserError: the folder holds another study, or one that was asked for with other words.
-        Interrupted: SIGINT or SIGTERM came; the same call goes on.
+        UserError: the folder contains another study, or this one with different arguments.
+        Interrupted: stopped by SIGINT or SIGTERM; the same call continues the study.
     """
-    lab = Lab(question, data, options, **setup)
+    lab = Lab(question, data, vars(options), **setup)
     if is_finished(lab.folder):
-        lab.tell(f"{lab.folder} is finished: this is what it found.")
+        lab.log(f"The study in {lab.folder} is finished; this is its result.")
         return StudyResult.load(lab.folder)
     try:
-        finding = answer(lab, **options)
+        finding = answer(lab, options)
     except Interrupted as stopped:
         raise Interrupted(stopped.signal_number, lab.folder, command=lab.command) from None
     except UserError:
-        lab.forget()
+        lab.discard()
         raise
     figures = {}
-    for name, (draw, words) in finding.figures.items():
-        save_png(lab.folder / name, Picture(title="", words=words, draw=draw, size=_SIZE))
-        figures[name] = words
+    for name, (draw, caption) in finding.figures.items():
+        save_png(lab.folder / name, Picture(title="", words=caption, draw=draw, size=_SIZE))
+        figures[name] = caption
     result = StudyResult(
         question=question,
         table=finding.table,
@@ -84,3 +88,30 @@ def conduct(
     write_page([result], lab.folder / "study.html")
     result.save()
     return result
+
+
+def conduct_all(studies: Mapping[str, Callable[..., StudyResult]], data: str | Path | ImageData, setup: SetUp) -> Path:
+    """Runs several studies and returns the page of all of them; see `study_all`."""
+    check_names("study_all", setup)
+    setup = setup.copy()
+    if isinstance(data, ImageData):
+        name = data.name
+    else:
+        name = load_data(str(data), data_root=setup.get("data_root"), image_size=setup.get("image_size")).name
+    folder = Path(setup.pop("out", None) or Path("studies") / f"all-{name}")
+    if (budget := setup.pop("budget", None)) is not None:
+        setup["budget"] = check_number("budget", budget, 0, above=True) / len(studies)
+    quiet = setup.get("quiet", False)
+    results, left_out = [], {}
+    for number, (name, study) in enumerate(studies.items(), 1):
+        if not quiet:
+            notice(f"study {number} of {len(studies)}: {name}")
+        try:
+            results.append(study(data, **{**setup, "out": folder / name}))
+        except UserError as error:  # one study that is not possible must not stop the others
+            left_out[name] = str(error)
+            if not quiet:
+                notice(f"{name} is left out: {error}")
+    if not results:
+        raise UserError(f"No study is possible. The first: {next(iter(left_out.values()))}")
+    return write_page(results, folder / "study.html", left_out=left_out)

@@ -1,4 +1,4 @@
-"""What the studies' pictures have in common."""
+"""Drawing functions that the studies share."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ KINDS: dict[str, dict[str, Any]] = {
     "plain": {"color": TRAINING, "marker": "s", "linestyle": "--"},
     "residual": {"color": VALIDATION, "marker": "o", "linestyle": "-"},
 }
-"""How plain and residual networks look in every picture."""
+"""Colors, markers and lines of plain and residual networks in all pictures."""
 
 
 def depth_look(kind: str, number: int, count: int) -> dict[str, Any]:
-    """Returns how a line of the `number`-th of `count` depths looks, without points: the deeper, the darker."""
-    share = (number + 1) / count
+    """Returns the style of a line for the `number`-th of `count` depths, without points: deeper is darker."""
+    fraction = (number + 1) / count
     look = {name: KINDS[kind][name] for name in ("color", "linestyle")}
-    return {**look, "alpha": 0.25 + 0.75 * share, "linewidth": 2.6 - 1.2 * share}
+    return {**look, "alpha": 0.25 + 0.75 * fraction, "linewidth": 2.6 - 1.2 * fraction}
 
 
 def with_errors(axes: Axes, table: pd.DataFrame, x: str, y: str, *, label: str, **look: Any) -> None:
-    """Draws the column `y` over `x` as points joined by a line, each with its deviation, the column `y`_sd."""
-    deviations = np.nan_to_num(table[f"{y}_sd"].to_numpy(dtype=float))  # of one seed there is none
+    """Draws the column `y` against `x` as connected points with the standard deviations of the column `y`_sd."""
+    deviations = np.nan_to_num(table[f"{y}_sd"].to_numpy(dtype=float))  # NaN for one seed
     axes.errorbar(
         table[x].to_numpy(),
         table[y].to_numpy(),
@@ -41,11 +41,11 @@ def with_errors(axes: Axes, table: pd.DataFrame, x: str, y: str, *, label: str, 
 
 
 def dots(axes: Axes, rows: pd.DataFrame, value: str, *, title: str, baseline: str | None = None) -> None:
-    """Draws errors, a line for each network, from above: a dot for each training, and the mean with its deviation.
+    """Draws errors, one line per network from the top: a dot per training, and the mean with its standard deviation.
 
     Args:
         axes: to draw on.
-        rows: network, and the value in percent, a row a training.
+        rows: one row per training: network, and the value in percent.
         value: the column.
         title: of the axes.
         baseline: the network whose mean is drawn through all lines.

@@ -1,11 +1,11 @@
-"""The laboratory of a study: its folder, its plan, its trainings, and what was worked out so far.
+"""The lab of a study: its folder, plan, trainings and measurements.
 
-    study.toml          what was asked, of which images, with which plan: enough to go on
-    runs/NAME/          the trainings, run folders as any other
-    parts/NAME.parquet  what was measured on the trained networks
-    result.json  table.parquet  published.parquet  *.png  study.html      what was found
+    study.toml                 question, arguments, data and plan: enough to continue
+    runs/NAME/                 the trainings, ordinary run folders
+    measurements/NAME.parquet  what was measured on the trained networks
+    result.json  table.parquet  published.parquet  *.png  study.html      the result
 
-A study that was interrupted finds in its folder what is done, and does the rest.
+A study that was interrupted continues with what its folder does not contain yet.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, Unpack
 
 import pandas as pd
 
-from resnetlab.core.checks import check_flag, check_integer, check_number, check_schema
+from resnetlab.core.checks import check_schema
 from resnetlab.core.console import notice
 from resnetlab.core.devices import resolve_device
 from resnetlab.core.errors import UserError
@@ -30,13 +30,12 @@ from resnetlab.core.runs import Run
 from resnetlab.data.load import load_data
 from resnetlab.data.storage.store import ImageData, Split
 from resnetlab.evaluation.evaluate import default_split
-from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
 from resnetlab.studies.lab.outside import OutsideConfig
 from resnetlab.studies.lab.outside_runs import train_outside
 from resnetlab.studies.lab.plan import Cell, Plan, make_plan
 from resnetlab.studies.lab.question import SCHEMA_VERSION, Question
-from resnetlab.studies.lab.setup import BUDGET, SEEDS, SetUp, check_names, command_line
+from resnetlab.studies.lab.setup import Conditions, SetUp, check_names, command_line
 from resnetlab.studies.lab.views import at_size
 from resnetlab.training.fit import fit, resume
 from resnetlab.training.machine import choose_machine
@@ -46,56 +45,52 @@ from resnetlab.weights.file import load
 
 _STEPS = 64_000  # of the paper's protocol
 _BATCH = 64
-"""Images of a step: half of what is usual, because within minutes it is steps that are few."""
+"""Half of the usual batch size, because a budget of minutes allows few steps."""
 
 
 class Lab:
-    """Where a study works.
+    """The lab that a study works in.
 
     Attributes:
-        question: what is asked.
-        folder: the study's own.
-        seeds: 0 to one less than were asked for.
-        full: whether the paper's protocol was asked for.
+        question: of the study.
+        folder: of the study.
+        seeds: numbers from 0, one for each training of a network.
+        full: whether the study follows the paper's protocol.
     """
 
     def __init__(
         self, question: Question, data: str | Path | ImageData, options: Mapping[str, Any], **setup: Unpack[SetUp]
     ) -> None:
         check_names(question.name, setup, options)
-        self.question = question
-        self.seeds = range(check_integer("seeds", setup.get("seeds", SEEDS), 1))
-        self.full = check_flag("full", setup.get("full", False))
-        budget = setup.get("budget")
-        if self.full and budget is not None:
-            raise UserError("full is the paper's protocol, which takes what it takes. Leave the budget out.")
-        self._minutes = check_number("budget", BUDGET if budget is None else budget, 0, above=True)
-        self._quiet = setup.get("quiet", False)
-        self._device, self._precision = setup.get("device", "auto"), setup.get("precision", "auto")
-        resolve_device(self._device)
+        options = {name: value for name, value in options.items() if value is not None}
+        self._conditions = given = Conditions(**setup)  # type: ignore[arg-type]  # paths and plans are converted
+        self.question, self.seeds, self.full = question, range(given.seeds), given.full
         self._source: dict[str, Any] | None = None
         if isinstance(data, ImageData):
-            if setup.get("image_size") is not None or setup.get("data_root") is not None:
-                raise UserError("image_size and data_root are for data that a study loads. Give them to load_data.")
+            if given.image_size is not None or given.data_root is not None:
+                raise UserError(
+                    "image_size and data_root apply only if the study loads the data. Pass them to load_data instead."
+                )
             self._all = data
         else:
-            self._source = {
-                "source": str(data), "data_root": setup.get("data_root"), "image_size": setup.get("image_size"),
-            }  # fmt: skip
+            self._source = {"source": str(data), "data_root": given.data_root, "image_size": given.image_size}
             self._all = _load(self._source)
-        self.folder = Path(setup.get("out") or Path("studies") / f"{question.name}-{self._all.name}")
-        self._asked = {
+        self._check_plan()
+        self.folder = given.out or Path("studies") / f"{question.name}-{self._all.name}"
+        arguments = {
             "study": question.name,
             "data": self._all.fingerprint,
-            "seeds": len(self.seeds),
-            "full": self.full,
-            "budget": self._minutes,
-            "precision": self._precision,
-            "options": json.loads(json.dumps(dict(options))),
+            "seeds": given.seeds,
+            "full": given.full,
+            "budget": given.minutes,
+            "precision": given.precision,
+            "options": options,
+            "given_plan": given.plan and str(given.plan),
         }
-        self.command = f"the same call of resnetlab.studies.{question.name}, with the same images"
+        self._arguments = json.loads(json.dumps(arguments))  # as they are read from study.toml
+        self.command = f"the same call of resnetlab.studies.{question.name} with the same images"
         if self._source is not None:
-            self.command = command_line(question.name, self._all, options, setup)
+            self.command = command_line(question.name, self._all, options, given)
         self._settings = self._open()
         self._viewed: tuple[Any, ImageData] | None = None
 
@@ -107,21 +102,21 @@ class Lab:
     @property
     def device(self) -> str:
         """The device to work on, as torch names it."""
-        return str(resolve_device(self._device))
+        return str(resolve_device(self._conditions.device))
 
     @property
     def minutes(self) -> float | None:
-        """The budget; None where the paper's protocol was asked for, which has none."""
-        return None if self.full else self._minutes
+        """The budget; None if the study follows the paper's protocol or a given plan."""
+        return self._conditions.minutes
 
     @property
     def precision(self) -> str:
-        """What was asked for: "auto", "float32", "bfloat16" or "float64"."""
-        return self._precision
+        """The precision as given: "auto", "float32", "bfloat16" or "float64"."""
+        return self._conditions.precision
 
     @functools.cached_property
     def data(self) -> ImageData:
-        """The images that the study works with: as many as the plan has."""
+        """The images that the study works with, limited to those of the plan."""
         plan, held_out = self.plan, len(self._held_out)
         is_whole = plan.images >= len(self._all.split("train")) and (plan.evaluated or held_out) >= held_out
         if self._source is None or is_whole:
@@ -130,52 +125,57 @@ class Lab:
 
     @functools.cached_property
     def recipe(self) -> Recipe:
-        """How every training of the study goes, but for its epochs and what a cell changes."""
+        """The recipe of every training, except for its epochs and the changes of a cell."""
         if self.full:
-            return resolve_recipe("paper-cifar", **{"augment.flip": "auto"})  # digits are not mirrored
+            return resolve_recipe("paper-cifar", **{"augment.flip": "auto"})  # digits must not be mirrored
         return Recipe(name="study", lr=0.1, batch_size=_BATCH, clip_norm=1.0)
 
     @property
     def plan(self) -> Plan:
-        """What every training gets; see `prepare`."""
+        """The images and epochs of every training; see `prepare`."""
         return Plan(**self._settings["plan"])
 
     @property
     def channels_and_classes(self) -> dict[str, int]:
-        """The fields of `ResNetConfig` that the data decide."""
+        """The fields of `ResNetConfig` that the data determine."""
         return {"in_channels": self._all.channels, "num_classes": self._all.num_classes}
 
-    def prepare(self, cells: Sequence[Cell], *, share: float = 1.0) -> Plan:
-        """Plans all trainings of the study, once: what is planned stays when the study goes on.
+    def prepare(
+        self, cells: Sequence[Cell], *, fraction: float = 1.0, measure: Callable[..., float] | None = None
+    ) -> Plan:
+        """Plans all trainings of the study, once: a study that is continued keeps its plan.
 
         Args:
             cells: all of them.
-            share: of the budget that is for them; the rest is for what is measured afterwards.
+            fraction: of the budget, for the trainings; the rest is for the measurements after them.
+            measure: see `make_plan`.
         """
         if "plan" not in self._settings:
             images = len(self._all.split("train"))
-            machine = choose_machine(self._device, self._precision)
+            machine = choose_machine(self._conditions.device, self._conditions.precision)
+            plan = self._conditions.plan
             if self.full:
-                plan = Plan(images=images, epochs=round(_STEPS / -(-images // self.recipe.batch_size)), minutes=0.0)
-            else:
+                plan = Plan(images=images, epochs=round(_STEPS / -(-images // self.recipe.batch_size)))
+            elif plan is None:
+                assert self.minutes is not None
                 plan = make_plan(
                     cells, self.recipe, self._all.preprocessing, machine, images=images,
-                    evaluated=len(self._held_out), minutes=self._minutes, share=share,
-                    may_leave_out=self._source is not None,
+                    evaluated=len(self._held_out), minutes=self.minutes, fraction=fraction,
+                    may_leave_out=self._source is not None, measure=measure,
                 )  # fmt: skip
-            # "auto" could choose otherwise when the study goes on, and networks of two precisions do not compare.
+            # "auto" could choose another precision later, and networks of two precisions are not comparable.
             self._settings |= {"trained_in": machine.precision, "plan": dataclasses.asdict(plan)}
             write_toml(self.folder / "study.toml", self._settings)
         plan = self.plan
         about = f", about {plan.minutes:g} minutes" if plan.minutes else ""
-        self.tell(
-            f"{self.question.name}: {len(cells)} trainings of {plan.epochs} epochs of {plan.images:,} images{about}, "
-            f"into {self.folder}"
+        self.log(
+            f"{self.question.name}: {len(cells)} trainings, each {plan.epochs} epochs of {plan.images:,} "
+            f"images{about}; folder {self.folder}"
         )
         return plan
 
     def train(self, cells: Sequence[Cell]) -> list[Run]:
-        """Trains the cells that are not trained yet, and returns the runs of all."""
+        """Trains the cells that are not trained yet, and returns the runs of all cells."""
         runs = []
         for number, cell in enumerate(cells, 1):
             start, folder = time.monotonic(), self.folder / "runs" / cell.name
@@ -183,7 +183,7 @@ class Lab:
             run = Run(folder) if done else self._train(cell, folder)
             summary = run.summary or {}
             took = "" if done else f", {time.monotonic() - start:.0f} s"
-            self.tell(f"{number}/{len(cells)} {cell.name}: {summary['split']} top-1 {summary['top1']:.2%}{took}")
+            self.log(f"{number}/{len(cells)} {cell.name}: {summary['split']} top-1 {summary['top1']:.2%}{took}")
             runs.append(run)
         return runs
 
@@ -193,16 +193,16 @@ class Lab:
         if self._viewed is None or self._viewed[0] != key:
             data = self.data if cell.view is None else cell.view(self.data)
             data = data if cell.image_size is None else at_size(data, cell.image_size)
-            self._viewed = (key, data)  # of one view only: cells of a kind come one after the other
+            self._viewed = (key, data)  # only the last view: cells with the same view follow each other
         return self._viewed[1]
 
     def network(self, run: Run) -> ResNet:
         """Returns the trained network of a run, in evaluation mode on the study's device."""
         return load(run).to(self.device).eval()
 
-    def once(self, name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        """Returns a table that was computed before by this name, or computes and keeps it."""
-        path = self.folder / "parts" / f"{name}.parquet"
+    def measured(self, name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """Returns the table of this name from the folder, or computes and saves it."""
+        path = self.folder / "measurements" / f"{name}.parquet"
         if path.is_file():
             return pd.read_parquet(path)
         table = compute()
@@ -211,19 +211,19 @@ class Lab:
             table.to_parquet(temporary, index=False)
         return table
 
-    def forget(self) -> None:
-        """Takes the folder back where nothing was planned yet, so that the study can be asked for with other words."""
+    def discard(self) -> None:
+        """Removes the folder if nothing is planned yet, so that the study can be started with other arguments."""
         if "plan" not in self._settings:
             (self.folder / "study.toml").unlink()
             self.folder.rmdir()
 
-    def tell(self, words: str) -> None:
-        """Tells the user how far the study is."""
-        if not self._quiet:
-            notice(words)
+    def log(self, text: str) -> None:
+        """Prints progress, unless the study is quiet."""
+        if not self._conditions.quiet:
+            notice(text)
 
     def deviations(self) -> list[str]:
-        """Returns where every study at this scale is not the paper's protocol, in sentences."""
+        """Returns how every study differs from the paper's protocol, one text per aspect."""
         if "plan" not in self._settings:
             return [f"data: {self._all.name} at {self._all.image_size} pixels"]
         plan, total, recipe = self.plan, len(self._all.split("train")), self.recipe
@@ -234,66 +234,77 @@ class Lab:
         taken = len(self.data.split(default_split(self.data)))
         evaluated = f"all {tested:,}" if taken == tested else f"{taken:,} of {tested:,}"
         seeds = "one seed" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
-        details = f"rate {recipe.lr:g}, weight decay {recipe.weight_decay:g}, gradients clipped to {recipe.clip_norm:g}"
-        how = "" if self.full else f" ({details}; one cycle, where the papers divide the rate in steps)"
+        details = f"learning rate {recipe.lr:g}, weight decay {recipe.weight_decay:g}, gradient norm clipped to "
+        details += f"{recipe.clip_norm:g}; one-cycle schedule, where the papers divide the learning rate in steps"
         return [
             f"data: {self._all.name} at {size}x{size} pixels, {part} {total:,} training images",
             f"training: {plan.epochs} epochs, {steps:,} steps of {recipe.batch_size} images, {seeds}, in "
             f"{self._settings['trained_in']}",
-            f"recipe: {recipe.name}{how}",
-            f"figures are of {evaluated} {default_split(self._all)} images, one view of each, the last weights",
+            f"recipe: {recipe.name}" + ("" if self.full else f" ({details})"),
+            f"evaluation: {evaluated} {default_split(self._all)} images, one view of each, final weights",
         ]
 
     @property
     def _held_out(self) -> Split:
-        """The images that networks are evaluated on, before any is left out."""
+        """All images that networks could be evaluated on, before any are left out."""
         return self._all.split(default_split(self._all))
 
     def _train(self, cell: Cell, folder: Path) -> Run:
         data = self.images_of(cell)
-        begun = (folder / "run.toml").is_file() and any((folder / "checkpoints").glob("*"))
-        if folder.exists() and not begun:
-            shutil.rmtree(folder)  # it was stopped before anything was worth keeping
+        started = (folder / "run.toml").is_file() and any((folder / "checkpoints").glob("*"))
+        if folder.exists() and not started:
+            shutil.rmtree(folder)  # stopped before its first checkpoint
         images = None if cell.view is None else len(data.split("train"))
         epochs = self.plan.epochs_of(cell, images)
-        # Where the images to evaluate on are those called "validation", once is enough: after the last epoch.
+        # If the held-out images are the validation split, evaluating once is enough: after the last epoch.
         recipe = self.recipe.changed(**{"epochs": epochs, "validate_every": epochs, **cell.changes})
-        where = {"out": folder, "seed": cell.seed, "device": self._device, "precision": self._settings["trained_in"]}
+        where = {
+            "out": folder,
+            "seed": cell.seed,
+            "device": self._conditions.device,
+            "precision": self._settings["trained_in"],
+        }
         if isinstance(cell.network, OutsideConfig):
             return train_outside(cell.network, data, pretrained=cell.pretrained, recipe=recipe, **where)
-        if begun:
+        if started:
             return resume(folder, data=data, quiet=True)
         return fit(cell.network, data, pretrained=cell.pretrained, recipe=recipe, quiet=True, **where)
 
+    def _check_plan(self) -> None:
+        """Raises `UserError` for a given plan that does not fit the images."""
+        plan, images = self._conditions.plan, len(self._all.split("train"))
+        if plan is None:
+            return
+        if plan.images > images or (plan.images < images and self._source is None):
+            raise UserError(
+                f"the plan has {plan.images:,} training images and {self._all.name} has {images:,}. Plan at most as "
+                "many as there are, and all of them if you pass loaded data."
+            )
+
     def _open(self) -> dict[str, Any]:
-        """Makes the folder, or makes sure that what was begun in it is this study."""
+        """Creates the folder, or checks that it contains the same study."""
         path = self.folder / "study.toml"
         if not path.is_file():
             if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-                raise UserError(f"{self.folder} is not empty and holds no study. Choose another folder with --out.")
+                raise UserError(f"{self.folder} is not empty and contains no study. Choose another folder with --out.")
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_toml(path, {"schema": SCHEMA_VERSION, "command": self.command, **self._asked})
+            write_toml(path, {"schema": SCHEMA_VERSION, "command": self.command, **self._arguments})
         settings = read_toml(path)
         check_schema(path, settings.get("schema"), SCHEMA_VERSION)
         changed = [
-            f"{key} was {settings.get(key)!r} and is {value!r}"
-            for key, value in json.loads(json.dumps(self._asked)).items()
+            f"{key} was {settings.get(key)!r}, now {value!r}"
+            for key, value in self._arguments.items()
             if settings.get(key) != value
         ]
         if changed:
             raise UserError(
-                f"{self.folder} holds a study that was asked for with other words: {'; '.join(changed)}. Choose "
-                f"another folder with --out, or go on with it by: {settings.get('command')}"
+                f"{self.folder} contains this study with different arguments: {'; '.join(changed)}. Choose another "
+                f"folder with --out, or continue that study with: {settings.get('command')}"
             )
         return settings
 
 
-def network(lab: Lab, **fields: Any) -> ResNetConfig:
-    """Returns the architecture with these fields, for the channels and classes of the study's images."""
-    return ResNetConfig(**{**fields, **lab.channels_and_classes})
-
-
 def _load(source: Mapping[str, Any], **limits: Any) -> ImageData:
-    """Loads images without a validation split, which no study looks at, where there are test images."""
+    """Loads images; without a validation split, which no study uses, if there are test images."""
     data = load_data(**source, validation_fraction=0.0, **limits)
     return data if set(data.splits) != {"train"} else load_data(**source, **limits)

@@ -1,4 +1,4 @@
-"""What most studies measure: errors of trained networks, and their mean over seeds."""
+"""Measurements that most studies share: errors of trained networks, and their means over seeds."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from resnetlab.studies.lab.outside_runs import is_outside, load_outside
 from resnetlab.studies.lab.plan import Cell
 
 MOST_TRAINING_IMAGES = 5_000
-"""As many training images, the first, say what the training error is to a quarter of a point or so."""
+"""Training images, the first ones, that the training error is measured on, to about a quarter of a point."""
 
 
 def errors(lab: Lab, cells: Sequence[Cell], runs: Sequence[Run]) -> pd.DataFrame:
-    """Returns a row a training: the labels of its cell, its seed, and its errors in percent.
+    """Returns one row per training: the labels of its cell, its seed, its errors in percent and its training loss.
 
-    The errors are test_error, of the run's own evaluation, and train_error, with train_loss, of the trained network
-    in evaluation mode on training images that are not augmented, at most 5,000.
+    test_error is from the run's own evaluation. train_error and train_loss are those of the trained network in
+    evaluation mode on training images without augmentation, at most 5,000.
     """
 
     def measure() -> pd.DataFrame:
@@ -48,19 +48,19 @@ def errors(lab: Lab, cells: Sequence[Cell], runs: Sequence[Run]) -> pd.DataFrame
             )
         return pd.DataFrame(rows)
 
-    return lab.once("errors", measure)
+    return lab.measured("errors", measure)
 
 
 def guessing(labels: Tensor) -> tuple[float, float]:
-    """Returns the accuracy in percent of always naming the commonest class, and the least loss of constant logits."""
-    shares = torch.bincount(labels).double() / len(labels)
-    return 100 * float(shares.max()), float(torch.special.entr(shares).sum())
+    """Returns the accuracy in percent of predicting the most frequent class, and the least loss of constant logits."""
+    frequencies = torch.bincount(labels).double() / len(labels)
+    return 100 * float(frequencies.max()), float(torch.special.entr(frequencies).sum())
 
 
 def over_seeds(frame: pd.DataFrame, labels: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
-    """Returns a row for each combination of labels, in order of appearance: mean and deviation of the values.
+    """Returns one row per combination of labels, in order of appearance: mean and standard deviation of the values.
 
-    The deviation, in columns that end in _sd, is that over seeds, divided by n - 1; NaN of one seed.
+    The standard deviation over seeds, divided by n - 1, is in columns that end in _sd; it is NaN for one seed.
     """
     rows = []
     for _, group in frame.groupby(list(labels), sort=False, dropna=False):

@@ -1,4 +1,4 @@
-"""The page of one study or of many: question, verdict, picture, both tables, deviations; one file, no network."""
+"""The page of one or several studies, one HTML file that works offline."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from resnetlab.studies.lab.question import StudyResult, columns_of
 
 
 def write_page(results: Sequence[StudyResult], path: Path, *, left_out: Mapping[str, str] | None = None) -> Path:
-    """Writes one HTML file with all that the studies found, pictures included, and returns its path.
+    """Writes one HTML file with the results of studies, including their pictures, and returns its path.
 
     Args:
         results: of the studies, in the order of the page.
         path: the file; it is replaced.
-        left_out: names of studies that could not be conducted, and why; None for the page of one study, which needs
-            no contents.
+        left_out: names of studies that were not possible, and the reasons; None for the page of one study, which has
+            no table of contents.
     """
     template = Template(files("resnetlab.studies.lab").joinpath("templates", "page.html").read_text(encoding="utf-8"))
     entries = "".join(
@@ -59,10 +59,10 @@ def _section(result: StudyResult) -> str:
     return (
         f'<section aria-labelledby="{question.name}"><h2 id="{question.name}">{escape(question.title)}</h2>'
         f'<p class="claim">{escape(question.claim)} <cite>{escape(question.source)}</cite></p>'
-        f'<p class="verdict"><strong>The claim {escape(verdict.claim)} here:</strong> {escape(verdict.words)}.</p>'
+        f'<p class="verdict"><strong>The claim {escape(verdict.claim)} here:</strong> {escape(verdict.reason)}.</p>'
         f"{pictures}{_table(result.table, 'Measured here (+-: standard deviation over seeds)')}{published}"
-        f"<h3>Where this is not the paper&rsquo;s protocol</h3><ul>{deviations}</ul>"
-        f"<h3>Again</h3><pre><code>{escape(result.command)}</code></pre></section>"
+        f"<h3>Differences from the paper&rsquo;s protocol</h3><ul>{deviations}</ul>"
+        f"<h3>Command</h3><pre><code>{escape(result.command)}</code></pre></section>"
     )
 
 

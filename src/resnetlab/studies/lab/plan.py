@@ -1,4 +1,4 @@
-"""How many images and epochs fit into a study's budget, by the measured speed of its networks."""
+"""The plan of a study: how many images and epochs fit into its budget, by the measured speed of its networks."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from resnetlab.core.errors import UserError
+from resnetlab.core.fields import REQUIRED, check_fields, documented, setting
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.data.batches import Batch
@@ -27,16 +28,16 @@ from resnetlab.training.recipe import Recipe
 from resnetlab.training.step import training_step
 
 EPOCHS = (10, 40)
-"""Fewer epochs than the first are not planned while there are images to leave out; more than the second never."""
+"""A plan leaves out images rather than have fewer epochs than the first, and never has more than the second."""
 FEWEST_STEPS = 40
-"""Of every training: a network that saw less has learned nothing that could be compared."""
+"""Minimum steps of every training: a network that trained for less has learned nothing worth comparing."""
 FEWEST_EVALUATED = 2_000
-"""Of the held-out images, where there are more and evaluation would take more than its share of the budget."""
-_EVALUATION = 0.15  # of what is planned with
+"""Held-out images that are always kept, even if their evaluation takes more than its fraction of the budget."""
+_EVALUATION = 0.15  # fraction of the usable budget
 _USED = 0.8
-"""Share of the budget that is planned with: what comes to a machine beside the study is not known before."""
+"""Fraction of the budget that is planned; the rest is a reserve for other load on the machine."""
 _START = 2.0
-"""Seconds that a training takes beside its steps and its evaluation: building, checkpoints, files."""
+"""Seconds that a training takes in addition to steps and evaluation: building, checkpoints, files."""
 _TIMED_STEPS = 4
 
 
@@ -45,15 +46,15 @@ class Cell:
     """One training of a study.
 
     Attributes:
-        name: of its run folder; says what it is.
-        network: the architecture, ours or timm's, or a network to train on.
+        name: of its run folder; describes the training.
+        network: the architecture, ours or timm's, or a network to continue training.
         seed: of weights, order and augmentation.
-        work: how many images it sees, again and again, as a multiple of what is planned.
-        changes: of the study's recipe.
-        pretrained: weights to begin with, as `fit` takes them, or `load_encoder` where the network is timm's.
-        view: makes its images of the study's, such as those of some classes; it sees them all without it.
-        image_size: what they are resized to, height and width in pixels; theirs without it.
-        labels: what the study calls it by, a column of its table each.
+        work: number of images that it sees over all epochs, as a multiple of the plan's.
+        changes: fields of the study's recipe that it changes.
+        pretrained: weights to start from, as for `fit`, or as for `load_encoder` if the network is timm's.
+        view: makes its data from the study's, for example some of the classes; without it, all of the data.
+        image_size: height and width in pixels to resize the images to; without it, they keep their size.
+        labels: its columns in the study's tables.
     """
 
     name: str
@@ -68,58 +69,58 @@ class Cell:
 
     @property
     def architecture(self) -> ResNetConfig | OutsideConfig:
-        """That of the network."""
+        """The architecture of the network."""
         return self.network.config if isinstance(self.network, ResNet) else self.network
 
     @property
     def config(self) -> ResNetConfig:
-        """The architecture of a network that is ours."""
+        """The architecture of a network of ours."""
         assert isinstance(self.architecture, ResNetConfig)
         return self.architecture
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What every training of a study gets.
+    """What every training of a study gets."""
 
-    Attributes:
-        images: training images.
-        epochs: passes over them.
-        minutes: how long all of it should take, all trainings and evaluations together.
-        evaluated: held-out images that each network is evaluated on; None for all.
-    """
+    images: int = setting(REQUIRED, "training images", minimum=1)
+    epochs: int = setting(REQUIRED, "passes over them", minimum=1)
+    minutes: float = setting(0.0, "expected time of all trainings and evaluations together; 0 if unknown", minimum=0)
+    evaluated: int | None = setting(None, "held-out images that each network is evaluated on; None for all", minimum=1)
 
-    images: int
-    epochs: int
-    minutes: float
-    evaluated: int | None = None
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def epochs_of(self, cell: Cell, images: int | None = None) -> int:
-        """The epochs of one training, on so many images where they are not those of the plan."""
-        share = 1 if images is None else images / self.images
-        return max(1, round(self.epochs * cell.work / share))
+        """Returns the epochs of one training; `images` is its number of training images if not the plan's."""
+        fraction = 1 if images is None else images / self.images
+        return max(1, round(self.epochs * cell.work / fraction))
 
 
 def make_plan(
     cells: Sequence[Cell], recipe: Recipe, preprocessing: Preprocessing, machine: Machine,
-    *, images: int, evaluated: int, minutes: float, share: float = 1.0, may_leave_out: bool,
+    *, images: int, evaluated: int, minutes: float, fraction: float = 1.0, may_leave_out: bool,
+    measure: Callable[..., float] | None = None,
 ) -> Plan:  # fmt: skip
-    """Returns the most training that the budget allows, the same for every cell.
+    """Returns the longest training that the budget allows, the same for every cell.
 
     Args:
         cells: all trainings.
         recipe: of all of them.
         preprocessing: of the images.
         machine: that trains.
-        images: training images that there are.
-        evaluated: held-out images that there are, for each network to be evaluated on in the end.
+        images: training images available.
+        evaluated: held-out images available, on which each network is evaluated at the end.
         minutes: the budget.
-        share: of it, for these trainings.
+        fraction: of the budget, for these trainings.
         may_leave_out: whether images may be left out.
+        measure: measures the speed of a training, with the arguments of `seconds_per_image`, the default.
 
     Raises:
-        UserError: the budget does not allow as much as a comparison needs; it says what would.
+        UserError: the budget is too small for a comparison; the message names one that is enough.
     """
+    measure = measure or seconds_per_image
     measured: dict[tuple[Any, ...], float] = {}
     speeds, batches = [], []
     for cell in cells:
@@ -128,26 +129,26 @@ def make_plan(
         key = (cell.architecture, batches[-1], seen_as.image_size)
         if key not in measured:
             its_recipe = recipe.changed(batch_size=batches[-1])
-            measured[key] = seconds_per_image(cell.architecture, its_recipe, seen_as, machine)
+            measured[key] = measure(cell.architecture, its_recipe, seen_as, machine)
         speeds.append(measured[key])
-    seconds = minutes * share * 60 * _USED
-    once = sum(speeds) / 3  # an image is evaluated in about a third of the time that it takes to train with it
+    seconds = minutes * fraction * 60 * _USED
+    once = sum(speeds) / 3  # evaluating an image takes about a third of the time of training on it
     start, fewest_evaluated = _START * len(cells), evaluated
     if may_leave_out:
         fewest_evaluated = min(evaluated, FEWEST_EVALUATED)
         evaluated = min(evaluated, max(FEWEST_EVALUATED, int(seconds * _EVALUATION / once)))
     fixed = start + evaluated * once
     rate = sum(cell.work * speed for cell, speed in zip(cells, speeds, strict=True))
-    seen = max(0.0, seconds - fixed) / rate  # images that a training of work 1 may see
+    seen = max(0.0, seconds - fixed) / rate  # images that a training of work 1 can see
     fewest = FEWEST_STEPS * max(size / cell.work for size, cell in zip(batches, cells, strict=True))
     if not may_leave_out:
         fewest = max(fewest, images)
     if seen < fewest:
         bare = start + fewest * rate
-        needed = math.ceil(max(bare + fewest_evaluated * once, bare / (1 - _EVALUATION)) / 60 / _USED / share * 1.1)
+        needed = math.ceil(max(bare + fewest_evaluated * once, bare / (1 - _EVALUATION)) / 60 / _USED / fraction * 1.1)
         raise UserError(
-            f"{len(cells)} trainings need a budget of at least {needed} minutes here, and it is {minutes:g}. Give a "
-            "larger --budget, fewer --seeds, or smaller images."
+            f"{len(cells)} trainings need a budget of at least {needed} minutes on this machine, got {minutes:g}. Give "
+            "a larger --budget, fewer --seeds, or smaller images."
         )
     taken = images if not may_leave_out else min(images, int(max(seen / EPOCHS[0], recipe.batch_size)))
     epochs = max(1, min(EPOCHS[1], int(seen / taken)))
@@ -158,7 +159,7 @@ def make_plan(
 def seconds_per_image(
     config: ResNetConfig | OutsideConfig, recipe: Recipe, preprocessing: Preprocessing, machine: Machine
 ) -> float:
-    """Returns how long a training takes for each image, by a few steps on random images."""
+    """Returns the seconds of training per image, measured over a few steps on random images."""
     size, count = preprocessing.image_size, recipe.batch_size
     machine = machine if isinstance(config, ResNetConfig) else suited_machine(machine)
     with torch_seeded(0, "timing"):

@@ -1,4 +1,4 @@
-"""What a study asks, and what it found: question, published figures, table, verdict."""
+"""The question of a study and its result: published figures, table, verdict."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from resnetlab.core.files import atomic, write_json
 
 SCHEMA_VERSION = 1
 HOLDS, FAILS, OPEN = "holds", "does not hold", "is undecided"
-"""What a verdict can say of the claim."""
+"""The possible verdicts on a claim."""
 _FILE, _TABLE, _PUBLISHED = "result.json", "table.parquet", "published.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A question of the literature.
+    """A question from the literature.
 
     Attributes:
-        name: what the study is called.
-        title: the question, in a line.
-        claim: the published answer that is put to the test.
-        source: paper, figure and table that it is from.
-        protocol: how the published figures were measured; they are comparable with others of this protocol only.
-        published: its figures, a row each: columns of the study's own, then "value" and "unit".
+        name: of the study.
+        title: the question, in one line.
+        claim: the published answer, which the study tests.
+        source: paper, figure and table of the claim.
+        protocol: how the published figures were measured; they are only comparable with figures of this protocol.
+        published: the published figures, one row each: columns that depend on the study, then "value" and "unit".
     """
 
     name: str
@@ -49,30 +49,29 @@ class Verdict:
     """Whether the claim holds here.
 
     Attributes:
-        claim: "holds", "does not hold", or "is undecided" where the noise is as large as the difference.
-        words: by how much, and against what noise.
+        claim: "holds", "does not hold", or "is undecided" if the noise is as large as the difference.
+        reason: the differences and their noise.
     """
 
     claim: str
-    words: str
+    reason: str
 
     def __str__(self) -> str:
-        return f"{self.claim}: {self.words}"
+        return f"{self.claim}: {self.reason}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StudyResult:
-    """What a study found.
+    """The result of a study.
 
     Attributes:
-        question: what was asked, with the published figures.
-        table: what was measured; rows and columns are the study's own.
+        question: of the study, with the published figures.
+        table: the measurements; rows and columns depend on the study.
         verdict: whether the claim holds here.
-        deviations: where data, epochs, crops and the like are not the paper's.
-        figures: the pictures, by file name, and what each shows, in words.
-        folder: where all of it is: result.json, table.parquet, published.parquet, the pictures, study.html, and the
-            runs that it is made of.
-        command: the line of the shell that makes the study again.
+        deviations: differences from the paper's protocol: data, epochs, crops and so on.
+        figures: captions of the pictures, by file name.
+        folder: contains result.json, table.parquet, published.parquet, the pictures, study.html and the runs.
+        command: the shell command that repeats the study.
     """
 
     question: Question
@@ -85,11 +84,11 @@ class StudyResult:
 
     @property
     def published(self) -> pd.DataFrame:
-        """The published figures, a row each."""
+        """The published figures, one row each."""
         return pd.DataFrame(list(self.question.published))
 
     def save(self) -> None:
-        """Writes the tables and, last, result.json, which vouches for them."""
+        """Writes the tables and then result.json, which marks the study as finished."""
         for name, table in ((_TABLE, self.table), (_PUBLISHED, self.published)):
             with atomic(self.folder / name) as temporary:
                 table.to_parquet(temporary, index=False)
@@ -105,16 +104,16 @@ class StudyResult:
 
     @classmethod
     def load(cls, folder: str | Path) -> StudyResult:
-        """Reads what a finished study wrote.
+        """Reads the result of a finished study.
 
         Raises:
-            UserError: the folder holds no finished study, or a newer version wrote it.
+            UserError: the folder contains no finished study, or a newer version wrote it.
         """
         folder = Path(folder)
         if not is_finished(folder):
             raise UserError(
-                f"{folder} holds no finished study: {_FILE} is missing. Give the folder of one, or run "
-                "resnetlab study with the same words again, which goes on where it stopped."
+                f"{folder} contains no finished study: no {_FILE} found. Give the folder of a finished study, or "
+                "repeat the command of this one to continue it."
             )
         values = json.loads((folder / _FILE).read_text(encoding="utf-8"))
         check_schema(folder / _FILE, values.get("schema"), SCHEMA_VERSION)
@@ -137,9 +136,9 @@ class StudyResult:
         if question.published:
             yield as_table(self.published, "published")
             yield f"published protocol: {escape(question.protocol)}"
-        yield "where this is not it:"
+        yield "differences from the paper's protocol:"
         yield from (f"- {escape(deviation)}" for deviation in self.deviations)
-        yield f"the claim [bold]{self.verdict.claim}[/] here: {escape(self.verdict.words)}"
+        yield f"the claim [bold]{self.verdict.claim}[/] here: {escape(self.verdict.reason)}"
 
     def __str__(self) -> str:
         return render(self)
@@ -148,7 +147,7 @@ class StudyResult:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a study in this folder came to its end."""
+    """Whether the folder contains a finished study."""
     return (folder / _FILE).is_file()
 
 
@@ -164,7 +163,7 @@ def as_table(frame: pd.DataFrame, title: str) -> Table:
 
 
 def columns_of(frame: pd.DataFrame) -> dict[str, tuple[bool, list[str]]]:
-    """Returns the columns as text: name, whether it holds numbers, cells; a deviation stands with its mean."""
+    """Returns the columns as text: name, whether it is numeric, cells; a standard deviation is added to its mean."""
     columns = {}
     for name in frame.columns:
         if str(name).endswith("_sd") and str(name).removesuffix("_sd") in frame:
@@ -181,7 +180,7 @@ def columns_of(frame: pd.DataFrame) -> dict[str, tuple[bool, list[str]]]:
 
 
 def shown(value: Any) -> str:
-    """Returns a cell of a study's table as text."""
+    """Returns a value of a study's table as text."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

@@ -1,39 +1,32 @@
-"""What every study takes beside its own arguments."""
+"""The arguments that every study takes, in addition to its own."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from resnetlab.core.errors import unknown
+from resnetlab.core.devices import resolve_device
+from resnetlab.core.errors import UserError, unknown
+from resnetlab.core.fields import check_fields, documented, setting
 from resnetlab.data.storage.store import ImageData
+from resnetlab.studies.lab.plan import Plan
 
-BUDGET, SEEDS = 4.0, 3
-"""Minutes, and trainings of each kind, where nothing else is asked for."""
+BUDGET = 4.0
+"""Minutes of a study without budget and plan."""
 
 
 class SetUp(TypedDict, total=False):
-    """What every study takes beside its own arguments.
-
-    Attributes:
-        out: its folder; without it studies/<name>-<data>. A study that was begun there is gone on with.
-        budget: minutes that it may take on this machine, about; 4 without it.
-        seeds: trainings of each kind, with other weights, order and augmentation; 3 without it.
-        full: the paper's protocol instead of a budget: all images, `paper-cifar`.
-        image_size: in pixels, where `data` is loaded here.
-        data_root: where the data sets are, where `data` is loaded here.
-        device: "auto", or a device of torch.
-        precision: "auto", "float32", "bfloat16" or "float64".
-        quiet: tell nothing while it runs.
-    """
+    """The arguments that every study takes, in addition to its own; `Conditions` describes them."""
 
     out: str | Path | None
     budget: float | None
     seeds: int
     full: bool
+    plan: Plan | Mapping[str, Any] | None
     image_size: int | None
     data_root: str | Path | None
     device: str
@@ -41,23 +34,78 @@ class SetUp(TypedDict, total=False):
     quiet: bool
 
 
-def check_names(what: str, setup: Mapping[str, Any], options: Iterable[str] = ()) -> None:
-    """Raises `UserError` for an argument that is neither one of `SetUp` nor one of a study's own `options`."""
-    known = [*options, *SetUp.__annotations__]
+def _check_path(name: str, value: Any) -> Path | None:
+    if not isinstance(value, str | Path) or not str(value):
+        raise UserError(f"{name} must be a path, got {value!r}.")
+    return Path(value)
+
+
+def _check_device(_: str, value: Any) -> str:
+    resolve_device(value)
+    return value
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """The conditions under which a study runs: the arguments of `SetUp`, checked, with their defaults."""
+
+    out: Path | None = setting(
+        None, "folder of the study, studies/<name>-<data> by default; an unfinished study in it is continued",
+        check=_check_path, accepts="path",
+    )  # fmt: skip
+    budget: float | None = setting(
+        None, f"approximate minutes that the study may take on this machine, {BUDGET:g} by default", above=0
+    )
+    seeds: int = setting(
+        3, "trainings of each network, with different initial weights, order and augmentation", minimum=1
+    )
+    full: bool = setting(False, "the paper's protocol instead of a budget: all images, recipe `paper-cifar`")
+    plan: Plan | None = setting(
+        None, "training images and epochs of every training, instead of a budget", accepts="images and epochs"
+    )
+    image_size: int | None = setting(None, "height and width in pixels, if the study loads the data", minimum=1)
+    data_root: Path | None = setting(
+        None, "folder of the data sets, if the study loads the data", check=_check_path, accepts="path"
+    )
+    device: str = setting("auto", "device that trains, as torch names it", check=_check_device, accepts="text")
+    precision: str = setting("auto", "precision of the training", choices=("auto", "float32", "bfloat16", "float64"))
+    quiet: bool = setting(False, "print no progress")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        given = {"full": self.full, "budget": self.budget is not None, "plan": self.plan is not None}
+        if sum(given.values()) > 1:
+            names = " and ".join(name for name, is_given in given.items() if is_given)
+            raise UserError(f"full, budget and plan exclude each other, got {names}. Give only one of them.")
+
+    @property
+    def minutes(self) -> float | None:
+        """The budget, or its default; None with the paper's protocol or a given plan."""
+        if self.full or self.plan is not None:
+            return None
+        return BUDGET if self.budget is None else self.budget
+
+
+def check_names(what: str, setup: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> None:
+    """Raises `UserError` for an argument that is neither in `SetUp` nor one of a study's own `options`."""
+    known = [*(options or ()), *SetUp.__annotations__]
     for name in setup:
         if name not in known:
             raise unknown(f"argument of {what}", name, known)
 
 
-def command_line(name: str, data: ImageData, options: Mapping[str, Any], setup: SetUp) -> str:
-    """Returns the line of the shell that conducts a study."""
-    given: Mapping[str, Any] = {**setup, "seeds": None if setup.get("seeds") == SEEDS else setup.get("seeds")}
+def command_line(name: str, data: ImageData, options: Mapping[str, Any], conditions: Conditions) -> str:
+    """Returns the shell command that runs a study."""
     words = ["resnetlab", "study", name, str(data.arguments["source"])]
+    defaults = asdict(Conditions())
     for key in ("out", "budget", "seeds", "image_size", "data_root", "device", "precision"):
-        if (value := given.get(key)) not in (None, "auto"):
-            words += [f"--{key.replace('_', '-')}", str(value)]
-    if given.get("full"):
+        if (value := getattr(conditions, key)) != defaults[key]:
+            words += [f"--{key.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
+    if conditions.full:
         words.append("--full")
+    if conditions.plan:
+        words += ["--set", f"plan={{images={conditions.plan.images}, epochs={conditions.plan.epochs}}}"]
     for key, value in options.items():
         words += ["--set", f"{key}={json.dumps(value)}"]
     return shlex.join(words)

@@ -1,4 +1,4 @@
-"""Other views of a data set: some of its classes, a few images of each, another size."""
+"""Views of a data set: some of its classes, a few images per class, another image size."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from resnetlab.data.storage.store import ImageData, Split
 
 
 def of_classes(data: ImageData, classes: Sequence[int]) -> ImageData:
-    """Returns the images of some classes, numbered anew in the order in which they are given."""
+    """Returns the images of some classes, renumbered in the given order."""
     number = torch.full((data.num_classes,), -1)
     number[list(classes)] = torch.arange(len(classes))
     splits = {}
     for name, split in data.splits.items():
         positions = (number[split.labels] >= 0).nonzero().flatten()
-        part = _select(split, positions)
-        splits[name] = replace(part, labels=number[part.labels])
+        chosen = _select(split, positions)
+        splits[name] = replace(chosen, labels=number[chosen.labels])
     return _changed(data, splits=splits, class_names=tuple(data.class_names[at] for at in classes))
 
 
 def few_of_each(data: ImageData, count: int, *, seed: int) -> ImageData:
-    """Returns the data with at most `count` training images of each class, drawn by `seed`; other splits stay whole."""
+    """Returns the data with at most `count` random training images per class; the other splits stay complete."""
     train = data.split("train")
     chosen = []
     for label in range(data.num_classes):
@@ -40,20 +40,20 @@ def few_of_each(data: ImageData, count: int, *, seed: int) -> ImageData:
 
 
 def at_size(data: ImageData, image_size: int) -> ImageData:
-    """Returns the same images at another height and width in pixels."""
+    """Returns the same images with another height and width in pixels."""
     if image_size == data.image_size:
         return data
     splits = {
         name: replace(split, images=to_squares(split.images, image_size, data.fit))
         if isinstance(split.images, Tensor)
-        else split  # it is cut to its size when it is asked for
+        else split  # images of several sizes are resized when they are read
         for name, split in data.splits.items()
     }
     return _changed(data, splits=splits, image_size=image_size)
 
 
 def _changed(data: ImageData, **fields: object) -> ImageData:
-    """Returns the data with other fields; what it was loaded with does not give it again."""
+    """Returns the data with other fields, marked as arrays: loading its source again would not return it."""
     return replace(data, arguments={**data.arguments, "source": ARRAYS}, **fields)  # type: ignore[arg-type]  # names are fields
 
 

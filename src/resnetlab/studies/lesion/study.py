@@ -1,96 +1,119 @@
-"""Does a network survive without one of its blocks? Lesions, reordering, and paths: Veit et al. 2016."""
+"""Does a network still work without one of its blocks? Lesions, reordering and paths: Veit et al. 2016."""
 
 from __future__ import annotations
 
+import copy
 import functools
+import itertools
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from resnetlab.core.checks import check_integer
+from resnetlab.core.fields import check_fields, documented, setting
 from resnetlab.core.randomness import generator
 from resnetlab.core.runs import Run
 from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.diagnostics import diagnose, sample
 from resnetlab.evaluation.evaluate import default_split
-from resnetlab.evaluation.forward import answer, check_images
+from resnetlab.evaluation.forward import answer, check_images, evaluating
 from resnetlab.evaluation.metrics import overall
-from resnetlab.models.resnet import ResNet
-from resnetlab.studies.lab.comparison import weigh
+from resnetlab.models.blocks import ResidualBlock
+from resnetlab.models.resnet import ResNet, block_site
+from resnetlab.models.surgery import ShortcutOnly
+from resnetlab.studies.lab.comparison import above, mean_and_deviation, verdict_on
 from resnetlab.studies.lab.conduct import Finding, conduct
-from resnetlab.studies.lab.depths import check_depth, twin_cells
 from resnetlab.studies.lab.lab import Lab
 from resnetlab.studies.lab.measure import guessing, over_seeds
-from resnetlab.studies.lab.noise import above, spread
+from resnetlab.studies.lab.networks import depth_setting, twin_cells
 from resnetlab.studies.lab.question import OPEN, Question, StudyResult, Verdict
 from resnetlab.studies.lab.setup import SetUp
-from resnetlab.studies.lesion.paths import central, path_gradient, share_of_paths
 from resnetlab.studies.lesion.pictures import draw_blocks, draw_paths, draw_random
-from resnetlab.studies.lesion.removal import alike, kendall_tau, reordered, swapped, without_blocks
 
 SMALL_COST, LARGE_COST = 5.0, 20.0
-"""Points of accuracy that a block of a residual network costs at most, and one of a plain network at least."""
+"""Points of accuracy: the most that deleting a residual block may cost, and the least that a plain block must cost."""
 QUESTION = Question(
     name="lesion",
-    title="Does a network survive without one of its blocks?",
+    title="Does a network still work without one of its blocks?",
     claim=(
-        f"Deleting one block of a trained residual network costs little, at most {SMALL_COST:g} points of accuracy on "
-        f"the median; deleting one of its plain twin costs at least {LARGE_COST:g}."
+        f"Deleting one block of a trained residual network costs at most {SMALL_COST:g} points of accuracy (median "
+        f"over blocks); deleting one block of its plain twin costs at least {LARGE_COST:g}."
     ),
     source="Veit et al. 2016, Residual Networks Behave Like Ensembles of Relatively Shallow Networks, sections 4 and 5",
     protocol=(
-        "CIFAR-10, a residual network of 110 layers, 54 blocks, nothing trained again; what deletions cost is drawn "
-        "there and not tabulated, and the points of the claim are ours"
+        "CIFAR-10, a residual network of 110 layers, 54 blocks, without retraining; the paper shows the cost of "
+        "deletions as curves, and the points of the claim are ours"
     ),
     published=(
         {"quantity": "95 % of the paths: fewest blocks", "value": 19.0, "unit": "of 54 blocks"},
         {"quantity": "95 % of the paths: most blocks", "value": 35.0, "unit": "of 54 blocks"},
-        {"quantity": "paths that carry gradient: fewest blocks", "value": 5.0, "unit": "of 54 blocks"},
-        {"quantity": "paths that carry gradient: most blocks", "value": 17.0, "unit": "of 54 blocks"},
-        {"quantity": "paths that carry gradient", "value": 0.45, "unit": "% of all paths"},
+        {"quantity": "paths that carry the gradient: fewest blocks", "value": 5.0, "unit": "of 54 blocks"},
+        {"quantity": "paths that carry the gradient: most blocks", "value": 17.0, "unit": "of 54 blocks"},
+        {"quantity": "paths that carry the gradient", "value": 0.45, "unit": "% of all paths"},
     ),
 )
-_SHARE = 0.7  # of the budget, for the trainings
+_TRAINING = 0.7  # fraction of the budget
 _MOST_IMAGES = 512
 _GRADIENT_IMAGES = 64
 _MOST_COUNTS = 8
-"""As many numbers of blocks, and of swaps, are tried at most."""
+"""Maximum of different numbers of blocks, and of swaps, that are tried."""
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The arguments of this study."""
+
+    depth: int = depth_setting(20, "layers of the networks; 20 layers are 9 blocks", least=20)
+    draws: int = setting(5, "random choices of each kind", minimum=1)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def lesion(
-    data: str | Path | ImageData = "digits", *, depth: int = 20, draws: int = 5, **setup: Unpack[SetUp]
+    data: str | Path | ImageData = "digits",
+    *,
+    depth: int = Options.depth,
+    draws: int = Options.draws,
+    **setup: Unpack[SetUp],
 ) -> StudyResult:
-    """Deletes and reorders blocks of a trained residual network and of its plain twin, and follows its paths.
+    """Deletes and reorders blocks of a trained residual network and of its plain twin, and measures its paths.
 
-    Each block is deleted alone; then several at random; then blocks of one shape change places. A block that changes
-    the shape keeps its padded shortcut when it is deleted, and is reported apart; in a plain network it stays.
+    Each block is deleted alone; then several random ones together; then blocks of the same shape are swapped. A block
+    that changes the shape keeps its padded shortcut when it is deleted and is reported separately; in a plain network
+    it cannot be deleted.
 
     Args:
-        data: what `load_data` takes, or returned.
-        depth: layers, 6n + 2 and at least 20, which are 9 blocks.
-        draws: random choices of each kind.
+        data: a source for `load_data`, or its result.
+        depth: see `Options`.
+        draws: see `Options`.
         **setup: see `SetUp`.
 
     Raises:
-        UserError: a depth or a number is none of these, or see `conduct`.
+        UserError: an argument is out of range, or see `conduct`.
     """
-    depth, draws = check_depth("depth", depth, least=20), check_integer("draws", draws, 1)
-    return conduct(QUESTION, data, setup, _answer, depth=depth, draws=draws)
+    return conduct(QUESTION, data, setup, _answer, Options(depth=depth, draws=draws))
 
 
-def _answer(lab: Lab, depth: int, draws: int) -> Finding:
+def _answer(lab: Lab, options: Options) -> Finding:
+    depth, draws = options.depth, options.draws
     cells = twin_cells(lab, [depth])
-    lab.prepare(cells, share=_SHARE)
+    lab.prepare(cells, fraction=_TRAINING)
     lesions, paths = [], []
     for cell, run in zip(cells, lab.train(cells), strict=True):
-        lab.tell(f"lesions of {cell.name}")
-        found = lab.once(f"lesions-{cell.name}", functools.partial(_lesions, lab, run, cell.seed, draws))
+        lab.log(f"lesions of {cell.name}")
+        found = lab.measured(f"lesions-{cell.name}", functools.partial(_lesions, lab, run, cell.seed, draws))
         lesions.append(found.assign(**cell.labels, seed=cell.seed))
         if cell.labels["network"] == "residual":
-            found = lab.once(f"paths-{cell.name}", functools.partial(_paths, lab, run, cell.seed, draws))
+            found = lab.measured(f"paths-{cell.name}", functools.partial(_paths, lab, run, cell.seed, draws))
             paths.append(found.assign(seed=cell.seed))
     rows = pd.concat(lesions, ignore_index=True)
     carried = _carried(pd.concat(paths))
@@ -99,77 +122,76 @@ def _answer(lab: Lab, depth: int, draws: int) -> Finding:
     verdict = judge(costs, rows.loc[rows["lesion"] == "none"], chance=chance)
     return Finding(
         table=_table(rows),
-        verdict=Verdict(claim=verdict.claim, words=f"{verdict.words}. {_words_on_paths(carried)}"),
+        verdict=Verdict(claim=verdict.claim, reason=f"{verdict.reason}. {_summary_of_paths(carried)}"),
         figures={
             "lesion.png": (
                 lambda figure: draw_blocks(figure, rows, (SMALL_COST, LARGE_COST), lab.data.name),
-                "What deleting each block alone costs, for the residual network and its plain twin, mean and standard "
-                "deviation over seeds. Hollow points keep a padded shortcut, and plain blocks that change the shape "
-                "cannot be deleted.",
+                "Cost of deleting each block alone, for the residual network and its plain twin: mean and standard "
+                "deviation over seeds. Blocks with hollow points keep a padded shortcut; plain blocks that change the "
+                "shape cannot be deleted.",
             ),
             "random.png": (
                 lambda figure: draw_random(figure, rows, lab.data.name),
-                "Error after several random blocks were deleted, on the left, mean and standard deviation over choices "
-                "and seeds; and after blocks of one shape changed places, on the right, where Kendall's tau is 1 for "
-                "the order of the training.",
+                "Left: error after deleting several random blocks, mean and standard deviation over choices and seeds. "
+                "Right: error after swapping blocks of the same shape; Kendall's tau is 1 for the original order.",
             ),
             "paths.png": (
                 lambda figure: draw_paths(figure, carried),
-                "For the residual network, by the number of blocks on a path: the gradient that comes back along one "
-                "path on the left; on the right the share of the paths, and the share of their gradient.",
+                "The residual network, by the number of blocks on a path. Left: gradient along one path. Right: "
+                "percentage of all paths, and percentage of the gradient that they carry.",
             ),
         },
         deviations=[
-            f"network: {depth} layers, {(depth - 2) // 2} blocks; the paper has 110 and 54",
-            f"figures are of at most {_MOST_IMAGES} images of the {default_split(lab.data)} split, {draws} random "
-            "choices of each kind and network",
-            "the plain control is the twin without shortcuts; the paper's is VGG",
-            "the paper names the lengths that almost all gradient comes from; here it is the middle 95 % of it",
+            f"network: {depth} layers, {(depth - 2) // 2} blocks; in the paper 110 and 54",
+            f"measured on at most {_MOST_IMAGES} images of the {default_split(lab.data)} split, with {draws} random "
+            "choices of each kind for each network",
+            "the plain network is the twin without shortcuts; in the paper it is VGG",
+            "the paper gives the path lengths that carry almost all of the gradient; here they are its middle 95 %",
         ],
     )
 
 
 def judge(costs: pd.DataFrame, whole: pd.DataFrame, *, chance: float) -> Verdict:
-    """Returns the verdict by the median over blocks of what one costs.
+    """Returns the verdict, by the median over blocks of the cost of deleting one.
 
     Args:
-        costs: network ("plain" or "residual"), seed, cost in points of accuracy; a row a block that leaves the
-            identity when it is deleted.
-        whole: network, seed, error in percent; a row a network.
+        costs: one row per block that becomes the identity when it is deleted: network ("plain" or "residual"), seed,
+            cost in points of accuracy.
+        whole: one row per network: network, seed, error in percent.
         chance: accuracy of guessing, in percent.
     """
     residual, plain = (_by_seed(costs, kind, "cost") for kind in ("residual", "plain"))
     before = {kind: _by_seed(whole, kind, "error") for kind in ("residual", "plain")}
-    words = (
-        f"deleting one block costs {spread(residual)} points of accuracy with shortcuts and {spread(plain)} without, "
-        f"medians over blocks; before that the error was {spread(before['residual'])} % with and "
-        f"{spread(before['plain'])} % without"
+    costs_text = (
+        f"deleting one block costs {mean_and_deviation(residual)} points of accuracy with shortcuts and "
+        f"{mean_and_deviation(plain)} without (medians over blocks), from an error of "
+        f"{mean_and_deviation(before['residual'])} % with and {mean_and_deviation(before['plain'])} % without"
     )
     worse = max(before, key=lambda kind: before[kind].mean())
     learned = 100 - before[worse].mean() - chance
     if learned < LARGE_COST:
         return Verdict(
             claim=OPEN,
-            words=f"{words}: the {worse} twin is only {learned:.1f} points better than guessing, and has too little to "
-            "lose. Give more budget, or a smaller depth",
+            reason=f"{costs_text}. The {worse} twin is only {learned:.1f} points better than guessing, so it has too "
+            "little to lose. Give a larger budget or a smaller depth",
         )
     found = {
-        f"with shortcuts from {SMALL_COST:g}": above(residual, SMALL_COST),
-        f"without from {LARGE_COST:g}": above(plain, LARGE_COST),
+        f"with shortcuts, minus {SMALL_COST:g}": above(residual, SMALL_COST),
+        f"without shortcuts, minus {LARGE_COST:g}": above(plain, LARGE_COST),
     }
     expected = dict(zip(found, ("below", "above"), strict=True))
-    return weigh(found, expected, f"{words}. From the bounds of the claim the costs differ by")
+    return verdict_on(found, expected, f"{costs_text}. Costs minus the bounds of the claim")
 
 
 def _by_seed(rows: pd.DataFrame, kind: str, column: str) -> np.ndarray:
-    """Returns the median of a column of one kind of network, one value a seed."""
+    """Returns the median of a column for one kind of network, one value per seed."""
     of_kind = rows.loc[rows["network"] == kind]
     by_seed = (of_kind.loc[of_kind["seed"] == seed, column] for seed in sorted(set(of_kind["seed"])))
     return np.array([np.median(values.to_numpy(dtype=float)) for values in by_seed])
 
 
 def _lesions(lab: Lab, run: Run, seed: int, draws: int) -> pd.DataFrame:
-    """Returns a row a changed network: lesion, name, kind, number, tau, error and cost, in points."""
+    """Returns one row per changed network: lesion, name, kind, number, tau, error and cost, in points."""
     model, split = lab.network(run), default_split(lab.data)
     positions = sample(len(lab.data.split(split)), _MOST_IMAGES)
     images, labels = lab.data.squares(split, positions), lab.data.split(split).labels[positions]
@@ -191,7 +213,7 @@ def _lesions(lab: Lab, run: Run, seed: int, draws: int) -> pd.DataFrame:
                 "error": 100 * (1 - block["lesion_top1"]),
             }
         )
-    exchangeable = alike(model)
+    exchangeable = exchangeable_blocks(model)
     names = [name for stage in exchangeable for name in stage]
     for number in _counts(len(names)):
         for draw in range(draws):
@@ -210,7 +232,7 @@ def _lesions(lab: Lab, run: Run, seed: int, draws: int) -> pd.DataFrame:
 
 
 def _paths(lab: Lab, run: Run, seed: int, draws: int) -> pd.DataFrame:
-    """Returns a row a number of blocks on a path: length, gradient (norm of one path's, mean of images and draws)."""
+    """Returns one row per length of a path, in blocks: length, gradient (norm, mean over images and draws)."""
     model = lab.network(run).requires_grad_(False)
     split = default_split(lab.data)
     positions = sample(len(lab.data.split(split)), _GRADIENT_IMAGES)
@@ -230,19 +252,19 @@ def _paths(lab: Lab, run: Run, seed: int, draws: int) -> pd.DataFrame:
 
 
 def _carried(paths: pd.DataFrame) -> pd.DataFrame:
-    """Returns a row a length: gradient of one path, mean over seeds, share of all paths, share of their gradient."""
+    """Returns one row per length: gradient of one path (mean over seeds), fraction of all paths and of the gradient."""
     found = over_seeds(paths, ("length",), ("gradient",))
-    found["paths"] = share_of_paths(len(found) - 1)
+    found["paths"] = fraction_of_paths(len(found) - 1)
     total = found["gradient"] * found["paths"]
     return found.assign(carried=total / total.sum())
 
 
-def _words_on_paths(carried: pd.DataFrame) -> str:
+def _summary_of_paths(carried: pd.DataFrame) -> str:
     paths, gradient = carried["paths"].to_numpy(dtype=float), carried["carried"].to_numpy(dtype=float)
     (first, last), (low, high) = central(paths), central(gradient)
     return (
-        f"Of {len(carried) - 1} blocks 95 % of the paths go through {first} to {last}; 95 % of the gradient comes back "
-        f"along paths of {low} to {high}, which are {paths[low : high + 1].sum():.1%} of all"
+        f"95 % of the paths pass {first} to {last} of {len(carried) - 1} blocks; 95 % of the gradient comes from paths "
+        f"of {low} to {high} blocks, {paths[low : high + 1].sum():.1%} of all paths"
     )
 
 
@@ -260,3 +282,126 @@ def _table(rows: pd.DataFrame) -> pd.DataFrame:
     table = over_seeds(over_seeds(rows, [*labels, "seed"], values), labels, values)  # of draws, then of seeds
     shown = table.loc[:, ["network", "name", "kind", "tau", "error", "error_sd", "cost", "cost_sd", "seeds"]]
     return shown.rename(columns={"name": "lesion", "kind": "shortcut", "tau": "kendall_tau"})
+
+
+def exchangeable_blocks(model: ResNet) -> list[list[str]]:
+    """Returns the names of the blocks that keep the shape and have an identity shortcut, one list per stage.
+
+    Deleting such a block leaves the identity, and those of a stage can be swapped. All others, with a projection or a
+    padded shortcut, are left out.
+    """
+    found: list[list[str]] = [[] for _ in model.stage_names]
+    for (name, block), (stage, index) in zip(model.blocks(), _places(model), strict=True):
+        site = block_site(model.config, stage, index)
+        keeps_shape = site.stride == 1 and site.in_channels == model.config.output_width(site.width)
+        if keeps_shape and isinstance(block, ResidualBlock) and isinstance(block.downsample, nn.Identity | None):
+            found[stage].append(name)
+    return found
+
+
+def without_blocks(model: ResNet, names: Iterable[str]) -> ResNet:
+    """Returns a copy in which blocks are reduced to their shortcut, or to the identity in a plain network.
+
+    Args:
+        model: the network; it is not changed.
+        names: blocks of `exchangeable_blocks`, or others that have a shortcut.
+    """
+    whole = {name: block for name, block in model.blocks() if isinstance(block, ResidualBlock)}
+    return _with_blocks(model, {name: ShortcutOnly(whole[name]) for name in names}, "some of its blocks are deleted")
+
+
+def reordered(model: ResNet, order: Mapping[str, str]) -> ResNet:
+    """Returns a copy in which each place of `order` has the block of another place, by names of blocks."""
+    blocks = dict(model.blocks())
+    return _with_blocks(model, {place: blocks[name] for place, name in order.items()}, "its blocks are swapped")
+
+
+def swapped(exchangeable: Sequence[Sequence[str]], swaps: int, draws: np.random.Generator) -> dict[str, str]:
+    """Returns which block is in which place after random swaps of exchangeable blocks.
+
+    Args:
+        exchangeable: names of blocks, one list per shape; see `exchangeable_blocks`.
+        swaps: number of successive swaps; all pairs are equally likely.
+        draws: the random numbers.
+    """
+    order = {name: name for names in exchangeable for name in names}
+    pairs = [pair for names in exchangeable for pair in itertools.combinations(names, 2)]
+    for first, second in draws.choice(pairs, swaps):
+        order[first], order[second] = order[second], order[first]
+    return order
+
+
+def kendall_tau(order: Sequence[int]) -> float:
+    """Returns Kendall's rank correlation of a permutation with ascending order: 1 if equal, -1 if reversed.
+
+    tau = 1 - 4 inversions / (n (n - 1))
+    """
+    count = len(order)
+    inversions = sum(first > second for first, second in itertools.combinations(order, 2))
+    return 1 - 4 * inversions / (count * (count - 1))
+
+
+def _places(model: ResNet) -> list[tuple[int, int]]:
+    return [(stage, index) for stage, depth in enumerate(model.config.depths) for index in range(depth)]
+
+
+def _with_blocks(model: ResNet, blocks: Mapping[str, nn.Module], why: str) -> ResNet:
+    changed = copy.deepcopy(model)
+    for (name, _), (stage, index) in zip(model.blocks(), _places(model), strict=True):
+        if name in blocks:
+            changed.get_submodule(model.stage_names[stage])[index] = copy.deepcopy(blocks[name])  # type: ignore[operator]
+    changed.altered = why
+    return changed
+
+
+def path_gradient(model: ResNet, images: Tensor, labels: Tensor, through: Collection[str]) -> Tensor:
+    """Returns the gradient of each image's loss with respect to that image along one path.
+
+    The forward pass is unchanged. In the backward pass, the gradient only flows through the branch of the named blocks
+    and the shortcut of all others (Veit et al. 2016, section 4.2). The gradients of all 2^n paths add up to the
+    gradient.
+
+    Args:
+        model: with a shortcut in every block.
+        images: (N, C, H, W), normalized.
+        labels: int64 (N,).
+        through: names of the blocks whose branch the path takes.
+
+    Returns:
+        (N, C, H, W).
+    """
+    images = images.detach().requires_grad_()
+    sections = model.sections()
+    *closing, head = sections["head"]
+    with torch.enable_grad(), evaluating(model):
+        x = images
+        for layer in sections["stem"]:
+            x = layer(x)
+        for name, block in model.blocks():
+            assert isinstance(block, ResidualBlock)
+            flow = block.flow(x)
+            assert flow.shortcut is not None
+            branch, shortcut = flow.branch, flow.shortcut
+            total = branch + shortcut.detach() if name in through else branch.detach() + shortcut
+            x = total if block.preactivation else block.last_activation(total)
+        for layer in closing:
+            x = layer(x)
+        loss = F.cross_entropy(head(x.flatten(1)), labels, reduction="sum")
+        return torch.autograd.grad(loss, images)[0]
+
+
+def fraction_of_paths(blocks: int) -> np.ndarray:
+    """Returns the fractions of the paths through 0, 1, ..., `blocks` branches, which are binomial; (blocks + 1,)."""
+    return np.array([math.comb(blocks, length) / 2**blocks for length in range(blocks + 1)])
+
+
+def central(weights: Sequence[float] | np.ndarray, fraction: float = 0.95) -> tuple[int, int]:
+    """Returns the first and the last position of the middle range with at least a fraction of the total weight.
+
+    The positions left out on each side have less than half of the rest.
+    """
+    fractions = np.asarray(weights, dtype=float) / np.sum(weights)
+    outside = (1 - fraction) / 2
+    first = int(np.argmax(np.cumsum(fractions) >= outside))
+    last = len(fractions) - 1 - int(np.argmax(np.cumsum(fractions[::-1]) >= outside))
+    return first, last
