@@ -1,24 +1,26 @@
-"""Changes to a network that say what they do to its function.
+"""Changes to a built network, each with a stated effect on the function that it computes.
 
-`reset_head`, `adapt_input_channels`, `freeze`, `unfreeze` and `deepen` change the network in place and return it;
-`without_block` and `fold_batch_norm` return a changed copy.
+`reset_head`, `adapt_input_channels`, `freeze`, `unfreeze` and `deepen` change the network in place and return it.
+`without_block` and `fold_batch_norm` return a changed copy. `parameter_groups` gives each section of a network its own
+learning rate.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from resnetlab.core.checks import check_integer
+from resnetlab.core.checks import check_integer, check_number
 from resnetlab.core.errors import UserError, unknown
 from resnetlab.models.blocks import ResidualBlock
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.folding import fold_batch_norm
-from resnetlab.models.network import AnyNetwork, sections_of
+from resnetlab.models.network import AnyNetwork, Network, sections_of
 from resnetlab.models.parts import is_convolution
 from resnetlab.models.resnet import (
     ResNet,
@@ -37,6 +39,7 @@ __all__ = [
     "deepen",
     "fold_batch_norm",
     "freeze",
+    "parameter_groups",
     "reset_head",
     "unfreeze",
     "without_block",
@@ -44,7 +47,7 @@ __all__ = [
 
 
 def reset_head(model: ResNet, num_classes: int) -> ResNet:
-    """Gives a network a fresh head of `num_classes` outputs, or none for 0, and forgets its class names.
+    """Replaces the head by a new one with `num_classes` outputs, or removes it for 0, and clears the class names.
 
     The backbone keeps its weights. A frozen head is unfrozen.
     """
@@ -60,13 +63,13 @@ def reset_head(model: ResNet, num_classes: int) -> ResNet:
 
 
 def adapt_input_channels(model: ResNet, in_channels: int) -> ResNet:
-    """Makes a network take images of other channels and keep what its first convolution has learned.
+    """Adapts a network to images with another number of channels and keeps what its first convolution learned.
 
-    For one channel its weights are summed over the colors, which equals showing the gray image in all of them;
-    for others they are repeated and scaled by old / new. The preprocessing is forgotten.
+    For one channel the weights are summed over the colors, which equals copying the gray image to all of them. For
+    other numbers the weights are repeated and scaled by old / new. The preprocessing is cleared.
 
     Raises:
-        UserError: the network normalizes its input (`input_norm`), whose statistics belong to its channels.
+        UserError: the network normalizes its input (`input_norm`), with statistics per channel.
     """
     _check_family(model)
     old, new = model.config.in_channels, check_integer("in_channels", in_channels, 1)
@@ -74,8 +77,8 @@ def adapt_input_channels(model: ResNet, in_channels: int) -> ResNet:
         return model
     if model.config.input_norm:
         raise UserError(
-            f"input_norm=True normalizes each of the {old} channels by statistics of its own, which {new} channels do "
-            "not have. Build a network with other in_channels instead."
+            f"input_norm=True normalizes each of {old} channels by its own statistics, which do not fit {new} "
+            f"channels. Build a network with in_channels={new} instead."
         )
     convolution = first_convolution(model)
     weight = convolution.get_parameter("weight").detach()
@@ -90,7 +93,7 @@ def adapt_input_channels(model: ResNet, in_channels: int) -> ResNet:
 
 
 def adapted_kernel(weight: Tensor, in_channels: int) -> Tensor:
-    """Returns the kernel of a first convolution, (out, in, h, w), for images of other channels."""
+    """Returns the kernel of a first convolution, (out, in, h, w), adapted to images with `in_channels` channels."""
     old = weight.shape[1]
     if in_channels == 1:
         return weight.sum(1, keepdim=True)
@@ -98,73 +101,132 @@ def adapted_kernel(weight: Tensor, in_channels: int) -> Tensor:
 
 
 def first_convolution(model: ResNet) -> nn.Module:
-    """Returns the layer that sees the images."""
+    """Returns the convolution that takes the images."""
     return next(module for module in model.get_submodule("conv1").modules() if is_convolution(module))
 
 
 def freeze(model: AnyNetwork, *names: str) -> AnyNetwork:
-    """Stops the training of parts of a network: neither their weights nor their running statistics change.
+    """Freezes sections of a network: neither their weights nor their running statistics change.
 
-    They stay in evaluation mode whatever `train()` is called on the network, or on what holds it.
+    They stay in evaluation mode even if you call `train()` on the network or on a module that contains it.
 
     Args:
         model: the network.
-        names: of "stem", "stage1", ..., "head".
+        names: sections to freeze: "stem", "stage1", ..., "head".
     """
     if not names:
-        raise UserError(f"say what to freeze: one or more of {', '.join(sections_of(model))}.")
+        raise UserError(f"freeze expects at least one section: {', '.join(sections_of(model))}.")
     return _set_frozen(model, names, True)
 
 
 def unfreeze(model: AnyNetwork, *names: str) -> AnyNetwork:
-    """Undoes `freeze`, for the parts named or, without names, for all that are frozen."""
+    """Unfreezes the sections named, or all frozen sections if you name none."""
     return _set_frozen(model, names or sections_of(model).keys() & model.frozen, False)
+
+
+def parameter_groups(
+    model: Network,
+    lr: float,
+    *,
+    rates: Mapping[str, float] | None = None,
+    layer_decay: float | None = None,
+    weight_decay: float = 0.0,
+) -> list[dict[str, Any]]:
+    """Returns the trainable parameters in groups that every torch optimizer accepts.
+
+    Each section of the network ("stem", "stage1", ..., "head") has its own learning rate, in its group's "lr". Within a
+    section, weights have `weight_decay`; scales, shifts and biases have none. Frozen parameters are omitted.
+
+    Args:
+        model: the network.
+        lr: learning rate of the head, and of every section that `rates` does not name.
+        rates: learning rates by section.
+        layer_decay: ratio of the learning rate of each section to that of the next one, instead of `rates`: the last
+            stage has lr * layer_decay, the stage before it lr * layer_decay^2, and so on to the stem.
+        weight_decay: weight decay of parameters with two or more dimensions.
+
+    Raises:
+        UserError: a section is unknown, a rate is out of range, both `rates` and `layer_decay` are given, or everything
+            is frozen.
+    """
+    given = section_rates(model, lr, rates=rates, layer_decay=layer_decay)
+    groups = []
+    for name, modules in model.sections().items():
+        trained = [p for module in modules for p in module.parameters() if p.requires_grad]
+        for suffix, decay, members in (
+            ("", check_number("weight_decay", weight_decay, 0), [p for p in trained if p.ndim > 1]),
+            (" scales and shifts", 0.0, [p for p in trained if p.ndim <= 1]),
+        ):
+            if members:
+                group = {"params": members, "lr": given[name], "weight_decay": decay, "name": f"{name}{suffix}"}
+                groups.append(group)
+    if not groups:
+        raise UserError("all sections of the network are frozen, so there is nothing to train. Unfreeze at least one.")
+    return groups
+
+
+def section_rates(
+    model: Network, lr: float, *, rates: Mapping[str, float] | None = None, layer_decay: float | None = None
+) -> dict[str, float]:
+    """Returns the learning rate of each section, from "stem" to "head"; see `parameter_groups` for the arguments."""
+    names = list(sections_of(model))
+    lr = check_number("lr", lr, 0, above=True)
+    if rates and layer_decay is not None:
+        raise UserError("rates and layer_decay both set the learning rates of the sections. Give only one of them.")
+    if layer_decay is not None:
+        ratio = check_number("layer_decay", layer_decay, 0, 1, above=True)
+        return {name: lr * ratio ** (len(names) - 1 - place) for place, name in enumerate(names)}
+    for name, rate in (rates or {}).items():
+        if name not in names:
+            raise unknown("section", name, names)
+        check_number(f"the learning rate of {name}", rate, 0, above=True)
+    return {name: (rates or {}).get(name, lr) for name in names}
 
 
 def deepen(
     model: ResNet, stage: int, block: int | None = None, *, optimizer: torch.optim.Optimizer | None = None
 ) -> ResNet:
-    """Inserts a block without changing the function of the network, ready to be trained on.
+    """Inserts a block that leaves the function of the network unchanged, so that you can continue training.
 
-    The new block has the shape of its neighbors, an identity shortcut, and a branch that gives exactly 0: in
-    post-activation scale and shift of its last normalization are 0, in pre-activation its last convolution is.
-    So the logits stay the same to the last bit, in evaluation mode and, with drop rates of 0, in training mode,
-    and every parameter of the new block can learn. Old blocks keep their drop rates; the new one has that of
-    the block before it. (Net2Net, Chen et al. 2016, and ReZero, Bachlechner et al. 2020, begin alike.)
+    The new block has the shape of its neighbors, an identity shortcut, and a branch that returns exactly 0: with
+    post-activation, scale and shift of its last normalization are 0; with pre-activation, its last convolution is 0. So
+    the logits are equal to the last bit, in evaluation mode and, if all drop rates are 0, in training mode. Every
+    parameter of the new block can learn. Old blocks keep their drop rates; the new block has the rate of the block
+    before it. Net2Net (Chen et al. 2016) and ReZero (Bachlechner et al. 2020) start in a similar way.
 
     Args:
         model: the network, changed in place.
         stage: number of the stage, from 1.
-        block: number of the block after which the new one comes, from 1; the stage's last when None.
-        optimizer: one that trains the network: it gets the new parameters, in the groups of those of the block
-            before, and keeps its state of the old ones.
+        block: number of the block, from 1, after which the new one is inserted; None for the stage's last.
+        optimizer: the optimizer that trains the network. The new parameters join the groups of the block before, and
+            the state of the old parameters is kept.
 
     Returns:
         The network; its configuration is one block deeper.
 
     Raises:
-        UserError: the network has no identity shortcut, an activation other than ReLU after the sum, or no such
-            stage or block.
+        UserError: the network has no identity shortcuts, has an activation other than ReLU after the sum, or has no
+            such stage or block.
     """
     _check_family(model)
     config = model.config
     if config.shortcut not in ("A", "B"):
-        reason = "projects in every block" if config.shortcut == "C" else "has no shortcut"
+        reason = "every block projects" if config.shortcut == "C" else "blocks have no shortcut"
         raise UserError(
-            f"deepen inserts a block with an identity shortcut, and a network of shortcut={config.shortcut!r} "
-            f"{reason}. It needs shortcut 'A' or 'B'."
+            f"deepen inserts a block with an identity shortcut, but with shortcut={config.shortcut!r} {reason}. "
+            "Use a network with shortcut 'A' or 'B'."
         )
     if not config.preactivation and config.activation != "relu":
         raise UserError(
-            f"the output of a block with activation={config.activation!r} is changed by another such activation, so "
-            "that deepen cannot keep the function. It needs activation='relu' or preactivation=True."
+            f"deepen cannot keep the function with activation={config.activation!r}, because applying it twice changes "
+            "the output of a block. Use a network with activation='relu' or preactivation=True."
         )
     blocks = _stage(model, stage)
     after = len(blocks) if block is None else _block_number(model, stage, block)
     if f"stage{stage}" in model.frozen:
-        raise UserError(f"stage{stage} is frozen, and a new block in it could not learn. Call unfreeze first.")
+        raise UserError(f"stage{stage} is frozen, so a new block in it could not learn. Call unfreeze first.")
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
-        raise UserError(f"optimizer must be an optimizer of torch, got {type(optimizer).__name__}.")
+        raise UserError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}.")
     before = blocks[after - 1]
     deeper = _one_block_deeper(config, stage, after)
     new = build_block(deeper, block_site(deeper, stage - 1, after))
@@ -184,9 +246,8 @@ def deepen(
 def without_block(model: ResNet, stage: int, block: int) -> ResNet:
     """Returns a copy of the network in which one block is reduced to its shortcut (Veit et al. 2016).
 
-    Nothing is trained again and no statistics are moved. With an identity shortcut the block then is the identity:
-    it hands on what arrives. Any other keeps its shortcut, activated as the sum was. The other blocks keep their
-    numbers.
+    The copy is not retrained and its statistics are not recomputed. A block with an identity shortcut becomes the
+    identity. Any other block keeps its shortcut, activated as the sum was. The other blocks keep their numbers.
 
     Args:
         model: the network; it is not changed.
@@ -194,20 +255,19 @@ def without_block(model: ResNet, stage: int, block: int) -> ResNet:
         block: number of the block in its stage, from 1.
 
     Raises:
-        UserError: there is no such block, or a plain block changes the shape and has no shortcut to be
-            reduced to.
+        UserError: the block does not exist, or it changes the shape and has no shortcut.
     """
     _block_number(check_network(model), stage, block)
     lesioned = copy.deepcopy(model)
     blocks = _stage(lesioned, stage)
     old = blocks[block - 1]
     if not isinstance(old, ResidualBlock):
-        raise UserError(f"stage{stage}.block{block} has been reduced to its shortcut already.")
+        raise UserError(f"stage{stage}.block{block} is already reduced to its shortcut.")
     site = block_site(model.config, stage - 1, block - 1)
     keeps_shape = site.stride == 1 and site.in_channels == model.config.output_width(site.width)
     if old.downsample is None and not keeps_shape:
         raise UserError(
-            f"stage{stage}.block{block} of a plain network changes the shape, so that nothing can stand in for it. "
+            f"stage{stage}.block{block} of a plain network changes the shape, so it cannot be removed. "
             "Choose a block that is not the first of its stage."
         )
     blocks[block - 1] = ShortcutOnly(old)
@@ -216,7 +276,7 @@ def without_block(model: ResNet, stage: int, block: int) -> ResNet:
 
 
 class ShortcutOnly(nn.Module):
-    """What is left of a block without its branch: the identity, or a shortcut that changes the shape."""
+    """A block without its branch: the identity, or a shortcut that changes the shape."""
 
     def __init__(self, block: ResidualBlock) -> None:
         super().__init__()
@@ -227,14 +287,14 @@ class ShortcutOnly(nn.Module):
         self.finish = nn.Identity() if block.preactivation else block.last_activation
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the input, or the shortcut that it needs, activated as the block's sum would be."""
+        """Returns the input, or its shortcut activated as the sum of the block was."""
         if self.shortcut is None or isinstance(self.shortcut, nn.Identity):
             return x
         return self.finish(self.shortcut(self.start(x)))
 
 
 def _one_block_deeper(config: ResNetConfig, stage: int, after: int) -> ResNetConfig:
-    """Returns the configuration with one block more, the drop rates of the old ones spelled out."""
+    """Returns the configuration with one more block, and with the drop rate of each block spelled out."""
     depths = tuple(depth + (number == stage) for number, depth in enumerate(config.depths, 1))
     drop_path = config.drop_path
     if drop_path:
@@ -248,7 +308,7 @@ def _set_frozen(model: AnyNetwork, names: Iterable[str], frozen: bool) -> AnyNet
     sections = sections_of(model)
     for name in names:
         if name not in list(sections):
-            raise unknown("part of the network", name, sections)
+            raise unknown("section", name, sections)
         for module in sections[name]:
             module.requires_grad_(not frozen)
     model.frozen = model.frozen.union(names) if frozen else model.frozen.difference(names)
@@ -256,15 +316,15 @@ def _set_frozen(model: AnyNetwork, names: Iterable[str], frozen: bool) -> AnyNet
 
 
 def _join_optimizer(optimizer: torch.optim.Optimizer, new: nn.Module, before: nn.Module) -> None:
-    """Puts each parameter of the new block into the group that its namesake in the block before is in."""
+    """Adds each parameter of the new block to the group of the same parameter of the block before."""
     namesakes = dict(before.named_parameters())
     groups = {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
     homes = []
     for name, parameter in new.named_parameters():
         if namesakes[name] not in groups:
             raise UserError(
-                f"the optimizer does not train {name} of the block before the new one, so the new block has no group "
-                "to join. Give the optimizer that trains this network."
+                f"the optimizer does not train {name} of the block before the new one, so the new block has no "
+                "parameter group. Pass the optimizer that trains this network."
             )
         homes.append((groups[namesakes[name]], parameter))
     for group, parameter in homes:
@@ -272,7 +332,7 @@ def _join_optimizer(optimizer: torch.optim.Optimizer, new: nn.Module, before: nn
 
 
 def _memory_format(*weights: Tensor) -> torch.memory_format:
-    """Returns channels_last when the weights, with more than one position, lie so."""
+    """Returns channels_last if all weights with more than one position have that memory format."""
     spatial = [weight for weight in weights if weight.shape[1] > 1 and weight.shape[-1] > 1]
     is_last = all(weight.is_contiguous(memory_format=torch.channels_last) for weight in spatial)
     return torch.channels_last if spatial and is_last else torch.contiguous_format
@@ -280,13 +340,13 @@ def _memory_format(*weights: Tensor) -> torch.memory_format:
 
 def _check_family(model: ResNet) -> None:
     if check_network(model).altered:
-        raise UserError(f"{model.altered}: it is no longer a network of the family. Take the one it was made from.")
+        raise UserError(f"{model.altered}, so no configuration describes it. Use the network it was made from.")
 
 
 def _stage(model: ResNet, stage: int) -> nn.Sequential:
     stage = check_integer("stage", stage, 1)
     if stage > len(model.stage_names):
-        raise UserError(f"there is no stage {stage}: the network has stages 1 to {len(model.stage_names)}.")
+        raise UserError(f"the network has no stage {stage}, only stages 1 to {len(model.stage_names)}.")
     blocks = model.get_submodule(model.stage_names[stage - 1])
     assert isinstance(blocks, nn.Sequential)
     return blocks
@@ -296,5 +356,5 @@ def _block_number(model: ResNet, stage: int, block: int) -> int:
     depth = len(_stage(model, stage))
     block = check_integer("block", block, 1)
     if block > depth:
-        raise UserError(f"there is no block {block} in stage {stage}, which has blocks 1 to {depth}.")
+        raise UserError(f"stage {stage} has no block {block}, only blocks 1 to {depth}.")
     return block

@@ -11,9 +11,8 @@ from typing import Any
 from torch import nn
 
 from resnetlab.core.errors import UserError, unknown
-from resnetlab.models.groups import parameter_groups, part_rates
 from resnetlab.models.network import Network
-from resnetlab.models.surgery import freeze, unfreeze
+from resnetlab.models.surgery import freeze, parameter_groups, section_rates, unfreeze
 from resnetlab.training.recipe import Recipe
 
 
@@ -75,7 +74,7 @@ def optimizer_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
 def describe(recipe: Recipe, model: Network) -> str:
     """Returns what is trained, at which highest rate and from when, or nothing where it is all at one rate."""
     first = first_epochs(recipe, model)
-    rates = part_rates(model, recipe.lr, **_rates(recipe))
+    rates = section_rates(model, recipe.lr, **_rates(recipe))
     learning = {name: epoch for name, epoch in first.items() if epoch < recipe.epochs and _trained(model, [name])}
     count = sum(parameter.numel() for parameter in _trained(model, learning))
     total = sum(parameter.numel() for parameter in model.parameters())
