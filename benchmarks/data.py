@@ -33,7 +33,7 @@ from resnetlab.core.memory import keep_freed_memory
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.data.augment import Augmentation
 from resnetlab.data.batches import training_batches
-from resnetlab.data.load import load_data, pack_data
+from resnetlab.data.load import load_data, pack
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.catalog import create_model
 from resnetlab.training.machine import choose_machine
@@ -165,7 +165,7 @@ def packing_ratio(folder: Path, options: argparse.Namespace) -> float:
         times["decoding"].append(decoding_seconds(folder, processes))
         with tempfile.TemporaryDirectory() as target:
             start = time.perf_counter()
-            pack_data(folder, Path(target) / "pack", image_size=SIZE, fit="squash")
+            pack(folder, Path(target) / "pack", image_size=SIZE, fit="squash")
             times["packing"].append(time.perf_counter() - start)
         shown = ", ".join(f"{what} {values[-1]:.1f} s" for what, values in times.items())
         print(f"packing: round {turn + 1}/{options.rounds}: {shown}", flush=True)
@@ -224,7 +224,7 @@ def main() -> int:
     lines, held = [], True
     with tempfile.TemporaryDirectory() as target:
         if {"augmented", "plain"} & set(wanted):
-            data = pack_data(folder, Path(target) / "pack", image_size=SIZE, fit="squash")
+            data = pack(folder, Path(target) / "pack", image_size=SIZE, fit="squash")
             if sys.platform != "win32":
                 os.sync()  # else the system is still writing the pack to the disk while batches are timed
             for name, policy, bar in (("augmented", WRITE_UP_C, 5.0), ("plain", PLAIN, 3.0)):

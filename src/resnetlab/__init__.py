@@ -1,7 +1,7 @@
 """ResNetLab: build, train, understand and ship residual networks.
 
 The public names are imported on first use (PEP 562), so that `import resnetlab` and
-`resnetlab --help` cost no import of torch.
+`resnetlab --help` do not import torch.
 """
 
 from __future__ import annotations
@@ -10,62 +10,112 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resnetlab import scratch, studies, weights
+    from resnetlab import scratch, studies, surgery, weights
+    from resnetlab.core.errors import Interrupted, UserError
     from resnetlab.core.runs import Run
-    from resnetlab.data.load import load_data
+    from resnetlab.data.augment import Augmentation
+    from resnetlab.data.inspection.inspect import inspect_data
+    from resnetlab.data.load import load_data, pack
+    from resnetlab.evaluation.attention import class_activation, grad_cam, occlusion
+    from resnetlab.evaluation.diagnostics import diagnose
+    from resnetlab.evaluation.embeddings import embedding_map
     from resnetlab.evaluation.evaluate import evaluate
+    from resnetlab.evaluation.neighbors import neighbors
     from resnetlab.evaluation.predict import predict
-    from resnetlab.models.blocks import register_block
+    from resnetlab.models.blocks import Convolution, ResidualBlock, register_block
     from resnetlab.models.catalog import list_models
     from resnetlab.models.config import ResNetConfig
-    from resnetlab.models.resnet import ResNet
+    from resnetlab.models.resnet import ResNet, block
     from resnetlab.models.summary import summarize
+    from resnetlab.report.comparison.compare import compare
     from resnetlab.report.page import write_report
+    from resnetlab.training.find_lr import find_lr
     from resnetlab.training.fit import fit, resume
+    from resnetlab.training.overfit import overfit_one_batch
     from resnetlab.training.recipe import Recipe
-    from resnetlab.weights.file import load
+    from resnetlab.weights.convert import convert
+    from resnetlab.weights.file import load, save
     from resnetlab.weights.load import create_model, load_weights
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "Augmentation": "resnetlab.data.augment",
+    "Convolution": "resnetlab.models.blocks",
+    "Interrupted": "resnetlab.core.errors",
+    "Recipe": "resnetlab.training.recipe",
     "ResNet": "resnetlab.models.resnet",
     "ResNetConfig": "resnetlab.models.config",
-    "create_model": "resnetlab.weights.load",
-    "list_models": "resnetlab.models.catalog",
-    "register_block": "resnetlab.models.blocks",
-    "summarize": "resnetlab.models.summary",
-    "load_data": "resnetlab.data.load",
-    "Recipe": "resnetlab.training.recipe",
-    "fit": "resnetlab.training.fit",
-    "resume": "resnetlab.training.fit",
+    "ResidualBlock": "resnetlab.models.blocks",
     "Run": "resnetlab.core.runs",
+    "UserError": "resnetlab.core.errors",
+    "block": "resnetlab.models.resnet",
+    "class_activation": "resnetlab.evaluation.attention",
+    "compare": "resnetlab.report.comparison.compare",
+    "convert": "resnetlab.weights.convert",
+    "create_model": "resnetlab.weights.load",
+    "diagnose": "resnetlab.evaluation.diagnostics",
+    "embedding_map": "resnetlab.evaluation.embeddings",
     "evaluate": "resnetlab.evaluation.evaluate",
-    "predict": "resnetlab.evaluation.predict",
+    "find_lr": "resnetlab.training.find_lr",
+    "fit": "resnetlab.training.fit",
+    "grad_cam": "resnetlab.evaluation.attention",
+    "inspect_data": "resnetlab.data.inspection.inspect",
+    "list_models": "resnetlab.models.catalog",
     "load": "resnetlab.weights.file",
+    "load_data": "resnetlab.data.load",
     "load_weights": "resnetlab.weights.load",
+    "neighbors": "resnetlab.evaluation.neighbors",
+    "occlusion": "resnetlab.evaluation.attention",
+    "overfit_one_batch": "resnetlab.training.overfit",
+    "pack": "resnetlab.data.load",
+    "predict": "resnetlab.evaluation.predict",
+    "register_block": "resnetlab.models.blocks",
+    "resume": "resnetlab.training.fit",
+    "save": "resnetlab.weights.file",
+    "summarize": "resnetlab.models.summary",
     "write_report": "resnetlab.report.page",
 }
-_SUBMODULES = ("scratch", "studies", "weights")
+_SUBMODULES = ("scratch", "studies", "surgery", "weights")
 
 __all__ = [
+    "Augmentation",
+    "Convolution",
+    "Interrupted",
     "Recipe",
     "ResNet",
     "ResNetConfig",
+    "ResidualBlock",
     "Run",
+    "UserError",
+    "block",
+    "class_activation",
+    "compare",
+    "convert",
     "create_model",
+    "diagnose",
+    "embedding_map",
     "evaluate",
+    "find_lr",
     "fit",
+    "grad_cam",
+    "inspect_data",
     "list_models",
     "load",
     "load_data",
     "load_weights",
+    "neighbors",
+    "occlusion",
+    "overfit_one_batch",
+    "pack",
     "predict",
     "register_block",
     "resume",
+    "save",
     "scratch",
     "studies",
     "summarize",
+    "surgery",
     "weights",
     "write_report",
 ]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from resnetlab.core.resize import fit_to_square
 from resnetlab.data.inspection.inspect import inspect_data
-from resnetlab.data.load import load_data, pack_data
+from resnetlab.data.load import load_data, pack
 from resnetlab.data.storage.store import ImageData
 
 
@@ -115,7 +115,7 @@ def test_sizes_are_those_of_the_files_and_those_that_are_stored(laid_out: Path):
 
 
 def test_a_pack_has_no_files_and_says_only_what_is_stored(laid_out: Path, tmp_path: Path):
-    pack_data(laid_out, tmp_path / "pack", image_size=16)
+    pack(laid_out, tmp_path / "pack", image_size=16)
     found = inspect_data(load_data(tmp_path / "pack"))
     assert not any(name.startswith("file_") for name in found.splits)
     assert "height as stored" in str(found)

@@ -30,7 +30,8 @@ from resnetlab.data import assemble
 from resnetlab.data.assemble import CACHE_VARIABLE
 from resnetlab.data.augment import Augmentation
 from resnetlab.data.batches import Batch, training_batches
-from resnetlab.data.load import load_data, pack_data, reload_data
+from resnetlab.data.load import load_data, reload_data
+from resnetlab.data.load import pack as pack_data
 from resnetlab.data.storage import pack
 from resnetlab.data.storage.reader import decode_image
 from resnetlab.data.storage.store import ImageData, Split

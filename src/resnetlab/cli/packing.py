@@ -27,12 +27,12 @@ def command(
 
     resnetlab pack photos/ --out packs/photos --image-size 224
     """
-    from resnetlab.data.load import pack_data
+    from resnetlab.data.load import pack
 
     arguments = dataclasses.asdict(options)
     for name in WITHOUT:
         del arguments[name]
-    packed = pack_data(data, out, **{**arguments, "data_root": options.data_root and str(options.data_root)})
+    packed = pack(data, out, **{**arguments, "data_root": options.data_root and str(options.data_root)})
     output().print(packed)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     notice(f"{out}  {_bytes(size)}\ntrain from it: resnetlab train {shlex.quote(str(out))}")

@@ -143,7 +143,7 @@ def load_data(
     return from_files(_list_files(path, options), options, workers=workers)
 
 
-def pack_data(
+def pack(
     source: str | Path, folder: str | Path, *, workers: int | None = None, download: bool = True, **options: Any
 ) -> ImageData:
     """Decodes a data set once into a folder of files that are mapped into memory, and opens it.
@@ -164,7 +164,7 @@ def pack_data(
     for name in options:
         if name not in known:
             raise UserError(
-                f"pack_data has no argument {name!r}. {nearest(name, known)}It takes: {', '.join(sorted(known))}."
+                f"pack has no argument {name!r}. {nearest(name, known)}It takes: {', '.join(sorted(known))}."
             )
     checked = LoadOptions(source=str(source), store="pack", **options)
     if workers is not None:

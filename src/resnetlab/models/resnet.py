@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 from torch import Tensor, nn
 
-from resnetlab.core.errors import UserError
+from resnetlab.core.checks import check_integer
+from resnetlab.core.errors import UserError, unknown
 from resnetlab.models.blocks import BLOCK_CLASSES, ResidualBlock, Site
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.network import Network
@@ -15,6 +16,13 @@ from resnetlab.models.parts import parts_for
 from resnetlab.models.stems import build_stem
 from resnetlab.models.stochastic import DropBlock
 from resnetlab.scratch.initialization import he_normal_, xavier_uniform_
+
+_BLOCK_FIELDS = (
+    "bottleneck_multiplier", "groups", "width_per_group", "group_width", "shortcut", "shortcut_norm", "avg_down",
+    "preactivation", "stride_on", "conv_bias", "activation", "running_variance", "squeeze_excite",
+    "zero_init_residual", "init", "parts",
+)  # fmt: skip
+"""The fields of `ResNetConfig` that concern a single block, besides those that `block` takes by other names."""
 
 
 class ResNet(Network):
@@ -173,6 +181,67 @@ def build_head(config: ResNetConfig) -> nn.Module:
     if not config.num_classes:
         return nn.Identity()
     return parts_for(config).linear(config.embedding_width, config.num_classes)
+
+
+def block(
+    kind: str,
+    *,
+    in_channels: int,
+    width: int,
+    stride: int = 1,
+    dilation: int = 1,
+    drop_path: float = 0.0,
+    drop_block: tuple[float, int] = (0.0, 1),
+    **fields: Any,
+) -> ResidualBlock:
+    """Returns one residual block with its shortcut, initialized and ready to train.
+
+    Shapes: (N, in_channels, H, W) -> (N, expansion * width, ceil(H / stride), ceil(W / stride)).
+
+    Args:
+        kind: "basic", "bottleneck", or a name registered with `register_block`.
+        in_channels: channels of the block's input.
+        width: width of the block. The output has `expansion` times as many channels: 1 for "basic", 4 for "bottleneck"
+            unless `bottleneck_multiplier` changes it.
+        stride: factor by which the block reduces height and width.
+        dilation: dilation of the convolutions larger than 1x1.
+        drop_path: rate at which the branch is dropped in training.
+        drop_block: rate and block size of DropBlock.
+        **fields: fields of `ResNetConfig` that concern a block, such as `shortcut="C"`, `preactivation=True`,
+            `activation="gelu"`, `groups=32` or `parts="scratch"`.
+
+    Raises:
+        UserError: a value is out of range, or fields do not go together.
+    """
+    for name in fields:
+        if name not in _BLOCK_FIELDS:
+            raise unknown("field of a block", name, _BLOCK_FIELDS)
+    in_channels = check_integer("in_channels", in_channels, 1)
+    stride, dilation = check_integer("stride", stride, 1), check_integer("dilation", dilation, 1)
+    config = ResNetConfig(  # two stages, since in a single one no block changes the shape
+        block=kind,
+        stem_width=in_channels,
+        depths=(1, 1),
+        widths=(width, width),
+        drop_path=(drop_path, drop_path),
+        drop_block=(drop_block, drop_block) if drop_block[0] else (),
+        **fields,
+    )
+    site = Site(
+        in_channels=in_channels,
+        width=config.widths[0],
+        stride=stride,
+        dilation=dilation,
+        first_dilation=dilation,
+        drop_path=config.path_rates[0],
+        drop_block=config.drop_block[0] if config.drop_block else (0.0, 1),
+    )
+    made = build_block(config, site)
+    for layer in made.modules():
+        initialize_layer(layer, config.init)
+    if config.zero_init_residual:
+        zero_branch(made)
+    return made
 
 
 def build_block(config: ResNetConfig, site: Site) -> ResidualBlock:

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from resnetlab.core.checks import check_integer
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.data.augment import Augmentation
 from resnetlab.data.batches import Batch, training_batches
+from resnetlab.data.load import load_data
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
@@ -62,7 +64,7 @@ class OneBatch:
 
 def overfit_one_batch(
     model: str | ResNetConfig | ResNet,
-    data: ImageData,
+    data: str | Path | ImageData,
     *,
     overrides: Mapping[str, Any] | None = None,
     recipe: str | Recipe = "quick",
@@ -80,7 +82,7 @@ def overfit_one_batch(
 
     Args:
         model: as `fit` takes it; a `ResNet` is not changed.
-        data: of `load_data`.
+        data: what `load_data` returned, or takes.
         overrides: fields of `ResNetConfig` to change in a network given by name.
         recipe: a name or a `Recipe`.
         steps: at most.
@@ -95,6 +97,8 @@ def overfit_one_batch(
     steps = check_integer("steps", steps, 1)
     recipe = resolve_recipe(recipe, **changes)
     machine = choose_machine(device, precision, parts=parts_of(model, overrides or {}))
+    if not isinstance(data, ImageData):
+        data = load_data(data)
     if model == "auto":
         model = automatic_network(recipe, data)
     network = copy.deepcopy(network_for(model, data, seed, overrides or {}))

@@ -22,6 +22,7 @@ from torch import Tensor
 from resnetlab.core.console import console as progress_console
 from resnetlab.core.console import is_live, render
 from resnetlab.data.inspection.tables import class_table, constant_table, duplicate_table, split_table
+from resnetlab.data.load import load_data
 from resnetlab.data.sources.named import find_imagenette
 from resnetlab.data.storage.images import Ragged
 from resnetlab.data.storage.pack import is_pack
@@ -87,16 +88,19 @@ class Inspection:
     __repr__ = __str__
 
 
-def inspect_data(data: ImageData, *, notes: Sequence[str] = ()) -> Inspection:
+def inspect_data(data: str | Path | ImageData, *, notes: Sequence[str] = ()) -> Inspection:
     """Counts, measures and compares the images of every split.
 
     Equal images are told by `Split.digests`: copies of a file are found under any name, and arrays by their
     pixels; a photo that was resized or saved anew is not.
 
     Args:
-        data: as `load_data` returned it.
-        notes: what was said while loading, to be shown with the rest.
+        data: what `load_data` returned; or the name of a data set, a folder, a table or a pack, of which unreadable
+            files are skipped with a warning.
+        notes: messages from loading, to be shown with the rest.
     """
+    if not isinstance(data, ImageData):
+        data = load_data(data, skip_unreadable=True)
     digests = {name: split.digests for name, split in data.splits.items()}
     deviations = {
         name: np.fromiter(_deviations(split.images), dtype=np.float64, count=len(split))
