@@ -1,6 +1,6 @@
-"""The architecture as a picture: convolutions as bars, shortcuts as lines that pass a block and are added after it.
+"""The architecture as a drawing: convolutions as bars, shortcuts as lines that pass a block and join its sum.
 
-One SVG document without scripts, fonts or files from elsewhere, on a light ground of its own, so that it reads
+The drawing is one SVG document without scripts or external files. It has its own light background, so that it looks
 the same on a dark page.
 """
 
@@ -9,15 +9,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 from xml.sax.saxutils import escape
 
+from resnetlab.models.summary.layers import PREACTIVATION, Architecture, Layer, pooling
 from resnetlab.models.summary.outline import run_name, runs, shape_text, shortcut_kind, stage_of, units
-from resnetlab.models.summary.tracing import Layer
-from resnetlab.models.summary.words import PREACTIVATION, pooling
-
-if TYPE_CHECKING:
-    from resnetlab.models.summary import Summary
 
 
 class _Line(NamedTuple):
@@ -30,13 +26,13 @@ class _Line(NamedTuple):
 
 
 SHORTCUTS = {
-    "identity": _Line("#2b8a3e", "none", 2.2, "identity: the block's input, as it is"),
-    "projection": _Line("#ae3ec9", "7 4", 2.2, "projection: with weights of its own"),
-    "zero-padded": _Line("#d9480f", "0.1 5", 3.2, "zero-padded: subsampled, and zeros for new channels"),
+    "identity": _Line("#2b8a3e", "none", 2.2, "identity: the unchanged input of the block"),
+    "projection": _Line("#ae3ec9", "7 4", 2.2, "projection: with its own weights"),
+    "zero-padded": _Line("#d9480f", "0.1 5", 3.2, "zero-padded: subsampled, zeros in new channels"),
 }
 WIDTH = 480
-_FLOW = 238.0  # where the main path runs
-_RAIL = 356.0  # where the shortcuts pass
+_FLOW = 238.0  # x of the main path
+_RAIL = 356.0  # x of the shortcuts
 _BLOCK, _BAR, _GAP = 204, 20, 6
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _INK, _SOFT, _FRAME = "#1c2733", "#5c6773", "#ced4da"
@@ -44,7 +40,7 @@ _FEWEST_FOLDED = 3
 _LONGEST_LABEL = 17
 
 
-def draw(summary: Summary) -> str:
+def draw(summary: Architecture) -> str:
     """Returns the drawing of a summarized network as an SVG document."""
     page = _Page()
     found = units(summary.layers)
@@ -74,29 +70,29 @@ class _Page:
         self.behind: list[str] = []
         self.marks: list[str] = []
 
-    def heading(self, summary: Summary) -> None:
+    def heading(self, summary: Architecture) -> None:
         """Writes the caption: name, size, costs."""
         self._text(24, 34, summary.model, size=18, weight="bold")
         costs = (f"{_count(summary.parameters)} parameters", f"{_count(summary.macs)} MACs")
         self._text(24, 55, " · ".join((*costs, f"{_count(summary.flops)} FLOPs")), size=12.5)
-        memory = f"{summary.activation_bytes / 2**20:,.1f} MiB of activations for an image"
+        memory = f"{summary.activation_bytes / 2**20:,.1f} MiB of activations per image"
         self._text(24, 73, memory, size=12.5, color=_SOFT)
         self.y = 90
 
     def write_on_path(self, text: str) -> None:
-        """Writes what goes in or comes out of the main path."""
+        """Writes the input or the output of the main path."""
         self._text(_FLOW, self.y + 13, text, size=12, anchor="middle", weight="bold")
         self.y += 19
 
     def path_down(self, length: float) -> None:
-        """Draws the main path on."""
+        """Extends the main path downwards."""
         self.marks.append(
             f'<path d="M{_FLOW:g} {self.y:g}v{length:g}" stroke="{_SOFT}" stroke-width="1.4" fill="none"/>'
         )
         self.y += length
 
     def layer(self, layer: Layer) -> None:
-        """Draws a layer of the network itself, with the shape that it returns beside it."""
+        """Draws a layer of the network itself, with its output shape to the right."""
         self.path_down(14)
         if layer.shortcut:
             self._block((layer,))
@@ -107,7 +103,7 @@ class _Page:
             self._text(24, top + 14, _cut(layer.name), size=11, color=_SOFT)
 
     def stage(self, name: str, grouped: Sequence[Sequence[Layer]]) -> None:
-        """Draws the blocks of a stage on a ground of their own, with the shape that leaves it."""
+        """Draws the blocks of a stage on a common background, with its output shape."""
         self.path_down(16)
         top, ground = self.y, len(self.behind)
         self._text(24, top + 21, _cut(name), size=13, weight="bold")
@@ -119,7 +115,7 @@ class _Page:
         self.behind.insert(ground, _box(12, top, WIDTH - 24, self.y - top, fill="#eef2f6", radius=10))
 
     def legend(self, kinds: set[str], *, is_preactivated: bool) -> None:
-        """Says what the lines mean; a network without shortcuts is called what it is."""
+        """Explains the lines, or says that the network has no shortcuts."""
         self.y += 30
         shown = [kind for kind in SHORTCUTS if kind in kinds]
         for kind in shown:
@@ -152,7 +148,7 @@ class _Page:
         )
 
     def _block(self, run: Sequence[Layer]) -> None:
-        """Draws one block, or a run of equal ones as a pile with its number beside it."""
+        """Draws one block, or a run of equal blocks as a stack with their number to the left."""
         layer = run[0]
         kind = shortcut_kind(layer)
         fork = self.y
@@ -160,7 +156,7 @@ class _Page:
         top = self.y - 7
         self._bars(layer.computes)
         bottom = self.y + 7
-        for offset in (8, 4, 0) if len(run) > 1 else (0,):  # the lowest of the pile first
+        for offset in (8, 4, 0) if len(run) > 1 else (0,):  # the lowest of the stack first
             left = _FLOW - _BLOCK / 2 - offset
             self.behind.append(_box(left, top + offset, _BLOCK, bottom - top, fill="#ffffff", radius=6, frame=True))
         middle = (top + bottom) / 2
@@ -178,7 +174,7 @@ class _Page:
             self.path_down(7)
 
     def _sum(self, kind: str, fork: float, layer: Layer) -> None:
-        """Draws the shortcut from where it leaves the main path to where it is added."""
+        """Draws the shortcut from the point where it leaves the main path to the sum."""
         center = self.y + 8
         color = SHORTCUTS[kind].color
         corner = 12
@@ -199,7 +195,7 @@ class _Page:
         self.y = center + 8
 
     def _bars(self, computes: str) -> None:
-        """Draws a path in words as bars, wider for more channels."""
+        """Draws a path as bars, one for each layer, wider for more channels."""
         for number, word in enumerate(computes.replace("; ", ", ").split(", ")):
             if number:
                 self.path_down(_GAP)
@@ -240,7 +236,7 @@ def _stroke(path: str, kind: str) -> str:
 
 
 def _fill(word: str) -> str:
-    """Returns a bar's color: windows dark, pointwise light, pooling green, linear violet, others yellow."""
+    """Returns a bar's color: 1x1 light blue, larger kernels blue, pooling green, linear violet, others yellow."""
     if "pool" in word or word == "global average":
         return "#b2f2bb"
     first = word.split(" ")[0]
@@ -252,13 +248,13 @@ def _fill(word: str) -> str:
 
 
 def _width(word: str) -> float:
-    """Returns a bar's width: 90 for 16 channels and fewer, 180 for 2048 and more, by their logarithm."""
+    """Returns a bar's width, by the logarithm of the channels: from 90 for 16 or fewer to 180 for 2048 or more."""
     channels = next((int(part) for part in word.split(" ")[1:] if part.isdigit()), 64)
     return 90 + 90 * min(1.0, max(0.0, (math.log2(max(1, channels)) - 4) / 7))
 
 
 def _count(value: int) -> str:
-    """Returns a count in three digits: "25.6 M"."""
+    """Returns a count with three digits, such as "25.6 M"."""
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if value >= size:
             scaled = value / size
@@ -267,5 +263,5 @@ def _count(value: int) -> str:
 
 
 def _cut(name: str) -> str:
-    """Returns a name that fits the margin, without its beginning where it is long."""
+    """Returns a name that fits the margin; a long one loses its beginning."""
     return name if len(name) <= _LONGEST_LABEL else f"…{name[1 - _LONGEST_LABEL :]}"

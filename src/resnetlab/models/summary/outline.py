@@ -1,4 +1,4 @@
-"""A network at reading distance: its steps, its blocks, and runs of equal blocks as one."""
+"""The outline of a network: its steps, its blocks, and runs of equal blocks."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from resnetlab.models.summary.tracing import Layer
-from resnetlab.models.summary.words import IDENTITY, NONE, ZERO_PADDED
+from resnetlab.models.summary.layers import IDENTITY, NONE, ZERO_PADDED, Layer
 
 
 class Step(NamedTuple):
-    """Something that the network itself does to its images: a layer, a stage, a flattening."""
+    """One step of the network's own forward pass: a layer, a stage, a flattening."""
 
     name: str
     kind: str
@@ -20,7 +19,7 @@ class Step(NamedTuple):
 
 
 def steps(layers: Iterable[Layer]) -> list[Step]:
-    """Returns what the network calls itself, in order; a flattening between two of them is a step too."""
+    """Returns the modules that the network itself calls, in order, and flattenings between them."""
     found: list[Step] = []
     for layer in (layer for layer in layers if layer.depth == 1):
         before = found[-1].output_shape if found else layer.input_shape
@@ -32,9 +31,9 @@ def steps(layers: Iterable[Layer]) -> list[Step]:
 
 
 def units(layers: Sequence[Layer]) -> list[Layer]:
-    """Returns the blocks, and the layers that belong to none, in order."""
+    """Returns the blocks, and the layers outside of blocks, in order."""
     found: list[Layer] = []
-    inside = math.inf  # the depth of the unit whose parts are passed
+    inside = math.inf  # depth of the unit whose children are skipped
     for layer in reversed(layers):  # a parent before its children
         if layer.depth == 0 or layer.depth > inside:
             continue
@@ -45,7 +44,7 @@ def units(layers: Sequence[Layer]) -> list[Layer]:
 
 
 def runs(found: Iterable[Layer], shortest: int = 2) -> list[tuple[Layer, ...]]:
-    """Returns units in runs of equal blocks of one stage; a run shorter than `shortest` is taken apart."""
+    """Groups units into runs of equal blocks of one stage; a run shorter than `shortest` is split."""
     grouped: list[tuple[Layer, ...]] = []
     for _, group in itertools.groupby(found, key=_likeness):
         run = tuple(group)
@@ -59,12 +58,12 @@ def run_name(run: Sequence[Layer]) -> str:
 
 
 def stage_of(layer: Layer) -> str:
-    """Returns the name of what a unit is part of: "layer3" for "layer3.1", "" for a layer of the network itself."""
+    """Returns the module that contains a unit: "layer3" for "layer3.1", "" for a layer of the network itself."""
     return layer.name.rpartition(".")[0]
 
 
 def shortcut_kind(layer: Layer) -> str:
-    """Returns "identity", "zero-padded" or "projection" for a block with a sum, and "" for anything else."""
+    """Returns "identity", "zero-padded" or "projection" for a block with a shortcut, and "" for anything else."""
     if layer.shortcut in ("", NONE):
         return ""
     for kind in (ZERO_PADDED, IDENTITY):

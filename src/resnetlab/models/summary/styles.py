@@ -1,19 +1,14 @@
-"""The tables that users of Gluon know, and the trace of shapes."""
+"""Gluon's summary table, and the trace of output shapes."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from resnetlab.core.checks import check_integer
 from resnetlab.core.errors import UserError, nearest
+from resnetlab.models.summary.layers import Architecture, Layer, is_activation, is_normalization, pooling
 from resnetlab.models.summary.outline import shape_text, steps, units
-from resnetlab.models.summary.tracing import Layer
-from resnetlab.models.summary.words import is_activation, is_normalization, pooling
-
-if TYPE_CHECKING:
-    from resnetlab.models.summary import Summary
 
 GLUON_COUNTERS = {"conv": 5, "batchnorm": 4, "sequential": 1}
 """The numbers of Gluon's first layers of each kind in the d2l notebook; see `Summary.trace`."""
@@ -22,9 +17,9 @@ _RULE, _WIDTH = 80, (20, 44, 16)
 
 
 def trace_lines(layers: Sequence[Layer], *, gluon: bool, counters: Mapping[str, int] | None) -> str:
-    """Returns a line for every step of the network: its name and the shape that it returns, without N."""
+    """Returns one line for every step of the network: its name and its output shape, without N."""
     if counters is not None and not gluon:
-        raise UserError('counters number Gluon\'s names. Give names="gluon" too, or leave counters out.')
+        raise UserError('counters apply to Gluon\'s names only. Set names="gluon", or omit counters.')
     found = steps(layers)
     names = [step.name for step in found]
     if gluon:
@@ -36,12 +31,11 @@ def trace_lines(layers: Sequence[Layer], *, gluon: bool, counters: Mapping[str, 
     )
 
 
-def gluon_table(summary: Summary) -> str:
+def gluon_table(summary: Architecture) -> str:
     """Returns the table that Gluon's `summary` prints for this network.
 
-    As there, a block follows what is in it and owns only what is in nothing else, activations within a block are
-    functions and have no row, sequences have none either, and running statistics are parameters, of the kind that
-    is not trained.
+    As in Gluon, a block follows its layers and counts only the values that no layer in it counts; activations within
+    a block and sequences have no row; and running statistics are non-trainable parameters.
     """
     inside = _names_inside_blocks(summary.layers)
     rows = [_gluon_row("Input", (1, *summary.input_shape), 0)]
@@ -82,10 +76,10 @@ def _gluon_row(label: str, shape: tuple[int, ...], values: int) -> str:
 
 
 def _own_values(layers: Sequence[Layer]) -> list[tuple[Layer, int, int]]:
-    """Returns each layer with the values, and those of them that are not trained, that are in no other within it."""
+    """Returns each layer with its own values, without those of its children: all, and those not trained."""
     found: list[tuple[Layer, int, int]] = []
     within: dict[int, list[int]] = {}
-    for layer in layers:  # children before their parent
+    for layer in layers:  # children come before their parent
         values, fixed = within.pop(layer.depth + 1, [0, 0])
         found.append((layer, layer.parameters + layer.fixed - values, layer.fixed - fixed))
         siblings = within.setdefault(layer.depth, [0, 0])
@@ -105,7 +99,7 @@ def _names_inside_blocks(layers: Sequence[Layer]) -> set[str]:
 
 
 def _gluon_kind(layer: Layer) -> str:
-    """Returns Gluon's class for a layer of ours, or the name of its own class where Gluon has none."""
+    """Returns the name of Gluon's class for a layer, or of its own class if Gluon has none."""
     kind = layer.kind
     if pool := pooling(kind):
         return {"max": "MaxPool2D", "average": "AvgPool2D", "global": "GlobalAvgPool2D"}[pool]
@@ -119,7 +113,7 @@ def _gluon_kind(layer: Layer) -> str:
 
 
 def _gluon_prefix(kind: str) -> str:
-    """Returns what Gluon's names of such layers begin with."""
+    """Returns the prefix of Gluon's names for a kind of layer."""
     if pooling(kind):
         return "pool"
     if is_normalization(kind):
@@ -128,12 +122,10 @@ def _gluon_prefix(kind: str) -> str:
 
 
 def _numbered(prefixes: Sequence[str], counters: Mapping[str, int] | None) -> list[str]:
-    """Returns each prefix with its number: those of one kind count on from where their counter stands."""
+    """Returns each prefix with a number, continuing from the counter of its kind."""
     for key, value in (counters or {}).items():
         if key not in _PREFIXES:
-            raise UserError(
-                f"there is no counter {key!r}. {nearest(key, _PREFIXES)}Gluon counts {', '.join(_PREFIXES)}."
-            )
+            raise UserError(f"unknown counter {key!r}. {nearest(key, _PREFIXES)}Available: {', '.join(_PREFIXES)}.")
         check_integer(f"the counter of {key}", value, 0)
     numbers = Counter(GLUON_COUNTERS if counters is None else counters)
     names = []

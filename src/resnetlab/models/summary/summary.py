@@ -17,64 +17,40 @@ from resnetlab.core.errors import UserError
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.summary.drawing import draw
-from resnetlab.models.summary.meta import without_memory
+from resnetlab.models.summary.layers import Architecture, Layer
 from resnetlab.models.summary.outline import shape_text
+from resnetlab.models.summary.shapes import without_memory
 from resnetlab.models.summary.styles import gluon_table, trace_lines
 from resnetlab.models.summary.table import summary_table
-from resnetlab.models.summary.tracing import Layer, trace
+from resnetlab.models.summary.tracing import trace
 
 if TYPE_CHECKING:
     import pandas as pd
 
 STYLES = ("table", "gluon", "trace", "trace-gluon")
 WIDTH = 100
-"""Columns of a summary where nothing narrower is there."""
+"""The largest width of a summary, in columns."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Summary:
-    """What `summarize` found; `print` shows it in its style.
+class Summary(Architecture):
+    """What `summarize` returns; `print` shows it in its style.
 
     Attributes:
-        model: what the network is called; its class where nobody said.
-        input_shape: (C, H, W).
-        output_shape: what comes out for one image, with N = 1.
-        layers: every call of a module in the order of their ends, a parent after its children; a module called
-            twice is there twice.
-        parameters: trainable parameters, each once.
-        fixed: values that are saved with the network and not trained: running statistics, frozen parameters.
-        macs: multiply-accumulates of convolutions and linear layers for one image, with no bias, normalization or
-            activation counted: what He et al. call FLOPs.
-        activation_bytes: memory in float32 of the outputs of all modules for one image. Training keeps about this
-            for each image of a batch, because the backward pass reads it. An output that shares its memory with
-            another, of an identity, an activation in place or a flattening, counts once; what is computed between
-            modules and handed to the next at once, such as a sum before its activation, does not count.
-        style: "table", for reading; "gluon", the table of Gluon's `summary`; "trace", a shape a line for what the
-            network calls itself; "trace-gluon", the same under Gluon's names.
+        model, input_shape, output_shape, layers, parameters, fixed, macs, activation_bytes: see `Architecture`.
+        style: "table", for reading; "gluon", the table that Gluon's `summary` prints; "trace", one line with the output
+            shape of each layer that the network calls itself; "trace-gluon", the same with Gluon's names.
     """
 
-    model: str
-    input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
-    layers: tuple[Layer, ...]
-    parameters: int
-    fixed: int
-    macs: int
-    activation_bytes: int
     style: str = "table"
 
-    @property
-    def flops(self) -> int:
-        """Floating-point operations of the same layers: two a multiply-accumulate, its multiplication and addition."""
-        return 2 * self.macs
-
     def to_frame(self) -> pd.DataFrame:
-        """Returns a row for every call of a module, in the order of `layers`.
+        """Returns one row for every call of a module, in the order of `layers`.
 
         Columns: `name`, `kind` (its class), `depth`, `is_leaf`, `input_shape` and `output_shape` ("64x112x112",
-        without N), `computes`, `shortcut` and `order` (see `Layer`), `parameters` (trainable, within it), `fixed`,
-        `macs`, `flops`, `activation_bytes`. Containers and blocks hold the sums of what is within them, so that a
-        column's total is that of the rows where `is_leaf`.
+        without N), `computes`, `shortcut` and `order` (see `Layer`), `parameters` (trainable), `fixed`,
+        `macs`, `flops`, `activation_bytes`. The figures of a container or block include those of its children, so the
+        total of a column is the sum over rows with `is_leaf`.
         """
         import pandas as pd
 
@@ -92,7 +68,7 @@ class Summary:
         }
 
     def to_svg(self) -> str:
-        """Returns a drawing of the architecture, its shortcuts as arcs, as one SVG document."""
+        """Returns a drawing of the architecture, with its shortcuts, as one SVG document."""
         return draw(self)
 
     def trace(self, *, names: str = "own", counters: Mapping[str, int] | None = None) -> str:
@@ -146,19 +122,19 @@ class Summary:
 def summarize(
     model: nn.Module, input_shape: Sequence[int], *, style: str = "table", name: str | None = None
 ) -> Summary:
-    """Returns the layers of `model` with shapes, parameters, costs, and what is added to what.
+    """Returns the layers of `model` with shapes, parameters, costs and shortcuts.
 
     Args:
-        model: any network, of ours or not; it is neither run nor changed.
+        model: any `nn.Module`; it is neither run nor changed.
         input_shape: (C, H, W) of one image.
-        style: how it is printed: "table", "gluon", "trace" or "trace-gluon"; see `Summary`.
-        name: what to call the network; its class without it.
+        style: how `print` shows it: "table", "gluon", "trace" or "trace-gluon"; see `Summary`.
+        name: name of the network; by default its class.
 
     Raises:
-        UserError: `input_shape` is not three positive integers, or does not fit the network; an unknown style.
+        UserError: `input_shape` is not three positive integers or does not fit the network, or the style is unknown.
     """
     if not isinstance(model, nn.Module):
-        raise UserError(f"summarize takes a network, got {model!r}. Build one with create_model.")
+        raise UserError(f"summarize expects a network (nn.Module), got {model!r}. Build one with create_model.")
     if not isinstance(input_shape, Sequence) or isinstance(input_shape, str) or len(input_shape) != 3:
         raise UserError(f"input_shape must be (C, H, W), got {input_shape!r}.")
     check_choice("style", style, STYLES)
@@ -178,16 +154,16 @@ def summarize(
 
 
 def blueprint(config: ResNetConfig) -> ResNet:
-    """Returns a network that has shapes and no values, for `summarize`: it costs no memory and draws nothing."""
+    """Returns a network with shapes but no values, for `summarize`; it needs no memory and no random numbers."""
     with without_memory():
         return ResNet(config)
 
 
 def count(config: ResNetConfig, image_size: int) -> tuple[int, int]:
-    """Returns the trainable parameters and multiply-accumulates of a network, without building all of it.
+    """Returns the trainable parameters and multiply-accumulates of a network without building all of it.
 
-    The blocks of a stage are equal from the second on: two are built, and the second is counted for the rest. Nor
-    does it matter what the layers are made of.
+    From the second on, the blocks of a stage are equal, so two are built and the second is counted for the rest. The
+    kit of layers makes no difference.
     """
     depths = config.depths
     short = dataclasses.replace(config, depths=tuple(min(2, depth) for depth in depths), parts="torch")

@@ -1,28 +1,24 @@
-"""The table of a summary: one row a block, runs of equal blocks as one, shortcuts drawn beside them."""
+"""The table of a summary: one row per block or run of equal blocks, with the shortcuts drawn at the left."""
 
 from __future__ import annotations
 
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from resnetlab.models.summary.layers import Architecture, Layer
 from resnetlab.models.summary.outline import run_name, runs, shape_text, shortcut_kind, stage_of, units
-from resnetlab.models.summary.tracing import Layer
-
-if TYPE_CHECKING:
-    from resnetlab.models.summary import Summary
 
 RAILS = {
     "identity": ("╭──", "│", "╰─⊕"),
     "projection": ("╔══", "║", "╚═⊕"),
     "zero-padded": ("┌╌╌", "╎", "└╌⊕"),
 }
-"""How a shortcut leaves before its block, passes it, and comes back to be added."""
+"""How a shortcut is drawn: it leaves before its block, passes it, and joins the sum."""
 _COLORS = {"identity": "green", "projection": "magenta", "zero-padded": "yellow", "": ""}
 _NOTATION = {
     r"/\d": "/2: stride 2",
@@ -35,8 +31,8 @@ _NOTATION = {
 _NAME_LIMIT = 32
 
 
-def summary_table(summary: Summary, width: int) -> Iterator[RenderableType]:
-    """Gives title, table, totals and legend, in at most `width` columns."""
+def summary_table(summary: Architecture, width: int) -> Iterator[RenderableType]:
+    """Yields title, table, totals and legend, in at most `width` columns."""
     found = units(summary.layers)
     kinds = [shortcut_kind(layer) for layer in found]
     yield Text.assemble((summary.model, "bold"), f"  {_composition(summary.layers, kinds)}")
@@ -47,7 +43,7 @@ def summary_table(summary: Summary, width: int) -> Iterator[RenderableType]:
     yield from _legend(found, kinds, width)
 
 
-def _rows(summary: Summary, grouped: Sequence[Sequence[Layer]], width: int, *, has_rail: bool) -> Table:
+def _rows(summary: Architecture, grouped: Sequence[Sequence[Layer]], width: int, *, has_rail: bool) -> Table:
     names = [_short(run_name(run)) for run in grouped]
     decimals = 1 if summary.macs >= 100_000_000 else 3
     numbers = [_numbers(run, decimals) for run in grouped]
@@ -82,7 +78,7 @@ def _rows(summary: Summary, grouped: Sequence[Sequence[Layer]], width: int, *, h
 
 
 def _cells(run: Sequence[Layer], name: str, width: int) -> tuple[Text, Text, Text]:
-    """Returns rail, name and words of a row; where there is a shortcut, its words are beside the sum."""
+    """Returns drawing, name and notation of a row; the second line describes the shortcut."""
     layer = run[0]
     kind = shortcut_kind(layer)
     computed = _wrapped(layer.computes, width) or [""]
@@ -103,13 +99,13 @@ def _cells(run: Sequence[Layer], name: str, width: int) -> tuple[Text, Text, Tex
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """Returns words in lines that break between layers and not within one."""
+    """Returns lines that break between layers, not within one."""
     tied = re.sub(r"(?<![,;]) ", "\N{NO-BREAK SPACE}", text)
     return [line.replace("\N{NO-BREAK SPACE}", " ") for line in textwrap.wrap(tied, width)]
 
 
 def _numbers(run: Sequence[Layer], decimals: int) -> tuple[str, str, str]:
-    """Returns parameters, millions of MACs and MiB of all blocks of a run; nothing for 0."""
+    """Returns parameters, millions of MACs and MiB of all blocks of a run; "" for 0."""
     parameters = sum(layer.parameters for layer in run)
     macs = sum(layer.macs for layer in run)
     memory = sum(layer.activation_bytes for layer in run)
@@ -125,27 +121,27 @@ def _mebibytes(size: int) -> str:
 
 
 def _composition(layers: Sequence[Layer], kinds: Sequence[str]) -> str:
-    """Returns what the network is made of, as counted: weight layers and shortcuts."""
+    """Returns the number of layers with weights and of shortcuts of each kind."""
     weights = sum(layer.is_leaf and layer.macs > 0 for layer in layers)
     counts = [f"{kinds.count(kind)} {kind}" for kind in RAILS if kind in kinds]
     return f"{weights} convolutions and linear layers; shortcuts: {', '.join(counts) or 'none'}"
 
 
-def _totals(summary: Summary) -> Iterator[RenderableType]:
+def _totals(summary: Architecture) -> Iterator[RenderableType]:
     fixed = f", and {summary.fixed:,} values not trained" if summary.fixed else ""
     rows = (
         ("input", shape_text((1, *summary.input_shape))),
         ("parameters", f"{summary.parameters:,} trainable{fixed}"),
         ("MACs", f"{summary.macs:,} multiply-accumulates of convolutions and linear layers"),
-        ("FLOPs", f"{summary.flops:,}, multiplications and additions counted apart"),
-        ("activations", f"{_mebibytes(summary.activation_bytes)} MiB in float32, which training keeps of each image"),
+        ("FLOPs", f"{summary.flops:,}, two per multiply-accumulate"),
+        ("activations", f"{_mebibytes(summary.activation_bytes)} MiB in float32 per image, which training keeps"),
     )
     for name, text in rows:
         yield Text.assemble((f"{name:<13}", "bold"), text)
 
 
 def _legend(found: Sequence[Layer], kinds: Sequence[str], width: int) -> Iterator[RenderableType]:
-    """Gives the signs that are in the table, and no others."""
+    """Yields an explanation of the signs that the table uses."""
     words = " ".join(f"{layer.computes} {layer.shortcut}" for layer in found)
     signs = [f"{RAILS[kind][0][:2]} {kind}" for kind in RAILS if kind in kinds]
     signs += ["⊕ added to the branch"] if any(kinds) else []
@@ -167,7 +163,7 @@ def _filled(signs: Sequence[str], width: int) -> list[str]:
 
 
 def _short(name: str) -> str:
-    """Returns a long run's name with only the number of its last, and what is still long without its beginning."""
+    """Shortens a name: a run keeps only the number of its last block; a longer name loses its beginning."""
     first, to, last = name.partition(" to ")
     if len(name) > _NAME_LIMIT and to:
         number = re.split(r"\D", last)[-1]

@@ -1,9 +1,8 @@
-"""One forward pass through a network on torch's meta device, and everything it tells.
+"""Follows one forward pass through a network on torch's meta device and records every layer.
 
-Tensors of the meta device have shapes and no memory: nothing is computed, and the network itself is not
-touched, since the pass goes through a copy that shares its structure only. While it runs, every tensor is
-followed back to the layers it came from, so that what a block adds to what is observed, not assumed, and known
-for any network.
+Meta tensors have shapes but no memory, so nothing is computed, and the pass runs through a copy of the network's
+structure. Every tensor is traced back to the layers that made it. So the branch and the shortcut of a block are
+observed instead of assumed, for any network.
 """
 
 from __future__ import annotations
@@ -16,22 +15,21 @@ import torch
 from torch import Tensor, nn
 
 from resnetlab.core.errors import UserError
-from resnetlab.models.summary.meta import structure_of
-from resnetlab.models.summary.shape_rules import ShapesOnly, run_on_shapes
-from resnetlab.models.summary.ways import Step, fork_of, way_between, weights_on
-from resnetlab.models.summary.words import (
+from resnetlab.models.summary.layers import (
     GATE,
     NONE,
     PREACTIVATION,
+    Layer,
     Word,
     is_activation,
     layer_word,
     multiply_accumulates,
     path_words,
 )
+from resnetlab.models.summary.shapes import ShapesOnly, run_on_shapes, structure_of
 
 BYTES = 4
-"""Of a value in float32."""
+"""Bytes of a float32 value."""
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _aten = torch.ops.aten
@@ -39,61 +37,17 @@ _ADDITIONS = (_aten.add.Tensor, _aten.add_.Tensor)
 _PRODUCTS = (_aten.mul.Tensor, _aten.mul_.Tensor)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Layer:
-    """One call of one module of a network: a convolution, a block, a stage.
-
-    Attributes:
-        name: the module's name in the network.
-        kind: its class.
-        depth: 1 for what the network itself calls, 2 for what that calls, and so on.
-        is_leaf: whether it holds no other module.
-        is_container: whether it only strings blocks together, as a stage does.
-        input_shape: of the first tensor that it takes, with N = 1; () where it takes none.
-        output_shape: of the first tensor that it returns.
-        computes: in words, "3x3 128 /2 g32" of a convolution; of a block its branch, "1x1 64, 3x3 64, 1x1 256".
-        shortcut: what a block adds to its branch: "identity", "1x1 256 /2", "zero-padded", "avg-pool 2x2, 1x1
-            256"; "none" where it adds nothing, and "" for what is no block.
-        order: "pre-activation" of a block that activates before its first convolution; "then ReLU" where a ReLU
-            follows the sum; otherwise "".
-        parameters: trainable parameters within it.
-        fixed: values within it that are saved and not trained: running statistics, frozen parameters.
-        macs: multiply-accumulates of the convolutions and linear layers within it, for one image.
-        activation_bytes: memory of the outputs made within it; see `Summary`.
-    """
-
-    name: str
-    kind: str
-    depth: int
-    is_leaf: bool
-    is_container: bool
-    input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
-    computes: str
-    shortcut: str
-    order: str
-    parameters: int
-    fixed: int
-    macs: int
-    activation_bytes: int
-
-    @property
-    def flops(self) -> int:
-        """Floating-point operations: a multiply-accumulate is two, a multiplication and an addition."""
-        return 2 * self.macs
-
-
 def trace(model: nn.Module, input_shape: Sequence[int]) -> tuple[Layer, ...]:
-    """Returns every call of a module for one image, in the order of their ends: a parent after its children.
+    """Returns every call of a module for one image, in the order in which the calls return.
 
-    The last is the network itself, with the name "" and the depth 0.
+    The last entry is the network itself, with the name "" and depth 0.
 
     Args:
-        model: any network; neither run nor changed.
+        model: any network; it is neither run nor changed.
         input_shape: (C, H, W) of the image.
 
     Raises:
-        UserError: an image of this shape does not go through the network.
+        UserError: the network does not accept an image of this shape.
     """
     twin = structure_of(model).eval()
     tracer = _Tracer(twin)
@@ -107,10 +61,21 @@ def trace(model: nn.Module, input_shape: Sequence[int]) -> tuple[Layer, ...]:
     except (RuntimeError, NotImplementedError, ValueError, TypeError, IndexError) as error:
         shape = "x".join(map(str, input_shape))
         raise UserError(
-            f"an image of {shape} does not go through {type(model).__name__}: {error}\n"
-            "Give the (C, H, W) of the images that the network takes."
+            f"{type(model).__name__} does not accept an image of {shape}: {error}\n"
+            "Pass the (C, H, W) of the images that the network expects."
         ) from error
     return tuple(tracer.layers)
+
+
+class _Step:
+    """One step of the path from the image to a tensor: the layer that made it, and the previous step."""
+
+    __slots__ = ("before", "depth", "word")
+
+    def __init__(self, word: Word, before: _Step | None) -> None:
+        self.word = word
+        self.before = before
+        self.depth = 0 if before is None else before.depth + 1
 
 
 _IMAGE, _SUM = Word("", "image"), Word("", "sum")
@@ -118,11 +83,11 @@ _IMAGE, _SUM = Word("", "image"), Word("", "sum")
 
 @dataclass(slots=True)
 class _Call:
-    """A module that is running: what has been seen of it so far."""
+    """A module that is running, and what was observed of it so far."""
 
     module: nn.Module
     is_leaf: bool
-    start: Step | None
+    start: _Step | None
     input_shape: tuple[int, ...]
     macs: int = 0
     activation_bytes: int = 0
@@ -132,7 +97,7 @@ class _Call:
 
 
 class _Tracer(ShapesOnly):
-    """Follows one forward pass: the calls of modules through hooks, the tensors through every operation."""
+    """Follows one forward pass: calls of modules through hooks, and tensors through every operation."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -141,28 +106,28 @@ class _Tracer(ShapesOnly):
         self._parameters: dict[nn.Module, tuple[int, int]] = {}
         _count_within(network, self._parameters)
         self._running: list[_Call] = []
-        self._steps: dict[int, Step] = {}
+        self._steps: dict[int, _Step] = {}
         self._counted: set[int] = set()
-        self._alive: dict[int, torch.UntypedStorage] = {}  # an address names one memory only while that is kept
+        self._alive: dict[int, torch.UntypedStorage] = {}  # keeps storages alive, so that an address stays unique
         for module in self._names:
             module.register_forward_pre_hook(self._enter)
             module.register_forward_hook(self._leave)
 
     def begin(self, image: Tensor) -> None:
         """Takes note of the image, where every way starts."""
-        self._steps[self._memory(image)] = Step(_IMAGE, None)
+        self._steps[self._memory(image)] = _Step(_IMAGE, None)
         self._counted.add(self._memory(image))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         output = run_on_shapes(func, args, kwargs or {})
         if not self._running or self._running[-1].is_leaf:
-            return output  # a leaf is one step, whatever it is made of
+            return output  # a leaf is one step, whatever operations it runs
         for result in _tensors(output):
             self._follow(func, args, result)
         return output
 
     def _follow(self, operation: Any, args: tuple, result: Tensor) -> None:
-        """Takes note of where the result of an operation between layers comes from."""
+        """Records where the result of an operation between layers comes from."""
         inputs = [(tensor, self._steps.get(self._memory(tensor))) for tensor in _tensors(args)]
         known = [(tensor, step) for tensor, step in inputs if step is not None]
         if not known:
@@ -171,21 +136,21 @@ class _Tracer(ShapesOnly):
         if len(known) == 2 and operation in _ADDITIONS and _are_alike(known[0][0], known[1][0]):
             step = self._add(known[0][1], known[1][1])
         elif len(known) == 2 and operation in _PRODUCTS and known[0][0].numel() != known[1][0].numel():
-            step = Step(GATE, max(known, key=lambda pair: pair[0].numel())[1])
+            step = _Step(GATE, max(known, key=lambda pair: pair[0].numel())[1])
         elif self._memory(result) in self._steps:
             return  # a view
         self._steps[self._memory(result)] = step
 
-    def _add(self, first: Step, second: Step) -> Step:
-        """Takes note of a sum: the shorter way from where both come from is the shortcut, the other the branch."""
-        fork = fork_of(first, second)
-        # Where both have as many layers with weights, `branch + shortcut` is taken at its word.
-        shortcut, branch = sorted((way_between(fork, second), way_between(fork, first)), key=weights_on)
+    def _add(self, first: _Step, second: _Step) -> _Step:
+        """Records a sum: of the two paths from their common origin, the one with fewer weights is the shortcut."""
+        fork = _fork_of(first, second)
+        # If both have the same number of layers with weights, the order `branch + shortcut` decides.
+        shortcut, branch = sorted((_way_between(fork, second), _way_between(fork, first)), key=_weights_on)
         self._running[-1].sums.append((path_words(branch), path_words(shortcut)))
         for call in self._running[:-1]:
             call.has_sums_within = True
         self._running[-1].words.append(_SUM)
-        return Step(_SUM, max(first, second, key=lambda step: step.depth))
+        return _Step(_SUM, max(first, second, key=lambda step: step.depth))
 
     def _enter(self, module: nn.Module, inputs: tuple) -> None:
         tensor = next(_tensors(inputs), None)
@@ -197,12 +162,12 @@ class _Tracer(ShapesOnly):
         call = self._running.pop()
         result, given = next(_tensors(output), None), next(_tensors(inputs), None)
         word = None
-        if result is not None and (call.is_leaf or not call.words):  # attention calls none of the layers it holds
+        if result is not None and (call.is_leaf or not call.words):  # attention calls none of its own layers
             word = layer_word(module, result.ndim - 2)
             call.macs = 0 if given is None else multiply_accumulates(module, given, result)
             call.words.append(word)
             if word.role == "note" or (given is not None and self._memory(given) != self._memory(result)):
-                self._steps[self._memory(result)] = Step(word, call.start)
+                self._steps[self._memory(result)] = _Step(word, call.start)
         if result is not None and self._memory(result) not in self._counted:
             self._counted.add(self._memory(result))
             call.activation_bytes += result.numel() * BYTES
@@ -224,7 +189,7 @@ class _Tracer(ShapesOnly):
             computes, shortcut, order = "; ".join(branches), "; ".join(shortcuts), _order(call.words)
         elif not is_container and result is not None:
             step = self._steps.get(self._memory(result))
-            way = [] if step is None else way_between(call.start, step)
+            way = [] if step is None else _way_between(call.start, step)
             computes = path_words(way) if way else type(module).__name__
             if not isinstance(module, nn.Sequential) and any(word.role == "weights" for word in way):
                 shortcut, order = NONE, _order(call.words)
@@ -258,7 +223,7 @@ def _are_alike(first: Any, second: Any) -> bool:
 
 
 def _count_within(module: nn.Module, counts: dict[nn.Module, tuple[int, int]]) -> dict[int, Tensor]:
-    """Counts what is trained and what is only saved in a module and all within it, tied tensors once."""
+    """Counts trained values and values that are only saved, in a module and its children; tied tensors count once."""
     saved = {
         id(tensor): tensor for tensor in (*module._parameters.values(), *module._buffers.values()) if tensor is not None
     }
@@ -271,13 +236,13 @@ def _count_within(module: nn.Module, counts: dict[nn.Module, tuple[int, int]]) -
 
 
 def _strings_blocks(module: nn.Module) -> bool:
-    """Whether a module without a sum is a row of others that are more than layers, such as a stage."""
+    """Whether a module without a sum only runs modules that contain others, as a stage does."""
     has_more = any(next(child.children(), None) is not None for child in module.children())
     return isinstance(module, _CONTAINERS) and has_more
 
 
 def _order(words: Sequence[Word]) -> str:
-    """Returns where a block normalizes and activates, of the words of all its layers and sums in order."""
+    """Returns the `order` of a block, given the notation of all its layers and sums in order."""
     roles = [word.role for word in words]
     if next((role for role in roles if role in ("activation", "weights")), "") == "activation":
         return PREACTIVATION
@@ -286,7 +251,7 @@ def _order(words: Sequence[Word]) -> str:
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
-    """Gives the tensors among arguments or results, in order."""
+    """Yields the tensors among arguments or results, in order."""
     if isinstance(values, Tensor):
         yield values
     elif isinstance(values, (tuple, list)):
@@ -295,3 +260,30 @@ def _tensors(values: Any) -> Iterator[Tensor]:
     elif isinstance(values, dict):
         for value in values.values():
             yield from _tensors(value)
+
+
+def _fork_of(first: _Step, second: _Step) -> _Step | None:
+    """Returns the last step that two paths have in common."""
+    one: _Step | None = first
+    other: _Step | None = second
+    while one is not other and one is not None and other is not None:
+        if one.depth >= other.depth:
+            one = one.before
+        else:
+            other = other.before
+    return one if one is other else None
+
+
+def _way_between(start: _Step | None, end: _Step) -> list[Word]:
+    """Returns the layers after one step, up to and including another."""
+    words = []
+    step: _Step | None = end
+    while step is not None and step is not start:
+        words.append(step.word)
+        step = step.before
+    return words[::-1]
+
+
+def _weights_on(way: Sequence[Word]) -> int:
+    """Returns the number of layers with weights on a path."""
+    return sum(word.role == "weights" for word in way)

@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from resnetlab.models.summary.shape_rules import ShapesOnly
+from resnetlab.models.summary.shapes import ShapesOnly
 
 SIZES = st.tuples(st.integers(1, 12), st.integers(1, 12))
 

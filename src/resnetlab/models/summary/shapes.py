@@ -1,37 +1,77 @@
-"""The shapes that operations return, without torch's own rules for the meta device.
+"""Networks on torch's meta device: their structure and the shapes of their tensors, without memory.
 
-Those are written in Python: a batch normalization takes them a millisecond or two, and the first convolution
-imports a compiler, which takes seconds. The few operations that networks of this family are made of are answered
-here; any other, and whatever is out of the ordinary, is left to torch, and so are the errors.
+torch's own shape rules for the meta device are written in Python. A batch normalization takes them one or two
+milliseconds, and the first convolution imports a compiler, which takes seconds. The rules here cover the few operations
+that networks of this family use. Any other operation or unusual argument, and every error, is left to torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from resnetlab.core.errors import UserError
 
 _aten = torch.ops.aten
 _IN_PLACE = {_aten.add_, _aten.copy_, _aten.fill_, _aten.mul_, _aten.normal_, _aten.relu_, _aten.uniform_, _aten.zero_}
 
 
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """A context in which new networks have shapes but no values, so that thousands of layers are built at once."""
+    with torch.device("meta"), ShapesOnly():
+        yield
+
+
+def structure_of(model: nn.Module) -> nn.Module:
+    """Returns a copy of a network on the meta device, without hooks.
+
+    Raises:
+        UserError: the network has lazy layers, whose shapes are unknown before the first batch.
+    """
+    copies: dict[int, Any] = {}
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, OrderedDict) and "_hooks" in name:
+                copies[id(value)] = OrderedDict()
+            elif isinstance(value, Tensor):  # neither a parameter nor a buffer
+                copies[id(value)] = _without_values(value)
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if nn.parameter.is_lazy(tensor):
+            raise UserError(
+                f"{type(model).__name__} has lazy layers without known shapes. Run it once on a batch of images."
+            )
+        copies[id(tensor)] = _without_values(tensor)
+    return copy.deepcopy(model, memo=copies)
+
+
+def _without_values(tensor: Tensor) -> Tensor:
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    twin = torch.empty(tensor.shape, dtype=dtype, device="meta")
+    return nn.Parameter(twin, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
+
+
 class ShapesOnly(TorchDispatchMode):
-    """A context in which operations on tensors of the meta device are answered by the rules here."""
+    """A context in which operations on meta tensors use the shape rules of this module."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # else the first operation imports the compiler after all
+        return False  # otherwise the first operation imports the compiler
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        """Returns tensors of the right shapes."""
+        """Returns meta tensors with the shapes of the results."""
         return run_on_shapes(func, args, kwargs or {})
 
 
 def run_on_shapes(operation: Any, args: tuple, kwargs: dict) -> Any:
-    """Runs one operation, by a rule of ours where there is one and its first tensor has no memory."""
+    """Runs one operation: by a rule of this module if there is one and its first tensor is meta, else by torch."""
     if args and isinstance(args[0], Tensor) and args[0].is_meta and not kwargs:
         if operation.overloadpacket in _IN_PLACE:
             return args[0]
@@ -39,7 +79,7 @@ def run_on_shapes(operation: Any, args: tuple, kwargs: dict) -> Any:
         shape = None if rule is None else rule(*args)
         if shape is not None:
             output = torch.empty(shape, dtype=args[0].dtype, device="meta")
-            # A normalization's statistics and a pooling's indices are of no use here: they stand for themselves.
+            # The statistics of a normalization and the indices of a pooling are not used, so any tensor will do.
             return (output,) * _OUTPUTS[operation] if operation in _OUTPUTS else output
     return operation(*args, **kwargs)
 
@@ -107,7 +147,7 @@ def _windows(
     dilation: Sequence[int],
     ceil: bool,
 ) -> Sequence[int] | None:
-    """Returns the shape of a map with one position for each window; None where that is for torch to say."""
+    """Returns the shape of a map with one position per window, or None to leave it to torch."""
     if x.ndim != 4 or any(len(sizes) != 2 for sizes in (kernel, stride, padding, dilation)):
         return None
     places = []
@@ -115,7 +155,7 @@ def _windows(
         size, step = x.shape[axis + 2], stride[axis]
         free = size + 2 * padding[axis] - dilation[axis] * (kernel[axis] - 1) - 1
         count = -(-free // step) if ceil else free // step
-        if ceil and count * step >= size + padding[axis]:  # a window must start on the map or its left margin
+        if ceil and count * step >= size + padding[axis]:  # a window must start on the map or in its leading padding
             count -= 1
         if free < 0:
             return None
