@@ -23,8 +23,7 @@ from resnetlab.models.resnet import ResNet
 from resnetlab.studies.lab.plan import Plan
 from resnetlab.studies.lab.question import FAILS, HOLDS, OPEN
 from resnetlab.studies.landscape import surfaces
-from resnetlab.studies.landscape.pictures import draw_contours, draw_surfaces
-from resnetlab.studies.landscape.study import QUESTION, judge, landscape, rises
+from resnetlab.studies.landscape.study import QUESTION, draw_contours, draw_surfaces, judge, landscape, rises
 from resnetlab.studies.landscape.surfaces import RADII, Surface, nine_points, random_direction
 from resnetlab.weights.file import load
 

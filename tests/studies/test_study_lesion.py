@@ -20,7 +20,7 @@ from resnetlab.models.surgery import without_block
 from resnetlab.studies.degradation import Options, degradation
 from resnetlab.studies.lab.plan import Plan
 from resnetlab.studies.lab.question import FAILS, HOLDS, OPEN
-from resnetlab.studies.lesion.study import (
+from resnetlab.studies.lesion import (
     central,
     exchangeable_blocks,
     fraction_of_paths,

@@ -24,7 +24,7 @@ from resnetlab.studies.lab.plan import Plan
 from resnetlab.studies.lab.question import Question, StudyResult, Verdict
 from resnetlab.studies.lab.setup import Conditions, SetUp
 from resnetlab.studies.landscape.study import landscape
-from resnetlab.studies.lesion.study import lesion
+from resnetlab.studies.lesion import lesion
 from resnetlab.studies.regularization import regularization
 from resnetlab.studies.responses import responses
 from resnetlab.studies.scaling import scaling

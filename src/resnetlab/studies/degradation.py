@@ -98,34 +98,6 @@ def _answer(lab: Lab, options: Options) -> Finding:
     )
 
 
-def judge(rows: pd.DataFrame, depths: Sequence[int]) -> Verdict:
-    """Returns the verdict, by the training errors of the shallowest and the deepest networks.
-
-    Args:
-        rows: one row per training, with the columns network ("plain" or "residual"), depth and train_error.
-        depths: the depths in it.
-    """
-    shallow, deep = min(depths), max(depths)
-    rises = {}
-    for kind in ("plain", "residual"):
-        of_kind = rows[rows["network"] == kind].set_index("depth")["train_error"]
-        rises[kind] = difference(of_kind.loc[[deep]].to_numpy(), of_kind.loc[[shallow]].to_numpy())
-    reason = (
-        f"from {shallow} to {deep} layers, the training error changes by {rises['plain']} points without shortcuts and "
-        f"by {rises['residual']} points with them; a change is significant beyond twice its standard error"
-    )
-    # A rise of the residual network can be hidden by noise: the plain one must rise significantly more.
-    further = Difference(
-        value=rises["plain"].value - rises["residual"].value,
-        error=math.hypot(rises["plain"].error, rises["residual"].error),
-    )
-    if rises["plain"].is_above and not rises["residual"].is_above and further.is_above:
-        return Verdict(claim=HOLDS, reason=reason)
-    if rises["plain"].is_below or rises["residual"].is_above:
-        return Verdict(claim=FAILS, reason=reason)
-    return Verdict(claim=OPEN, reason=reason)
-
-
 def _curve(cell: Cell, run: Run) -> pd.DataFrame:
     """Returns one row per epoch: network, depth, step, error in percent."""
     history = run.history
@@ -155,3 +127,31 @@ def _draw_curves(figure: Figure, curves: pd.DataFrame, depths: Sequence[int], da
         style_axes(panel, title=f"{kind.capitalize()}, {data}", xlabel="step", ylabel="training error, %")
         panel.set_ylim(bottom=0)
         panel.legend(frameon=False, fontsize=9)
+
+
+def judge(rows: pd.DataFrame, depths: Sequence[int]) -> Verdict:
+    """Returns the verdict, by the training errors of the shallowest and the deepest networks.
+
+    Args:
+        rows: one row per training, with the columns network ("plain" or "residual"), depth and train_error.
+        depths: the depths in it.
+    """
+    shallow, deep = min(depths), max(depths)
+    rises = {}
+    for kind in ("plain", "residual"):
+        of_kind = rows[rows["network"] == kind].set_index("depth")["train_error"]
+        rises[kind] = difference(of_kind.loc[[deep]].to_numpy(), of_kind.loc[[shallow]].to_numpy())
+    reason = (
+        f"from {shallow} to {deep} layers, the training error changes by {rises['plain']} points without shortcuts and "
+        f"by {rises['residual']} points with them; a change is significant beyond twice its standard error"
+    )
+    # A rise of the residual network can be hidden by noise: the plain one must rise significantly more.
+    further = Difference(
+        value=rises["plain"].value - rises["residual"].value,
+        error=math.hypot(rises["plain"].error, rises["residual"].error),
+    )
+    if rises["plain"].is_above and not rises["residual"].is_above and further.is_above:
+        return Verdict(claim=HOLDS, reason=reason)
+    if rises["plain"].is_below or rises["residual"].is_above:
+        return Verdict(claim=FAILS, reason=reason)
+    return Verdict(claim=OPEN, reason=reason)

@@ -142,44 +142,6 @@ def summary(curves: pd.DataFrame, norms: pd.DataFrame) -> pd.DataFrame:
     return found.assign(norm_ratio=found["norm_first"] / found["norm_last"])
 
 
-def judge(rows: pd.DataFrame, depths: Sequence[int]) -> Verdict:
-    """Returns the verdict, by the autocorrelation at initialization.
-
-    Args:
-        rows: one row per network and state, with the columns network ("plain" or "residual"), depth, state,
-            autocorrelation and norm_ratio.
-        depths: the depths in it.
-    """
-    shallow, deep = min(depths), max(depths)
-
-    def of(kind: str, depth: int, column: str = "autocorrelation", state: str = STATES[0]) -> np.ndarray:
-        return _of(rows, kind, depth, state)[column].to_numpy(dtype=float)
-
-    found = {
-        f"without shortcuts, {deep} minus {shallow} layers": difference(of("plain", deep), of("plain", shallow)),
-        f"{deep} layers, with minus without shortcuts": difference(of("residual", deep), of("plain", deep)),
-    }
-    lead = (
-        f"autocorrelation of the gradients at initialization, one sixteenth of the line apart, with {shallow} and "
-        f"{deep} layers: {mean_and_deviation(of('plain', shallow))} and {mean_and_deviation(of('plain', deep))} "
-        f"without shortcuts, {mean_and_deviation(of('residual', shallow))} and "
-        f"{mean_and_deviation(of('residual', deep))} with them. Differences"
-    )
-    verdict = verdict_on(found, dict(zip(found, ("below", "above"), strict=True)), lead)
-    trained, first = (
-        " and ".join(
-            f"{mean_and_deviation(of(kind, deep, column, state))} {which}"
-            for kind, which in (("plain", "without shortcuts"), ("residual", "with them"))
-        )
-        for column, state in (("autocorrelation", STATES[1]), ("norm_ratio", STATES[0]))
-    )
-    reason = (
-        f"{verdict.reason}. After training, the autocorrelation with {deep} layers is {trained}. At initialization, "
-        f"the norm of the gradient at the stem, divided by that at the last block, is {first}"
-    )
-    return Verdict(claim=verdict.claim, reason=reason)
-
-
 def _network(lab: Lab, cell: Cell, run: Run, state: str) -> ResNet:
     if state == STATES[1]:
         return lab.network(run).requires_grad_(False)
@@ -246,6 +208,44 @@ def _draw_norms(figure: Figure, norms: pd.DataFrame, depths: Sequence[int], data
         style_axes(panel, title=f"{data}, {state}", xlabel="position in the network, from stem to last block")
     panels[0].set_ylabel("norm of the loss gradient", fontsize=9, color=MUTED)
     panels[0].legend(frameon=False, fontsize=8)
+
+
+def judge(rows: pd.DataFrame, depths: Sequence[int]) -> Verdict:
+    """Returns the verdict, by the autocorrelation at initialization.
+
+    Args:
+        rows: one row per network and state, with the columns network ("plain" or "residual"), depth, state,
+            autocorrelation and norm_ratio.
+        depths: the depths in it.
+    """
+    shallow, deep = min(depths), max(depths)
+
+    def of(kind: str, depth: int, column: str = "autocorrelation", state: str = STATES[0]) -> np.ndarray:
+        return _of(rows, kind, depth, state)[column].to_numpy(dtype=float)
+
+    found = {
+        f"without shortcuts, {deep} minus {shallow} layers": difference(of("plain", deep), of("plain", shallow)),
+        f"{deep} layers, with minus without shortcuts": difference(of("residual", deep), of("plain", deep)),
+    }
+    lead = (
+        f"autocorrelation of the gradients at initialization, one sixteenth of the line apart, with {shallow} and "
+        f"{deep} layers: {mean_and_deviation(of('plain', shallow))} and {mean_and_deviation(of('plain', deep))} "
+        f"without shortcuts, {mean_and_deviation(of('residual', shallow))} and "
+        f"{mean_and_deviation(of('residual', deep))} with them. Differences"
+    )
+    verdict = verdict_on(found, dict(zip(found, ("below", "above"), strict=True)), lead)
+    trained, first = (
+        " and ".join(
+            f"{mean_and_deviation(of(kind, deep, column, state))} {which}"
+            for kind, which in (("plain", "without shortcuts"), ("residual", "with them"))
+        )
+        for column, state in (("autocorrelation", STATES[1]), ("norm_ratio", STATES[0]))
+    )
+    reason = (
+        f"{verdict.reason}. After training, the autocorrelation with {deep} layers is {trained}. At initialization, "
+        f"the norm of the gradient at the stem, divided by that at the last block, is {first}"
+    )
+    return Verdict(claim=verdict.claim, reason=reason)
 
 
 def _of(rows: pd.DataFrame, kind: str, depth: int, state: str) -> pd.DataFrame:

@@ -99,15 +99,6 @@ def growth(
     return conduct(QUESTION, data, setup, _answer, Options(shallow=shallow, deep=deep, before=before))
 
 
-def grow(model: ResNet, depths: Sequence[int], *, seed: int) -> ResNet:
-    """Adds blocks at the end of each stage, in place, until the stages have these depths; returns the network."""
-    with torch_seeded(seed, "growth"):
-        for stage, depth in enumerate(depths, 1):
-            while model.config.depths[stage - 1] < depth:
-                deepen(model, stage)
-    return model
-
-
 def _answer(lab: Lab, options: Options) -> Finding:
     shallow, deep, before = options.shallow, options.deep, options.before
     networks = {
@@ -160,26 +151,13 @@ def _answer(lab: Lab, options: Options) -> Finding:
     )
 
 
-def judge(rows: pd.DataFrame, changes: pd.DataFrame) -> Verdict:
-    """Returns the verdict, by the training losses compared with that of the grown network.
-
-    Args:
-        rows: one row per training, with the columns network ("start", "grown", "shallow", "deep"), train_loss and
-            test_error.
-        changes: one row per seed, with the column largest: the largest change of any logit by deepening.
-    """
-    change = float(changes["largest"].to_numpy().max())
-    expected = {"start": "above", "deep": "above"}
-    thousandths = rows.assign(train_loss=1000 * rows["train_loss"])
-    verdict = verdict_on(
-        against(thousandths, "grown", value="train_loss"),
-        expected,
-        f"deepening changed no logit by more than {change:g}; training loss compared with the grown network, in "
-        'thousandths of a nat ("start" is the shallow network before it was deepened, the others have equal compute)',
-    )
-    tests = ", ".join(f"{kind} {found}" for kind, found in against(rows, "grown").items())
-    reason = f"{verdict.reason}. Test error compared with the grown network, in points: {tests}"
-    return Verdict(claim=FAILS if change > 0 else verdict.claim, reason=reason)
+def grow(model: ResNet, depths: Sequence[int], *, seed: int) -> ResNet:
+    """Adds blocks at the end of each stage, in place, until the stages have these depths; returns the network."""
+    with torch_seeded(seed, "growth"):
+        for stage, depth in enumerate(depths, 1):
+            while model.config.depths[stage - 1] < depth:
+                deepen(model, stage)
+    return model
 
 
 def _logit_changes(lab: Lab, runs: Sequence[Run], deep: ResNetConfig) -> pd.DataFrame:
@@ -229,3 +207,25 @@ def _draw(figure: Figure, curves: pd.DataFrame, rows: pd.DataFrame, data: str) -
     style_axes(left, title=f"Training loss, {data}", xlabel="compute, 10^9 multiply-accumulates", ylabel="loss, nats")
     left.legend(frameon=False, fontsize=9, labelcolor=MUTED)
     dots(right, rows, "test_error", title=f"Test error, {data}", baseline="shallow")
+
+
+def judge(rows: pd.DataFrame, changes: pd.DataFrame) -> Verdict:
+    """Returns the verdict, by the training losses compared with that of the grown network.
+
+    Args:
+        rows: one row per training, with the columns network ("start", "grown", "shallow", "deep"), train_loss and
+            test_error.
+        changes: one row per seed, with the column largest: the largest change of any logit by deepening.
+    """
+    change = float(changes["largest"].to_numpy().max())
+    expected = {"start": "above", "deep": "above"}
+    thousandths = rows.assign(train_loss=1000 * rows["train_loss"])
+    verdict = verdict_on(
+        against(thousandths, "grown", value="train_loss"),
+        expected,
+        f"deepening changed no logit by more than {change:g}; training loss compared with the grown network, in "
+        'thousandths of a nat ("start" is the shallow network before it was deepened, the others have equal compute)',
+    )
+    tests = ", ".join(f"{kind} {found}" for kind, found in against(rows, "grown").items())
+    reason = f"{verdict.reason}. Test error compared with the grown network, in points: {tests}"
+    return Verdict(claim=FAILS if change > 0 else verdict.claim, reason=reason)

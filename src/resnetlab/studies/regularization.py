@@ -51,6 +51,8 @@ QUESTION = Question(
     ),
 )
 BASELINE = "baseline"
+_DRAWS = 20_000  # samples, or maps of one channel: enough to measure a rate to half a point
+_POSITIONS = 2_000_000
 
 
 @documented
@@ -97,21 +99,6 @@ def regularization(
     return conduct(QUESTION, data, setup, _answer, options)
 
 
-def regularized(
-    config: ResNetConfig, *, drop_path: float, drop_block: float, block_size: int
-) -> dict[str, ResNetConfig]:
-    """Returns the network without changes, with DropPath, with DropBlock in its last two stages, and with both."""
-    stages = len(config.depths)
-    blocks = tuple((drop_block, block_size) if stage >= stages - 2 else (0.0, 1) for stage in range(stages))
-    fields = {
-        BASELINE: {"drop_path": 0.0, "drop_block": ()},
-        "DropPath": {"drop_path": drop_path, "drop_block": ()},
-        "DropBlock": {"drop_path": 0.0, "drop_block": blocks},
-        "both": {"drop_path": drop_path, "drop_block": blocks},
-    }
-    return {kind: dataclasses.replace(config, **changes) for kind, changes in fields.items()}
-
-
 def _answer(lab: Lab, options: Options) -> Finding:
     networks = regularized(
         catalog_network(lab, options.model),
@@ -148,22 +135,19 @@ def _answer(lab: Lab, options: Options) -> Finding:
     )
 
 
-def judge(rows: pd.DataFrame, drops: pd.DataFrame) -> Verdict:
-    """Returns the verdict, by the test errors compared with those of the baseline.
-
-    Args:
-        rows: one row per training, with the columns network ("baseline", "DropPath", "DropBlock", "both") and
-            test_error.
-        drops: the result of `applied_drops` for the network with both; only reported.
-    """
-    differences = against(rows, BASELINE)
-    lead = "test error compared with the baseline, in points"
-    verdict = verdict_on(differences, dict.fromkeys(differences, "below"), lead)
-    rates = "; ".join(
-        f"{kind} drops {100 * found['applied'].mean():.2f} %, nominally {100 * found['nominal'].mean():.2f} %"
-        for kind, found in drops.groupby("kind", sort=False)
-    )
-    return dataclasses.replace(verdict, reason=f"{verdict.reason}. Mean over modules: {rates}")
+def regularized(
+    config: ResNetConfig, *, drop_path: float, drop_block: float, block_size: int
+) -> dict[str, ResNetConfig]:
+    """Returns the network without changes, with DropPath, with DropBlock in its last two stages, and with both."""
+    stages = len(config.depths)
+    blocks = tuple((drop_block, block_size) if stage >= stages - 2 else (0.0, 1) for stage in range(stages))
+    fields = {
+        BASELINE: {"drop_path": 0.0, "drop_block": ()},
+        "DropPath": {"drop_path": drop_path, "drop_block": ()},
+        "DropBlock": {"drop_path": 0.0, "drop_block": blocks},
+        "both": {"drop_path": drop_path, "drop_block": blocks},
+    }
+    return {kind: dataclasses.replace(config, **changes) for kind, changes in fields.items()}
 
 
 def _mean_rates(drops: pd.DataFrame) -> dict[str, float]:
@@ -188,8 +172,22 @@ def _draw(figure: Figure, rows: pd.DataFrame, drops: pd.DataFrame, data: str) ->
     right.legend(frameon=False, fontsize=9)
 
 
-_DRAWS = 20_000  # samples, or maps of one channel: enough to measure a rate to half a point
-_POSITIONS = 2_000_000
+def judge(rows: pd.DataFrame, drops: pd.DataFrame) -> Verdict:
+    """Returns the verdict, by the test errors compared with those of the baseline.
+
+    Args:
+        rows: one row per training, with the columns network ("baseline", "DropPath", "DropBlock", "both") and
+            test_error.
+        drops: the result of `applied_drops` for the network with both; only reported.
+    """
+    differences = against(rows, BASELINE)
+    lead = "test error compared with the baseline, in points"
+    verdict = verdict_on(differences, dict.fromkeys(differences, "below"), lead)
+    rates = "; ".join(
+        f"{kind} drops {100 * found['applied'].mean():.2f} %, nominally {100 * found['nominal'].mean():.2f} %"
+        for kind, found in drops.groupby("kind", sort=False)
+    )
+    return dataclasses.replace(verdict, reason=f"{verdict.reason}. Mean over modules: {rates}")
 
 
 def applied_drops(config: ResNetConfig, image_size: int) -> pd.DataFrame:

@@ -121,6 +121,33 @@ def summary(layers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _measure(lab: Lab, run: Run) -> pd.DataFrame:
+    """Returns one row per 3x3 convolution, in order: layer, position from 1, response, rank."""
+    count = min(_IMAGES, len(lab.data.split("train")))
+    found = diagnose(lab.network(run), lab.data.squares("train", torch.arange(count))).responses
+    return found.assign(position=np.arange(1, len(found) + 1))
+
+
+def _draw(figure: Figure, layers: pd.DataFrame, depths: Sequence[int], data: str) -> None:
+    left, right = figure.subplots(1, 2, sharey=True)
+    for panel, column in ((left, "position"), (right, "rank")):
+        for kind in KINDS:
+            for number, depth in enumerate(depths):
+                chosen = layers.loc[(layers["network"] == kind) & (layers["depth"] == depth)]
+                table = over_seeds(chosen, (column,), ("response",)).sort_values(column)
+                look = depth_look(kind, number, len(depths))
+                panel.plot(table[column], table["response"], label=f"{kind}, {depth} layers", **look)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    style_axes(
+        left,
+        title=f"Responses of the 3x3 layers, {data}",
+        xlabel="layer, in order",
+        ylabel="standard deviation after normalization",
+    )
+    style_axes(right, title="The same, sorted", xlabel="layer, by size of its response")
+    right.legend(frameon=False, fontsize=8)
+
+
 def judge(rows: pd.DataFrame, depths: Sequence[int], *, chance: float) -> Verdict:
     """Returns the verdict, by the mean response of each network; the claim holds only if all are comparable.
 
@@ -155,30 +182,3 @@ def judge(rows: pd.DataFrame, depths: Sequence[int], *, chance: float) -> Verdic
 def _of(rows: pd.DataFrame, kind: str, depth: int, column: str) -> np.ndarray:
     of_kind = rows.loc[(rows["network"] == kind) & (rows["depth"] == depth), column]
     return of_kind.to_numpy(dtype=float)
-
-
-def _measure(lab: Lab, run: Run) -> pd.DataFrame:
-    """Returns one row per 3x3 convolution, in order: layer, position from 1, response, rank."""
-    count = min(_IMAGES, len(lab.data.split("train")))
-    found = diagnose(lab.network(run), lab.data.squares("train", torch.arange(count))).responses
-    return found.assign(position=np.arange(1, len(found) + 1))
-
-
-def _draw(figure: Figure, layers: pd.DataFrame, depths: Sequence[int], data: str) -> None:
-    left, right = figure.subplots(1, 2, sharey=True)
-    for panel, column in ((left, "position"), (right, "rank")):
-        for kind in KINDS:
-            for number, depth in enumerate(depths):
-                chosen = layers.loc[(layers["network"] == kind) & (layers["depth"] == depth)]
-                table = over_seeds(chosen, (column,), ("response",)).sort_values(column)
-                look = depth_look(kind, number, len(depths))
-                panel.plot(table[column], table["response"], label=f"{kind}, {depth} layers", **look)
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    style_axes(
-        left,
-        title=f"Responses of the 3x3 layers, {data}",
-        xlabel="layer, in order",
-        ylabel="standard deviation after normalization",
-    )
-    style_axes(right, title="The same, sorted", xlabel="layer, by size of its response")
-    right.legend(frameon=False, fontsize=8)

@@ -77,6 +77,7 @@ RATIOS = {
 }
 """Ratios of depth, width and resolution; if two are scaled, each contributes half of the cost."""
 _EXPECTED = {"depth": "above", "width": "above", "resolution": "above"}
+_HALVINGS = 7
 
 
 @documented
@@ -115,16 +116,6 @@ def scaling(
         UserError: `factor` is below 2, or `width` below 1, or see `conduct`.
     """
     return conduct(QUESTION, data, setup, _answer, Options(factor=factor, width=width))
-
-
-def networks(config: ResNetConfig, image_size: int, factor: float) -> dict[str, Larger]:
-    """Returns the network without changes, and scaled to about `factor` times its cost in each way of `RATIOS`."""
-    base = scaled(config, image_size, depth=1.0, width=1.0, resolution=1.0)
-    found = {BASE: base}
-    for kind, (depth, width, resolution) in RATIOS.items():
-        ratios = {"depth": depth, "width": width, "resolution": resolution}
-        found[kind] = at_cost(config, image_size, factor * base.macs, **ratios)
-    return found
 
 
 def _answer(lab: Lab, options: Options) -> Finding:
@@ -168,6 +159,16 @@ def _answer(lab: Lab, options: Options) -> Finding:
     )
 
 
+def networks(config: ResNetConfig, image_size: int, factor: float) -> dict[str, Larger]:
+    """Returns the network without changes, and scaled to about `factor` times its cost in each way of `RATIOS`."""
+    base = scaled(config, image_size, depth=1.0, width=1.0, resolution=1.0)
+    found = {BASE: base}
+    for kind, (depth, width, resolution) in RATIOS.items():
+        ratios = {"depth": depth, "width": width, "resolution": resolution}
+        found[kind] = at_cost(config, image_size, factor * base.macs, **ratios)
+    return found
+
+
 def judge(rows: pd.DataFrame, table: pd.DataFrame) -> Verdict:
     """Returns the verdict, by the test errors compared with that of compound scaling.
 
@@ -186,9 +187,6 @@ def judge(rows: pd.DataFrame, table: pd.DataFrame) -> Verdict:
         "is optimistic"
     )
     return dataclasses.replace(verdict, reason=f"{verdict.reason}. {winner}")
-
-
-_HALVINGS = 7
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -229,7 +229,7 @@ class Lab:
         plan, total, recipe = self.plan, len(self._all.split("train")), self.recipe
         size = self._all.image_size
         steps = plan.epochs * -(-plan.images // recipe.batch_size)
-        part = "all" if plan.images >= total else f"{plan.images:,} of"
+        count = "all" if plan.images >= total else f"{plan.images:,} of"
         tested = len(self._held_out)
         taken = len(self.data.split(default_split(self.data)))
         evaluated = f"all {tested:,}" if taken == tested else f"{taken:,} of {tested:,}"
@@ -237,7 +237,7 @@ class Lab:
         details = f"learning rate {recipe.lr:g}, weight decay {recipe.weight_decay:g}, gradient norm clipped to "
         details += f"{recipe.clip_norm:g}; one-cycle schedule, where the papers divide the learning rate in steps"
         return [
-            f"data: {self._all.name} at {size}x{size} pixels, {part} {total:,} training images",
+            f"data: {self._all.name} at {size}x{size} pixels, {count} {total:,} training images",
             f"training: {plan.epochs} epochs, {steps:,} steps of {recipe.batch_size} images, {seeds}, in "
             f"{self._settings['trained_in']}",
             f"recipe: {recipe.name}" + ("" if self.full else f" ({details})"),

@@ -32,6 +32,9 @@ _TOLERANCE, _FLOOR = 0.05, 0.1
 _ADVANTAGE = 1.15  # speed-up that bfloat16 must have
 _SILENCE = 30.0
 """Seconds between two progress messages."""
+_TINY = 1e-10  # added to the denominator, as in the paper's code
+_PIXELS = 2**19
+"""Input pixels of a batch: narrow networks are faster with more images, up to about this number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,12 +112,6 @@ def nine_points(model: ResNet, images: Tensor, labels: Tensor) -> tuple[float, d
     return float((abs(losses["bfloat16"] - exact) / np.maximum(exact, _FLOOR)).max()), seconds
 
 
-def plane(model: ResNet, images: Tensor, labels: Tensor, precision: str, seed: int = 0) -> Surface:
-    """Returns the loss surface on the plane of two random directions."""
-    directions = [random_direction(model, seed, number) for number in _PLANE]
-    return Surface(model, directions, images, labels, getattr(torch, precision))
-
-
 def grid(lab: Lab, name: str, get: Callable[[], ResNet], effort: Effort, points: int) -> pd.DataFrame:
     """Returns one row per point of the surface from -1 to 1: x, y, loss; computed and saved line by line.
 
@@ -154,16 +151,10 @@ def walk(lab: Lab, model: ResNet, effort: Effort, *, seed: int, lines: int) -> p
     return pd.DataFrame(rows)
 
 
-def _images(lab: Lab, count: int) -> tuple[Tensor, Tensor]:
-    """Returns training images without augmentation, and their labels; always the same ones for the same count."""
-    train = lab.data.split("train")
-    positions = sample(len(train), count)
-    return lab.data.squares("train", positions), train.labels[positions]
-
-
-_TINY = 1e-10  # added to the denominator, as in the paper's code
-_PIXELS = 2**19
-"""Input pixels of a batch: narrow networks are faster with more images, up to about this number."""
+def plane(model: ResNet, images: Tensor, labels: Tensor, precision: str, seed: int = 0) -> Surface:
+    """Returns the loss surface on the plane of two random directions."""
+    directions = [random_direction(model, seed, number) for number in _PLANE]
+    return Surface(model, directions, images, labels, getattr(torch, precision))
 
 
 def random_direction(model: ResNet, seed: int, number: int) -> dict[str, Tensor]:
@@ -254,3 +245,10 @@ def _moved(model: ResNet, direction: dict[str, Tensor]) -> ResNet:
         for name, parameter in moved.named_parameters():
             parameter += direction[name]
     return moved
+
+
+def _images(lab: Lab, count: int) -> tuple[Tensor, Tensor]:
+    """Returns training images without augmentation, and their labels; always the same ones for the same count."""
+    train = lab.data.split("train")
+    positions = sample(len(train), count)
+    return lab.data.squares("train", positions), train.labels[positions]

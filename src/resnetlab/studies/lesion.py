@@ -15,9 +15,11 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from resnetlab.core.fields import check_fields, documented, setting
+from resnetlab.core.pictures import MUTED, style_axes
 from resnetlab.core.randomness import generator
 from resnetlab.core.runs import Run
 from resnetlab.data.storage.store import ImageData
@@ -30,12 +32,12 @@ from resnetlab.models.resnet import ResNet, block_site
 from resnetlab.models.surgery import ShortcutOnly
 from resnetlab.studies.lab.comparison import above, mean_and_deviation, verdict_on
 from resnetlab.studies.lab.conduct import Finding, conduct
+from resnetlab.studies.lab.drawing import KINDS, with_errors
 from resnetlab.studies.lab.lab import Lab
 from resnetlab.studies.lab.measure import guessing, over_seeds
 from resnetlab.studies.lab.networks import depth_setting, twin_cells
 from resnetlab.studies.lab.question import OPEN, Question, StudyResult, Verdict
 from resnetlab.studies.lab.setup import SetUp
-from resnetlab.studies.lesion.pictures import draw_blocks, draw_paths, draw_random
 
 SMALL_COST, LARGE_COST = 5.0, 20.0
 """Points of accuracy: the most that deleting a residual block may cost, and the least that a plain block must cost."""
@@ -125,18 +127,18 @@ def _answer(lab: Lab, options: Options) -> Finding:
         verdict=Verdict(claim=verdict.claim, reason=f"{verdict.reason}. {_summary_of_paths(carried)}"),
         figures={
             "lesion.png": (
-                lambda figure: draw_blocks(figure, rows, (SMALL_COST, LARGE_COST), lab.data.name),
+                lambda figure: _draw_blocks(figure, rows, (SMALL_COST, LARGE_COST), lab.data.name),
                 "Cost of deleting each block alone, for the residual network and its plain twin: mean and standard "
                 "deviation over seeds. Blocks with hollow points keep a padded shortcut; plain blocks that change the "
                 "shape cannot be deleted.",
             ),
             "random.png": (
-                lambda figure: draw_random(figure, rows, lab.data.name),
+                lambda figure: _draw_random(figure, rows, lab.data.name),
                 "Left: error after deleting several random blocks, mean and standard deviation over choices and seeds. "
                 "Right: error after swapping blocks of the same shape; Kendall's tau is 1 for the original order.",
             ),
             "paths.png": (
-                lambda figure: draw_paths(figure, carried),
+                lambda figure: _draw_paths(figure, carried),
                 "The residual network, by the number of blocks on a path. Left: gradient along one path. Right: "
                 "percentage of all paths, and percentage of the gradient that they carry.",
             ),
@@ -151,43 +153,12 @@ def _answer(lab: Lab, options: Options) -> Finding:
     )
 
 
-def judge(costs: pd.DataFrame, whole: pd.DataFrame, *, chance: float) -> Verdict:
-    """Returns the verdict, by the median over blocks of the cost of deleting one.
-
-    Args:
-        costs: one row per block that becomes the identity when it is deleted: network ("plain" or "residual"), seed,
-            cost in points of accuracy.
-        whole: one row per network: network, seed, error in percent.
-        chance: accuracy of guessing, in percent.
-    """
-    residual, plain = (_by_seed(costs, kind, "cost") for kind in ("residual", "plain"))
-    before = {kind: _by_seed(whole, kind, "error") for kind in ("residual", "plain")}
-    costs_text = (
-        f"deleting one block costs {mean_and_deviation(residual)} points of accuracy with shortcuts and "
-        f"{mean_and_deviation(plain)} without (medians over blocks), from an error of "
-        f"{mean_and_deviation(before['residual'])} % with and {mean_and_deviation(before['plain'])} % without"
-    )
-    worse = max(before, key=lambda kind: before[kind].mean())
-    learned = 100 - before[worse].mean() - chance
-    if learned < LARGE_COST:
-        return Verdict(
-            claim=OPEN,
-            reason=f"{costs_text}. The {worse} twin is only {learned:.1f} points better than guessing, so it has too "
-            "little to lose. Give a larger budget or a smaller depth",
-        )
-    found = {
-        f"with shortcuts, minus {SMALL_COST:g}": above(residual, SMALL_COST),
-        f"without shortcuts, minus {LARGE_COST:g}": above(plain, LARGE_COST),
-    }
-    expected = dict(zip(found, ("below", "above"), strict=True))
-    return verdict_on(found, expected, f"{costs_text}. Costs minus the bounds of the claim")
-
-
-def _by_seed(rows: pd.DataFrame, kind: str, column: str) -> np.ndarray:
-    """Returns the median of a column for one kind of network, one value per seed."""
-    of_kind = rows.loc[rows["network"] == kind]
-    by_seed = (of_kind.loc[of_kind["seed"] == seed, column] for seed in sorted(set(of_kind["seed"])))
-    return np.array([np.median(values.to_numpy(dtype=float)) for values in by_seed])
+def _table(rows: pd.DataFrame) -> pd.DataFrame:
+    labels = ["network", "lesion", "name", "kind", "number"]
+    values = ("tau", "error", "cost")
+    table = over_seeds(over_seeds(rows, [*labels, "seed"], values), labels, values)  # of draws, then of seeds
+    shown = table.loc[:, ["network", "name", "kind", "tau", "error", "error_sd", "cost", "cost_sd", "seeds"]]
+    return shown.rename(columns={"name": "lesion", "kind": "shortcut", "tau": "kendall_tau"})
 
 
 def _lesions(lab: Lab, run: Run, seed: int, draws: int) -> pd.DataFrame:
@@ -259,15 +230,6 @@ def _carried(paths: pd.DataFrame) -> pd.DataFrame:
     return found.assign(carried=total / total.sum())
 
 
-def _summary_of_paths(carried: pd.DataFrame) -> str:
-    paths, gradient = carried["paths"].to_numpy(dtype=float), carried["carried"].to_numpy(dtype=float)
-    (first, last), (low, high) = central(paths), central(gradient)
-    return (
-        f"95 % of the paths pass {first} to {last} of {len(carried) - 1} blocks; 95 % of the gradient comes from paths "
-        f"of {low} to {high} blocks, {paths[low : high + 1].sum():.1%} of all paths"
-    )
-
-
 def _some(number: int, what: str) -> str:
     return f"{number} {what}{'s' if number > 1 else ''}"
 
@@ -276,12 +238,114 @@ def _counts(most: int) -> list[int]:
     return sorted({round(number) for number in np.linspace(1, most, min(most, _MOST_COUNTS))})
 
 
-def _table(rows: pd.DataFrame) -> pd.DataFrame:
-    labels = ["network", "lesion", "name", "kind", "number"]
-    values = ("tau", "error", "cost")
-    table = over_seeds(over_seeds(rows, [*labels, "seed"], values), labels, values)  # of draws, then of seeds
-    shown = table.loc[:, ["network", "name", "kind", "tau", "error", "error_sd", "cost", "cost_sd", "seeds"]]
-    return shown.rename(columns={"name": "lesion", "kind": "shortcut", "tau": "kendall_tau"})
+def _draw_blocks(figure: Figure, rows: pd.DataFrame, bounds: tuple[float, float], data: str) -> None:
+    """Draws the cost of deleting each block alone; `bounds` are those of the claim, for residual and plain network."""
+    axes = figure.subplots()
+    single = rows.loc[rows["lesion"] == "block"]
+    names = sorted(set(single["name"]), key=lambda name: [int(number) for number in name[5:].split(".block")])
+    for kind, look in KINDS.items():
+        table = over_seeds(single.loc[single["network"] == kind], ("name", "kind"), ("cost",))
+        table["place"] = [names.index(name) + (0.12 if kind == "plain" else -0.12) for name in table["name"]]
+        padded = table["kind"] == "padded"
+        for blocks, fill in ((table.loc[~padded], look["color"]), (table.loc[padded], "white")):
+            label = kind if fill != "white" else f"{kind}, padded shortcut kept"
+            if len(blocks):
+                with_errors(axes, blocks, "place", "cost", label=label, **{**look, "linestyle": ""}, mfc=fill)
+    axes.axhline(bounds[0], color=KINDS["residual"]["color"], linewidth=0.8, linestyle=":")
+    axes.axhline(bounds[1], color=KINDS["plain"]["color"], linewidth=0.8, linestyle=":")
+    axes.set_xticks(range(len(names)), [name.replace("stage", "").replace(".block", ".") for name in names])
+    axes.tick_params(axis="x", rotation=0 if len(names) <= 20 else 90)
+    style_axes(
+        axes,
+        title=f"One block deleted, {data}; dotted: the claim's bounds",
+        xlabel="deleted block (stage.block)",
+        ylabel="cost, points of accuracy",
+    )
+    axes.legend(frameon=False, fontsize=9)
+
+
+def _draw_random(figure: Figure, rows: pd.DataFrame, data: str) -> None:
+    """Draws the error by the number of deleted blocks, and by Kendall's tau of their order."""
+    left, right = figure.subplots(1, 2, sharey=True)
+    for kind, look in KINDS.items():
+        of_kind = rows.loc[rows["network"] == kind]
+        random = of_kind.loc[of_kind["lesion"].isin(("none", "random"))].fillna({"number": 0})
+        with_errors(left, over_seeds(random, ("number",), ("error",)), "number", "error", label=kind, **look)
+        order = of_kind.loc[of_kind["lesion"] == "order"]
+        right.scatter(order["tau"], order["error"], s=16, color=look["color"], marker=look["marker"], alpha=0.6)
+        right.axhline(
+            of_kind.loc[of_kind["lesion"] == "none", "error"].mean(),
+            color=look["color"], linewidth=0.9, linestyle=look["linestyle"],
+        )  # fmt: skip
+    left.set_ylim(0, 100)
+    right.invert_xaxis()
+    style_axes(left, title=f"Random blocks deleted, {data}", xlabel="deleted blocks", ylabel="error, %")
+    style_axes(right, title="Blocks swapped; lines: original order", xlabel="Kendall's tau of their order")
+    left.legend(frameon=False, fontsize=9)
+
+
+def _draw_paths(figure: Figure, carried: pd.DataFrame) -> None:
+    """Draws the gradient along one path, and the percentages of all paths and of the gradient, by length."""
+    left, right = figure.subplots(1, 2)
+    look = KINDS["residual"]
+    left.plot(carried["length"], carried["gradient"], markersize=4, **look)
+    left.set_yscale("log")
+    right.plot(
+        carried["length"], 100 * carried["paths"], label="paths",
+        color=MUTED, marker="^", markersize=4, linestyle="--",
+    )  # fmt: skip
+    right.plot(carried["length"], 100 * carried["carried"], label="gradient", markersize=4, **look)
+    right.legend(frameon=False, fontsize=9)
+    style_axes(left, title="Gradient along one path", xlabel="blocks on the path", ylabel="norm")
+    style_axes(right, title="Paths, and the gradient that they carry", xlabel="blocks on the path", ylabel="percentage")
+
+
+def judge(costs: pd.DataFrame, whole: pd.DataFrame, *, chance: float) -> Verdict:
+    """Returns the verdict, by the median over blocks of the cost of deleting one.
+
+    Args:
+        costs: one row per block that becomes the identity when it is deleted: network ("plain" or "residual"), seed,
+            cost in points of accuracy.
+        whole: one row per network: network, seed, error in percent.
+        chance: accuracy of guessing, in percent.
+    """
+    residual, plain = (_by_seed(costs, kind, "cost") for kind in ("residual", "plain"))
+    before = {kind: _by_seed(whole, kind, "error") for kind in ("residual", "plain")}
+    costs_text = (
+        f"deleting one block costs {mean_and_deviation(residual)} points of accuracy with shortcuts and "
+        f"{mean_and_deviation(plain)} without (medians over blocks), from an error of "
+        f"{mean_and_deviation(before['residual'])} % with and {mean_and_deviation(before['plain'])} % without"
+    )
+    worse = max(before, key=lambda kind: before[kind].mean())
+    learned = 100 - before[worse].mean() - chance
+    if learned < LARGE_COST:
+        return Verdict(
+            claim=OPEN,
+            reason=f"{costs_text}. The {worse} twin is only {learned:.1f} points better than guessing, so it has too "
+            "little to lose. Give a larger budget or a smaller depth",
+        )
+    found = {
+        f"with shortcuts, minus {SMALL_COST:g}": above(residual, SMALL_COST),
+        f"without shortcuts, minus {LARGE_COST:g}": above(plain, LARGE_COST),
+    }
+    expected = dict(zip(found, ("below", "above"), strict=True))
+    return verdict_on(found, expected, f"{costs_text}. Costs minus the bounds of the claim")
+
+
+def _by_seed(rows: pd.DataFrame, kind: str, column: str) -> np.ndarray:
+    """Returns the median of a column for one kind of network, one value per seed."""
+    of_kind = rows.loc[rows["network"] == kind]
+    by_seed = (of_kind.loc[of_kind["seed"] == seed, column] for seed in sorted(set(of_kind["seed"])))
+    return np.array([np.median(values.to_numpy(dtype=float)) for values in by_seed])
+
+
+def _summary_of_paths(carried: pd.DataFrame) -> str:
+    paths, gradient = carried["paths"].to_numpy(dtype=float), carried["carried"].to_numpy(dtype=float)
+    (first, last), (low, high) = central(paths), central(gradient)
+    return (
+        f"95 % of the paths pass {first} to {last} of {len(carried) - 1} blocks; 95 % of the gradient comes from paths "
+        f"of {low} to {high} blocks, {paths[low : high + 1].sum():.1%} of all paths"
+    )
 
 
 def exchangeable_blocks(model: ResNet) -> list[list[str]]:

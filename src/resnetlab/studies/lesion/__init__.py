@@ -1,1 +1,0 @@
-"""Networks without one of their blocks (Veit et al. 2016)."""
