@@ -113,3 +113,15 @@ def test_the_program_begins_with_weights(source: Path, tmp_path: Path, cli: Call
     assert "linear.weight" in torch.load(tmp_path / "back.pth")
     code, _, told = cli("train", "digits", "--pretrained", source, "--overfit-one-batch")
     assert (code, "--pretrained" in told) == (2, True)
+
+
+def test_a_new_head_depends_on_the_seed_alone(digits_run: Run, digits: ImageData, tmp_path: Path):
+    renamed = dataclasses.replace(digits, class_names=tuple("abcdefghij"))
+    linear = {**FROZEN, "freeze": "stem,stage1,stage2,stage3", "lr": 1e-9, "quiet": True}
+    heads = []
+    for state, seed in ((0, 0), (1, 0), (1, 1)):
+        torch.manual_seed(state)
+        run = fit("auto", renamed, pretrained=digits_run, seed=seed, out=tmp_path / f"{state}-{seed}", **linear)
+        heads.append(resnetlab.load(run).fc.weight)
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.allclose(heads[0], heads[2], atol=1e-3)

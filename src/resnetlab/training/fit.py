@@ -105,7 +105,8 @@ def fit(
             network = network_for(name if isinstance(model, str) else model, data, seed, overrides or {}, found)
             preprocessing, loaded = data.preprocessing, None
             if found is not None:
-                loaded = load_source(network, found, data.class_names)
+                with torch_seeded(seed, "new head"):
+                    loaded = load_source(network, found, data.class_names)
                 preprocessing = _normalized_alike(preprocessing, found)
             asked, recipe = recipe, recipe_for(recipe, data, network)
             check_recipe(recipe, ranks, network, own_machine)
