@@ -86,9 +86,9 @@ def peer_batches(folder: Path, augmented: bool, workers: int) -> Iterator[torch.
 
 def our_batches(data: ImageData, policy: Augmentation) -> Iterator[torch.Tensor]:
     """Yields batches without end from the pack."""
-    ours = Preprocessing(image_size=SIZE, channels=3, mean=MEAN, std=STD)
+    ours = Preprocessing(image_size=SIZE, channels=3, crop_mode="squash", mean=MEAN, std=STD)
     for epoch in itertools.count():
-        settings = {"size": SIZE, "fit": "squash", "preprocessing": ours}
+        settings = {"framing": ours.framing, "preprocessing": ours}
         for batch in training_batches(
             data.split("train"), batch_size=BATCH, policy=policy, seed=0, epoch=epoch, **settings
         ):
@@ -165,7 +165,7 @@ def packing_ratio(folder: Path, options: argparse.Namespace) -> float:
         times["decoding"].append(decoding_seconds(folder, processes))
         with tempfile.TemporaryDirectory() as target:
             start = time.perf_counter()
-            pack(folder, Path(target) / "pack", image_size=SIZE, fit="squash")
+            pack(folder, Path(target) / "pack", image_size=SIZE, crop_mode="squash")
             times["packing"].append(time.perf_counter() - start)
         shown = ", ".join(f"{what} {values[-1]:.1f} s" for what, values in times.items())
         print(f"packing: round {turn + 1}/{options.rounds}: {shown}", flush=True)
@@ -179,7 +179,7 @@ def outside_share(folder: Path, options: argparse.Namespace) -> float:
     model = machine.place(create_model("resnet18", num_classes=10)).train()
     optimizer = build_optimizer(model, recipe)
     batches = training_batches(
-        data.split("train"), batch_size=BATCH, policy=WRITE_UP_C, seed=0, epoch=0, size=128, fit=data.fit
+        data.split("train"), batch_size=BATCH, policy=WRITE_UP_C, seed=0, epoch=0, framing=data.framing
     )
     outside, whole = [], []
     for number in range(options.batches + 2):
@@ -224,7 +224,7 @@ def main() -> int:
     lines, held = [], True
     with tempfile.TemporaryDirectory() as target:
         if {"augmented", "plain"} & set(wanted):
-            data = pack(folder, Path(target) / "pack", image_size=SIZE, fit="squash")
+            data = pack(folder, Path(target) / "pack", image_size=SIZE, crop_mode="squash")
             if sys.platform != "win32":
                 os.sync()  # else the system is still writing the pack to the disk while batches are timed
             for name, policy, bar in (("augmented", WRITE_UP_C, 5.0), ("plain", PLAIN, 3.0)):

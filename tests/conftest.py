@@ -14,6 +14,7 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
+from resnetlab.core.framing import Framing
 from resnetlab.core.runs import Run
 from resnetlab.data.load import load_data
 from resnetlab.data.storage.store import ImageData
@@ -28,6 +29,11 @@ TINY = ResNetConfig(depths=(1, 1), widths=(4, 8), stem="cifar", shortcut="A", in
 
 # The tables that a run.toml must have, for tests that do not use them.
 EMPTY_SETTINGS = {"seed": 0, **{name: {} for name in ("model", "data", "preprocessing", "recipe", "machine")}}
+
+
+def framed(image_size: int, **fields: str | float) -> Framing:
+    """The framing of color images at a size."""
+    return Framing(**{"image_size": image_size, "channels": 3, **fields})
 
 
 @contextmanager

@@ -271,7 +271,7 @@ def test_every_verb_has_help_without_torch_and_ambiguity(cli: Cli, verb: str):
 
 
 def test_options_of_data_mean_the_same_everywhere(cli: Cli):
-    shared = {"--image-size", "--fit", "--crop-share", "--detail", "--split-seed", "--follow-links", "--data-root"}
+    shared = {"--image-size", "--crop-mode", "--crop-pct", "--detail", "--split-seed", "--follow-links", "--data-root"}
     for verb in ("train", "find-lr", "inspect"):
         assert shared <= _options(cli(verb, "--help-all")[1])
     assert shared <= _options(cli("pack", "--help")[1])

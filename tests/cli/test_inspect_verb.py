@@ -59,7 +59,7 @@ def test_inspect_with_a_network_ranks_the_labels_that_it_doubts(cli: Cli, digits
     assert listed["score"].is_monotonic_increasing
     assert (tmp_path / "digits-suspects.png").is_file()
     code, _, err = cli("inspect", "digits", "--model", digits_run.weights, "--image-size", 16, "--out", sheet)
-    assert (code, "Load it with channels=1, image_size=8" in err) == (2, True)
+    assert (code, "Load it with image_size=8" in err) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_pack_makes_a_folder_to_train_from(cli: Cli, image_folder: Path, tmp_pat
     assert f"train from it: resnetlab train '{pack}'" in err
     assert load_data(pack).fingerprint == load_data(image_folder, image_size=16).fingerprint
     code, _, err = cli("pack", image_folder, "--out", pack)
-    assert (code, "holds a complete pack. Train from it" in err) == (2, True)
+    assert (code, "already a complete pack" in err) == (2, True)
     code, _, err = cli("pack", "digits", "--out", tmp_path / "other")
     assert (code, "only images in files can be packed" in err) == (2, True)
 

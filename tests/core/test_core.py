@@ -16,7 +16,6 @@ from resnetlab.core.errors import Interrupted, UserError, unknown
 from resnetlab.core.files import atomic, printable, read_toml, write_json, write_text, write_toml
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import generator, torch_seeded
-from resnetlab.core.resize import fit_to_square, shrink
 
 
 def test_an_unknown_name_is_told_with_the_nearest_and_all_known():
@@ -137,42 +136,11 @@ def test_normalization_is_by_channel():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"mean": (0.1, 0.2)}, "mean must have one value for each of 1 channels, got 2"),
-        ({"std": (0.0,)}, "std must be above 0"),
-        ({"image_size": 0}, "image_size must be an integer of at least 1, got 0"),
+        ({"mean": (0.1, 0.2)}, "mean .* got 2"),
+        ({"std": (0.0,)}, "std .* above 0"),
+        ({"image_size": 0}, "image_size .* at least 1, got 0"),
     ],
 )
 def test_preprocessing_is_checked(fields: dict, message: str):
     with pytest.raises(UserError, match=message):
         Preprocessing(**{"image_size": 8, "channels": 1, "mean": (0.5,), "std": (0.5,), **fields})
-
-
-@pytest.mark.parametrize("shape", [(40, 60, 3), (60, 40, 3), (7, 7, 1), (500, 3, 3), (9, 9, 2)])
-@pytest.mark.parametrize("fit", ["crop", "squash"])
-def test_images_are_fitted_into_the_square(shape: tuple[int, int, int], fit: str):
-    fitted = fit_to_square(np.full(shape, 9, dtype=np.uint8), 16, fit)
-    assert fitted.shape == (16, 16, shape[2])
-    assert np.unique(fitted).tolist() == [9]
-
-
-def test_fitting_shows_the_center_or_squashes_the_whole():
-    image = np.zeros((4, 8, 1), dtype=np.uint8)
-    image[:, 2:6] = 255
-    assert np.unique(fit_to_square(image, 4)).tolist() == [255]
-    squashed = fit_to_square(image, 4, "squash")[0, :, 0].astype(int)
-    assert squashed[0] == squashed[3] < squashed[1] == squashed[2]
-    strip = np.zeros((2, 30_000, 1), dtype=np.uint8)
-    strip[:, 14_990:15_010] = 200
-    assert np.unique(fit_to_square(strip, 64)).tolist() == [200]
-
-
-def test_an_image_of_the_right_size_is_cut_and_not_resampled():
-    image = np.random.default_rng(0).integers(0, 256, (9, 16, 3), dtype=np.uint8)
-    assert np.array_equal(fit_to_square(image, 9), image[:, 3:12])
-
-
-def test_photos_are_shrunk_in_shape_and_never_enlarged():
-    image = np.random.default_rng(0).integers(0, 256, (30, 45, 3), dtype=np.uint8)
-    assert shrink(image, 20).shape == (20, 30, 3)
-    assert shrink(image, 30) is image
-    assert shrink(image, 300) is image

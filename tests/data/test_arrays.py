@@ -56,7 +56,7 @@ def test_splits_names_and_mirrors():
 
 def test_a_part_is_shown_of_images_that_are_held_out():
     arrays = {"train": (pixels(4, 20, 30), [0, 1, 0, 1]), "test": (pixels(3, 20, 30), [0, 1, 0])}
-    whole, part = (load_data(arrays, image_size=16, validation_fraction=0, crop_share=share) for share in (1, 0.5))
+    whole, part = (load_data(arrays, image_size=16, validation_fraction=0, crop_pct=share) for share in (1, 0.5))
     given = torch.from_numpy(pixels(3, 20, 30))[:, None]
     for data in (whole, part):
         assert torch.equal(data.squares("test"), data.preprocessing.squares(given))

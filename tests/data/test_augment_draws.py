@@ -13,6 +13,7 @@ import tomli_w
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.conftest import framed
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -44,7 +45,7 @@ FULL: dict[str, Any] = {
 
 def drawn(policy: Augmentation, count: int = COUNT, *, step: int = 0, epoch: int = 0, seed: int = 0) -> Samples:
     shapes = np.tile([[60, 100]], (count, 1))
-    return draw_samples(policy, shapes, 32, Draws(seed, epoch, step))
+    return draw_samples(policy, shapes, framed(32), Draws(seed, epoch, step))
 
 
 def same(first: Samples, second: Samples, *, but: tuple[str, ...] = ()) -> bool:
@@ -138,7 +139,7 @@ def test_crops_lie_in_the_photo_with_areas_and_ratios_as_asked(
     low: float, spread: float, ratio: float, stretch: float, height: int, width: int, seed: int
 ):
     policy = dataclasses.replace(OFF, crop_scale=(low, low + spread), crop_ratio=(ratio, ratio * stretch))
-    windows = draw_samples(policy, np.tile([height, width], (200, 1)), 32, Draws(seed)).window
+    windows = draw_samples(policy, np.tile([height, width], (200, 1)), framed(32), Draws(seed)).window
     left, top, wide, tall = windows.T
     assert (np.minimum(left, top) >= -1e-9).all()
     assert (left + wide <= width + 1e-9).all()
@@ -156,13 +157,13 @@ def test_crops_lie_in_the_photo_with_areas_and_ratios_as_asked(
 def test_a_crop_that_never_fits_is_the_largest_allowed_at_the_center():
     policy = dataclasses.replace(OFF, crop_scale=(0.9, 1), crop_ratio=(0.5, 2))
     shapes = np.array([[20, 400], [400, 20]])
-    windows = draw_samples(policy, shapes, 32, Draws(0)).window
+    windows = draw_samples(policy, shapes, framed(32), Draws(0)).window
     np.testing.assert_allclose(windows, [[180, 0, 40, 20], [0, 180, 20, 40]])
 
 
 def test_crops_of_a_square_photo_have_even_areas_and_reach_every_side():
     policy = dataclasses.replace(OFF, crop_scale=(0.2, 0.6), crop_ratio=(0.8, 1.25))
-    left, top, wide, tall = draw_samples(policy, np.tile([100, 100], (COUNT, 1)), 32, Draws(0)).window.T
+    left, top, wide, tall = draw_samples(policy, np.tile([100, 100], (COUNT, 1)), framed(32), Draws(0)).window.T
     shares = np.histogram(wide * tall / 1e4, 4, (0.2, 0.6))[0] / COUNT
     assert shares.tolist() == [binomial(0.25)] * 4
     assert np.log(wide / tall).mean() == pytest.approx(0, abs=4 * np.log(1.25) / (3 * COUNT) ** 0.5)
@@ -239,10 +240,10 @@ def test_draws_are_a_function_of_seed_epoch_and_step():
 
 def test_augmented_images_are_a_function_of_seed_epoch_and_step():
     policy, (images, positions) = Augmentation(**FULL), (noise(12), np.arange(12))
-    first = augment(images, positions, policy, Draws(1, 2, 3), size=16)
-    assert torch.equal(first, augment(images, positions, policy, Draws(1, 2, 3), size=16))
-    assert not torch.equal(first, augment(images, positions, policy, Draws(1, 2, 4), size=16))
-    assert not torch.equal(first, augment(images, positions, policy, Draws(1, 3, 3), size=16))
+    first = augment(images, positions, policy, Draws(1, 2, 3), framing=framed(16))
+    assert torch.equal(first, augment(images, positions, policy, Draws(1, 2, 3), framing=framed(16)))
+    assert not torch.equal(first, augment(images, positions, policy, Draws(1, 2, 4), framing=framed(16)))
+    assert not torch.equal(first, augment(images, positions, policy, Draws(1, 3, 3), framing=framed(16)))
 
 
 @pytest.mark.parametrize("threads", [2, 3])
@@ -252,7 +253,7 @@ def test_threads_have_no_say(threads: int):
     try:
         for count in (1, threads):
             torch.set_num_threads(count)
-            made.append(augment(images, positions, policy, Draws(1, 2, 3), size=16))
+            made.append(augment(images, positions, policy, Draws(1, 2, 3), framing=framed(16)))
     finally:
         torch.set_num_threads(own)
     assert torch.equal(*made)
@@ -261,7 +262,7 @@ def test_threads_have_no_say(threads: int):
 def test_an_unresolved_flip_is_refused_in_all_paths():
     for policy in (Augmentation(), Augmentation(rotation=10), Augmentation(policy="trivial")):
         with pytest.raises(ValueError, match=r'flip="auto" must be resolved before training'):
-            augment(noise(2), np.arange(2), policy, Draws(0), size=16)
+            augment(noise(2), np.arange(2), policy, Draws(0), framing=framed(16))
 
 
 # --- as configuration ---
@@ -493,7 +494,7 @@ def test_many_strong_operations_stay_within_what_parameters_allow():
         assert getattr(samples, name).min() >= 0, name
     assert samples.bits.min() >= 1
     assert samples.threshold.min() == 0
-    shown = augment(noise(64), np.arange(64), policy, Draws(0), size=16)
+    shown = augment(noise(64), np.arange(64), policy, Draws(0), framing=framed(16))
     assert shown.isfinite().all()
     assert 0 <= shown.min() <= shown.max() <= 255.001
 
@@ -598,7 +599,7 @@ def many_sizes(count: int = 18) -> Split:
 
 
 def batches(split: Split, policy: Augmentation, **more: Any) -> list[Batch]:
-    return list(training_batches(split, batch_size=8, policy=policy, seed=3, epoch=1, size=16, **more))
+    return list(training_batches(split, batch_size=8, policy=policy, seed=3, epoch=1, framing=framed(16), **more))
 
 
 SMOOTH = Augmentation(  # without thresholds, at which a rounding error becomes a step
@@ -619,7 +620,7 @@ def test_all_ranks_together_make_the_batch_of_one_process(split: Split, ranks: i
         policies.append(dataclasses.replace(PLAIN, **MIXTURES[mixture]))
     for policy in policies:
         whole = batches(split, policy)
-        parts = [batches(split, policy, rank=rank, ranks=ranks) for rank in range(ranks)]
+        parts = [batches(split, policy, rank=rank, world_size=ranks) for rank in range(ranks)]
         assert [len(batch.labels) for batch in whole] == [8, 8, 2]
         for step, batch in enumerate(whole):
             assert batch.step == step
@@ -664,8 +665,8 @@ def test_a_mixed_batch_has_the_labels_and_shares_of_its_pixels():
 @pytest.mark.parametrize("rank", [0, 1])
 def test_an_epoch_resumed_in_its_middle_is_bit_equal_with_everything_on(split: Split, rank: int):
     policy = Augmentation(**FULL)
-    whole = batches(split, policy, rank=rank, ranks=2)
-    rest = batches(split, policy, rank=rank, ranks=2, first_step=1)
+    whole = batches(split, policy, rank=rank, world_size=2)
+    rest = batches(split, policy, rank=rank, world_size=2, first_step=1)
     assert [batch.step for batch in rest] == [1, 2]
     for ours, theirs in zip(rest, whole[1:], strict=True):
         for name in ("images", "labels", "other_labels", "share"):
@@ -685,6 +686,6 @@ def test_epochs_and_seeds_differ():
         assert not torch.equal(first.share, other.share)
 
 
-def test_images_of_many_sizes_need_the_size_of_the_batches():
-    with pytest.raises(ValueError, match=r"images of many sizes need the size of the batches"):
+def test_images_of_many_sizes_need_a_framing():
+    with pytest.raises(ValueError, match="framing"):
         next(training_batches(many_sizes(), batch_size=8, policy=PLAIN, seed=0, epoch=0))

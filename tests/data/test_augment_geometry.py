@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_sample_images
+from tests.conftest import framed
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import _get_perspective_coeffs
 
 from resnetlab.core.randomness import Draws
-from resnetlab.core.resize import fit_to_square
 from resnetlab.data.augment import Augmentation, augment
 from resnetlab.data.augment.geometry import apply, footprints, source_maps
 from resnetlab.data.augment.parameters import Samples, draw_samples
@@ -47,12 +47,12 @@ def photos() -> tuple[np.ndarray, ...]:
 def squares(size: int) -> Tensor:
     """The photos and an upright and a shifted part of them, uint8 (4, 3, size, size)."""
     parts = (*photos(), photos()[0][:, :300], photos()[1][200:, 300:])
-    return torch.stack([torch.from_numpy(fit_to_square(part, size).transpose(2, 0, 1).copy()) for part in parts])
+    return torch.stack([torch.from_numpy(framed(size).square(part).transpose(2, 0, 1).copy()) for part in parts])
 
 
 def samples_of(images: Tensor, **fields: Any) -> Samples:
     """One set of parameters for all images."""
-    samples = Samples.unchanged(np.tile(np.array(images.shape[2:]), (len(images), 1)))
+    samples = Samples.unchanged(np.tile(np.array(images.shape[2:]), (len(images), 1)), framed(1))
     for name, value in fields.items():
         getattr(samples, name)[:] = value
     return samples
@@ -155,7 +155,7 @@ def test_operations_agree_with_torchvision_on_imagenette(data_root: Path):
         pytest.skip(f"no Imagenette at {folder}")
     paths = [sorted(kind.glob("*.JPEG"))[7] for kind in sorted(folder.iterdir())]
     pixels = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
-    images = torch.stack([torch.from_numpy(fit_to_square(image, 128).transpose(2, 0, 1).copy()) for image in pixels])
+    images = torch.stack([torch.from_numpy(framed(128).square(image).transpose(2, 0, 1).copy()) for image in pixels])
     corners = np.random.default_rng(0).uniform(0, 0.15, (4, 2))
     square = [[0, 0], [128, 0], [128, 128], [0, 128]]
     pairs = {
@@ -181,8 +181,8 @@ def test_mirroring_alone_moves_whole_pixels(vertical: bool):
     images = squares(64).repeat(8, 1, 1, 1)
     positions, draws = np.arange(len(images)), Draws(1)
     policy = Augmentation(crop_padding=0, flip=True, vertical_flip=vertical)
-    result = augment(images, positions, policy, draws, size=64)
-    samples = draw_samples(policy, np.full((len(images), 2), 64), 64, draws)
+    result = augment(images, positions, policy, draws, framing=framed(64))
+    samples = draw_samples(policy, np.full((len(images), 2), 64), framed(64), draws)
     assert len(set(zip(samples.flip, samples.vertical_flip, strict=True))) == (4 if vertical else 2)
     for image, source, across, down in zip(result, images, samples.flip, samples.vertical_flip, strict=True):
         expected = source.flip(2) if across else source
@@ -197,8 +197,8 @@ def test_mirroring_alone_moves_whole_pixels(vertical: bool):
 def test_padded_crops_are_the_same_moved_by_whole_pixels_and_warped(fill: int):
     images = squares(32).repeat(16, 1, 1, 1)
     policy, draws = Augmentation(crop_padding=0.125, flip=True, fill=fill), Draws(3)
-    moved = augment(images, np.arange(64), policy, draws, size=32)
-    maps = source_maps(draw_samples(policy, np.full((64, 2), 32), 32, draws), 32)
+    moved = augment(images, np.arange(64), policy, draws, framing=framed(32))
+    maps = source_maps(draw_samples(policy, np.full((64, 2), 32), framed(32), draws), 32)
     resampled = warp(Stack(images), np.arange(64), maps, 32, fill=fill, device=CPU)
     assert moved.dtype == torch.uint8
     assert (moved.float() - resampled).abs().max() < 0.01
@@ -315,7 +315,7 @@ def ramp(height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("fill", [0, 7, 255])
 def test_what_a_movement_uncovers_is_the_photo_as_far_as_it_reaches_and_fill_beyond(fields: dict[str, Any], fill: int):
     size, source = 40, ragged(ramp(40, 120))
-    samples = Samples.unchanged(source.shapes)
+    samples = Samples.unchanged(source.shapes, framed(1))
     for name, value in fields.items():
         getattr(samples, name)[:] = value
     maps = source_maps(samples, size)
@@ -336,8 +336,8 @@ def test_a_padded_crop_of_a_wide_photo_shows_more_of_the_photo():
     # The square at the center is columns 40 to 79; a shift of up to 10 stays within the 120.
     policy = Augmentation(crop_padding=0.25, flip=False, fill=255)
     source, count = ragged(ramp(40, 120)), 64
-    result = augment(source, np.zeros(count, dtype=np.int64), policy, Draws(0), size=40)
-    shifts = draw_samples(policy, np.tile([40, 120], (count, 1)), 40, Draws(0)).shift
+    result = augment(source, np.zeros(count, dtype=np.int64), policy, Draws(0), framing=framed(40))
+    shifts = draw_samples(policy, np.tile([40, 120], (count, 1)), framed(40), Draws(0)).shift
     assert np.abs(shifts).max() == 10
     for image, (right, down) in zip(result[:, 0].numpy(), shifts.astype(int), strict=True):
         expected = np.repeat(50 + np.arange(40 - right, 80 - right)[None], 40, axis=0).astype(np.float64)
@@ -403,12 +403,12 @@ def farthest_from_whole(policy: Augmentation, size: int) -> float:
     """The largest difference of a pixel between a batch and its parts, made for themselves."""
     source, draws = mixed_source(), Draws(5, 1, 2)
     positions = np.arange(30) % 5
-    whole = augment(source, positions, policy, draws, size=size)
+    whole = augment(source, positions, policy, draws, framing=framed(size))
     assert whole.isfinite().all()
     assert whole.flatten(1).std(1).min() > 0
     farthest = 0.0
     for rows in (np.random.default_rng(0).permutation(30)[:13], *np.arange(30)[:, None]):
-        part = augment(source, positions, policy, draws, size=size, rows=rows)
+        part = augment(source, positions, policy, draws, framing=framed(size), rows=rows)
         farthest = max(farthest, (part - whole[torch.from_numpy(rows)]).abs().max().item())
     return farthest
 
@@ -429,7 +429,7 @@ def test_a_sample_does_not_depend_on_its_batch_or_the_part_asked_for(policy: Aug
 def test_warping_does_not_depend_on_the_order_of_the_samples():
     source = mixed_source()
     positions = np.arange(15) % 5
-    maps = source_maps(draw_samples(GEOMETRY, source.shapes[positions], 48, Draws(1)), 48)
+    maps = source_maps(draw_samples(GEOMETRY, source.shapes[positions], framed(48), Draws(1)), 48)
     order = np.random.default_rng(1).permutation(15)
     whole = warp(source, positions, maps, 48, fill=0, device=CPU)
     other = warp(source, positions[order], maps[order], 48, fill=0, device=CPU)
@@ -437,7 +437,7 @@ def test_warping_does_not_depend_on_the_order_of_the_samples():
 
 
 def test_no_rows_are_no_images():
-    result = augment(mixed_source(), np.arange(5), GEOMETRY, Draws(0), size=16, rows=np.arange(0))
+    result = augment(mixed_source(), np.arange(5), GEOMETRY, Draws(0), framing=framed(16), rows=np.arange(0))
     assert result.shape == (0, 3, 16, 16)
 
 
@@ -447,28 +447,33 @@ SHAPES = [(1, 1), (1, 40), (40, 1), (2, 3), (3, 2), (31, 43)]
 
 
 @pytest.mark.parametrize("size", [1, 2, 33])
-@pytest.mark.parametrize("fit", ["crop", "squash"])
-def test_sources_and_outputs_of_any_size(size: int, fit: str):
+@pytest.mark.parametrize("crop_mode", ["crop", "squash"])
+def test_sources_and_outputs_of_any_size(size: int, crop_mode: str):
     draws = np.random.default_rng(0)
     source = ragged(*[draws.integers(40, 200, (*shape, 3), dtype=np.uint8) for shape in SHAPES])
     positions = np.arange(48) % len(SHAPES)
     for policy in (GEOMETRY, Augmentation(flip=True, rotation=180, policy="trivial", erase_p=1, cutmix=1)):
-        result = augment(source, positions, policy, Draws(2), size=size, fit=fit)
+        result = augment(source, positions, policy, Draws(2), framing=framed(size, crop_mode=crop_mode))
         assert result.shape == (48, 3, size, size)
         assert result.isfinite().all()
         assert 0 <= result.min() <= result.max() <= 255.001
 
 
 @pytest.mark.parametrize("size", [1, 7])
-@pytest.mark.parametrize("fit", ["crop", "squash"])
-def test_a_line_of_pixels_is_an_image_too(size: int, fit: str):
+@pytest.mark.parametrize("crop_mode", ["crop", "squash"])
+def test_a_line_of_pixels_is_an_image_too(size: int, crop_mode: str):
     line = np.arange(500, dtype=np.uint8)[None, :, None] // 2
     for image in (line, line.transpose(1, 0, 2)):
         source = ragged(image)
         result = warp(
-            source, np.array([0]), source_maps(Samples.unchanged(source.shapes, fit), size), size, fill=99, device=CPU
+            source,
+            np.array([0]),
+            source_maps(Samples.unchanged(source.shapes, framed(size, crop_mode=crop_mode)), size),
+            size,
+            fill=99,
+            device=CPU,
         )
-        mean = image.reshape(-1)[249] if fit == "crop" else image.mean()
+        mean = image.reshape(-1)[249] if crop_mode == "crop" else image.mean()
         # A single pixel for 500 is weighed from four boxes, of which the last is continued beyond the photo.
         assert result.mean().item() == pytest.approx(float(mean), abs=1.5 if size > 1 else 5)
 
@@ -476,7 +481,7 @@ def test_a_line_of_pixels_is_an_image_too(size: int, fit: str):
 @pytest.mark.parametrize("size", [1, 5, 32])
 def test_a_single_pixel_fills_the_image(size: int):
     source = ragged(np.full((1, 1, 3), [10, 90, 200], dtype=np.uint8))
-    maps = source_maps(Samples.unchanged(source.shapes), size)
+    maps = source_maps(Samples.unchanged(source.shapes, framed(1)), size)
     result = warp(source, np.array([0]), maps, size, fill=255, device=CPU)
     expected = torch.tensor([10.0, 90.0, 200.0])[None, :, None, None].expand(1, 3, size, size)
     torch.testing.assert_close(result, expected, atol=0.01, rtol=0)
@@ -489,7 +494,7 @@ def test_one_output_pixel_is_the_mean_of_a_small_photo():
 
 def test_the_strongest_perspective_costs_no_more_than_the_photo_has():
     policy = Augmentation(crop_padding=0, flip=False, perspective=1.0, perspective_p=1.0)
-    maps = source_maps(draw_samples(policy, np.full((2000, 2), 64), 64, Draws(0)), 64)
+    maps = source_maps(draw_samples(policy, np.full((2000, 2), 64), framed(64), Draws(0)), 64)
     strongest = footprints(maps, 64).max(1).argsort()[-20:]
     source = ragged(*[np.full((64, 64, 3), 200, dtype=np.uint8)] * 20)
     shown = warp(source, np.arange(20), maps[strongest], 64, fill=0, device=CPU)

@@ -12,10 +12,10 @@ import torchvision.transforms.v2.functional as TF
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_sample_images
+from tests.conftest import framed
 from torch import Tensor
 
 from resnetlab.core.randomness import Draws
-from resnetlab.core.resize import fit_to_square
 from resnetlab.data.augment import Augmentation, augment
 from resnetlab.data.augment.color import change_colors
 from resnetlab.data.augment.effects import autocontrast, blur, equalize, posterize, sharpen, solarize
@@ -31,7 +31,7 @@ def photos(size: int = 64) -> Tensor:
     """Real photos, a dark, a pale and a noisy picture, uint8 (5, 3, size, size)."""
     images = [np.asarray(image) for image in load_sample_images().images]
     images += [images[0] // 4, 255 - images[1] // 5]
-    squares = [torch.from_numpy(fit_to_square(image, size).transpose(2, 0, 1).copy()) for image in images]
+    squares = [torch.from_numpy(framed(size).square(image).transpose(2, 0, 1).copy()) for image in images]
     noise = np.random.default_rng(0).integers(0, 256, (3, size, size), dtype=np.uint8)
     return torch.stack([*squares, torch.from_numpy(noise)])
 
@@ -41,7 +41,7 @@ def grays(size: int = 64) -> Tensor:
 
 
 def colored(images: Tensor, **fields: Any) -> Tensor:
-    samples = Samples.unchanged(np.tile(np.array(images.shape[2:]), (len(images), 1)))
+    samples = Samples.unchanged(np.tile(np.array(images.shape[2:]), (len(images), 1)), framed(1))
     for name, value in fields.items():
         getattr(samples, name)[:] = value
     return change_colors(images.float(), samples)
@@ -241,7 +241,7 @@ def test_constant_images_have_no_contrast_to_change(value: int):
 def test_a_constant_photo_that_was_resampled_is_still_constant_for_autocontrast(value: int):
     images = torch.full((16, 3, 48, 56), value, dtype=torch.uint8)
     policy = Augmentation(flip=False, crop_scale=(0.2, 1.0), autocontrast_p=1.0)
-    shown = augment(images, np.arange(16), policy, Draws(0), size=32)
+    shown = augment(images, np.arange(16), policy, Draws(0), framing=framed(32))
     assert largest(shown, torch.tensor(float(value))) < 0.5
 
 
@@ -251,7 +251,7 @@ def test_a_constant_photo_that_was_resampled_is_still_constant_for_autocontrast(
 def test_exactly_the_rectangles_are_erased():
     policy = Augmentation(crop_padding=0, flip=False, erase_p=0.4, erase_area=(0.05, 0.2), erase_fill=255)
     images = torch.arange(50, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 32, 32).repeat(60, 1, 1, 1)
-    shown = augment(images, np.arange(3000), policy, Draws(7), size=32)
+    shown = augment(images, np.arange(3000), policy, Draws(7), framing=framed(32))
     erased = shown == 255
     assert torch.equal(erased[:, 0], erased[:, 2])  # in every channel
     assert torch.equal(shown[~erased], images.float()[~erased])
@@ -281,7 +281,7 @@ def test_an_area_of_one_erases_everything_there_is(size: int):
         crop_padding=0, flip=False, erase_p=1, erase_area=(1, 1), erase_ratio=(1, 1), erase_fill=9
     )  # fmt: skip
     images = torch.full((4, 1, size, size), 200, dtype=torch.uint8)
-    assert (augment(images, np.arange(4), policy, Draws(0), size=size) == 9).all()
+    assert (augment(images, np.arange(4), policy, Draws(0), framing=framed(size)) == 9).all()
 
 
 def test_values_change_in_the_documented_order():
@@ -291,7 +291,7 @@ def test_values_change_in_the_documented_order():
         blur_sigma=(0.8, 0.8), erase_p=1, erase_area=(0.1, 0.1), erase_ratio=(1, 1), erase_fill=3,
     )  # fmt: skip
     draws = Draws(2)
-    shown = augment(images, np.arange(len(images)), policy, draws, size=32)
+    shown = augment(images, np.arange(len(images)), policy, draws, framing=framed(32))
     factors = draws.stream("augment.brightness").uniform(-0.4, 0.4, len(images)) + 1
     expected = colored(images, brightness=factors)
     expected = autocontrast(expected)
@@ -304,7 +304,7 @@ def test_values_change_in_the_documented_order():
 
 def test_a_policy_that_changes_nothing_returns_the_pixels():
     policy = Augmentation(crop_padding=0, flip=False)
-    assert torch.equal(augment(photos(), np.arange(5), policy, Draws(0), size=64), photos())
+    assert torch.equal(augment(photos(), np.arange(5), policy, Draws(0), framing=framed(64)), photos())
 
 
 def test_the_images_of_the_data_set_are_never_written_to():
@@ -312,6 +312,6 @@ def test_the_images_of_the_data_set_are_never_written_to():
     policy = Augmentation(
         crop_padding=0.1, flip=True, brightness=0.5, autocontrast_p=1, sharpness_p=1, blur_p=1, erase_p=1
     )  # fmt: skip
-    augment(images, np.arange(5), policy, Draws(0), size=32)
-    augment(images, np.arange(5), Augmentation(flip=False, rotation=20, policy="trivial"), Draws(0), size=32)
+    augment(images, np.arange(5), policy, Draws(0), framing=framed(32))
+    augment(images, np.arange(5), Augmentation(flip=False, rotation=20, policy="trivial"), Draws(0), framing=framed(32))
     assert torch.equal(images, photos(32))

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.conftest import framed
 
 from resnetlab.core.errors import UserError
 from resnetlab.core.randomness import Draws
@@ -52,7 +53,9 @@ def test_a_resumed_epoch_draws_what_the_whole_one_drew(digits: ImageData):
 )  # fmt: skip
 def test_every_crop_is_a_window_of_the_padded_image(size: int, channels: int, padding: float, flip: bool, seed: int):
     images = torch.from_numpy(np.random.default_rng(seed).integers(1, 256, (6, channels, size, size), dtype=np.uint8))
-    result = augment(images, np.arange(6), Augmentation(crop_padding=padding, flip=flip), Draws(seed), size=size)
+    result = augment(
+        images, np.arange(6), Augmentation(crop_padding=padding, flip=flip), Draws(seed), framing=framed(size)
+    )
     width = round(padding * size)
     padded = torch.nn.functional.pad(images, (width,) * 4)
     for image, source in zip(result, padded, strict=True):
@@ -69,7 +72,7 @@ def test_every_crop_is_a_window_of_the_padded_image(size: int, channels: int, pa
 def test_half_of_the_images_are_flipped_and_crops_spread_evenly():
     images = torch.zeros(4000, 1, 8, 8, dtype=torch.uint8)
     images[:, 0, 3, 2] = 1
-    result = augment(images, np.arange(4000), Augmentation(crop_padding=0.125, flip=True), Draws(0), size=8)
+    result = augment(images, np.arange(4000), Augmentation(crop_padding=0.125, flip=True), Draws(0), framing=framed(8))
     _, _, rows, columns = result.nonzero(as_tuple=True)
     assert len(rows) == 4000
     assert torch.bincount(rows, minlength=8).tolist()[2:5] == pytest.approx([4000 / 3] * 3, rel=0.1)
@@ -80,7 +83,7 @@ def test_half_of_the_images_are_flipped_and_crops_spread_evenly():
 def test_an_unresolved_or_wrong_policy_is_refused():
     images = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
     with pytest.raises(ValueError, match="must be resolved"):
-        augment(images, np.arange(2), Augmentation(), Draws(0), size=8)
+        augment(images, np.arange(2), Augmentation(), Draws(0), framing=framed(8))
     with pytest.raises(UserError, match=r'augment\.flip must be true, false or "auto", got \'yes\''):
         Augmentation(flip="yes")
     with pytest.raises(UserError, match=r"augment\.crop_padding must be a finite number at least 0 and at most 0\.5"):

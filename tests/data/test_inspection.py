@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.conftest import framed
 
-from resnetlab.core.resize import fit_to_square
 from resnetlab.data.inspection.inspect import inspect_data
 from resnetlab.data.load import load_data, pack
 from resnetlab.data.storage.store import ImageData
@@ -151,6 +151,6 @@ def test_data_without_a_training_split(image_folder: Path):
 
 def test_the_middle_of_a_photo_is_another_image(laid_out: Path):
     with Image.open(laid_out / "train" / "red" / "04.png") as photo:
-        square = fit_to_square(np.asarray(photo), 16)
+        square = framed(16).square(np.asarray(photo))
     Image.fromarray(square).save(laid_out / "val" / "red" / "square.png")
     assert inspect_data(load_data(laid_out, image_size=16)).duplicates.empty

@@ -21,11 +21,11 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from tests.conftest import TINY, unprivileged
+from tests.conftest import TINY, framed, unprivileged
 from tests.training.stepping import before_step
 
 from resnetlab.core.errors import UserError
-from resnetlab.core.resize import fit_to_square, shrink
+from resnetlab.core.framing import shrink
 from resnetlab.data import assemble
 from resnetlab.data.assemble import CACHE_VARIABLE
 from resnetlab.data.augment import Augmentation
@@ -86,7 +86,7 @@ def _stop(*arguments: object) -> None:
 
 
 def _batches(data: ImageData, **arguments: int) -> list[Batch]:
-    settings = {"batch_size": 9, "policy": EVERYTHING, "seed": 3, "epoch": 1, "size": data.image_size, "fit": data.fit}
+    settings = {"batch_size": 9, "policy": EVERYTHING, "seed": 3, "epoch": 1, "framing": data.framing}
     return list(training_batches(data.split("train"), **{**settings, **arguments}))
 
 
@@ -178,21 +178,21 @@ def test_photos_keep_their_shape_and_enough_pixels_for_crops(detail: float, shor
         assert np.array_equal(kept.permute(1, 2, 0).numpy(), shrink(pixels, shorter))
 
 
-@pytest.mark.parametrize("fit_", ["crop", "squash"])
+@pytest.mark.parametrize("crop_mode", ["crop", "squash"])
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("crop_share", [1.0, 0.6])
+@pytest.mark.parametrize("crop_pct", [1.0, 0.6])
 def test_evaluation_sees_what_prediction_sees(
-    fit_: str, channels: int, crop_share: float, photos: Path, tmp_path: Path
+    crop_mode: str, channels: int, crop_pct: float, photos: Path, tmp_path: Path
 ):
     shares = {"test_fraction": 0.4, "validation_fraction": 0.3}  # so that every kind of size is in them
-    options = {"image_size": 24, "channels": channels, "fit": fit_, "crop_share": crop_share, **shares}
+    options = {"image_size": 24, "channels": channels, "crop_mode": crop_mode, "crop_pct": crop_pct, **shares}
     kinds = set()
     for data in (load_data(photos, store="memory", **options), pack_data(photos, tmp_path / "pack", **options)):
         for name in data.splits:
             for position, square in enumerate(data.squares(name) if name != "train" else ()):
                 pixels = decode_image(_photo(photos, data, name, position), channels)
                 kinds.add((name, int(np.sign(min(pixels.shape[:2]) - 24))))
-                expected = fit_to_square(pixels, 24, fit_, crop_share=crop_share)
+                expected = framed(24, crop_mode=crop_mode, crop_pct=crop_pct).square(pixels)
                 assert np.array_equal(square.permute(1, 2, 0).numpy(), expected)
                 assert np.array_equal(data.preprocessing.square(pixels), expected)
         some = torch.tensor([5, 0, 3])
@@ -214,12 +214,12 @@ def test_prediction_on_a_file_answers_as_evaluation_does(photos: Path, tmp_path:
 
 def test_training_does_not_heed_what_part_is_evaluated(photos: Path, tmp_path: Path):
     options = {"image_size": 16, "test_fraction": 0.4}
-    whole, part = load_data(photos, **options), load_data(photos, crop_share=0.7, **options)
+    whole, part = load_data(photos, **options), load_data(photos, crop_pct=0.7, **options)
     assert whole.fingerprint != part.fingerprint
     assert all(map(torch.equal, whole.split("train").images, part.split("train").images))
     kept = part.split("train").images[3].permute(1, 2, 0).numpy()
     shown = part.squares("train", torch.tensor([3]))[0].permute(1, 2, 0).numpy()
-    assert np.array_equal(shown, fit_to_square(kept, 16, crop_share=0.7))
+    assert np.array_equal(shown, framed(16, crop_pct=0.7).square(kept))
     settings = {"epochs": 2, "precision": "float32", "quiet": True}
     runs = [fit(RGB, data, out=tmp_path / name, **settings) for name, data in (("whole", whole), ("part", part))]
     weights = [read_tensors(run.weights)[0] for run in runs]
@@ -229,19 +229,11 @@ def test_training_does_not_heed_what_part_is_evaluated(photos: Path, tmp_path: P
     files = [_photo(photos, part, "test", position) for position in range(5)]
     answers = predict(runs[1], [str(file) for file in files], top=1)["confidence"]
     assert answers.tolist() == pytest.approx(tables[1].tolist()[:5], rel=1e-5)
-    with pytest.raises(UserError, match=r"made square by crop_share=0\.7, and photos has crop_share=1\.0\. Load it"):
+    with pytest.raises(UserError, match=r"Load it with crop_pct=0\.7"):
         evaluate(runs[1], whole)
     elsewhere = evaluate(runs[1].weights, photos).per_image.iloc[:5]  # a file, which loads images as it needs them
     answers = predict(runs[1], [str(photos / path) for path in elsewhere["path"]], top=1)["confidence"]
     assert answers.tolist() == pytest.approx(elsewhere["confidence"].tolist(), rel=1e-5)
-
-
-def test_a_pack_of_before_there_was_a_share_shows_all(photos: Path, tmp_path: Path):
-    data = pack_data(photos, tmp_path / "pack", image_size=24)
-    facts = json.loads((tmp_path / "pack" / "pack.json").read_text())
-    assert facts["format"].pop("crop_share") == facts["arguments"].pop("crop_share") == 1.0
-    (tmp_path / "pack" / "pack.json").write_text(json.dumps(facts))
-    _assert_same(load_data(tmp_path / "pack"), data)
 
 
 def test_a_pack_is_opened_by_its_folder(photos: Path, tmp_path: Path):
@@ -275,9 +267,9 @@ def test_ranks_see_every_image_once_and_the_same_batches(photos: Path, tmp_path:
     numbered = Split(images=split.images, labels=torch.arange(len(split)), index=split.index)
     # Without what turns a rounding into another value; whether samples are warped together changes their last bits.
     policy = dataclasses.replace(EVERYTHING, policy="none", autocontrast_p=0.0)
-    settings = {"batch_size": 9, "policy": policy, "seed": 3, "epoch": 1, "size": 24}
+    settings = {"batch_size": 9, "policy": policy, "seed": 3, "epoch": 1, "framing": data.framing}
     alone = list(training_batches(numbered, **settings))
-    ranks = [list(training_batches(numbered, **settings, rank=rank, ranks=2)) for rank in range(2)]
+    ranks = [list(training_batches(numbered, **settings, rank=rank, world_size=2)) for rank in range(2)]
     seen = torch.cat([batch.labels for batches in ranks for batch in batches])
     assert seen.sort().values.tolist() == list(range(len(split)))
     for whole, *parts in zip(alone, *ranks, strict=True):
@@ -326,10 +318,7 @@ def test_sizes_and_channels_are_those_of_the_pack(photos: Path, tmp_path: Path):
         ("channels", 3, {"channels": 1}),
     ]
     for name, was, asked in cases:
-        message = (
-            rf"was made with {name}={was}, and {asked[name]} is asked for\. Leave that out, or pack the images again"
-        )
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=f"{name}={was}, not {asked[name]}"):
             load_data(tmp_path / "pack", **asked)
 
 
@@ -339,7 +328,7 @@ def test_a_complete_pack_and_foreign_folders_are_left_alone(photos: Path, tmp_pa
     (tmp_path / "mine" / "notes.txt").write_text("precious")
     (tmp_path / "file").write_text("precious")
     before = _files(tmp_path)
-    with pytest.raises(UserError, match=r"pack holds a complete pack\. Train from it, or choose another folder"):
+    with pytest.raises(UserError, match="complete pack"):
         pack_data(photos, tmp_path / "pack", image_size=32)
     with pytest.raises(UserError, match="mine is not empty"):
         pack_data(photos, tmp_path / "mine")
@@ -349,9 +338,9 @@ def test_a_complete_pack_and_foreign_folders_are_left_alone(photos: Path, tmp_pa
 
 
 def test_wrong_arguments_are_refused(photos: Path, tmp_path: Path):
-    with pytest.raises(UserError, match=r"no argument 'image_sizes'\. Did you mean 'image_size'\?"):
+    with pytest.raises(UserError, match=r"'image_sizes'.*'image_size'"):
         pack_data(photos, tmp_path / "pack", image_sizes=24)
-    with pytest.raises(UserError, match=r"digits is small and lies in memory; only images in files can be packed"):
+    with pytest.raises(UserError, match="digits"):
         pack_data("digits", tmp_path / "pack")
     with pytest.raises(UserError, match=r"unknown data"):
         pack_data(tmp_path / "nothing", tmp_path / "pack")
@@ -469,8 +458,8 @@ def test_a_file_changed_between_two_attempts_has_its_shard_made_again(photos: Pa
 
 
 def test_another_size_does_not_take_up_shards_of_this_one(photos: Path, unfinished: Path):
-    data = pack_data(photos, unfinished, image_size=16, fit="squash")
-    _assert_same(data, load_data(photos, image_size=16, fit="squash", store="memory"))
+    data = pack_data(photos, unfinished, image_size=16, crop_mode="squash")
+    _assert_same(data, load_data(photos, image_size=16, crop_mode="squash", store="memory"))
 
 
 def test_a_file_that_changes_after_it_was_listed_is_named(
@@ -722,7 +711,7 @@ def test_a_packer_killed_at_any_moment_leaves_a_pack_that_goes_on(tmp_path: Path
         (root / name).mkdir(parents=True)
         for number in range(750):
             Image.fromarray(draws.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(root / name / f"{number}.jpg")
-    arguments = ["data", "pack", str(root), "--out", str(out), "--workers", "2", "--image-size", "16"]
+    arguments = ["pack", str(root), "--out", str(out), "--workers", "2", "--image-size", "16"]
     command = [sys.executable, "-c", FORKING, *arguments]
     kept, killed, code = 0, 0, -signal.SIGKILL
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
@@ -812,11 +801,11 @@ def test_data_kept_in_another_size_are_not_the_same(photos: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"fit": "squash"}, "fit=crop, and squash is asked for"),
-        ({"crop_share": 0.5}, r"crop_share=1\.0, and 0\.5 is asked for"),
-        ({"detail": 3.0}, r"detail=1\.5, and 3\.0 is asked for"),
-        ({"split_seed": 7}, "split_seed=0, and 7 is asked for"),
-        ({"test_fraction": 0.5}, r"test_fraction=0\.2, and 0\.5 is asked for"),
+        ({"crop_mode": "squash"}, "crop_mode=crop"),
+        ({"crop_pct": 0.5}, r"crop_pct=1\.0"),
+        ({"detail": 3.0}, r"detail=1\.5"),
+        ({"split_seed": 7}, "split_seed=0"),
+        ({"test_fraction": 0.5}, r"test_fraction=0\.2"),
     ],
 )
 def test_what_a_pack_cannot_give_is_refused(asked: dict, message: str, photos: Path, tmp_path: Path):
@@ -844,10 +833,10 @@ def test_the_store_is_recorded_as_it_was_asked_for(photos: Path, monkeypatch: py
 
 
 def test_a_pack_is_not_put_among_its_images_nor_made_of_a_pack(photos: Path, tmp_path: Path):
-    with pytest.raises(UserError, match="is within the folder of images"):
+    with pytest.raises(UserError, match="inside the folder of images"):
         pack_data(photos, photos / "pack", image_size=24)
     pack_data(photos, tmp_path / "pack", image_size=24)
-    with pytest.raises(UserError, match="is a pack already"):
+    with pytest.raises(UserError, match="already a pack"):
         pack_data(tmp_path / "pack", tmp_path / "other", image_size=24)
 
 

@@ -86,10 +86,10 @@ def test_data_print_themselves(digits: ImageData):
         ({"source": "digits", "limit": 9}, "limit=9 is fewer images than the 10 classes. Choose at least 10"),
         ({"source": "digits", "limit_held_out": 0}, "limit_held_out must be an integer of at least 1, got 0"),
         ({"source": "digits", "limit": 1.5}, "limit must be an integer of at least 1, got 1.5"),
-        ({"source": "digits", "split_seed": 2**32}, r"split_seed must be below 2\*\*32, got 4294967296"),
+        ({"source": "digits", "split_seed": 2**32}, "split_seed .* 4294967295, got 4294967296"),
         ({"source": Path("digits")}, "unknown data 'digits': there is no such folder"),
         ({"source": None}, "data must be the name of a data set, the path of a folder.*, got None"),
-        ({"source": "digits", "channels": 2}, r"channels must be 1 \(gray\) or 3 \(RGB\), got 2"),
+        ({"source": "digits", "channels": 2}, "channels must be 1 or 3, got 2"),
         ({"source": "digits", "validation_fraction": 1.0}, "validation_fraction must be .* below 1, got 1.0"),
         (
             {"source": "digits", "test_fraction": 0.999},

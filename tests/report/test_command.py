@@ -37,12 +37,12 @@ def test_what_the_names_imply_is_left_out(settings):
 def test_every_difference_is_given(settings):
     settings["recipe"] |= {"epochs": 4, "lr": 0.05, "batch_size": 32, "keep": "best", "nesterov": False}
     settings["model"]["config"] |= {"shortcut": "B", "depths": [1, 1, 1]}
-    settings["data"] |= {"source": "/my photos", "image_size": 64, "crop_share": 0.875, "data_root": "/d",
+    settings["data"] |= {"source": "/my photos", "image_size": 64, "crop_pct": 0.875, "data_root": "/d",
                          "split_seed": 2, "channels": 3, "test_fraction": 0.5, "skip_unreadable": True}  # fmt: skip
     assert line(settings, mirrors=False) == (
         "resnetlab train '/my photos' --model resnet20 --recipe quick --epochs 4 --batch-size 32 --lr 0.05 "
         "--set nesterov=false --set keep=best --set 'model.depths=[1, 1, 1]' --set model.shortcut=B "
-        "--data-root /d --image-size 64 --channels 3 --crop-share 0.875 --split-seed 2 --test-fraction 0.5 "
+        "--image-size 64 --channels 3 --crop-pct 0.875 --data-root /d --split-seed 2 --test-fraction 0.5 "
         "--skip-unreadable --seed 3"
     )
 

@@ -330,7 +330,7 @@ def test_shares_make_up_the_batch_and_none_has_less_than_two_images(mixup: float
     policy = Recipe().augment.__class__(crop_padding=0.1, flip=False, mixup=mixup)
     settings = {"batch_size": 32, "policy": policy, "seed": 3, "epoch": 1}
     alone = list(training_batches(data.split("train"), **settings))
-    ranks = [list(training_batches(data.split("train"), rank=rank, ranks=5, **settings)) for rank in range(5)]
+    ranks = [list(training_batches(data.split("train"), rank=rank, world_size=5, **settings)) for rank in range(5)]
     assert [batch.own for batches in ranks for batch in batches] == [7, 1, 7, 1, 6, 0, 6, 0, 6, 0]
     for whole, *parts in zip(alone, *ranks, strict=True):
         assert (whole.own, whole.stand_ins) == (whole.total, 0)
@@ -346,7 +346,7 @@ def test_the_answers_of_all_ranks_are_those_of_one(digits: ImageData):
     torch.manual_seed(0)
     model, preprocessing = ResNet(TINY), digits.preprocessing
     alone = answer_split(model, digits, "test", preprocessing)
-    parts = [answer_split(model, digits, "test", preprocessing, rank=rank, ranks=5) for rank in range(5)]
+    parts = [answer_split(model, digits, "test", preprocessing, rank=rank, world_size=5) for rank in range(5)]
     assert [len(part.logits) for part in parts].count(0) == 2  # three batches for five
     kept = [part for part in parts if len(part.logits)]
     assert torch.equal(torch.cat([part.logits for part in kept]), alone.logits)

@@ -322,7 +322,7 @@ def test_changed_descriptions_with_a_right_digest(tmp_path: Path, files: dict[st
     (tmp_path / "sound").write_bytes(files["ours"])
     tensors, description = read_tensors(tmp_path / "sound")
     description |= {"class_names": list("abcdefghij"), "provenance": {"data": {"name": "digits"}}}
-    description["preprocessing"] = {"image_size": 8, "channels": 1, "mean": [0.5], "std": [0.5], "fit": "crop"}
+    description["preprocessing"] = {"image_size": 8, "channels": 1, "mean": [0.5], "std": [0.5], "crop_mode": "crop"}
     ways = list(leaves(description))
 
     @quick(60)

@@ -71,7 +71,7 @@ def test_torchvisions_weights_are_downloaded_checked_and_kept(
     assert ours.class_names is not None
     assert (len(ours.class_names), ours.class_names[0]) == (1000, "tench")
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    assert ours.preprocessing == Preprocessing(image_size=224, channels=3, mean=mean, std=std, crop_share=224 / 256)
+    assert ours.preprocessing == Preprocessing(image_size=224, channels=3, mean=mean, std=std, crop_pct=224 / 256)
     (file,) = hub.iterdir()
     next(served[0].iterdir()).unlink()
     again = resnetlab.create_model("resnet18")
@@ -123,7 +123,7 @@ def test_timms_weights_come_from_the_cache_without_a_network(tmp_path: Path, mon
     ours = resnetlab.create_model("resnetv2_18", pretrained="timm:resnetv2_18.ra4_in1k").eval()
     assert_same_logits(ours, theirs, (64, 64))
     assert ours.preprocessing == Preprocessing(
-        image_size=224, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3, interpolation="bicubic", crop_share=0.95
+        image_size=224, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3, interpolation="bicubic", crop_pct=0.95
     )
     with pytest.raises(UserError, match=r"Build the network that the weights are of \(resnetv2_18\)"):
         resnetlab.create_model("resnet50", pretrained="timm:resnetv2_18.ra4_in1k")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -151,8 +152,8 @@ def _load(source: str, network: ResNet | None, options: DataOptions) -> tuple[Im
     changes = {}
     if network is not None:
         preprocessing, _ = trained_on(network)
-        changes = {name: getattr(preprocessing, name) for name in ("channels", "fit", "crop_share")}
-        changes["image_size"] = options.image_size or preprocessing.image_size
+        size = options.image_size or preprocessing.image_size
+        changes = {**asdict(preprocessing.framing), "image_size": size}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         images = options.load(source, skip_unreadable=True, workers=None, **changes)

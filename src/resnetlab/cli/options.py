@@ -82,14 +82,13 @@ class DataOptions:
 
     image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels.")] = None
     channels: Annotated[int | None, typer.Option(help="1 converts images to gray, 3 to RGB.")] = None
-    fit: Annotated[str, typer.Option(help="How non-square images are made square: crop (the center) or squash.")] = (
-        "crop"
-    )
-    crop_share: Annotated[
+    crop_mode: Annotated[
+        str, typer.Option(help="How non-square images are made square: crop (the center) or squash.")
+    ] = "crop"
+    interpolation: Annotated[str, typer.Option(help="Filter that resizes images: bilinear or bicubic.")] = "bilinear"
+    crop_pct: Annotated[
         float,
-        typer.Option(
-            help="Share of height and width, at the center, that evaluation sees; 0.875 is usual on ImageNet."
-        ),
+        typer.Option(help="Central part of height and width that evaluation sees; 0.875 is usual on ImageNet."),
     ] = 1.0
     detail: Annotated[
         float, typer.Option(help="Keep photos at up to this many times the image size, for random crops.")

@@ -30,7 +30,7 @@ import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from resnetlab.core.checks import check_flag, check_integer, check_number, from_mapping, set_checked
 from resnetlab.core.errors import UserError, unknown
@@ -38,6 +38,7 @@ from resnetlab.core.errors import UserError, unknown
 REQUIRED: Any = MISSING
 """The default of a field that has none."""
 
+P = ParamSpec("P")
 T = TypeVar("T")
 _KEY = "resnetlab.setting"
 
@@ -205,14 +206,48 @@ def documented(cls: type[T]) -> type[T]:
 
     Use it as the outermost decorator of a dataclass whose fields are declared by `setting`.
     """
+    head, raises, tail = inspect.cleandoc(cls.__doc__ or "").partition("Raises:\n")
+    cls.__doc__ = "\n".join([head.rstrip(), "", "Attributes:", *_field_lines(cls), "", raises + tail]).rstrip() + "\n"
+    return cls
+
+
+def takes_fields(cls: type, *, without: Collection[str] = ()) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Decorates a function whose `**options` are fields of a configuration: its signature and docstring list them.
+
+    Args:
+        cls: a dataclass whose fields are declared by `setting`.
+        without: the names of fields that the function does not take.
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        signature, hints = inspect.signature(function), _hints(cls)
+        named = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+        added = [
+            inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+            )
+            for field in describe_fields(cls, nested=False)
+            if field.name not in without
+        ]
+        function.__signature__ = signature.replace(parameters=[*named, *added])  # type: ignore[attr-defined]
+        lines = []
+        for line in inspect.cleandoc(function.__doc__ or "").splitlines():
+            lines += _field_lines(cls, without) if line.startswith("    **options:") else [line]
+        function.__doc__ = "\n".join(lines) + "\n"
+        return function
+
+    return decorate
+
+
+def _field_lines(cls: type, without: Collection[str] = ()) -> list[str]:
+    """Returns the lines of a docstring that describe the fields."""
     lines = []
     for field in describe_fields(cls, nested=False):
-        default = "required" if field.default is REQUIRED else f"default {field.default!r}"
-        text = f"{field.name} ({field.values}; {default}): {field.description}."
-        lines += textwrap.wrap(text, 100, initial_indent="    ", subsequent_indent="        ")
-    head, raises, tail = inspect.cleandoc(cls.__doc__ or "").partition("Raises:\n")
-    cls.__doc__ = "\n".join([head.rstrip(), "", "Attributes:", *lines, "", raises + tail]).rstrip() + "\n"
-    return cls
+        if field.name not in without:
+            default = "required" if field.default is REQUIRED else f"default {field.default!r}"
+            text = f"{field.name} ({field.values}; {default}): {field.description}."
+            lines += textwrap.wrap(text, 100, initial_indent="    ", subsequent_indent="        ")
+    return lines
 
 
 def _said(field: dataclasses.Field[Any]) -> _Setting | None:

@@ -16,12 +16,13 @@ from torch import Tensor
 from resnetlab.core.console import notice
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import printable
-from resnetlab.core.preprocessing import to_squares
+from resnetlab.core.framing import Framing
 from resnetlab.data.options import LoadOptions
 from resnetlab.data.sources.arrays import ArraySource
 from resnetlab.data.sources.folders import FileSource
 from resnetlab.data.sources.scan import ListedFile
 from resnetlab.data.splits import Drawn, draw_splits, limited
+from resnetlab.data.storage.decoding import StoredFormat
 from resnetlab.data.storage.images import ReadFiles
 from resnetlab.data.storage.pack import build_pack, files_digest, finish_pack, is_complete, open_pack, pack_lock
 from resnetlab.data.storage.store import ImageData, Split, check_memory
@@ -34,20 +35,20 @@ def from_arrays(source: ArraySource, options: LoadOptions) -> ImageData:
     """Makes a data set of images in memory: squares of the size and channels asked for."""
     drawn = _draw({split: labels for split, (_, labels) in source.splits.items()}, source.class_names, options)
     given, height, width = next(iter(source.splits.values()))[0].shape[1:]
-    size, channels = options.image_size or min(height, width), options.channels or given
+    framing = options.resolve(image_size=min(height, width), channels=given)
+    size, channels = framing.image_size, framing.channels
     check_memory(sum(len(part.positions) for part in drawn.values()), channels, size)
     splits = {}
     for split, part in drawn.items():
         images, labels = source.splits[part.source]
         squares = torch.empty(len(part.positions), channels, size, size, dtype=torch.uint8)
         chunks = torch.arange(len(part.positions)).split(1024)
-        shown = 1.0 if split == "train" else options.crop_share
+        shown = framing.uncropped if split == "train" else framing
 
         def fill(
-            at: Tensor, images: Tensor = images, part: Drawn = part, squares: Tensor = squares, shown: float = shown
+            at: Tensor, images: Tensor = images, part: Drawn = part, squares: Tensor = squares, shown: Framing = shown
         ) -> None:
-            chosen = _with_channels(images[part.positions[at]], channels)
-            squares[at] = to_squares(chosen, size, options.fit, crop_share=shown)
+            squares[at] = shown.squares(_with_channels(images[part.positions[at]], channels))
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(fill, chunks))
@@ -58,10 +59,7 @@ def from_arrays(source: ArraySource, options: LoadOptions) -> ImageData:
         class_names=source.class_names,
         mirrors=source.mirrors,
         arguments=asdict(options),
-        image_size=size,
-        channels=channels,
-        fit=options.fit,
-        crop_share=options.crop_share,
+        framing=framing,
     )
 
 
@@ -75,15 +73,7 @@ def from_files(
     }
     drawn = _draw(labels, source.class_names, options)
     files = {split: [source.files[part.source][at] for at in part.positions.tolist()] for split, part in drawn.items()}
-    stored, needed = survey(
-        files,
-        source.root,
-        image_size=options.image_size,
-        channels=options.channels,
-        fit=options.fit,
-        crop_share=options.crop_share,
-        detail=options.detail,
-    )
+    stored, needed = survey(files, source.root, options, detail=options.detail)
     count = sum(map(len, files.values()))
     in_memory = pack is None and options.store != "pack"
     if in_memory and fits_in_memory(needed, count, insist=options.store == "memory"):
@@ -95,10 +85,7 @@ def from_files(
             class_names=source.class_names,
             mirrors=True,
             arguments=asdict(options),
-            image_size=stored.image_size,
-            channels=stored.channels,
-            fit=stored.fit,
-            crop_share=stored.crop_share,
+            framing=stored.framing,
         )
     folder = pack or _cache_folder() / f"{source.name}-{files_digest(files, stored, source)[:16]}"
     if is_complete(folder):
@@ -134,14 +121,14 @@ def from_pack(folder: Path, options: LoadOptions) -> ImageData:
     facts, table, images = open_pack(folder)
     usual, names = LoadOptions(source=""), tuple(facts["class_names"])
     fractions = {name: facts["arguments"][name] for name in ("validation_fraction", "test_fraction")}
-    made = {"crop_share": usual.crop_share, **facts["format"], **fractions}  # older packs do not name it
+    made = {**facts["format"], **fractions}
     if not options.limits:  # else the seed draws the images to keep
         made["split_seed"] = facts["arguments"]["split_seed"]
     for name, value in {**made, "class_names": names}.items():
         if getattr(options, name) not in (getattr(usual, name), value):
             raise UserError(
-                f"the pack {folder} was made with {name}={value}, and {getattr(options, name)} is asked for. "
-                "Leave that out, or pack the images again."
+                f"the pack {folder} was made with {name}={value}, not {getattr(options, name)}. Remove that option, or "
+                "pack the images again."
             )
     splits = {}
     for split, rows in table.groupby("split", sort=False):
@@ -161,10 +148,7 @@ def from_pack(folder: Path, options: LoadOptions) -> ImageData:
         class_names=names,
         mirrors=True,
         arguments=asdict(replace(options, **made)),
-        image_size=made["image_size"],
-        channels=made["channels"],
-        fit=made["fit"],
-        crop_share=made["crop_share"],
+        framing=StoredFormat(**facts["format"]).framing,
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from resnetlab.core.framing import Framing
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import Draws, generator
 from resnetlab.data.augment import Augmentation, augment
@@ -72,12 +73,11 @@ def training_batches(
     seed: int,
     epoch: int,
     first_step: int = 0,
-    size: int | None = None,
-    fit: str = "crop",
+    framing: Framing | None = None,
     device: torch.device | None = None,
     preprocessing: Preprocessing | None = None,
     rank: int = 0,
-    ranks: int = 1,
+    world_size: int = 1,
 ) -> Iterator[Batch]:
     """Yields the batches of one epoch from `first_step` on, shuffled and augmented on `device`.
 
@@ -88,19 +88,19 @@ def training_batches(
         seed: of order and augmentation.
         epoch: from 0.
         first_step: batches before it are passed over; they cost nothing.
-        size: height and width of the batches; those of the images where None, if they are all of one size.
-        fit: what a sample without a random crop shows, as in evaluation.
+        framing: size of the batches, and what a sample without a random crop shows; by default the whole images,
+            if they are all of one size.
         device: where to augment; the CPU without it.
         preprocessing: normalizes images that augmentation makes float32; others are left as bytes.
-        rank: which of `ranks` processes this is. Each gets every `ranks`-th sample of the global batch, which
-            does not depend on how many they are, and reads no others but their partners in a mixture, and
-            those that stand in where its share has less than two.
-        ranks: number of processes.
+        rank: the index of this process. Each process gets every `world_size`-th sample of the global batch, which
+            does not depend on the number of processes. It also reads the samples mixed into its own, and fills up
+            to two images with samples of other processes.
+        world_size: number of processes.
     """
-    if size is None:
+    if framing is None:
         if not isinstance(split.images, Tensor):
-            raise ValueError("images of many sizes need the size of the batches")
-        size = split.images.shape[2]
+            raise ValueError("images of many sizes need a framing")
+        framing = Framing(image_size=split.images.shape[2], channels=split.images.shape[1])
     order = generator(seed, "order", epoch=epoch).permutation(len(split))
     device = device or torch.device("cpu")
     for step, (start, stop) in enumerate(batch_bounds(len(split), batch_size)):
@@ -110,21 +110,23 @@ def training_batches(
         labels = split.labels[torch.from_numpy(chosen)]
 
         def make(rows: np.ndarray, chosen: np.ndarray = chosen, draws: Draws = draws) -> Tensor:
-            settings = {"size": size, "fit": fit, "device": device, "preprocessing": preprocessing}
+            settings = {"framing": framing, "device": device, "preprocessing": preprocessing}
             return augment(split.images, chosen, policy, draws, rows=rows, **settings)
 
-        own = np.arange(rank, len(chosen), ranks)
-        stand_ins = np.setdiff1d(np.arange(min(3, len(chosen))), own)[: max(0, 2 - len(own))] if ranks > 1 else own[:0]
+        own = np.arange(rank, len(chosen), world_size)
+        stand_ins = (
+            np.setdiff1d(np.arange(min(3, len(chosen))), own)[: max(0, 2 - len(own))] if world_size > 1 else own[:0]
+        )
         own = np.concatenate([own, stand_ins])
         place = {"positions": chosen, "stand_ins": len(stand_ins)}
-        images, mix = make(own), draw_mix(policy, len(chosen), size, draws)
+        images, mix = make(own), draw_mix(policy, len(chosen), framing.image_size, draws)
         normalized = preprocessing is not None and images.is_floating_point()
         if mix is None:
             yield Batch(step, images, labels[own].to(device), normalized=normalized, **place)
             continue
         partners = mix.partners[own]
-        mixed_in = images[torch.from_numpy(partners).to(device)] if ranks == 1 else make(partners)
+        mixed_in = images[torch.from_numpy(partners).to(device)] if world_size == 1 else make(partners)
         share = torch.from_numpy(mix.share[own]).to(device, torch.float32)
         mixed = mix(images, mixed_in, own)
-        others = labels[partners].to(device)
-        yield Batch(step, mixed, labels[own].to(device), others, share, normalized, **place)
+        partner_labels = labels[partners].to(device)
+        yield Batch(step, mixed, labels[own].to(device), partner_labels, share, normalized, **place)

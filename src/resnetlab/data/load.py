@@ -10,6 +10,7 @@ from typing import Any
 
 from resnetlab.core.checks import check_integer
 from resnetlab.core.errors import UserError, nearest
+from resnetlab.core.fields import takes_fields
 from resnetlab.core.files import printable
 from resnetlab.data.assemble import from_arrays, from_files, from_pack
 from resnetlab.data.options import LoadOptions
@@ -36,31 +37,18 @@ NAMED_SOURCES = (*_ARRAY_SETS, "imagenette")
 _TABLES = (".csv", ".tsv", ".parquet")
 
 
+@takes_fields(LoadOptions, without=("source",))
 def load_data(
     source: str | Path | Sequence[Any] | Mapping[str, Any],
     *,
-    data_root: str | Path | None = None,
-    image_size: int | None = None,
-    channels: int | None = None,
-    fit: str = "crop",
-    crop_share: float = 1.0,
-    detail: float = 1.5,
-    store: str = "auto",
-    class_names: Sequence[str] | None = None,
-    split_seed: int = 0,
-    validation_fraction: float = 0.1,
-    test_fraction: float = 0.2,
-    limit: int | None = None,
-    limit_held_out: int | None = None,
-    skip_unreadable: bool = False,
-    follow_links: bool = False,
     workers: int | None = None,
     download: bool = True,
+    **options: Any,
 ) -> ImageData:
     """Loads a data set, split into training, validation and test images.
 
-    A split that the source has (its test images, a `val` folder) is kept. What it has not is drawn
-    from its training images, stratified by class and fixed by `split_seed`.
+    Splits that the source defines (its test images, a `val` folder) are kept. Missing ones are drawn from its training
+    images, stratified by class and fixed by `split_seed`.
 
     Args:
         source: one of
@@ -68,41 +56,16 @@ def load_data(
             - a name: "digits" (1,797 handwritten digits of 8x8 pixels, embedded in scikit-learn), "mnist",
               "fashion_mnist", "cifar10", "cifar100" or "imagenette";
             - a folder of class folders, with or without `train`, `val` and `test` folders;
-            - a .csv, .tsv or .parquet table with the columns path and label, and split where there are any;
-            - a pack that `resnetlab pack` made;
+            - a .csv, .tsv or .parquet table with the columns path and label, and optionally split;
+            - a pack that `resnetlab.pack` wrote;
             - arrays or tensors: (images, labels), or a dict of such pairs with the keys train, validation
               and test. Images are (N, H, W), (N, H, W, C) or (N, C, H, W), uint8, or float in [0, 1].
-        data_root: where downloaded data sets are, in torchvision's layout; without it
-            $RESNETLAB_DATA, else `data`.
-        image_size: height and width in pixels of what the network sees. Without it the size of the
-            images; for photos the median of their shorter sides, at most 224.
-        channels: 1 to make all images gray, 3 to make them RGB; without it as they are.
-        fit: how an image that is no square becomes one: "crop" to its center, or "squash".
-        crop_share: height and width of the part of that square, at its center, that evaluation and prediction see:
-            224 / 256 is the usual one of ImageNet. Training does not heed it.
-        detail: training photos keep their shape, and up to so many times `image_size` on the shorter side,
-            for random crops to be cut from.
-        store: "memory"; "pack", files that are mapped into memory, built once and found again, under
-            $RESNETLAB_CACHE or the user's cache folder; "auto" takes memory where the images leave half of
-            what is free. For images in files.
-        class_names: of a table or arrays whose labels are integers.
-        split_seed: fixes the drawn splits; it is apart from the training's seed, so that runs of
-            several seeds are compared on the same images.
-        validation_fraction: share of the training images that becomes the validation split where the
-            source has none; 0 for none.
-        test_fraction: share of all images that becomes the test split of a source without splits; 1
-            puts all of them there.
-        limit: the most training images to take, drawn with the classes in proportion and fixed by
-            `split_seed`, for a first try or a small budget; the other splits stay whole.
-        limit_held_out: likewise, the most images of each other split, where evaluation would take too long.
-        skip_unreadable: leave unreadable files out with a warning instead of raising.
-        follow_links: follow symbolic links that leave the folder.
-        workers: decoding threads or processes; the images do not depend on it. One for each processor
-            without it.
-        download: get a data set that is absent; what, how much and where to is printed first.
+        workers: number of decoding threads or processes, by default one per processor; the images do not depend on it.
+        download: download a data set that is missing, after a notice of source, size and target.
+        **options: the fields of `LoadOptions`.
 
     Raises:
-        UserError: the source is unknown, empty, damaged, or cannot be split.
+        UserError: the source is unknown, empty or damaged, or cannot be split.
     """
     is_path = isinstance(source, (str, Path))
     if not is_path and not isinstance(source, (Sequence, Mapping)):
@@ -110,39 +73,26 @@ def load_data(
             "data must be the name of a data set, the path of a folder, table or pack, or arrays (images, labels), "
             f"got {source!r}."
         )
-    options = LoadOptions(
-        source=str(source) if is_path else ARRAYS,
-        data_root=None if data_root is None else str(data_root),
-        image_size=image_size,
-        channels=channels,
-        fit=fit,
-        crop_share=crop_share,
-        detail=detail,
-        store=store,
-        class_names=None if class_names is None else tuple(class_names),
-        split_seed=split_seed,
-        validation_fraction=validation_fraction,
-        test_fraction=test_fraction,
-        limit=limit,
-        limit_held_out=limit_held_out,
-        skip_unreadable=skip_unreadable,
-        follow_links=follow_links,
-    )
     if workers is not None:
         check_integer("workers", workers, 1)
+    checked = _options("load_data", {"source": str(source) if is_path else ARRAYS, **options})
     if not is_path:
-        arrays = check_arrays(source, options.class_names, ARRAYS)
-        return from_arrays(arrays, replace(options, data_root=None))
+        arrays = check_arrays(source, checked.class_names, ARRAYS)
+        return from_arrays(arrays, replace(checked, data_root=None))
     if is_named(source):
-        return _load_named(options, download, workers)
-    options = replace(options, data_root=None)  # of no use to files, so not recorded
-    path = _existing(Path(source).expanduser(), options.source)
-    options = replace(options, source=str(path.resolve()))
+        return _load_named(checked, download, workers)
+    checked = replace(checked, data_root=None)  # files do not depend on it, so it is not recorded
+    path = _existing(Path(source).expanduser(), checked.source)
+    checked = replace(checked, source=str(path.resolve()))
     if is_pack(path):
-        return from_pack(path, options)
-    return from_files(_list_files(path, options), options, workers=workers)
+        return from_pack(path, checked)
+    return from_files(_list_files(path, checked), checked, workers=workers)
 
 
+_NOT_FOR_PACKS = ("source", "store", "limit", "limit_held_out")
+
+
+@takes_fields(LoadOptions, without=_NOT_FOR_PACKS)
 def pack(
     source: str | Path, folder: str | Path, *, workers: int | None = None, download: bool = True, **options: Any
 ) -> ImageData:
@@ -152,39 +102,45 @@ def pack(
 
     Args:
         source: a folder of class folders, a table, or "imagenette".
-        folder: empty, to be made, or with an unfinished pack, which is gone on with.
-        workers: decoding processes; one for each processor without it.
-        download: get a data set that is absent.
-        **options: further arguments of `load_data`: image_size, detail and so on.
+        folder: a new or empty folder, or an unfinished pack to continue.
+        workers: number of decoding processes; by default one per processor.
+        download: download a data set that is missing.
+        **options: the fields of `LoadOptions`.
 
     Raises:
-        UserError: the source is none of those, files are unreadable, or the folder cannot be used.
+        UserError: the source cannot be packed, files are unreadable, or the folder cannot be used.
     """
-    known = {field.name for field in fields(LoadOptions)} - {"source", "store", "limit", "limit_held_out"}
-    for name in options:
-        if name not in known:
-            raise UserError(
-                f"pack has no argument {name!r}. {nearest(name, known)}It takes: {', '.join(sorted(known))}."
-            )
-    checked = LoadOptions(source=str(source), store="pack", **options)
+    checked = _options("pack", options, without=_NOT_FOR_PACKS)
+    checked = replace(checked, source=str(source), store="pack")
     if workers is not None:
         check_integer("workers", workers, 1)
     folder = _utf8(Path(folder))
     if is_complete(folder):
-        raise UserError(f"{folder} holds a complete pack. Train from it, or choose another folder.")
+        raise UserError(f"{folder} is already a complete pack. Train from it, or choose another folder.")
     if source == "imagenette":
         files = _imagenette(checked, download)
     elif is_named(source):
-        raise UserError(f"{source} is small and lies in memory; only images in files can be packed.")
+        raise UserError(f"{source} is small and kept in memory; only images in files can be packed.")
     else:
         path = _existing(Path(source).expanduser(), checked.source)
         if is_pack(path):
-            raise UserError(f"{path} is a pack already. Train from it, or pack the images that it was made of.")
+            raise UserError(f"{path} is already a pack. Train from it, or pack the images that it was made from.")
         if path.is_dir() and folder.resolve().is_relative_to(path):
-            raise UserError(f"{folder} is within the folder of images. Choose another folder for the pack.")
+            raise UserError(f"{folder} is inside the folder of images. Choose another folder for the pack.")
         files = _list_files(path, checked)
         checked = replace(checked, source=str(path.resolve()))
     return from_files(files, checked, pack=folder, workers=workers)
+
+
+def _options(function: str, options: Mapping[str, Any], *, without: Sequence[str] = ()) -> LoadOptions:
+    """Returns the options of a function, checked; an unknown name is an error that names the nearest one."""
+    known = [field.name for field in fields(LoadOptions) if field.name not in without]
+    for name in options:
+        if name not in known:
+            raise UserError(
+                f"{function} has no argument {name!r}. {nearest(name, known)}It takes: {', '.join(sorted(known))}."
+            )
+    return LoadOptions(**{"source": "", **options})
 
 
 def is_named(source: object) -> bool:

@@ -1,66 +1,88 @@
-"""The arguments of `load_data`, checked."""
+"""The options of `load_data`; a run folder records them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from resnetlab.core.checks import check_choice, check_flag, check_integer, check_number, set_checked
-from resnetlab.core.errors import UserError
-from resnetlab.core.resize import FITS
+from resnetlab.core.fields import REQUIRED, documented, setting
+from resnetlab.core.framing import FramingOptions
 
 STORES = ("auto", "memory", "pack")
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
-class LoadOptions:
-    """What `load_data` was called with; a run folder records it."""
+class LoadOptions(FramingOptions):
+    """What `load_data` was called with.
 
-    source: str
-    data_root: str | None = None
-    image_size: int | None = None
-    channels: int | None = None
-    fit: str = "crop"
-    crop_share: float = 1.0
-    detail: float = 1.5
-    store: str = "auto"
-    class_names: tuple[str, ...] | None = None
-    split_seed: int = 0
-    validation_fraction: float = 0.1
-    test_fraction: float = 0.2
-    limit: int | None = None
-    limit_held_out: int | None = None
-    skip_unreadable: bool = False
-    follow_links: bool = False
+    Raises:
+        UserError: a value is out of range.
+    """
 
-    def __post_init__(self) -> None:
-        if self.data_root is not None:
-            set_checked(self, data_root=str(self.data_root))  # a path, as files hold it
-        if self.image_size is not None:
-            set_checked(self, image_size=check_integer("image_size", self.image_size, 1))
-        for name in ("limit", "limit_held_out"):
-            if (value := getattr(self, name)) is not None:
-                set_checked(self, **{name: check_integer(name, value, 1)})
-        if self.channels not in (None, 1, 3):
-            raise UserError(f"channels must be 1 (gray) or 3 (RGB), got {self.channels!r}.")
-        if check_integer("split_seed", self.split_seed, 0) >= 2**32:
-            raise UserError(f"split_seed must be below 2**32, got {self.split_seed}.")
-        check_choice("fit", self.fit, FITS)
-        check_choice("store", self.store, STORES)
-        if self.class_names is not None:
-            set_checked(self, class_names=tuple(self.class_names))
-        set_checked(
-            self,
-            split_seed=int(self.split_seed),
-            crop_share=check_number("crop_share", self.crop_share, 0, 1, above=True),
-            detail=check_number("detail", self.detail, 1),
-            validation_fraction=check_number("validation_fraction", self.validation_fraction, 0, 1, below=True),
-            test_fraction=check_number("test_fraction", self.test_fraction, 0, 1),
-            skip_unreadable=check_flag("skip_unreadable", self.skip_unreadable),
-            follow_links=check_flag("follow_links", self.follow_links),
-        )
+    source: str = setting(REQUIRED, "name of a data set or path of a folder, table or pack")
+    data_root: str | None = setting(
+        None,
+        "the folder of downloaded data sets, in torchvision's layout; by default $RESNETLAB_DATA, or else `data`",
+        check=lambda name, value: str(value),
+        accepts="path",
+    )
+    detail: float = setting(
+        1.5,
+        "training photos keep their aspect ratio and up to this multiple of image_size on the shorter side, for random "
+        "crops",
+        minimum=1,
+    )
+    store: str = setting(
+        "auto",
+        'where decoded photos are kept: "memory"; "pack", files mapped into memory, built once under $RESNETLAB_CACHE '
+        'or the user\'s cache folder; "auto" chooses memory if the images leave half of the free memory free',
+        choices=STORES,
+    )
+    class_names: tuple[str, ...] | None = setting(
+        None,
+        "the classes in the order of the labels, for a table or arrays whose labels are integers",
+        check=lambda name, value: tuple(value),
+        accepts="sequence of texts",
+    )
+    split_seed: int = setting(
+        0,
+        "seed of the splits that the source does not define; independent of the training's seed, so that runs with "
+        "several seeds are compared on the same images",
+        minimum=0,
+        maximum=2**32 - 1,
+    )
+    validation_fraction: float = setting(
+        0.1,
+        "fraction of the training images that becomes the validation split if the source has none",
+        minimum=0,
+        below=1,
+    )
+    test_fraction: float = setting(
+        0.2,
+        "fraction of all images that becomes the test split of a source without splits; 1 makes all of them test "
+        "images",
+        minimum=0,
+        maximum=1,
+    )
+    limit: int | None = setting(
+        None,
+        "the largest number of training images, drawn with the classes in proportion and fixed by `split_seed`; other "
+        "splits stay whole",
+        minimum=1,
+    )
+    limit_held_out: int | None = setting(
+        None, "the largest number of images of each other split, drawn the same way", minimum=1
+    )
+    skip_unreadable: bool = setting(False, "skip unreadable files with a warning instead of raising")
+    follow_links: bool = setting(False, "follow symbolic links that leave the folder of images")
 
     @property
     def limits(self) -> dict[str, int]:
-        """The most images to take of a split, by its name, where there is a limit."""
-        limits = {"train": self.limit, "validation": self.limit_held_out, "test": self.limit_held_out}
+        """The largest number of images by split, for those that have a limit."""
+        limits: dict[str, Any] = {
+            "train": self.limit,
+            "validation": self.limit_held_out,
+            "test": self.limit_held_out,
+        }
         return {split: limit for split, limit in limits.items() if limit is not None}

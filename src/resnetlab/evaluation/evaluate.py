@@ -168,10 +168,7 @@ def _whole(source: str | Path, model: ResNet, data_root: str | Path | None, skip
     return load_data(
         source,
         data_root=data_root,
-        image_size=preprocessing.image_size,
-        channels=preprocessing.channels,
-        fit=preprocessing.fit,
-        crop_share=preprocessing.crop_share,
+        **dataclasses.asdict(preprocessing.framing),
         class_names=class_names if Path(source).is_file() else None,
         test_fraction=LoadOptions.test_fraction if keeps_splits else 1.0,
         skip_unreadable=skip_unreadable,
@@ -193,19 +190,13 @@ def _check_fits(model: Network, data: ImageData) -> None:
             f"{data.name} has classes that the network does not know: {_listed(unknown)}. It knows "
             f"{_listed(class_names)}. Give the classes these names, or leave the others out."
         )
-    wanted = (preprocessing.channels, preprocessing.image_size)
-    if wanted != (data.channels, data.image_size):
+    wanted, found = (dataclasses.asdict(one.framing) for one in (preprocessing, data))
+    differing = [name for name in wanted if found[name] != wanted[name]]
+    if differing:
+        ours, theirs = (", ".join(f"{name}={values[name]!r}" for name in differing) for values in (wanted, found))
         raise UserError(
-            f"the network was trained on images of {wanted[0]} channels and {wanted[1]} pixels, and {data.name} has "
-            f"{data.channels} and {data.image_size}. Load it with channels={wanted[0]}, image_size={wanted[1]}."
+            f"the network was trained with {ours}, and {data.name} was loaded with {theirs}. Load it with {ours}."
         )
-    for name in ("fit", "crop_share"):
-        ours, theirs = getattr(preprocessing, name), getattr(data, name)
-        if ours != theirs:
-            raise UserError(
-                f"the network sees images made square by {name}={ours!r}, and {data.name} has {name}={theirs!r}. "
-                f"Load it with {name}={ours!r}."
-            )
 
 
 def _listed(names: Sequence[str]) -> str:

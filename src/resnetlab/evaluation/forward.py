@@ -60,7 +60,7 @@ def answer_split(
     preprocessing: Preprocessing,
     *,
     rank: int = 0,
-    ranks: int = 1,
+    world_size: int = 1,
     mirrored: bool = False,
     label: str | None = None,
 ) -> Answers:
@@ -71,14 +71,14 @@ def answer_split(
         data: its `split` is answered.
         split: name of the split.
         preprocessing: normalizes the images.
-        rank: which of `ranks` processes this is: each answers its share of the batches, one after the other, and
-            the answers of all, joined in the order of the ranks, are those of one process.
-        ranks: number of processes.
+        rank: the index of this process. Each process evaluates consecutive batches, so that joining the answers in
+            the order of ranks gives the answers of a single process.
+        world_size: number of processes.
         mirrored: answer the images' mirror images, left for right.
         label: what to call it on a terminal, where a progress bar is then shown.
     """
     parts = torch.arange(len(data.split(split))).split(batch_size(model, data.image_size**2))
-    parts = parts[rank * len(parts) // ranks : (rank + 1) * len(parts) // ranks]
+    parts = parts[rank * len(parts) // world_size : (rank + 1) * len(parts) // world_size]
     hidden = label is None or not is_live()
     shown = track(parts, label or "", console=console, transient=True, disable=hidden)
     batches = (data.squares(split, part) for part in shown)

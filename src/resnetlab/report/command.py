@@ -17,21 +17,7 @@ from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import RECIPES, resolve_recipe
 
 _RECIPE_OPTIONS = {"epochs": "--epochs", "batch_size": "--batch-size", "lr": "--lr"}
-_DATA_OPTIONS = {
-    "data_root": "--data-root",
-    "image_size": "--image-size",
-    "channels": "--channels",
-    "fit": "--fit",
-    "crop_share": "--crop-share",
-    "detail": "--detail",
-    "store": "--store",
-    "split_seed": "--split-seed",
-    "validation_fraction": "--validation-fraction",
-    "test_fraction": "--test-fraction",
-    "limit": "--limit",
-}
 _TAKEN = ("source", "class_names")  # the first is the argument; the second is what the images themselves say
-_DATA_FLAGS = {"skip_unreadable": "--skip-unreadable", "follow_links": "--follow-links"}
 
 
 def train_command(settings: Mapping[str, Any], *, mirrors: bool | None = None) -> list[list[str]] | None:
@@ -93,10 +79,8 @@ def _data_options(recorded: Mapping[str, Any]) -> Iterator[list[str]]:
         value = recorded.get(key, usual)
         if value == usual:
             continue
-        if key in _DATA_FLAGS:
-            yield [_DATA_FLAGS[key]]
-        else:
-            yield [_DATA_OPTIONS[key], str(value)]
+        option = f"--{key.replace('_', '-')}"
+        yield [option] if value is True else [option, str(value)]
 
 
 def _differences(recorded: Mapping[str, Any], named: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,8 +168,7 @@ def _endless_batches(data: ImageData, recipe: Recipe, seed: int, device: torch.d
             policy=recipe.augment,
             seed=seed,
             epoch=epoch,
-            size=image_size(recipe, 0, data.image_size),
-            fit=data.fit,
+            framing=replace(data.framing, image_size=image_size(recipe, 0, data.image_size)),
             device=device,
             preprocessing=data.preprocessing,
         ):

@@ -242,7 +242,9 @@ def _train_and_evaluate(
         last = training.train()
     ranks.from_first(lambda: _save_weights(model, data, run, last))  # before anything else can fail
     if set(data.splits) != {"train"}:
-        share = answer_split(model, data, default_split(data), preprocessing, rank=ranks.rank, ranks=ranks.world_size)
+        share = answer_split(
+            model, data, default_split(data), preprocessing, rank=ranks.rank, world_size=ranks.world_size
+        )
         logits, embeddings = ranks.gather(share.logits), ranks.gather(share.embeddings)
 
         def evaluate() -> None:

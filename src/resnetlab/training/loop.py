@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -203,7 +204,7 @@ class Training:
             "validation",
             self.preprocessing,
             rank=processes.rank,
-            ranks=processes.world_size,
+            world_size=processes.world_size,
         )
         logits = processes.gather(own.logits)
         return processes.from_first(lambda: overall(logits, self.data.splits["validation"].labels))
@@ -224,12 +225,13 @@ class Training:
             seed=self.seed,
             epoch=progress.epoch,
             first_step=progress.step,
-            size=image_size(self.recipe, progress.epoch, self.data.image_size),
-            fit=self.data.fit,
+            framing=replace(
+                self.data.framing, image_size=image_size(self.recipe, progress.epoch, self.data.image_size)
+            ),
             device=self._device,
             preprocessing=self.preprocessing,
             rank=self.processes.rank,
-            ranks=self.processes.world_size,
+            world_size=self.processes.world_size,
         )
 
     @cached_property

@@ -115,7 +115,7 @@ def overfit_one_batch(
     policy = Augmentation(crop_padding=0.0, flip=False)
     size = min(recipe.batch_size, len(data.split("train")))
     place = torch.device(machine.device)
-    settings = {"seed": seed, "epoch": 0, "size": data.image_size, "fit": data.fit, "device": place}
+    settings = {"seed": seed, "epoch": 0, "framing": data.framing, "device": place}
     batch: Batch = next(training_batches(data.split("train"), batch_size=size, policy=policy, **settings))
     losses, top1 = [], []
     for step in range(steps):

@@ -155,7 +155,8 @@ def d2l_pytorch() -> Recipe:
 def imagenette_tutorial() -> Recipe:
     """The Imagenette tutorial: rate halved every 3 epochs, all its augmentation, best weights, patience 5.
 
-    `resnetlab train imagenette --model resnet18 --image-size 224 --fit squash --recipe imagenette-tutorial --seed 42`
+    `resnetlab train imagenette --model resnet18 --image-size 224 --crop-mode squash --recipe imagenette-tutorial
+    --seed 42`
 
     Its 10 epochs reach 73.2 % of Imagenette's 3,925 validation photos (71.8 to 74.6; the best of ten validations), in
     78 minutes on one of two cores of an Intel Xeon, the other busy, with bfloat16.

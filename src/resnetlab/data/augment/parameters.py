@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from resnetlab.core.framing import Framing
 from resnetlab.core.randomness import Draws
-from resnetlab.core.resize import square_window
 from resnetlab.data.augment.policy import Augmentation
 
 _CROP_ATTEMPTS = 10
@@ -63,15 +63,15 @@ class Samples:
         return Samples(**{field.name: getattr(self, field.name)[rows] for field in dataclasses.fields(self)})
 
     @classmethod
-    def unchanged(cls, shapes: np.ndarray, fit: str = "crop") -> Samples:
+    def unchanged(cls, shapes: np.ndarray, framing: Framing) -> Samples:
         """Returns the samples that show their images as evaluation does.
 
         Args:
             shapes: int (N, 2), heights and widths of the sources.
-            fit: as in `fit_to_square`.
+            framing: what a sample shows of its image.
         """
         count = len(shapes)
-        windows = [square_window(height, width, fit) for height, width in shapes.tolist()]
+        windows = [framing.window(height, width) for height, width in shapes.tolist()]
         rows = np.array(windows, dtype=np.float64).reshape(count, 4)
         return cls(
             window=rows[:, [1, 0, 3, 2]],
@@ -95,18 +95,17 @@ class Samples:
         )
 
 
-def draw_samples(policy: Augmentation, shapes: np.ndarray, size: int, draws: Draws, fit: str = "crop") -> Samples:
+def draw_samples(policy: Augmentation, shapes: np.ndarray, framing: Framing, draws: Draws) -> Samples:
     """Draws the parameters of a batch; each kind from a stream of its own, so that none shifts another.
 
     Args:
         policy: what may be done; `flip` must be resolved.
         shapes: int (N, 2), heights and widths of the sources.
-        size: of the output in pixels.
+        framing: size of the output, and what a sample without a random crop shows.
         draws: those of this step.
-        fit: what a sample without a random crop shows, as in evaluation.
     """
-    count = len(shapes)
-    samples = Samples.unchanged(shapes, fit)
+    count, size = len(shapes), framing.image_size
+    samples = Samples.unchanged(shapes, framing)
     shift, samples.flip = _draw_shifts(policy, count, size, draws)
     if policy.crop_scale is None:
         samples.shift = shift.astype(np.float64)

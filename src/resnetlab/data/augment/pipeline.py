@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from resnetlab.core.framing import Framing
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import Draws
 from resnetlab.data.augment.automatic import add_operations
@@ -33,8 +34,7 @@ def augment(
     policy: Augmentation,
     draws: Draws,
     *,
-    size: int,
-    fit: str = "crop",
+    framing: Framing,
     rows: np.ndarray | None = None,
     device: torch.device | None = None,
     preprocessing: Preprocessing | None = None,
@@ -46,18 +46,17 @@ def augment(
         positions: int (B,), the images of the whole batch.
         policy: what to do; `flip` must be resolved, not "auto".
         draws: those of this step.
-        size: height and width of the result.
-        fit: what a sample without a random crop shows, as in evaluation.
+        framing: height and width of the result, and what a sample without a random crop shows.
         rows: int (N,), the part of the batch to make; None for all of it.
         device: where to compute; the CPU without it.
         preprocessing: normalizes what is float32, while it is in the processor's cache; else values are 0 to 255.
     """
-    device = device or torch.device("cpu")
+    device, size = device or torch.device("cpu"), framing.image_size
     rows = np.arange(len(positions)) if rows is None else rows
     shapes = np.array([images.shape[2:]]) if isinstance(images, Tensor) else images.shapes[positions]
     fits = bool((shapes == size).all())
     if fits and not policy.warps:
-        samples = draw_samples(policy, np.full((len(positions), 2), size), size, draws)[rows]
+        samples = draw_samples(policy, np.full((len(positions), 2), size), framing, draws)[rows]
         result = _whole(images, positions[rows], size).to(device)
         result = _move(result, samples, policy.fill)
         if not _changes_values(policy):
@@ -65,7 +64,7 @@ def augment(
         result = _change_values(result.to(torch.float32, memory_format=torch.contiguous_format), samples, policy)
         return result if preprocessing is None else preprocessing.normalize(result)
     source: ImageSource = Stack(images) if isinstance(images, Tensor) else images
-    samples = draw_samples(policy, source.shapes[positions], size, draws, fit)
+    samples = draw_samples(policy, source.shapes[positions], framing, draws)
     add_operations(samples, policy, size, draws)
     maps = source_maps(samples, size)
     plan = plan_warp(source.shapes[positions], maps, size)

@@ -166,7 +166,7 @@ def _augmented(
     if policy.flip == "auto":
         policy = replace(policy, flip=data.mirrors)
     images, draws, size = data.split(split), Draws(seed), data.image_size
-    batch = augment(images.images, positions, policy, draws, size=size, fit=data.fit)
+    batch = augment(images.images, positions, policy, draws, framing=data.framing)
     captions = []
     if (mix := draw_mix(policy, len(positions), size, draws)) is not None:
         batch = mix(batch, batch[torch.from_numpy(mix.partners)], np.arange(len(positions)))

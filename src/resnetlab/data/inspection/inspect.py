@@ -120,7 +120,7 @@ def inspect_data(data: str | Path | ImageData, *, notes: Sequence[str] = ()) -> 
     preprocessing = data.preprocessing if "train" in data.splits else None
     return Inspection(
         name=data.name,
-        seen=f"{data.channels}x{data.image_size}x{data.image_size}, {data.fit}",
+        seen=f"{data.channels}x{data.image_size}x{data.image_size}, {data.framing.crop_mode}",
         splits=pd.DataFrame(rows),
         classes=pd.DataFrame({"class": list(data.class_names), **counts}),
         duplicates=_duplicates(data, digests),

@@ -13,56 +13,44 @@ from pathlib import Path
 
 import numpy as np
 
-from resnetlab.core.resize import fit_to_square, shrink, shrunk_shape
+from resnetlab.core.fields import REQUIRED, setting
+from resnetlab.core.framing import Framing, shrink, shrunk_shape
 from resnetlab.data.storage.reader import Stamp, UnreadableImageError, decode_content, read_content
 
 DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredFormat:
-    """In what form the images of a data set are kept.
+class StoredFormat(Framing):
+    """How the images of a data set are stored: their framing, and what it leaves for random crops.
 
-    Attributes:
-        channels: 1 (gray) or 3 (RGB).
-        image_size: height and width that the network sees, in pixels.
-        fit: how an image becomes a square, as in `fit_to_square`.
-        crop_share: the part of it that is shown outside training, as in `fit_to_square`.
-        detail: training images keep their shape, and so many times `image_size` on the shorter side, if they
-            have it; random crops are cut from that.
+    Validation and test images are stored framed, so that storing them takes little space; images that are not larger
+    than the square are stored unchanged, and framed when they are read. Either way the network sees exactly what
+    prediction shows it.
     """
 
-    channels: int
-    image_size: int
-    fit: str
-    crop_share: float
-    detail: float
+    detail: float = setting(
+        REQUIRED, "training images keep their aspect ratio and up to this multiple of image_size", minimum=1
+    )
 
-    def kept_shape(self, height: int, width: int, *, training: bool) -> tuple[int, int]:
-        """Returns height and width of what `store` makes of an image."""
+    def stored_shape(self, height: int, width: int, *, training: bool) -> tuple[int, int]:
+        """Returns height and width of what `store` returns for an image."""
         if training:
             return shrunk_shape(height, width, self._shorter)
-        return (self.image_size, self.image_size) if self._becomes_square(height, width) else (height, width)
+        return (self.image_size, self.image_size) if self._is_framed(height, width) else (height, width)
 
-    def _becomes_square(self, height: int, width: int) -> bool:
-        return self.crop_share < 1 or min(height, width) > self.image_size
+    def store(self, pixels: np.ndarray, *, training: bool) -> np.ndarray:
+        """Returns what is stored of an image, uint8 (H, W, C)."""
+        if training:
+            return shrink(pixels, self._shorter)
+        return self.square(pixels) if self._is_framed(*pixels.shape[:2]) else pixels
+
+    def _is_framed(self, height: int, width: int) -> bool:
+        return self.uncropped != self or min(height, width) > self.image_size
 
     @property
     def _shorter(self) -> int:
         return math.ceil(self.detail * self.image_size)
-
-    def store(self, pixels: np.ndarray, *, training: bool) -> np.ndarray:
-        """Returns what is kept of an image, uint8 (H, W, C).
-
-        Images of validation and test that are larger than the square become the square at once, and all do of
-        which a part is shown; others stay as they are. In either case the network sees exactly what prediction
-        would show it.
-        """
-        if training:
-            return shrink(pixels, self._shorter)
-        if self._becomes_square(*pixels.shape[:2]):
-            return fit_to_square(pixels, self.image_size, self.fit, crop_share=self.crop_share)
-        return pixels
 
 
 @dataclass(frozen=True, kw_only=True)

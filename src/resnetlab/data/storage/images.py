@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from resnetlab.core.framing import Framing
 from resnetlab.core.preprocessing import to_tensor
-from resnetlab.core.resize import fit_to_square
 from resnetlab.data.storage.decoding import ShardFacts, count_values
 
 
@@ -104,13 +104,13 @@ class Ragged:
         size = height * width * self.channels
         return self._opened[number][offset : offset + size].reshape(height, width, self.channels)
 
-    def squares(self, positions: np.ndarray, size: int, fit: str, *, crop_share: float = 1.0) -> Tensor:
-        """Returns uint8 (n, C, size, size), as prediction would show the images; see `fit_to_square`."""
+    def squares(self, positions: np.ndarray, framing: Framing) -> Tensor:
+        """Returns uint8 (n, C, image_size, image_size): the images as `framing` shows them."""
+        size = framing.image_size
         result = np.empty((len(positions), self.channels, size, size), dtype=np.uint8)
 
         def fill(row: int) -> None:
-            pixels = self.pixels(int(positions[row]))
-            result[row] = fit_to_square(pixels, size, fit, crop_share=crop_share).transpose(2, 0, 1)
+            result[row] = framing.square(self.pixels(int(positions[row]))).transpose(2, 0, 1)
 
         with ThreadPoolExecutor(cpu_count()) as pool:
             list(pool.map(fill, range(len(positions))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from resnetlab.core.console import render
 from resnetlab.core.errors import UserError
-from resnetlab.core.preprocessing import Preprocessing, to_squares
+from resnetlab.core.framing import Framing
+from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.data.storage.decoding import pixel_digest
 from resnetlab.data.storage.images import Ragged
 
@@ -80,10 +81,7 @@ class ImageData:
         class_names: the classes in the order of the labels.
         mirrors: whether a mirrored image still shows its class and could be among the images, so that training flips.
         arguments: what `load_data` was called with, enough to load the same again.
-        image_size: height and width of what the network sees, in pixels.
-        channels: of every image, 1 or 3.
-        fit: how images that are no squares become squares: "crop" or "squash".
-        crop_share: height and width of the part of the square, at its center, that is shown outside training.
+        framing: how an image becomes the square that the network sees.
     """
 
     name: str
@@ -91,10 +89,17 @@ class ImageData:
     class_names: tuple[str, ...]
     mirrors: bool
     arguments: Mapping[str, Any]
-    image_size: int
-    channels: int
-    fit: str = "crop"
-    crop_share: float = 1.0
+    framing: Framing
+
+    @property
+    def image_size(self) -> int:
+        """Height and width in pixels of what the network sees."""
+        return self.framing.image_size
+
+    @property
+    def channels(self) -> int:
+        """Channels of every image: 1 or 3."""
+        return self.framing.channels
 
     @property
     def num_classes(self) -> int:
@@ -118,12 +123,11 @@ class ImageData:
             uint8 (n, C, image_size, image_size).
         """
         images = self.split(split).images
-        share = self.crop_share if split == "train" else 1.0  # the other splits are kept as they are shown
+        framing = self.framing if split == "train" else self.framing.uncropped  # other splits are stored cropped
         if isinstance(images, Tensor):
-            chosen = images if positions is None else images[positions]
-            return to_squares(chosen, self.image_size, self.fit, crop_share=share)
+            return framing.squares(images if positions is None else images[positions])
         at = np.arange(len(images)) if positions is None else positions.numpy()
-        return images.squares(at, self.image_size, self.fit, crop_share=share)
+        return images.squares(at, framing)
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
@@ -135,14 +139,7 @@ class ImageData:
         count, total, squares = images.sums() if isinstance(images, Ragged) else _sums(images)
         mean = total.double() / count
         std = (squares.double() / count - mean**2).clamp(min=1.0).sqrt()  # a constant channel stays finite
-        return Preprocessing(
-            image_size=self.image_size,
-            channels=self.channels,
-            mean=tuple((mean / 255).tolist()),
-            std=tuple((std / 255).tolist()),
-            fit=self.fit,
-            crop_share=self.crop_share,
-        )
+        return Preprocessing(**asdict(self.framing), mean=tuple((mean / 255).tolist()), std=tuple((std / 255).tolist()))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -151,8 +148,7 @@ class ImageData:
         for name, split in self.splits.items():
             if isinstance(split.images, Ragged):
                 # The files, and in what size each is kept: the same in memory and in a pack.
-                part = () if self.crop_share == 1 else (self.crop_share,)
-                digest.update(f"\0{name}{(self.channels, self.image_size, self.fit, *part)}".encode())
+                digest.update(f"\0{name}{self.framing.key}".encode())
                 digest.update("".join(split.images.digests).encode())
                 digest.update(split.images.shapes.tobytes())
             else:

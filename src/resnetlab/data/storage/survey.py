@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -17,6 +18,7 @@ from rich.progress import track
 from resnetlab.core.console import console, is_live, notice
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import printable
+from resnetlab.core.framing import FramingOptions
 from resnetlab.data.sources.scan import ListedFile
 from resnetlab.data.storage.decoding import ShardFacts, StoredFormat, decode_shard
 from resnetlab.data.storage.images import ReadFiles, join_shards
@@ -33,14 +35,7 @@ T = TypeVar("T")
 
 
 def survey(
-    files: Mapping[str, Sequence[ListedFile]],
-    root: Path,
-    *,
-    image_size: int | None,
-    channels: int | None,
-    fit: str,
-    crop_share: float,
-    detail: float,
+    files: Mapping[str, Sequence[ListedFile]], root: Path, framing: FramingOptions, *, detail: float
 ) -> tuple[StoredFormat, int]:
     """Returns the form in which to keep images, and about how many bytes they will take.
 
@@ -49,10 +44,8 @@ def survey(
     Args:
         files: of every split.
         root: the folder that the user named.
-        image_size: in pixels; None is the median of the shorter sides, at most `LARGEST_DEFAULT_SIZE`.
-        channels: 1 or 3; None is 1 where every image is gray, else 3.
-        fit: as in `fit_to_square`.
-        crop_share: as in `StoredFormat`.
+        framing: the user's choices. By default `image_size` is the median of the shorter sides, at most
+            `LARGEST_DEFAULT_SIZE`, and `channels` is 1 if every image is gray, else 3.
         detail: as in `StoredFormat`.
 
     Raises:
@@ -62,20 +55,18 @@ def survey(
     sample = every[:: max(1, len(every) // _SAMPLE)]
     probes = _probe(sample)
     colored = any(probe[0] == 3 for _, probe in probes)
-    if len(sample) < len(every) and (image_size is None or not probes or not (channels or colored)):
+    if len(sample) < len(every) and (framing.image_size is None or not probes or not (framing.channels or colored)):
         sample, probes = every, _probe(every)
     if not probes:
         failures = map_files(probe_image, [path for _, path in every])
         check_failures([str(failure) for failure in failures], root, skip=False)
-    stored = StoredFormat(
-        channels=channels or max(probe[0] for _, probe in probes),
-        image_size=image_size or min(LARGEST_DEFAULT_SIZE, int(median(min(probe[1:]) for _, probe in probes))),
-        fit=fit,
-        crop_share=crop_share,
-        detail=detail,
+    resolved = framing.resolve(
+        channels=max(probe[0] for _, probe in probes),
+        image_size=min(LARGEST_DEFAULT_SIZE, int(median(min(probe[1:]) for _, probe in probes))),
     )
-    kept = [stored.kept_shape(*probe[1:], training=split == "train") for split, probe in probes]
-    pixels = sum(height * width for height, width in kept)
+    stored = StoredFormat(**asdict(resolved), detail=detail)
+    shapes = [stored.stored_shape(*probe[1:], training=split == "train") for split, probe in probes]
+    pixels = sum(height * width for height, width in shapes)
     return stored, round(pixels * stored.channels * len(every) / len(sample))
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resnetlab.core.preprocessing import to_squares
 from resnetlab.core.randomness import generator
 from resnetlab.data.load import ARRAYS
 from resnetlab.data.storage.images import Ragged
@@ -43,13 +42,14 @@ def at_size(data: ImageData, image_size: int) -> ImageData:
     """Returns the same images with another height and width in pixels."""
     if image_size == data.image_size:
         return data
+    framing = replace(data.framing, image_size=image_size)
     splits = {
-        name: replace(split, images=to_squares(split.images, image_size, data.fit))
+        name: replace(split, images=framing.uncropped.squares(split.images))
         if isinstance(split.images, Tensor)
         else split  # images of several sizes are resized when they are read
         for name, split in data.splits.items()
     }
-    return _changed(data, splits=splits, image_size=image_size)
+    return _changed(data, splits=splits, framing=framing)
 
 
 def _changed(data: ImageData, **fields: object) -> ImageData:

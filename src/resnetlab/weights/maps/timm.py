@@ -103,7 +103,7 @@ def preprocessing_of(description: Mapping[str, Any]) -> Preprocessing | None:
             mean=tuple(told["mean"]),
             std=tuple(told["std"]),
             interpolation=told.get("interpolation", "bilinear"),
-            crop_share=told.get("crop_pct", 1.0),
+            crop_pct=told.get("crop_pct", 1.0),
         )
     except (KeyError, TypeError, IndexError, UserError):
         return None

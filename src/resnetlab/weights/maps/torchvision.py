@@ -78,7 +78,7 @@ def torchvision_weights(config: ResNetConfig, name: str) -> tuple[Path, Preproce
         mean=shown.mean,
         std=shown.std,
         interpolation=shown.interpolation.value,
-        crop_share=shown.crop_size[0] / shown.resize_size[0],
+        crop_pct=shown.crop_size[0] / shown.resize_size[0],
     )
     return path, preprocessing, tuple(entry.meta["categories"])
 
