@@ -28,8 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from resnetlab.core.environment import processor_name
-from resnetlab.core.memory import keep_freed_memory
+from resnetlab.core.environment import keep_freed_memory, processor_name
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.data.augment import Augmentation
 from resnetlab.data.batches import training_batches

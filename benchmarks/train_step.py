@@ -24,7 +24,7 @@ import torch.nn.functional as F
 import torchvision
 from torch.autograd.profiler_util import FunctionEvent
 
-from resnetlab.core.memory import keep_freed_memory
+from resnetlab.core.environment import keep_freed_memory
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.data.batches import training_batches
 from resnetlab.data.storage.store import Split

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from resnetlab.core.checks import check_choice, check_integer, check_number, from_mapping
-from resnetlab.core.devices import resolve_device
+from resnetlab.core.environment import resolve_device
 from resnetlab.core.errors import Interrupted, UserError, unknown
 from resnetlab.core.files import atomic, printable, read_toml, write_json, write_text, write_toml
 from resnetlab.core.preprocessing import Preprocessing

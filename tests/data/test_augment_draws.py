@@ -20,16 +20,15 @@ from torchvision.transforms import v2
 from resnetlab.core.errors import UserError
 from resnetlab.core.randomness import Draws
 from resnetlab.data.augment import Augmentation, augment
-from resnetlab.data.augment.automatic import OPERATIONS, add_operations
 from resnetlab.data.augment.mixing import Mix, draw_mix
-from resnetlab.data.augment.parameters import Samples, draw_samples
+from resnetlab.data.augment.parameters import OPERATIONS, AugmentationParameters, add_operations, draw_parameters
 from resnetlab.data.batches import Batch, training_batches
 from resnetlab.data.storage.images import Ragged
 from resnetlab.data.storage.store import Split
 from resnetlab.training.recipe import Recipe
 
 COUNT = 4000
-FIELDS = [field.name for field in dataclasses.fields(Samples)]
+FIELDS = [field.name for field in dataclasses.fields(AugmentationParameters)]
 OFF = Augmentation(crop_padding=0, flip=False)
 
 # Every parameter of the recipe imagenette-tutorial, with mixing and an automatic policy added.
@@ -43,12 +42,14 @@ FULL: dict[str, Any] = {
 }  # fmt: skip
 
 
-def drawn(policy: Augmentation, count: int = COUNT, *, step: int = 0, epoch: int = 0, seed: int = 0) -> Samples:
+def drawn(
+    policy: Augmentation, count: int = COUNT, *, step: int = 0, epoch: int = 0, seed: int = 0
+) -> AugmentationParameters:
     shapes = np.tile([[60, 100]], (count, 1))
-    return draw_samples(policy, shapes, framed(32), Draws(seed, epoch, step))
+    return draw_parameters(policy, shapes, framed(32), Draws(seed, epoch, step))
 
 
-def same(first: Samples, second: Samples, *, but: tuple[str, ...] = ()) -> bool:
+def same(first: AugmentationParameters, second: AugmentationParameters, *, but: tuple[str, ...] = ()) -> bool:
     return all(np.array_equal(getattr(first, name), getattr(second, name)) for name in FIELDS if name not in but)
 
 
@@ -139,7 +140,7 @@ def test_crops_lie_in_the_photo_with_areas_and_ratios_as_asked(
     low: float, spread: float, ratio: float, stretch: float, height: int, width: int, seed: int
 ):
     policy = dataclasses.replace(OFF, crop_scale=(low, low + spread), crop_ratio=(ratio, ratio * stretch))
-    windows = draw_samples(policy, np.tile([height, width], (200, 1)), framed(32), Draws(seed)).window
+    windows = draw_parameters(policy, np.tile([height, width], (200, 1)), framed(32), Draws(seed)).window
     left, top, wide, tall = windows.T
     assert (np.minimum(left, top) >= -1e-9).all()
     assert (left + wide <= width + 1e-9).all()
@@ -157,13 +158,13 @@ def test_crops_lie_in_the_photo_with_areas_and_ratios_as_asked(
 def test_a_crop_that_never_fits_is_the_largest_allowed_at_the_center():
     policy = dataclasses.replace(OFF, crop_scale=(0.9, 1), crop_ratio=(0.5, 2))
     shapes = np.array([[20, 400], [400, 20]])
-    windows = draw_samples(policy, shapes, framed(32), Draws(0)).window
+    windows = draw_parameters(policy, shapes, framed(32), Draws(0)).window
     np.testing.assert_allclose(windows, [[180, 0, 40, 20], [0, 180, 20, 40]])
 
 
 def test_crops_of_a_square_photo_have_even_areas_and_reach_every_side():
     policy = dataclasses.replace(OFF, crop_scale=(0.2, 0.6), crop_ratio=(0.8, 1.25))
-    left, top, wide, tall = draw_samples(policy, np.tile([100, 100], (COUNT, 1)), framed(32), Draws(0)).window.T
+    left, top, wide, tall = draw_parameters(policy, np.tile([100, 100], (COUNT, 1)), framed(32), Draws(0)).window.T
     shares = np.histogram(wide * tall / 1e4, 4, (0.2, 0.6))[0] / COUNT
     assert shares.tolist() == [binomial(0.25)] * 4
     assert np.log(wide / tall).mean() == pytest.approx(0, abs=4 * np.log(1.25) / (3 * COUNT) ** 0.5)
@@ -373,18 +374,18 @@ def test_integers_of_numpy_can_be_written_to_a_file():
 # --- TrivialAugment and RandAugment ---
 
 
-def with_operations(policy: Augmentation, count: int = COUNT, size: int = 100) -> Samples:
+def with_operations(policy: Augmentation, count: int = COUNT, size: int = 100) -> AugmentationParameters:
     samples = drawn(policy, count)
     add_operations(samples, policy, size, Draws(0))
     return samples
 
 
 @functools.cache
-def many_trivial() -> Samples:
+def many_trivial() -> AugmentationParameters:
     return with_operations(TRIVIAL, 30000)
 
 
-def changed_fields(samples: Samples) -> np.ndarray:
+def changed_fields(samples: AugmentationParameters) -> np.ndarray:
     """How many parameters of each sample differ from doing nothing; the two axes count for themselves."""
     plain = drawn(OFF, len(samples))
     changes = [
@@ -416,7 +417,7 @@ NAMES = {
 NEUTRAL = {"posterize": 8, "solarize": 256 / 255}
 
 
-def strength_of(samples: Samples, operation: str) -> np.ndarray:
+def strength_of(samples: AugmentationParameters, operation: str) -> np.ndarray:
     """The parameter of an operation, in torchvision's units."""
     axis = 0 if operation.endswith("_x") else 1
     if operation.startswith("shear"):

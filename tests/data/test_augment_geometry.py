@@ -23,7 +23,7 @@ from torchvision.transforms.functional import _get_perspective_coeffs
 from resnetlab.core.randomness import Draws
 from resnetlab.data.augment import Augmentation, augment
 from resnetlab.data.augment.geometry import apply, footprints, source_maps
-from resnetlab.data.augment.parameters import Samples, draw_samples
+from resnetlab.data.augment.parameters import AugmentationParameters, draw_parameters
 from resnetlab.data.augment.warp import warp
 from resnetlab.data.storage.images import Ragged, Stack
 
@@ -50,9 +50,9 @@ def squares(size: int) -> Tensor:
     return torch.stack([torch.from_numpy(framed(size).square(part).transpose(2, 0, 1).copy()) for part in parts])
 
 
-def samples_of(images: Tensor, **fields: Any) -> Samples:
+def samples_of(images: Tensor, **fields: Any) -> AugmentationParameters:
     """One set of parameters for all images."""
-    samples = Samples.unchanged(np.tile(np.array(images.shape[2:]), (len(images), 1)), framed(1))
+    samples = AugmentationParameters.unchanged(np.tile(np.array(images.shape[2:]), (len(images), 1)), framed(1))
     for name, value in fields.items():
         getattr(samples, name)[:] = value
     return samples
@@ -182,7 +182,7 @@ def test_mirroring_alone_moves_whole_pixels(vertical: bool):
     positions, draws = np.arange(len(images)), Draws(1)
     policy = Augmentation(crop_padding=0, flip=True, vertical_flip=vertical)
     result = augment(images, positions, policy, draws, framing=framed(64))
-    samples = draw_samples(policy, np.full((len(images), 2), 64), framed(64), draws)
+    samples = draw_parameters(policy, np.full((len(images), 2), 64), framed(64), draws)
     assert len(set(zip(samples.flip, samples.vertical_flip, strict=True))) == (4 if vertical else 2)
     for image, source, across, down in zip(result, images, samples.flip, samples.vertical_flip, strict=True):
         expected = source.flip(2) if across else source
@@ -198,7 +198,7 @@ def test_padded_crops_are_the_same_moved_by_whole_pixels_and_warped(fill: int):
     images = squares(32).repeat(16, 1, 1, 1)
     policy, draws = Augmentation(crop_padding=0.125, flip=True, fill=fill), Draws(3)
     moved = augment(images, np.arange(64), policy, draws, framing=framed(32))
-    maps = source_maps(draw_samples(policy, np.full((64, 2), 32), framed(32), draws), 32)
+    maps = source_maps(draw_parameters(policy, np.full((64, 2), 32), framed(32), draws), 32)
     resampled = warp(Stack(images), np.arange(64), maps, 32, fill=fill, device=CPU)
     assert moved.dtype == torch.uint8
     assert (moved.float() - resampled).abs().max() < 0.01
@@ -236,7 +236,7 @@ def landing(points: np.ndarray, size: int, **fields: Any) -> np.ndarray:
     return np.stack([(a * x + b * y + c) / scale, (d * x + e * y + f) / scale], axis=1)
 
 
-def one(fields: dict[str, Any]) -> Samples:
+def one(fields: dict[str, Any]) -> AugmentationParameters:
     return samples_of(torch.zeros(1, 3, 300, 300), **{name: np.array(value) for name, value in fields.items()})
 
 
@@ -315,7 +315,7 @@ def ramp(height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("fill", [0, 7, 255])
 def test_what_a_movement_uncovers_is_the_photo_as_far_as_it_reaches_and_fill_beyond(fields: dict[str, Any], fill: int):
     size, source = 40, ragged(ramp(40, 120))
-    samples = Samples.unchanged(source.shapes, framed(1))
+    samples = AugmentationParameters.unchanged(source.shapes, framed(1))
     for name, value in fields.items():
         getattr(samples, name)[:] = value
     maps = source_maps(samples, size)
@@ -337,7 +337,7 @@ def test_a_padded_crop_of_a_wide_photo_shows_more_of_the_photo():
     policy = Augmentation(crop_padding=0.25, flip=False, fill=255)
     source, count = ragged(ramp(40, 120)), 64
     result = augment(source, np.zeros(count, dtype=np.int64), policy, Draws(0), framing=framed(40))
-    shifts = draw_samples(policy, np.tile([40, 120], (count, 1)), framed(40), Draws(0)).shift
+    shifts = draw_parameters(policy, np.tile([40, 120], (count, 1)), framed(40), Draws(0)).shift
     assert np.abs(shifts).max() == 10
     for image, (right, down) in zip(result[:, 0].numpy(), shifts.astype(int), strict=True):
         expected = np.repeat(50 + np.arange(40 - right, 80 - right)[None], 40, axis=0).astype(np.float64)
@@ -429,7 +429,7 @@ def test_a_sample_does_not_depend_on_its_batch_or_the_part_asked_for(policy: Aug
 def test_warping_does_not_depend_on_the_order_of_the_samples():
     source = mixed_source()
     positions = np.arange(15) % 5
-    maps = source_maps(draw_samples(GEOMETRY, source.shapes[positions], framed(48), Draws(1)), 48)
+    maps = source_maps(draw_parameters(GEOMETRY, source.shapes[positions], framed(48), Draws(1)), 48)
     order = np.random.default_rng(1).permutation(15)
     whole = warp(source, positions, maps, 48, fill=0, device=CPU)
     other = warp(source, positions[order], maps[order], 48, fill=0, device=CPU)
@@ -468,7 +468,7 @@ def test_a_line_of_pixels_is_an_image_too(size: int, crop_mode: str):
         result = warp(
             source,
             np.array([0]),
-            source_maps(Samples.unchanged(source.shapes, framed(size, crop_mode=crop_mode)), size),
+            source_maps(AugmentationParameters.unchanged(source.shapes, framed(size, crop_mode=crop_mode)), size),
             size,
             fill=99,
             device=CPU,
@@ -481,7 +481,7 @@ def test_a_line_of_pixels_is_an_image_too(size: int, crop_mode: str):
 @pytest.mark.parametrize("size", [1, 5, 32])
 def test_a_single_pixel_fills_the_image(size: int):
     source = ragged(np.full((1, 1, 3), [10, 90, 200], dtype=np.uint8))
-    maps = source_maps(Samples.unchanged(source.shapes, framed(1)), size)
+    maps = source_maps(AugmentationParameters.unchanged(source.shapes, framed(1)), size)
     result = warp(source, np.array([0]), maps, size, fill=255, device=CPU)
     expected = torch.tensor([10.0, 90.0, 200.0])[None, :, None, None].expand(1, 3, size, size)
     torch.testing.assert_close(result, expected, atol=0.01, rtol=0)
@@ -494,7 +494,7 @@ def test_one_output_pixel_is_the_mean_of_a_small_photo():
 
 def test_the_strongest_perspective_costs_no_more_than_the_photo_has():
     policy = Augmentation(crop_padding=0, flip=False, perspective=1.0, perspective_p=1.0)
-    maps = source_maps(draw_samples(policy, np.full((2000, 2), 64), framed(64), Draws(0)), 64)
+    maps = source_maps(draw_parameters(policy, np.full((2000, 2), 64), framed(64), Draws(0)), 64)
     strongest = footprints(maps, 64).max(1).argsort()[-20:]
     source = ragged(*[np.full((64, 64, 3), 200, dtype=np.uint8)] * 20)
     shown = warp(source, np.arange(20), maps[strongest], 64, fill=0, device=CPU)

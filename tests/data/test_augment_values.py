@@ -17,9 +17,8 @@ from torch import Tensor
 
 from resnetlab.core.randomness import Draws
 from resnetlab.data.augment import Augmentation, augment
-from resnetlab.data.augment.color import change_colors
-from resnetlab.data.augment.effects import autocontrast, blur, equalize, posterize, sharpen, solarize
-from resnetlab.data.augment.parameters import Samples
+from resnetlab.data.augment.parameters import AugmentationParameters
+from resnetlab.data.augment.values import autocontrast, blur, change_colors, equalize, posterize, sharpen, solarize
 
 LUMA = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
 # torchvision cuts the result for uint8 images to whole numbers, ours keeps the fraction: up to 1 apart.
@@ -41,7 +40,7 @@ def grays(size: int = 64) -> Tensor:
 
 
 def colored(images: Tensor, **fields: Any) -> Tensor:
-    samples = Samples.unchanged(np.tile(np.array(images.shape[2:]), (len(images), 1)), framed(1))
+    samples = AugmentationParameters.unchanged(np.tile(np.array(images.shape[2:]), (len(images), 1)), framed(1))
     for name, value in fields.items():
         getattr(samples, name)[:] = value
     return change_colors(images.float(), samples)

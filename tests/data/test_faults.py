@@ -17,7 +17,7 @@ from PIL import Image
 
 from resnetlab.core.errors import UserError
 from resnetlab.data.load import load_data
-from resnetlab.data.sources.scan import list_classes, list_files
+from resnetlab.data.sources.folders import list_classes, list_files
 from resnetlab.data.storage.reader import (
     FirstFrameWarning,
     UnreadableImageError,

@@ -465,7 +465,7 @@ def test_another_size_does_not_take_up_shards_of_this_one(photos: Path, unfinish
 def test_a_file_that_changes_after_it_was_listed_is_named(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    survey = assemble.survey
+    survey = assemble._survey
 
     def meddling(*arguments, **options):
         result = survey(*arguments, **options)
@@ -473,7 +473,7 @@ def test_a_file_that_changes_after_it_was_listed_is_named(
         return result
 
     with monkeypatch.context() as patch:
-        patch.setattr(assemble, "survey", meddling)
+        patch.setattr(assemble, "_survey", meddling)
         for store in ("memory", "pack"):
             os.utime(photos / "red" / "x5.png")
             with pytest.raises(UserError, match=r"x5\.png' has changed since it was listed\. Leave the images alone"):
@@ -826,7 +826,7 @@ def test_the_store_is_recorded_as_it_was_asked_for(photos: Path, monkeypatch: py
     recorded = load_data(photos, image_size=24).describe()
     assert recorded["store"] == "auto"
     # Another machine, of less memory: the same images, in a pack.
-    monkeypatch.setattr("resnetlab.data.storage.survey.available_memory", lambda: 1000)
+    monkeypatch.setattr("resnetlab.data.assemble.available_memory", lambda: 1000)
     monkeypatch.setenv("RESNETLAB_CACHE", str(tmp_path / "cache"))
     assert reload_data(recorded).fingerprint == recorded["fingerprint"]
     assert (tmp_path / "cache" / "packs").is_dir()

@@ -120,6 +120,6 @@ def test_every_mode_becomes_plain_bytes(tmp_path: Path, mode: str, channels: int
 
 
 def test_processes_that_only_decode_do_not_pay_for_torch():
-    code = "import sys, resnetlab.data.storage.reader, resnetlab.data.sources.scan; print('torch' in sys.modules)"
+    code = "import sys, resnetlab.data.storage.reader, resnetlab.data.sources.folders; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

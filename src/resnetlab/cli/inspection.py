@@ -135,7 +135,7 @@ def _policy(augmented: bool, recipe: str, assign: list[str]) -> Augmentation | N
 
 
 def _network(model: Path, device: str) -> ResNet:
-    from resnetlab.core.devices import resolve_device
+    from resnetlab.core.environment import resolve_device
     from resnetlab.core.runs import Run
     from resnetlab.evaluation.forward import trained_on
     from resnetlab.weights.file import load

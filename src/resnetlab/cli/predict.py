@@ -130,7 +130,7 @@ def _similar(
 
 def _queries(images: list[str]) -> list[Path | int]:
     """Returns the files, those in folders among them, and the indices."""
-    from resnetlab.data.sources.scan import visible_files
+    from resnetlab.data.sources.folders import visible_files
 
     queries: list[Path | int] = []
     for image in images:

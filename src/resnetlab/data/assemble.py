@@ -3,32 +3,49 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import pandas as pd
 import torch
+from rich.progress import track
 from torch import Tensor
 
-from resnetlab.core.console import notice
+from resnetlab.core.console import console, is_live, notice
+from resnetlab.core.environment import available_memory
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import printable
-from resnetlab.core.framing import Framing
+from resnetlab.core.framing import Framing, FramingOptions
 from resnetlab.data.options import LoadOptions
 from resnetlab.data.sources.arrays import ArraySource
-from resnetlab.data.sources.folders import FileSource
-from resnetlab.data.sources.scan import ListedFile
+from resnetlab.data.sources.folders import FileSource, ListedFile
 from resnetlab.data.splits import Drawn, draw_splits, limited
-from resnetlab.data.storage.decoding import StoredFormat
-from resnetlab.data.storage.images import ReadFiles
-from resnetlab.data.storage.pack import build_pack, files_digest, finish_pack, is_complete, open_pack, pack_lock
-from resnetlab.data.storage.store import ImageData, Split, check_memory
-from resnetlab.data.storage.survey import check_failures, fits_in_memory, read_into_memory, survey
+from resnetlab.data.storage.decoding import ShardFacts, StoredFormat, decode_shard
+from resnetlab.data.storage.images import ReadFiles, join_shards
+from resnetlab.data.storage.pack import (
+    FILES_IN_A_SHARD,
+    build_pack,
+    files_digest,
+    finish_pack,
+    is_complete,
+    open_pack,
+    pack_lock,
+)
+from resnetlab.data.storage.reader import UnreadableImageError, describe_failures, map_files, probe_image
+from resnetlab.data.storage.store import ImageData, Split
 
 CACHE_VARIABLE = "RESNETLAB_CACHE"
+LARGEST_DEFAULT_SIZE = 224
+"""Photos are resized to at most this many pixels unless `image_size` says otherwise."""
+
+_SAMPLE = 500
+_WORTH_A_WORD = 2**28
 
 
 def from_arrays(source: ArraySource, options: LoadOptions) -> ImageData:
@@ -37,7 +54,7 @@ def from_arrays(source: ArraySource, options: LoadOptions) -> ImageData:
     given, height, width = next(iter(source.splits.values()))[0].shape[1:]
     framing = options.resolve(image_size=min(height, width), channels=given)
     size, channels = framing.image_size, framing.channels
-    check_memory(sum(len(part.positions) for part in drawn.values()), channels, size)
+    _check_memory(sum(len(part.positions) for part in drawn.values()), channels, size)
     splits = {}
     for split, part in drawn.items():
         images, labels = source.splits[part.source]
@@ -73,12 +90,12 @@ def from_files(
     }
     drawn = _draw(labels, source.class_names, options)
     files = {split: [source.files[part.source][at] for at in part.positions.tolist()] for split, part in drawn.items()}
-    stored, needed = survey(files, source.root, options, detail=options.detail)
+    stored, needed = _survey(files, source.root, options, detail=options.detail)
     count = sum(map(len, files.values()))
     in_memory = pack is None and options.store != "pack"
-    if in_memory and fits_in_memory(needed, count, insist=options.store == "memory"):
-        contents = read_into_memory(files, stored, workers=workers)
-        check_failures(_failures(contents), source.root, skip=options.skip_unreadable)
+    if in_memory and _fits_in_memory(needed, count, insist=options.store == "memory"):
+        contents = _read_into_memory(files, stored, workers=workers)
+        _check_failures(_failures(contents), source.root, skip=options.skip_unreadable)
         return ImageData(
             name=source.name,
             splits=_splits(contents, files, drawn, source),
@@ -89,13 +106,13 @@ def from_files(
         )
     folder = pack or _cache_folder() / f"{source.name}-{files_digest(files, stored, source)[:16]}"
     if is_complete(folder):
-        check_failures(open_pack(folder)[0]["failures"], source.root, skip=options.skip_unreadable)
+        _check_failures(open_pack(folder)[0]["failures"], source.root, skip=options.skip_unreadable)
     else:
         notice(f"packing {count:,} images, about {needed / 2**30:.1f} GiB, into {printable(folder)}")
         with pack_lock(folder):
             contents = build_pack(folder, files, stored, workers=workers)
             failures = _failures(contents)
-            check_failures(failures, source.root, skip=options.skip_unreadable)
+            _check_failures(failures, source.root, skip=options.skip_unreadable)
             splits = _splits(contents, files, drawn, source)
             tables = [
                 contents[name]
@@ -150,6 +167,137 @@ def from_pack(folder: Path, options: LoadOptions) -> ImageData:
         arguments=asdict(replace(options, **made)),
         framing=StoredFormat(**facts["format"]).framing,
     )
+
+
+def _survey(
+    files: Mapping[str, Sequence[ListedFile]], root: Path, framing: FramingOptions, *, detail: float
+) -> tuple[StoredFormat, int]:
+    """Returns the form in which to keep images, and about how many bytes they will take.
+
+    Only the files' heads are read, and not of all where a sample tells enough.
+
+    Args:
+        files: of every split.
+        root: the folder that the user named.
+        framing: the user's choices. By default `image_size` is the median of the shorter sides, at most
+            `LARGEST_DEFAULT_SIZE`, and `channels` is 1 if every image is gray, else 3.
+        detail: as in `StoredFormat`.
+
+    Raises:
+        UserError: none of the files is an image.
+    """
+    every = [(split, entry.path) for split, entries in files.items() for entry in entries]
+    sample = every[:: max(1, len(every) // _SAMPLE)]
+    probes = _probe(sample)
+    colored = any(probe[0] == 3 for _, probe in probes)
+    if len(sample) < len(every) and (framing.image_size is None or not probes or not (framing.channels or colored)):
+        sample, probes = every, _probe(every)
+    if not probes:
+        failures = map_files(probe_image, [path for _, path in every])
+        _check_failures([str(failure) for failure in failures], root, skip=False)
+    resolved = framing.resolve(
+        channels=max(probe[0] for _, probe in probes),
+        image_size=min(LARGEST_DEFAULT_SIZE, int(median(min(probe[1:]) for _, probe in probes))),
+    )
+    stored = StoredFormat(**asdict(resolved), detail=detail)
+    shapes = [stored.stored_shape(*probe[1:], training=split == "train") for split, probe in probes]
+    pixels = sum(height * width for height, width in shapes)
+    return stored, round(pixels * stored.channels * len(every) / len(sample))
+
+
+def _probe(files: Sequence[tuple[str, Path]]) -> list[tuple[str, tuple[int, int, int]]]:
+    """Returns split and (channels, height, width) of the files that are images."""
+    results = map_files(probe_image, [path for _, path in files], "looking at images")
+    return [
+        (split, probe)
+        for (split, _), probe in zip(files, results, strict=True)
+        if not isinstance(probe, UnreadableImageError)
+    ]
+
+
+def _fits_in_memory(needed: int, count: int, *, insist: bool) -> bool:
+    """Whether so many bytes leave half of the free memory free; says what will be taken where it is much.
+
+    Raises:
+        UserError: they do not fit at all, and the user insists on memory.
+    """
+    free = available_memory()
+    # Under torchrun each process of a host that comes after this one takes as much.
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - int(os.environ.get("LOCAL_RANK", "0"))
+    needed *= max(1, processes)
+    if free is not None and insist and needed > 0.8 * free:
+        raise UserError(
+            f"{count:,} images take {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are free. Keep them "
+            "in a pack (--store pack), or choose a smaller image size (--image-size)."
+        )
+    if free is not None and not insist and needed > 0.5 * free:
+        return False
+    if needed > _WORTH_A_WORD:
+        told = "" if free is None else f" of {free / 2**30:.1f} GiB that are free"
+        notice(f"reading {count:,} images into memory: {needed / 2**30:.1f} GiB{told}")
+    return True
+
+
+def _check_memory(count: int, channels: int, size: int) -> None:
+    """Refuses images that do not fit into memory before it is taken, not when the system runs out of it."""
+    needed, available = count * channels * size * size, available_memory()
+    if available is not None and needed > 0.8 * available:
+        raise UserError(
+            f"{count:,} images of {channels}x{size}x{size} take {needed / 2**30:.1f} GiB of memory, and "
+            f"{available / 2**30:.1f} GiB are free. Choose a smaller image size (--image-size)."
+        )
+
+
+def _read_into_memory(
+    files: Mapping[str, Sequence[ListedFile]], stored: StoredFormat, *, workers: int | None = None
+) -> dict[str, ReadFiles]:
+    """Decodes the files of every split in threads; the result does not depend on how many there are."""
+    tasks = [
+        (split, entries[first : first + FILES_IN_A_SHARD], first)
+        for split, entries in files.items()
+        for first in range(0, len(entries), FILES_IN_A_SHARD)
+    ]
+
+    def decode(task: tuple[str, Sequence[ListedFile], int]) -> tuple[np.ndarray, ShardFacts]:
+        split, entries, first = task
+        pixels: list[np.ndarray] = []
+        facts = decode_shard(
+            [(entry.path, entry.stamp) for entry in entries],
+            first,
+            stored,
+            training=split == "train",
+            keep=lambda image: pixels.append(image.reshape(-1)),
+        )
+        return np.concatenate([np.zeros(0, dtype=np.uint8), *pixels]), facts
+
+    found: dict[str, list[tuple[np.ndarray, ShardFacts]]] = {split: [] for split in files}
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        results = pool.map(decode, tasks)
+        shown = track(results, "reading images", len(tasks), console=console, transient=True, disable=not is_live())
+        for (split, _, _), shard in zip(tasks, shown, strict=True):
+            found[split].append(shard)
+    return {
+        split: join_shards(
+            [partial(np.asarray, pixels) for pixels, _ in shards],
+            [facts for _, facts in shards],
+            channels=stored.channels,
+            training=split == "train",
+        )
+        for split, shards in found.items()
+    }
+
+
+def _check_failures(messages: Sequence[str], root: Path, *, skip: bool) -> None:
+    """Raises `UserError` for files that cannot be read, or warns where they are to be left out."""
+    if not messages:
+        return
+    number = f"{len(messages)} unreadable file{'s' if len(messages) > 1 else ''}"
+    if not skip:
+        raise UserError(
+            f"{number} below {printable(root)}: {describe_failures(messages)} "
+            "Repair or remove them, or leave them out (--skip-unreadable)."
+        )
+    warnings.warn(f"left out {number}: {describe_failures(messages)}", stacklevel=3)
 
 
 def _splits(

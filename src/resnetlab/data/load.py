@@ -16,10 +16,9 @@ from resnetlab.data.assemble import from_arrays, from_files, from_pack
 from resnetlab.data.options import LoadOptions
 from resnetlab.data.sources.arrays import ArraySource, check_arrays
 from resnetlab.data.sources.cifar import load_cifar10, load_cifar100
-from resnetlab.data.sources.folders import FileSource, list_folder, list_table
+from resnetlab.data.sources.folders import FileSource, list_folder, list_table, visible_files
 from resnetlab.data.sources.named import find_imagenette, load_digits, load_fashion_mnist, load_mnist
 from resnetlab.data.sources.packages import DATA_ROOT_VARIABLE
-from resnetlab.data.sources.scan import visible_files
 from resnetlab.data.storage.pack import is_complete, is_pack
 from resnetlab.data.storage.store import ImageData
 

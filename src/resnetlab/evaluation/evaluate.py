@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from resnetlab.core.devices import resolve_device
+from resnetlab.core.environment import resolve_device
 from resnetlab.core.errors import UserError
 from resnetlab.core.runs import Run
 from resnetlab.data.load import is_named, load_data, may_be_recorded, reload_data

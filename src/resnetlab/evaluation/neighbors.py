@@ -13,7 +13,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from torch import Tensor
 
 from resnetlab.core.checks import check_integer
-from resnetlab.core.devices import resolve_device
+from resnetlab.core.environment import resolve_device
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import printable
 from resnetlab.core.preprocessing import Preprocessing, to_tensor

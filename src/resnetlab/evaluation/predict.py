@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from resnetlab.core.checks import check_integer
-from resnetlab.core.devices import resolve_device
+from resnetlab.core.environment import resolve_device
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import printable
 from resnetlab.core.preprocessing import to_tensor
 from resnetlab.core.runs import Run
-from resnetlab.data.sources.scan import visible_files
-from resnetlab.data.storage.reader import UnreadableImageError, decode_image, describe_failures
-from resnetlab.data.storage.survey import map_files
+from resnetlab.data.sources.folders import visible_files
+from resnetlab.data.storage.reader import UnreadableImageError, decode_image, describe_failures, map_files
 from resnetlab.evaluation.forward import answer, trained_on
 from resnetlab.models.resnet import ResNet
 from resnetlab.weights.file import load

@@ -15,8 +15,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from resnetlab.core.checks import check_integer, check_number
 from resnetlab.core.console import console, is_live, notice
+from resnetlab.core.environment import keep_freed_memory
 from resnetlab.core.errors import UserError
-from resnetlab.core.memory import keep_freed_memory
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.data.batches import Batch, training_batches
 from resnetlab.data.load import load_data

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from resnetlab.core.checks import check_integer, from_mapping
 from resnetlab.core.console import console, notice
-from resnetlab.core.devices import resolve_device
-from resnetlab.core.environment import describe_environment
+from resnetlab.core.environment import describe_environment, resolve_device
 from resnetlab.core.errors import UserError
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import torch_seeded

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from resnetlab.core.console import notice
+from resnetlab.core.environment import keep_freed_memory
 from resnetlab.core.errors import Interrupted
-from resnetlab.core.memory import keep_freed_memory
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.core.runs import Run

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnetlab.core.checks import check_choice, check_integer
-from resnetlab.core.devices import resolve_device
+from resnetlab.core.environment import resolve_device
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.parts import parts_for
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from resnetlab.data.augment.parameters import Samples
+from resnetlab.data.augment.parameters import AugmentationParameters
 
 
-def source_maps(samples: Samples, size: int) -> np.ndarray:
+def source_maps(samples: AugmentationParameters, size: int) -> np.ndarray:
     """Returns float64 (N, 3, 3): homogeneous maps from output points, in [0, size]^2, to source points."""
     count = len(samples)
     left, top, width, height = samples.window.T

@@ -15,12 +15,10 @@ from torch import Tensor
 from resnetlab.core.framing import Framing
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import Draws
-from resnetlab.data.augment.automatic import add_operations
-from resnetlab.data.augment.color import change_colors
-from resnetlab.data.augment.effects import apply_effects
 from resnetlab.data.augment.geometry import source_maps
-from resnetlab.data.augment.parameters import Samples, draw_samples
+from resnetlab.data.augment.parameters import AugmentationParameters, add_operations, draw_parameters
 from resnetlab.data.augment.policy import Augmentation
+from resnetlab.data.augment.values import apply_effects, change_colors
 from resnetlab.data.augment.warp import plan_warp, warp
 from resnetlab.data.storage.images import ImageSource, Ragged, Stack, cut_patches
 
@@ -56,7 +54,7 @@ def augment(
     shapes = np.array([images.shape[2:]]) if isinstance(images, Tensor) else images.shapes[positions]
     fits = bool((shapes == size).all())
     if fits and not policy.warps:
-        samples = draw_samples(policy, np.full((len(positions), 2), size), framing, draws)[rows]
+        samples = draw_parameters(policy, np.full((len(positions), 2), size), framing, draws)[rows]
         result = _whole(images, positions[rows], size).to(device)
         result = _move(result, samples, policy.fill)
         if not _changes_values(policy):
@@ -64,13 +62,13 @@ def augment(
         result = _change_values(result.to(torch.float32, memory_format=torch.contiguous_format), samples, policy)
         return result if preprocessing is None else preprocessing.normalize(result)
     source: ImageSource = Stack(images) if isinstance(images, Tensor) else images
-    samples = draw_samples(policy, source.shapes[positions], framing, draws)
+    samples = draw_parameters(policy, source.shapes[positions], framing, draws)
     add_operations(samples, policy, size, draws)
     maps = source_maps(samples, size)
     plan = plan_warp(source.shapes[positions], maps, size)
     samples, positions, maps, plan = samples[rows], positions[rows], maps[rows], plan[rows]
     result = torch.empty(len(rows), source.channels, size, size, device=device)
-    # Samples of a kind are worked on together, so that what only some need is not done for the others.
+    # AugmentationParameters of a kind are worked on together, so that what only some need is not done for the others.
     order = np.argsort(~samples.corners.any((1, 2)), kind="stable")
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     parts = min(1, len(rows))
@@ -127,7 +125,7 @@ def _whole(images: Tensor | Ragged, positions: np.ndarray, size: int) -> Tensor:
     return cut.permute(0, 3, 1, 2)
 
 
-def _change_values(images: Tensor, samples: Samples, policy: Augmentation) -> Tensor:
+def _change_values(images: Tensor, samples: AugmentationParameters, policy: Augmentation) -> Tensor:
     if policy.colors:
         images = change_colors(images, samples)
     return apply_effects(images, samples, blur_kernel=policy.blur_kernel, erase_fill=policy.erase_fill)
@@ -138,7 +136,7 @@ def _changes_values(policy: Augmentation) -> bool:
     return bool(policy.colors or effects)
 
 
-def _move(images: Tensor, samples: Samples, fill: int) -> Tensor:
+def _move(images: Tensor, samples: AugmentationParameters, fill: int) -> Tensor:
     """Returns uint8 (N, C, H, W) moved by whole pixels, the fill where nothing was, and mirrored."""
     shift, flips, upside_down = samples.shift.astype(np.int64), samples.flip, samples.vertical_flip
     count, _, height, width = images.shape

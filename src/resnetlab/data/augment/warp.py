@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resnetlab.data.augment.filters import convolve
 from resnetlab.data.augment.geometry import apply, footprints
+from resnetlab.data.augment.values import convolve
 from resnetlab.data.storage.images import ImageSource, cut_patches
 
 _BOX = 3.0

@@ -26,9 +26,8 @@ from resnetlab.data.load import load_data
 from resnetlab.data.sources.named import find_imagenette
 from resnetlab.data.storage.images import Ragged
 from resnetlab.data.storage.pack import is_pack
-from resnetlab.data.storage.reader import UnreadableImageError, probe_image
+from resnetlab.data.storage.reader import UnreadableImageError, map_files, probe_image
 from resnetlab.data.storage.store import ImageData
-from resnetlab.data.storage.survey import map_files
 
 CONSTANT_BELOW = 2.0
 """An image whose pixels deviate by less than this in every channel, of 255, shows nothing."""

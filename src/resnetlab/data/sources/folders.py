@@ -1,16 +1,51 @@
-"""Sources that are files: what files there are, of which class, in which split. No image is read here."""
+"""What lies in an image folder: its split folders, its classes, its files.
+
+FOLDER/cat/1.jpg  FOLDER/dog/2.jpg                  split by seed
+FOLDER/train/cat/1.jpg  FOLDER/val/cat/2.jpg        as laid out; also FOLDER/test
+
+Hidden files and folders, and what file managers leave behind, are passed over. Links:
+
+- The folder that the user named may be a link itself.
+- A link to a file inside that folder is read; a split or class folder may be a link to a folder inside it.
+- A deeper link to a folder inside it is not followed: the files are found where they lie.
+- A link that leaves the folder is followed only with `follow_links`.
+- A link that leads back to a folder it lies in, or nowhere, is never followed.
+
+What is not followed is named in one warning.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import errno
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from resnetlab.data.sources.scan import ListedFile, check_same_classes, list_classes, list_files, split_folders
+from resnetlab.core.errors import UserError
+from resnetlab.core.files import printable
 from resnetlab.data.sources.tables import read_table
-from resnetlab.data.storage.reader import UnreadableImageError, file_stamp
+from resnetlab.data.storage.reader import Stamp, UnreadableImageError, file_stamp
 
 _MISSING = (-1, -1)  # no file has this stamp, so that reading it fails and says why
+_SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+_DROPPINGS = ("thumbs.db", "desktop.ini")
+_LEADS_OUT = "leads out of the folder"
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class ListedFile:
+    """A file of a class folder, as it was when it was listed."""
+
+    path: Path
+    label: int
+    stamp: Stamp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +84,223 @@ def list_table(path: Path, class_names: Sequence[str] | None) -> FileSource:
     return FileSource(name=path.stem, root=path.parent, files=files, class_names=table.class_names)
 
 
+def split_folders(root: Path, *, follow_links: bool = False) -> dict[str, Path]:
+    """Returns the split folders of `root` by split name; none where its folders are the classes.
+
+    Raises:
+        UserError: two folders are of one split, or there is no training folder among them.
+    """
+    found: dict[str, Path] = {}
+    links = _Links(root, follow_links)
+    for folder in links.folders_in(root):
+        for split, names in _SPLIT_FOLDERS.items():
+            if folder.name.lower() in names and split in found:
+                raise UserError(
+                    f"{printable(root)} has two folders for the {split} split: "
+                    f"{found[split].name}, {folder.name}. Keep one."
+                )
+            if folder.name.lower() in names:
+                found[split] = folder
+    if found and "train" not in found:
+        there = ", ".join(folder.name for folder in found.values())
+        raise UserError(
+            f"{printable(root)} has {there} but no train folder. Add one, or name the folder whose folders are the "
+            f"classes, such as {printable(next(iter(found.values())))}.{links.told(' ')}"
+        )
+    if found:  # else the links are among the class folders, and told with these
+        links.warn()
+    return found
+
+
+def list_classes(folder: Path, *, root: Path | None = None, follow_links: bool = False) -> tuple[str, ...]:
+    """Returns the names of the class folders, sorted.
+
+    Args:
+        folder: holds the class folders.
+        root: the folder that links may not leave, where it is not `folder` itself.
+        follow_links: follow links to folders outside of `root`.
+
+    Raises:
+        UserError: there are none, or a name is no text.
+    """
+    links = _Links(root or folder, follow_links)
+    names = tuple(sorted(path.name for path in links.folders_in(folder)))
+    if not names:
+        raise UserError(
+            f"{printable(folder)} holds no class folders. Expected one folder for each class with its images in it, "
+            f"such as {printable(folder)}/cat/1.jpg and {printable(folder)}/dog/2.jpg.{links.told(' ')}"
+        )
+    for name in names:
+        if printable(name) != name:
+            fault = "that is not UTF-8" if _is_undecodable(name) else "with control characters or line breaks"
+            raise UserError(f"the class folder {printable(folder / name)} has a name {fault}. Rename it.")
+    links.warn()
+    return names
+
+
+def check_same_classes(classes: dict[str, tuple[str, ...]]) -> None:
+    """Raises `UserError`, showing the difference, unless every split has the same class folders."""
+    expected = classes["train"]
+    for split, names in classes.items():
+        missing, extra = sorted(set(expected) - set(names)), sorted(set(names) - set(expected))
+        if missing or extra:
+            raise UserError(
+                f"the {split} folder has other classes than the training folder: "
+                f"missing {missing or 'none'}, only there {extra or 'none'}. Make the class folders the same."
+            )
+
+
+def visible_files(folder: Path, root: Path | None = None, *, follow_links: bool = False) -> list[Path]:
+    """Returns every file below `folder`, sorted.
+
+    Args:
+        folder: may be a link.
+        root: the folder that links may not leave, where it is not `folder` itself.
+        follow_links: follow links to files and folders outside of `root`.
+
+    Raises:
+        UserError: a folder cannot be listed.
+    """
+    links = _Links(root or folder, follow_links)
+    found = links.files_below(folder)
+    links.warn()
+    return found
+
+
+def list_files(
+    folder: Path, class_names: Sequence[str], *, root: Path | None = None, follow_links: bool = False
+) -> list[ListedFile]:
+    """Returns every file below the class folders with its label and stamp, sorted class by class.
+
+    Args:
+        folder: holds the class folders.
+        class_names: as `list_classes` returned them.
+        root: the folder that links may not leave, where it is not `folder` itself.
+        follow_links: follow links to files and folders outside of `root`.
+
+    Raises:
+        UserError: a class folder is empty, all of which are named; or a folder cannot be listed.
+    """
+    files: list[ListedFile] = []
+    empty: list[str] = []
+    links = _Links(root or folder, follow_links)
+    for label, name in enumerate(class_names):
+        found = links.files_below(folder / name)
+        files += [ListedFile(path, label, file_stamp(path)) for path in found]
+        empty += [] if found else [name]
+    if empty:
+        named = ", ".join(map(printable, empty))
+        raise UserError(
+            f"{printable(folder)} has class folders without any image: {named}. Add images, or remove the folders."
+            f"{links.told(' ')}"
+        )
+    links.warn()
+    return files
+
+
 def _stamp(path: Path) -> tuple[int, int]:
     try:
         return file_stamp(path)
     except UnreadableImageError:
         return _MISSING
+
+
+class _Links:
+    """Decides which links are followed, and remembers those that are not, with the reason."""
+
+    def __init__(self, root: Path, follow_links: bool) -> None:
+        self.root = root
+        self.real_root = os.path.realpath(root)
+        self.follow_links = follow_links
+        self.refused: list[tuple[Path, str]] = []
+
+    def folders_in(self, folder: Path) -> Iterator[Path]:
+        """Yields the folders in a folder, sorted; a link counts as the folder that it leads to."""
+        for entry in _children(folder):
+            path = Path(entry.path)
+            if not entry.is_symlink():
+                if entry.is_dir():
+                    yield path
+            elif not path.is_file():  # files here belong to no class, linked or not
+                if fault := self._fault(path):
+                    self.refused.append((path, fault))
+                else:
+                    yield path
+
+    def files_below(self, folder: Path) -> list[Path]:
+        """Returns the files below a folder, sorted; no folder is entered twice, so that this ends."""
+        found: list[Path] = []
+        waiting, entered = [folder], set()
+        while waiting:
+            parent = waiting.pop()
+            if (identity := _identity(parent)) in entered:
+                continue
+            entered.add(identity)
+            for entry in _children(parent):
+                path = Path(entry.path)
+                fault = self._fault(path, deep=True) if entry.is_symlink() else None
+                if fault:
+                    self.refused.append((path, fault))
+                elif entry.is_dir():
+                    waiting.append(path)
+                elif path.name.lower() not in _DROPPINGS:
+                    found.append(path)
+        return sorted(found)
+
+    def told(self, before: str = "") -> str:
+        """Returns the sentences that name the links not followed, after `before`; nothing where there are none."""
+        if not self.refused:
+            return ""
+        named = ", ".join(f"'{printable(path)}' {fault}" for path, fault in self.refused[:_SHOWN])
+        more = f", and {len(self.refused) - _SHOWN} more" if len(self.refused) > _SHOWN else ""
+        out = any(fault == _LEADS_OUT for _, fault in self.refused)
+        remedy = " To follow those that lead out of it, ask for follow_links (--follow-links)." if out else ""
+        return f"{before}Links below {printable(self.root)} were not followed: {named}{more}.{remedy}"
+
+    def warn(self) -> None:
+        """Warns the caller of the function that calls this, when links were not followed."""
+        if self.refused:
+            warnings.warn(self.told(), stacklevel=3)
+
+    def _fault(self, link: Path, *, deep: bool = False) -> str | None:
+        """Returns why a link is not followed; None where it is."""
+        try:
+            link.stat()
+        except OSError as error:
+            return {errno.ENOENT: "leads nowhere", errno.ELOOP: "leads round in a circle"}.get(
+                error.errno or 0, f"cannot be followed ({error.strerror})"
+            )
+        target = Path(os.path.realpath(link))
+        is_folder, is_inside = target.is_dir(), target.is_relative_to(self.real_root)
+        if is_folder and Path(os.path.realpath(link.parent)).is_relative_to(target):
+            return "leads back to a folder that it lies in"
+        if not is_inside and not self.follow_links:
+            return _LEADS_OUT
+        return "leads to another folder inside" if deep and is_folder and is_inside else None
+
+
+def _children(folder: Path) -> list[os.DirEntry[str]]:
+    """Returns what is in a folder, sorted by name; hidden entries are left out."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    except OSError as error:
+        raise _unlisted(folder, error) from error
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """Returns what is the same for two paths of one folder."""
+    try:
+        status = folder.stat()
+    except OSError as error:
+        raise _unlisted(folder, error) from error
+    return status.st_dev, status.st_ino
+
+
+def _unlisted(folder: Path, error: OSError) -> UserError:
+    reason = error.strerror or error
+    return UserError(f"cannot list the folder {printable(folder)}: {reason}. Make it readable, or take it away.")
+
+
+def _is_undecodable(name: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in name)

@@ -34,8 +34,7 @@ from resnetlab.core.checks import check_schema
 from resnetlab.core.console import console, is_live
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import atomic, exclusive_lock, printable, write_json
-from resnetlab.data.sources.folders import FileSource
-from resnetlab.data.sources.scan import ListedFile
+from resnetlab.data.sources.folders import FileSource, ListedFile
 from resnetlab.data.storage.decoding import ShardFacts, StoredFormat
 from resnetlab.data.storage.images import Ragged, ReadFiles, join_shards
 from resnetlab.data.storage.reader import describe_failures

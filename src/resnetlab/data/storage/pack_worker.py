@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from resnetlab.core.memory import keep_freed_memory
-from resnetlab.core.processes import end_with_parent
+from resnetlab.core.environment import end_with_parent, keep_freed_memory
 from resnetlab.data.storage.decoding import StoredFormat, decode_shard
 from resnetlab.data.storage.reader import FirstFrameWarning
 

@@ -10,11 +10,12 @@ import re
 import stat
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from PIL import Image, ImageChops, ImageFile
@@ -40,6 +41,9 @@ _UPRIGHT = {  # EXIF orientation, and what sets the image upright
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
+
+
+T = TypeVar("T")
 
 
 class UnreadableImageError(UserError):
@@ -144,6 +148,29 @@ def read_image(path: Path, channels: int) -> Tensor:
     import torch  # here, for the sake of the processes that only decode
 
     return torch.tensor(decode_image(path, channels)).permute(2, 0, 1).contiguous()
+
+
+def map_files(
+    function: Callable[[Path], T], paths: Sequence[Path], label: str | None = None
+) -> Iterator[T | UnreadableImageError]:
+    """Calls `function` on every path in threads and yields the results in order.
+
+    An unreadable image becomes its error. With a `label` a progress bar is shown.
+    """
+    from rich.progress import track  # here, since decoding processes do without it
+
+    from resnetlab.core.console import console, is_live
+
+    def guarded(path: Path) -> T | UnreadableImageError:
+        try:
+            return function(path)
+        except UnreadableImageError as error:
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        hidden = label is None or not is_live()
+        results = pool.map(guarded, paths)
+        yield from track(results, label or "", len(paths), console=console, transient=True, disable=hidden)
 
 
 def describe_failures(failures: Sequence[object], shown: int = 10) -> str:

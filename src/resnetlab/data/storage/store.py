@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,25 +49,6 @@ class Split:
         if isinstance(self.images, Ragged):
             return self.images.digests
         return tuple(map(pixel_digest, self.images.numpy().transpose(0, 2, 3, 1)))
-
-
-def available_memory() -> int | None:
-    """Returns the bytes that can be taken without swapping; None where the system does not tell."""
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():
-        return None  # no such file outside Linux, and no other way without a further dependency
-    fields = dict(line.split(":", 1) for line in meminfo.read_text(encoding="ascii").splitlines())
-    return int(fields["MemAvailable"].split()[0]) * 1024
-
-
-def check_memory(count: int, channels: int, size: int) -> None:
-    """Refuses images that do not fit into memory before it is taken, not when the system runs out of it."""
-    needed, available = count * channels * size * size, available_memory()
-    if available is not None and needed > 0.8 * available:
-        raise UserError(
-            f"{count:,} images of {channels}x{size}x{size} take {needed / 2**30:.1f} GiB of memory, and "
-            f"{available / 2**30:.1f} GiB are free. Choose a smaller image size (--image-size)."
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ import pandas as pd
 
 from resnetlab.core.checks import check_schema
 from resnetlab.core.console import notice
-from resnetlab.core.devices import resolve_device
+from resnetlab.core.environment import resolve_device
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import atomic, read_toml, write_toml
 from resnetlab.core.runs import Run

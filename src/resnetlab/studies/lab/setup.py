@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from resnetlab.core.devices import resolve_device
+from resnetlab.core.environment import resolve_device
 from resnetlab.core.errors import UserError, unknown
 from resnetlab.core.fields import check_fields, documented, setting
 from resnetlab.data.storage.store import ImageData

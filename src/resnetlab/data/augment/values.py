@@ -1,6 +1,14 @@
-"""What is neither geometry nor an affine map of colors: each function changes the images it is given, in place.
+"""Changes of pixel values: colors as one affine map of the channels, then effects in a fixed order.
 
-Images are float32 (N, C, H, W), contiguous, values 0 to 255. Each function returns them.
+**Colors.** Brightness, contrast, saturation and hue are composed into one affine map of a sample's channels, followed
+by one clamp. Gray is the luma of ITU-R BT.601, 0.299 R + 0.587 G +
+0.114 B. Contrast scales the distance from the image's mean gray, saturation that from each pixel's own
+gray; both as torchvision has them, but for its rounding and clamping after each. Hue turns the chroma
+plane (I, Q) of the YIQ space by a share of the circle and leaves the gray as it is; torchvision instead
+shifts the hue of the HSV hexagon, which changes the gray. Images of one channel have brightness and contrast.
+
+**Effects.** Images are float32 (N, C, H, W), contiguous, values 0 to 255. Each function changes the images in place
+and returns them.
 """
 
 from __future__ import annotations
@@ -12,11 +20,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resnetlab.data.augment.filters import convolve
-from resnetlab.data.augment.parameters import Samples
+from resnetlab.data.augment.parameters import AugmentationParameters
+
+_LUMA = np.array([0.299, 0.587, 0.114])
+_YIQ = np.array([_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 
 
-def apply_effects(images: Tensor, samples: Samples, *, blur_kernel: int, erase_fill: int) -> Tensor:
+def change_colors(images: Tensor, samples: AugmentationParameters) -> Tensor:
+    """Returns float32 (N, C, H, W), values 0 to 255, with the colors of each sample changed."""
+    channels = images.shape[1]
+    luma = torch.from_numpy(_LUMA if channels == 3 else np.full(channels, 1 / channels))
+    maps, pull = _maps(samples, channels)
+    means = images.mean((2, 3)).double() @ luma.to(images.device)
+    weights, shift = (torch.from_numpy(values).to(images.device) for values in (maps, pull))
+    shift = (shift * means[:, None])[:, :, None].float()
+    flat = images.reshape(*images.shape[:2], -1)
+    if channels == 1:
+        changed = torch.addcmul(shift, flat, weights.float())
+    else:
+        changed = torch.baddbmm(shift, weights.float(), flat)
+    return changed.reshape(images.shape).clamp_(0, 255)
+
+
+def apply_effects(images: Tensor, samples: AugmentationParameters, *, blur_kernel: int, erase_fill: int) -> Tensor:
     """Changes the images in place, in the fixed order, and returns them."""
 
     def where(chosen: np.ndarray, effect: Callable[[Tensor, np.ndarray], Tensor]) -> None:
@@ -112,3 +138,63 @@ def blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
     taps = taps / (2 * taps.sum(1, keepdim=True) - 1)  # the center's tap is 1 and counted once
     down = convolve(images, taps, 2, edges="mirror")
     return convolve(down, taps, 3, edges="mirror", out=images)
+
+
+def convolve(images: Tensor, taps: Tensor, dimension: int, *, edges: str, out: Tensor | None = None) -> Tensor:
+    """Returns images convolved along one dimension with a symmetric kernel for each.
+
+    Neighbors along an axis are a fixed way apart in memory, so that whole images are added at once; what
+    that brings together across the end of a line is put right afterwards.
+
+    Args:
+        images: float (N, C, H, W), contiguous.
+        taps: (N, radius + 1), the center's first.
+        dimension: 2 (down) or 3 (along the rows).
+        edges: what is taken to lie beyond the first and the last pixel: "repeat" has these pixels themselves,
+            "mirror" the image mirrored about them, for a radius below its length.
+        out: where the result goes, other memory than that of the images.
+    """
+    length, radius = images.shape[dimension], taps.shape[1] - 1
+    pixels = images.view(len(images), -1)
+    out = torch.empty_like(images) if out is None else out
+    total = torch.mul(pixels, taps[:, :1], out=out.view(pixels.shape))
+    for offset in range(1, radius + 1):
+        way = offset * (images.shape[3] if dimension == 2 else 1)
+        if offset < length:
+            pair = pixels[:, : -2 * way] + pixels[:, 2 * way :]
+            total[:, way:-way].addcmul_(pair, taps[:, offset, None])
+    for place in {*range(min(radius, length)), *range(max(length - radius, 0), length)}:
+        line = images.select(dimension, place) * taps[:, :1, None]
+        for offset in range(1, radius + 1):
+            ends = (_within(end, length, edges) for end in (place - offset, place + offset))
+            both = torch.add(*(images.select(dimension, end) for end in ends))
+            line.addcmul_(both, taps[:, offset, None, None])
+        out.select(dimension, place).copy_(line)
+    return out
+
+
+def _maps(samples: AugmentationParameters, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns maps (N, C, C), and (N, C): what is added for each unit of the image's mean gray."""
+    count = len(samples)
+    factor = samples.brightness * samples.contrast
+    # After brightness b the mean gray is b * mean, and contrast c leaves (1 - c) of it.
+    pull = samples.brightness * (1 - samples.contrast)
+    if channels != 3:
+        return factor[:, None, None] * np.eye(channels), np.repeat(pull[:, None], channels, axis=1)
+    gray = np.tile(_LUMA, (3, 1))
+    saturate = samples.saturation[:, None, None] * np.eye(3) + (1 - samples.saturation)[:, None, None] * gray
+    turns = 2 * np.pi * samples.hue
+    turn = np.zeros((count, 3, 3))
+    turn[:, 0, 0] = 1
+    turn[:, 1, 1] = turn[:, 2, 2] = np.cos(turns)
+    turn[:, 1, 2], turn[:, 2, 1] = -np.sin(turns), np.sin(turns)
+    # A gray has no chroma, so that the shift by the mean gray passes through both unchanged.
+    maps = np.linalg.inv(_YIQ) @ turn @ _YIQ @ saturate * factor[:, None, None]
+    return maps, np.repeat(pull[:, None], 3, axis=1)
+
+
+def _within(place: int, length: int, edges: str) -> int:
+    if edges == "repeat":
+        return min(max(place, 0), length - 1)
+    place = abs(place)
+    return place if place < length else 2 * (length - 1) - place

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from resnetlab.core.errors import UserError
-from resnetlab.data.sources.scan import (
+from resnetlab.data.sources.folders import (
     ListedFile,
     check_same_classes,
     list_classes,
