@@ -33,9 +33,9 @@ PRETRAINING = {"recipe": "quick", "label_smoothing": 0.0, "augment.crop_scale": 
 _BACKBONE = ("stem", "stage1", "stage2", "stage3", "stage4")
 WAYS: dict[str, dict[str, Any]] = {
     "from scratch": {"recipe": "quick", "lr": 0.05, **_GROWING},
-    "frozen": {"recipe": "finetune", "freeze": _BACKBONE, "head_epochs": 0},
+    "frozen": {"recipe": "finetune", "rates": dict.fromkeys(_BACKBONE, 0), "unfreeze": 0},
     "a rate a stage": {"recipe": "finetune"},
-    "full": {"recipe": "finetune", "layer_decay": 1.0, "head_epochs": 0},
+    "full": {"recipe": "finetune", "rates": {}, "unfreeze": 0},
 }
 
 

@@ -27,7 +27,6 @@ def first_losses(count: int = 20) -> list[float]:
     from resnetlab.training.machine import Machine
     from resnetlab.training.optimizers import build_optimizer
     from resnetlab.training.recipe import Recipe
-    from resnetlab.training.schedule import learning_rate
     from resnetlab.training.step import training_step
 
     data = load_data("digits")
@@ -41,7 +40,7 @@ def first_losses(count: int = 20) -> list[float]:
     losses = []
     split = data.splits["train"]
     for batch in training_batches(split, batch_size=32, policy=recipe.augment, seed=0, epoch=0):
-        lr = learning_rate(recipe, batch.step, 41)
+        lr = recipe.learning_rate(batch.step, 41)
         settings = {"preprocessing": data.preprocessing, "recipe": recipe, "machine": machine, "lr": lr}
         losses.append(training_step(model, optimizer, batch, **settings)[0].item())
         if len(losses) == count:

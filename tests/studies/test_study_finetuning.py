@@ -48,8 +48,8 @@ def test_half_of_the_classes_are_pretrained_on(some: ImageData, tmp_path: Path):
     assert (full["data"]["class_names"], full["data"]["counts"]["train"]) == (list("56789"), 20)
     assert full["model"]["pretrained"].endswith("pretraining-seed0/model.safetensors")
     assert "pretrained" not in runs["from-scratch-seed0"].settings["model"]
-    assert list(frozen["recipe"]["freeze"]) == ["stem", "stage1", "stage2", "stage3"]
-    assert runs["rates-by-stage-seed0"].settings["recipe"]["layer_decay"] == 0.7
+    assert frozen["recipe"]["rates"] == dict.fromkeys(("stem", "stage1", "stage2", "stage3"), 0)
+    assert runs["rates-by-stage-seed0"].settings["recipe"]["rates"] == {"layer_decay": 0.7}
     assert "baseline" not in (tmp_path / "s" / "study.toml").read_text()
     # A tenth of the images that pretraining sees: 0.1 x 2 x 200 are 2 epochs of 20.
     assert {run.settings["recipe"]["epochs"] for name, run in runs.items() if "pretraining" not in name} == {2}
@@ -134,7 +134,7 @@ def test_three_classes_cannot_be_halved(some: ImageData, tmp_path: Path):
 
 def test_all_of_the_backbone_is_frozen_whatever_its_stages():
     config = config_for_data("resnet18", image_size=32, in_channels=3, num_classes=5)
-    assert ways(config)["frozen"] == {"freeze": ("stem", "stage1", "stage2", "stage3", "stage4")}
+    assert ways(config)["frozen"] == {"rates": dict.fromkeys(("stem", "stage1", "stage2", "stage3", "stage4"), 0)}
 
 
 def test_verdicts():

@@ -31,7 +31,6 @@ from resnetlab.training.loop import Training
 from resnetlab.training.machine import Machine
 from resnetlab.training.optimizers import build_optimizer
 from resnetlab.training.recipe import Recipe
-from resnetlab.training.schedule import learning_rate
 from resnetlab.weights.file import load
 from resnetlab.weights.tensors import read_tensors
 
@@ -86,7 +85,7 @@ def test_initial_weights_are_of_the_seed_alone():
 
 
 def test_a_frozen_encoder_stays_as_it_is(few: ImageData, tmp_path: Path):
-    run = train_outside(GRAY, few, recipe=RECIPE.changed(freeze=["encoder"]), out=tmp_path / "run")
+    run = train_outside(GRAY, few, recipe=RECIPE.changed(rates={"encoder": 0}), out=tmp_path / "run")
     begun, ended = GRAY.build(), load_outside(run)
     assert encoder(begun).keys() == encoder(ended).keys()
     assert all(torch.equal(value, encoder(ended)[name]) for name, value in encoder(begun).items())
@@ -109,7 +108,7 @@ def test_encoder_and_head_have_rates_of_their_own_in_every_step(few: ImageData, 
         train_outside(GRAY, few, recipe=TWO_RATES, out=tmp_path / "run")
     assert len(seen) == 2 * 4
     for step, rates in enumerate(seen):
-        lr = learning_rate(TWO_RATES, step, len(seen))
+        lr = TWO_RATES.learning_rate(step, len(seen))
         assert rates == {
             "encoder": pytest.approx(0.1 * lr), "encoder scales and shifts": pytest.approx(0.1 * lr),
             "head": pytest.approx(lr), "head scales and shifts": pytest.approx(lr),

@@ -42,7 +42,7 @@ CURVES: dict[str, dict[str, Any]] = {
     "mixed": {"augment.mixup": 0.2, "label_smoothing": 0.1, "class_weights": "balanced", "clip_norm": 0.5},
     "micro-batches": {"accumulate": 4, "average": 0.9},
     "orthogonal": {"optimizer": "muon", "lr": 0.05},
-    "unfrozen": {"freeze": "stem", "layer_decay": 0.5, "head_epochs": 1, "unfreeze_epochs": 2},
+    "unfrozen": {"rates": {"stem": 0, "layer_decay": 0.5}, "unfreeze": [1, 2]},
 }
 SELECTED: dict[str, Any] = {**SETTINGS, "epochs": 6, "lr": 1.0, "average": 0.8, "keep": "best", "patience": 2}
 

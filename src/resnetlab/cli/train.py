@@ -128,7 +128,9 @@ def command(
             "resnetlab train --resume RUN"
         )
     changes, overrides = split_assignments(assign or [])
-    changes = add_options(changes, epochs=epochs, batch_size=batch_size, lr=lr, layer_decay=layer_decay, freeze=freeze)
+    frozen = {f"rates.{name.strip()}": 0.0 for name in (freeze or "").split(",") if name.strip()}
+    given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "rates.layer_decay": layer_decay, **frozen}
+    changes = add_options(changes, **given)
 
     from resnetlab.training.fit import fit
     from resnetlab.training.recipes import resolve_recipe

@@ -124,8 +124,8 @@ def ways(config: ResNetConfig) -> dict[str, dict[str, Any]]:
     recipe = resolve_recipe("finetune")
     backbone = ("stem", *(f"stage{number}" for number, _ in enumerate(config.depths, 1)))
     return {
-        "frozen": {"freeze": backbone},
-        "rates by stage": {"layer_decay": recipe.layer_decay, "head_epochs": recipe.head_epochs},
+        "frozen": {"rates": dict.fromkeys(backbone, 0.0)},
+        "rates by stage": {"rates": recipe.rates, "unfreeze": recipe.unfreeze},
         "full": {},
     }
 

@@ -29,7 +29,6 @@ from resnetlab.training.prepare import automatic_network, network_for, parts_of,
 from resnetlab.training.range_test import LearningRates, range_test
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import resolve_recipe
-from resnetlab.training.schedule import image_size
 from resnetlab.training.sections import TrainedSections
 from resnetlab.training.step import balanced_weights, training_step
 
@@ -168,7 +167,7 @@ def _endless_batches(data: ImageData, recipe: Recipe, seed: int, device: torch.d
             policy=recipe.augment,
             seed=seed,
             epoch=epoch,
-            framing=replace(data.framing, image_size=image_size(recipe, 0, data.image_size)),
+            framing=replace(data.framing, image_size=recipe.image_size(0, data.image_size)),
             device=device,
             preprocessing=data.preprocessing,
         ):

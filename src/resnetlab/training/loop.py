@@ -31,7 +31,6 @@ from resnetlab.training.logs import TrainingLogs
 from resnetlab.training.machine import Machine
 from resnetlab.training.optimizers import WeightAverage, build_optimizer
 from resnetlab.training.recipe import Recipe
-from resnetlab.training.schedule import image_size, learning_rate
 from resnetlab.training.sections import TrainedSections
 from resnetlab.training.step import class_weights, training_step
 
@@ -152,7 +151,7 @@ class Training:
                 preprocessing=self.preprocessing,
                 recipe=self.recipe,
                 machine=self.machine,
-                lr=learning_rate(self.recipe, self.steps_done, self._total_steps),
+                lr=self.recipe.learning_rate(self.steps_done, self._total_steps),
                 class_weights=self._class_weights,
                 check_layout=self.check_layout,
                 exchange=self.exchange,
@@ -225,9 +224,7 @@ class Training:
             seed=self.seed,
             epoch=progress.epoch,
             first_step=progress.step,
-            framing=replace(
-                self.data.framing, image_size=image_size(self.recipe, progress.epoch, self.data.image_size)
-            ),
+            framing=replace(self.data.framing, image_size=self.recipe.image_size(progress.epoch, self.data.image_size)),
             device=self._device,
             preprocessing=self.preprocessing,
             rank=self.processes.rank,
@@ -264,7 +261,7 @@ class Training:
         return {
             "epoch": progress.epoch + 1,
             "step": self.steps_done,
-            "lr": learning_rate(self.recipe, self.steps_done - 1, self._total_steps),
+            "lr": self.recipe.learning_rate(self.steps_done - 1, self._total_steps),
             "train_loss": progress.loss_sum / progress.images if progress.images else math.nan,
             "train_top1": progress.correct / progress.images if progress.images else math.nan,
             "val_loss": validation["loss"],

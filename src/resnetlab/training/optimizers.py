@@ -27,7 +27,7 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     Weight decay applies to weights of two and more dimensions, and with `decay_all` also to scales, shifts and
     biases. torch's fused update is used on devices that have one.
     """
-    groups = optimizer_groups(model, recipe)
+    groups = optimizer_groups(model, recipe)  # type: ignore[arg-type]  # it needs a `Network` only for sections
     if recipe.optimizer == "scratch_sgd":
         return scratch.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
     if recipe.optimizer == "muon":

@@ -133,5 +133,5 @@ def _with_enough_steps(recipe: Recipe, images: int) -> Recipe:
     if batch_size == recipe.batch_size:
         return recipe
     factor = (batch_size / recipe.batch_size) ** 0.5 if recipe.scale_lr else 1.0
-    rates = {name: factor * rate for name, rate in recipe.rates.items()}
-    return recipe.changed(batch_size=batch_size, lr=factor * recipe.lr, rates=rates, epoch_steps=0, scale_lr=False)
+    recipe = recipe.with_scaled_rates(factor)
+    return recipe.changed(batch_size=batch_size, epoch_steps=0, scale_lr=False)

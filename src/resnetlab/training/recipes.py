@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from resnetlab.core.errors import UserError, unknown
 from resnetlab.data.augment import Augmentation
-from resnetlab.training.recipe import Recipe
+from resnetlab.training.recipe import LAYER_DECAY, Recipe
 
 _UNCHANGED = Augmentation(crop_padding=0.0, flip=False)
 
@@ -68,11 +68,11 @@ def finetune() -> Recipe:
     From then on each part has 0.7 times the rate of the part after it: lower layers are more general and need less
     change (Howard and Ruder 2018). A rate lower than that of `quick` and a moving average keep the weights near
     where they began. Give `--freeze stem,stage1,stage2` to leave the first parts as they are, which also takes less
-    time, and `--set unfreeze_epochs=1` to unfreeze one part after the other.
+    time, and `--set unfreeze=[1,1]` to unfreeze one part after the other.
 
     Measured on two cores of an Intel Xeon with `--epochs 60 --batch-size 20`, on 20 images of each of five classes of
     Imagenette at 96 pixels, ResNet-18 pretrained on the other five: 67.0 % in 2 to 3 minutes, 68.4 % with
-    `--layer-decay 1 --set head_epochs=0`, against 57.3 % from scratch (means of three seeds; benchmarks/transfer.py).
+    `--layer-decay 1 --set unfreeze=0`, against 57.3 % from scratch (means of three seeds; benchmarks/transfer.py).
     """
     return Recipe(
         name="finetune",
@@ -80,8 +80,8 @@ def finetune() -> Recipe:
         epochs=10,
         batch_size=32,
         lr=0.05,
-        layer_decay=0.7,
-        head_epochs=1,
+        rates={"layer_decay": 0.7},
+        unfreeze=1,
         weight_decay=1e-4,
         clip_norm=1.0,
         label_smoothing=0.1,
@@ -107,8 +107,7 @@ def paper_cifar() -> Recipe:
         epochs=182,
         batch_size=128,
         lr=0.1,
-        schedule="milestones",
-        milestones=(0.5, 0.75),
+        schedule="steps(0.5, 0.75, factor=0.1)",
         nesterov=False,
         weight_decay=1e-4,
         decay_all=True,
@@ -167,9 +166,7 @@ def imagenette_tutorial() -> Recipe:
         epochs=10,
         batch_size=256,
         lr=0.01,
-        schedule="every",
-        decay_epochs=3,
-        decay=0.5,
+        schedule="every(3, factor=0.5)",
         nesterov=False,
         weight_decay=1e-3,
         decay_all=True,
@@ -226,7 +223,7 @@ def resolve_recipe(recipe: str | Recipe, /, **changes: Any) -> Recipe:
         recipe = RECIPES[recipe]()
     if not isinstance(recipe, Recipe):
         raise UserError(f"recipe must be a name or a Recipe, got {recipe!r}. Names: {', '.join(RECIPES)}.")
-    if any(key.partition(".")[0] in ("lr", "rates") for key in changes):
+    if _sets_learning_rates(changes):
         changes = {"scale_lr": False, **changes}
     if "batch_size" in changes:
         changes = {"epoch_steps": 0, **changes}
@@ -235,8 +232,14 @@ def resolve_recipe(recipe: str | Recipe, /, **changes: Any) -> Recipe:
     return recipe.changed(**changes)
 
 
+def _sets_learning_rates(changes: Mapping[str, Any]) -> bool:
+    """Whether changes set `lr` or the rate of a section; freezing and `layer_decay` keep the scale of the rates."""
+    rates = dict(changes["rates"]) if isinstance(changes.get("rates"), Mapping) else {}
+    rates |= {key.removeprefix("rates."): rate for key, rate in changes.items() if key.startswith("rates.")}
+    return "lr" in changes or any(rate for name, rate in rates.items() if name != LAYER_DECAY)
+
+
 def _in_the_scale_of(optimizer: str, recipe: Recipe) -> Recipe:
     now, before = _ABOUT_EQUAL[optimizer], _ABOUT_EQUAL[recipe.optimizer]
     lr, weight_decay = (new / old for new, old in zip(now, before, strict=True))
-    rates = {name: lr * rate for name, rate in recipe.rates.items()}
-    return recipe.changed(lr=lr * recipe.lr, weight_decay=weight_decay * recipe.weight_decay, rates=rates)
+    return recipe.with_scaled_rates(lr).changed(weight_decay=weight_decay * recipe.weight_decay)

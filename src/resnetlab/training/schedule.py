@@ -1,58 +1,120 @@
-"""The learning rate as a function of the step, and the size of the images as one of the epoch."""
+"""Schedules of the learning rate, and how recipes write them.
+
+A schedule is text: a name, and its values in parentheses if it takes any.
+
+    one_cycle                      rises and falls along cosines (Smith and Topin 2018)
+    cosine                         rises in a straight line, falls along a cosine (Loshchilov and Hutter 2017)
+    constant                       stays the same
+    steps(0.5, 0.75, factor=0.1)   is multiplied by 0.1 after 50 % and again after 75 % of the training
+    every(30, factor=0.1)          is multiplied by 0.1 after every 30 epochs
+"""
 
 from __future__ import annotations
 
+import ast
+import functools
 import math
+from dataclasses import dataclass
+from typing import Any
 
-from resnetlab.training.recipe import Recipe
+from resnetlab.core.checks import check_integer, check_number
+from resnetlab.core.errors import UserError, nearest
 
-START_SHARE = 1 / 25
-"""The first learning rate, as a share of the highest, where it rises."""
-_SIZE_STEP = 4
-"""Sizes of images are multiples of this, so that they can be halved twice."""
-_SMALLEST_SIZE = 16
-"""Smaller images show too little of what the final ones do."""
+EXAMPLES = {
+    "one_cycle": "one_cycle",
+    "cosine": "cosine",
+    "constant": "constant",
+    "steps": "steps(0.5, 0.75, factor=0.1)",
+    "every": "every(30, factor=0.1)",
+}
+"""The schedules by name, as a recipe writes them."""
+START = 1 / 25
+"""During warm-up, the learning rate rises from this fraction of the highest rate."""
+WARMUP = {"one_cycle": 0.25, "cosine": 0.25}
+"""Fraction of the steps in which these schedules rise, if the recipe does not say."""
+FACTOR = 0.1
+"""Default factor of "steps" and "every"."""
 
 
-def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
-    """Returns the learning rate of one step.
+@dataclass(frozen=True)
+class Schedule:
+    """A schedule that was read from text.
 
-    - "one_cycle" (Smith and Topin 2018): over the first `warmup` of the steps it rises from lr / 25 to lr,
-      then falls to 0, both along half a cosine; the step after the last would have exactly 0.
-    - "cosine" (Loshchilov and Hutter 2017): the same with a straight rise.
-    - "milestones": lr, times `decay` from each of the `milestones` on.
-    - "every": lr, times `decay` after every `decay_epochs` epochs.
-    - "constant": lr.
-
-    Args:
-        recipe: its `lr`, `schedule` and what the schedule takes.
-        step: from 0, over all epochs.
-        total_steps: steps of the whole training.
+    Attributes:
+        name: one of `EXAMPLES`.
+        values: for "steps", fractions of the training; for "every", the number of epochs.
+        factor: by which those two multiply the learning rate.
     """
-    share = step / total_steps
-    if recipe.schedule == "constant":
-        return recipe.lr
-    if recipe.schedule == "milestones":
-        return recipe.lr * recipe.decay ** sum(share >= milestone for milestone in recipe.milestones)
-    if recipe.schedule == "every":
-        return recipe.lr * recipe.decay ** (step * recipe.epochs // total_steps // recipe.decay_epochs)
-    rising = recipe.warmup * total_steps
-    if step < rising:
-        low, progress = recipe.lr * START_SHARE, step / rising
-        risen = (1 - math.cos(math.pi * progress)) / 2 if recipe.schedule == "one_cycle" else progress
-        return low + (recipe.lr - low) * risen
-    progress = (step - rising) / (total_steps - rising) if total_steps > rising else 1.0
-    return recipe.lr * (1 + math.cos(math.pi * progress)) / 2
+
+    name: str
+    values: tuple[float, ...] = ()
+    factor: float = FACTOR
+
+    def __str__(self) -> str:
+        if not self.values:
+            return self.name
+        return f"{self.name}({', '.join(map(str, self.values))}, factor={self.factor})"
+
+    def learning_rate(self, highest: float, step: int, total_steps: int, *, epochs: int, warmup: float | None) -> float:
+        """Returns the learning rate of one step.
+
+        Args:
+            highest: the rate that warm-up reaches.
+            step: from 0, over all epochs.
+            total_steps: steps of the whole training. The step after the last would have rate 0 with "one_cycle" and
+                "cosine".
+            epochs: of the whole training.
+            warmup: fraction of the steps in which the rate rises; None for the default of the schedule.
+        """
+        rising = (WARMUP.get(self.name, 0.0) if warmup is None else warmup) * total_steps
+        if step < rising:
+            low, progress = highest * START, step / rising
+            risen = (1 - math.cos(math.pi * progress)) / 2 if self.name == "one_cycle" else progress
+            return low + (highest - low) * risen
+        if self.name == "constant":
+            return highest
+        if self.name == "steps":
+            return highest * self.factor ** sum(step / total_steps >= value for value in self.values)
+        if self.name == "every":
+            return highest * self.factor ** (step * epochs // total_steps // int(self.values[0]))
+        progress = (step - rising) / (total_steps - rising) if total_steps > rising else 1.0
+        return highest * (1 + math.cos(math.pi * progress)) / 2
 
 
-def image_size(recipe: Recipe, epoch: int, final: int) -> int:
-    """Returns height and width of the training images in an epoch, from 0: `final`, or less early on.
+def check_schedule(name: str, value: Any) -> str:
+    """Returns a schedule in its normal form, or raises `UserError` with the forms that exist."""
+    if not isinstance(value, str):
+        raise UserError(f"{name} must be text, such as {EXAMPLES['steps']!r}, got {value!r}.")
+    return str(read_schedule(value))
 
-    From `start_size` times `final` in the first epoch it grows evenly, in multiples of 4 pixels and from 16 on, and is
-    `final` after `grow_until` of the epochs.
+
+@functools.cache
+def read_schedule(text: str) -> Schedule:
+    """Returns the schedule that a recipe writes as `text`.
+
+    Raises:
+        UserError: the text does not describe a schedule.
     """
-    growing = recipe.grow_until * recipe.epochs
-    if recipe.start_size == 1 or epoch >= growing:
-        return final
-    share = recipe.start_size + (1 - recipe.start_size) * epoch / growing
-    return min(final, max(_SMALLEST_SIZE, _SIZE_STEP * round(share * final / _SIZE_STEP)))
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+        function, given, named = (call.func, call.args, call.keywords) if isinstance(call, ast.Call) else (call, [], [])
+        name = function.id  # type: ignore[attr-defined]  # anything but a name has no id
+        values = [ast.literal_eval(value) for value in given]
+        options = {str(word.arg): ast.literal_eval(word.value) for word in named}
+    except (SyntaxError, AttributeError, ValueError) as error:
+        raise UserError(f"cannot read schedule {text!r}. Write one of: {_forms()}.") from error
+    if name not in EXAMPLES:
+        raise UserError(f"unknown schedule {name!r}. {nearest(name, EXAMPLES)}Available: {_forms()}.")
+    fewest, most = {"steps": (1, math.inf), "every": (1, 1)}.get(name, (0, 0))
+    if not fewest <= len(values) <= most or options.keys() - ({"factor"} if most else set()):
+        raise UserError(f"schedule {text!r} has the wrong values. Write it like this: {EXAMPLES[name]}.")
+    if name == "every":
+        values = [check_integer("the number of epochs in schedule", values[0], 1)]
+    else:
+        values = [check_number("every entry of schedule", value, 0, 1) for value in values]
+    factor = check_number("factor in schedule", options.get("factor", FACTOR), 0, 1, above=True)
+    return Schedule(name, tuple(values), factor)
+
+
+def _forms() -> str:
+    return ", ".join(EXAMPLES.values())

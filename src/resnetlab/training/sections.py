@@ -1,10 +1,8 @@
-"""Which parts of a network a recipe trains, from which epoch on, and at which learning rates.
-
-Parts are those of the network's `sections`, of a ResNet "stem", "stage1", ..., "head".
-"""
+"""Which sections of a network a recipe trains, from which epoch on, and at which learning rates."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,57 +11,65 @@ from torch import nn
 from resnetlab.core.errors import UserError, unknown
 from resnetlab.models.network import Network
 from resnetlab.models.surgery import freeze, parameter_groups, section_rates, unfreeze
-from resnetlab.training.recipe import Recipe
+from resnetlab.training.recipe import LAYER_DECAY, Recipe
 
 
 def check_sections(recipe: Recipe, model: Network) -> None:
-    """Raises `UserError` where the recipe names parts that the network has not, or would train nothing."""
+    """Raises `UserError` if the recipe names unknown sections or would train nothing."""
     sections = model.sections()
-    for name in (*recipe.freeze, *recipe.rates):
-        if name not in sections:
-            raise unknown("part of the network", name, sections)
+    for name in recipe.rates:
+        if name not in sections and name != LAYER_DECAY:
+            raise unknown("section of the network", name, sections)
     first = first_epochs(recipe, model)
-    if idle := [name for name in recipe.rates if name not in first]:
-        raise UserError(f"rates gives {', '.join(idle)} a learning rate, and it is frozen. Leave one of them out.")
+    if frozen := [name for name, rate in recipe.rates.items() if rate and name in model.frozen]:
+        raise UserError(
+            f"rates sets a learning rate for {', '.join(frozen)}, which the network has frozen. Unfreeze it with "
+            "resnetlab.surgery.unfreeze, or leave it out of rates."
+        )
     if not _trained(model, first):
-        raise UserError("every part of the network is frozen, so there is nothing to train. Unfreeze one.")
+        raise UserError("all sections of the network are frozen, so nothing can be trained. Unfreeze one.")
     if not _trained(model, [name for name, epoch in first.items() if epoch == 0]):
         raise UserError(
-            f"head_epochs={recipe.head_epochs} and unfreeze_epochs={recipe.unfreeze_epochs} begin with parts that are "
-            "frozen, so there is nothing to train at first. Set both to 0, or unfreeze the head."
+            f"with unfreeze={recipe.unfreeze}, all sections of the first epoch are frozen. Set unfreeze=0, or unfreeze "
+            "the head."
         )
 
 
+def recipe_rates(recipe: Recipe, model: Network) -> dict[str, float]:
+    """Returns the highest learning rate of every section, from "stem" to "head"; 0 means frozen by the recipe."""
+    decayed = section_rates(model, recipe.lr, layer_decay=recipe.rates.get(LAYER_DECAY, 1.0))
+    return {name: recipe.rates.get(name, rate) for name, rate in decayed.items()}
+
+
 def first_epochs(recipe: Recipe, model: Network) -> dict[str, int]:
-    """Returns the epoch, from 0, from which each part is trained, without the parts that stay frozen.
+    """Returns the epoch, from 0, from which each section is trained, without sections that stay frozen.
 
     Args:
-        recipe: its `freeze`, `head_epochs` and `unfreeze_epochs`.
-        model: as its owner gives it; what `freeze` froze stays so.
+        recipe: its `rates` and `unfreeze`.
+        model: before training; sections that you froze stay frozen.
     """
-    kept = [name for name in model.sections() if name not in model.frozen.union(recipe.freeze)]
+    kept = [name for name, rate in recipe_rates(recipe, model).items() if rate and name not in model.frozen]
     backbone = [name for name in kept if name != "head"]
-    return {
-        name: recipe.head_epochs + recipe.unfreeze_epochs * backbone[::-1].index(name) if name in backbone else 0
-        for name in kept
-    }
+    head_epochs, interval = recipe.unfreeze if isinstance(recipe.unfreeze, tuple) else (recipe.unfreeze, 0)
+    return {name: head_epochs + interval * backbone[::-1].index(name) if name in backbone else 0 for name in kept}
 
 
-def optimizer_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+def optimizer_groups(model: Network, recipe: Recipe) -> list[dict[str, Any]]:
     """Returns the parameters that require gradients, in groups for an optimizer.
 
-    They are two, weights and what is spared weight decay; or two for each part of the network, where parts have
-    rates of their own or are unfrozen one after the other: parameters of a group begin to learn together, as torch's
-    fused update needs. A group's "scale" is its learning rate as a share of the recipe's.
+    There are two groups, weights and parameters without weight decay. If sections have learning rates of their own or
+    are unfrozen later, there are two per section, because torch's fused update needs all parameters of a group to start
+    learning together. A group's "scale" is its learning rate as a fraction of the recipe's.
     """
-    if not (recipe.rates or recipe.layer_decay != 1 or recipe.head_epochs or recipe.unfreeze_epochs):
+    if not (any(recipe.rates.values()) or recipe.unfreeze):
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        spared = recipe.weight_decay if recipe.decay_all else 0.0
+        undecayed = recipe.weight_decay if recipe.decay_all else 0.0
         return [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": spared},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": undecayed},
         ]
-    groups = parameter_groups(model, recipe.lr, **_rates(recipe), weight_decay=recipe.weight_decay)  # type: ignore[arg-type]  # it checks
+    rates = {name: rate for name, rate in recipe_rates(recipe, model).items() if rate}
+    groups = parameter_groups(model, recipe.lr, rates=rates, weight_decay=recipe.weight_decay)
     for group in groups:
         group["scale"] = group["lr"] / recipe.lr
         if recipe.decay_all:
@@ -72,9 +78,8 @@ def optimizer_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def describe(recipe: Recipe, model: Network) -> str:
-    """Returns what is trained, at which highest rate and from when, or nothing where it is all at one rate."""
-    first = first_epochs(recipe, model)
-    rates = section_rates(model, recipe.lr, **_rates(recipe))
+    """Returns what is trained, at which highest rate and from when; nothing if all is trained at one rate."""
+    first, rates = first_epochs(recipe, model), recipe_rates(recipe, model)
     learning = {name: epoch for name, epoch in first.items() if epoch < recipe.epochs and _trained(model, [name])}
     count = sum(parameter.numel() for parameter in _trained(model, learning))
     total = sum(parameter.numel() for parameter in model.parameters())
@@ -87,14 +92,15 @@ def describe(recipe: Recipe, model: Network) -> str:
         "frozen": [name for name in rates if name not in learning],
     }
     words = [f"{what}: {', '.join(names)}" for what, names in lists.items() if names]
-    return "; ".join([*words, f"{count:,} of {total:,} parameters learn"])
+    text = "; ".join([*words, f"{count:,} of {total:,} parameters learn"])
+    return textwrap.fill(text, 80, subsequent_indent="  ", break_on_hyphens=False)
 
 
 class TrainedSections:
-    """Freezes and unfreezes the parts of a network as a recipe says; what was frozen before stays so.
+    """Freezes and unfreezes the sections of a network as a recipe says. Sections that you froze stay frozen.
 
     Args:
-        model: what the recipe's `freeze` names is frozen at once.
+        model: sections with a rate of 0 are frozen at once.
         recipe: checked by `check_sections`.
     """
 
@@ -103,18 +109,18 @@ class TrainedSections:
         self._own = model.frozen
         self._by_hand = [parameter for parameter in model.parameters() if not parameter.requires_grad]
         self._first = first_epochs(recipe, model)
-        self._set(self._own.union(recipe.freeze))
+        self._set(name for name in model.sections() if name not in self._first)
 
     def begin(self, epoch: int) -> bool:
-        """Sets what is trained in an epoch, from 0, and returns whether that is other than before."""
-        return self._set({name for name in self._model.sections() if self._first.get(name, epoch + 1) > epoch})
+        """Sets what is trained in an epoch, from 0, and returns whether that changed."""
+        return self._set(name for name in self._model.sections() if self._first.get(name, epoch + 1) > epoch)
 
     def end(self) -> None:
-        """Leaves frozen what was before."""
+        """Freezes the sections that were frozen before training, and no others."""
         self._set(self._own)
 
-    def _set(self, names: Iterable[str]) -> bool:
-        if self._model.frozen == (names := set(names)):
+    def _set(self, frozen: Iterable[str]) -> bool:
+        if self._model.frozen == (names := set(frozen)):
             return False
         unfreeze(self._model)
         if names:
@@ -124,13 +130,8 @@ class TrainedSections:
         return True
 
 
-def _rates(recipe: Recipe) -> dict[str, Any]:
-    """Returns the rates of the parts as `parameter_groups` takes them."""
-    return {"rates": recipe.rates} if recipe.rates else {"layer_decay": recipe.layer_decay}
-
-
 def _trained(model: Network, names: Iterable[str]) -> list[nn.Parameter]:
-    """Returns the parameters of parts that require gradients."""
+    """Returns the parameters of sections that require gradients."""
     sections = model.sections()
     modules = [module for name in names for module in sections[name]]
     return [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
