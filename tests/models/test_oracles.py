@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
+from tests.facts import refuses
 from tests.oracles import assert_same_logits, randomized
 
 import resnetlab
@@ -48,5 +49,5 @@ def test_a_dilated_network_agrees_with_the_undilated_on_the_positions_both_compu
 
 
 def test_dilation_is_refused_where_there_is_nothing_to_replace():
-    with pytest.raises(ValueError, match="dilates the first stage"):
+    with refuses("dilate", "first stage"):
         ResNetConfig(dilate=(True, False, False, False))

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from tests.facts import refuses
 
-from resnetlab.core.errors import UserError
 from resnetlab.models.catalog import CATALOG
 from resnetlab.models.scaling import ALPHA, BETA, GAMMA, PUBLISHED, compound_scale, scaling_table
 
@@ -40,11 +40,9 @@ def test_cost_grows_about_as_the_ratios_say():
 
 
 def test_ratios_are_checked():
-    with pytest.raises(UserError, match="phi must be a finite number"):
+    with refuses("phi", "nan"):
         compound_scale(CATALOG["resnet18"].config, float("nan"), image_size=224)
-    with pytest.raises(
-        UserError, match="compound_scale takes a ResNetConfig, such as a network's config, got 'resnet18'"
-    ):
+    with refuses("ResNetConfig", "'resnet18'"):
         compound_scale("resnet18", 1, image_size=224)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="beta must be a finite number above 0 and at most 10, got 0"):
+    with refuses("beta", "above 0 and at most 10", "got 0"):
         compound_scale(CATALOG["resnet18"].config, 1, image_size=224, beta=0)

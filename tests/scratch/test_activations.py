@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.facts import refuses
 from tests.scratch.parity import assert_parity, dtypes, formats, normal, quick
 from torch import Tensor
 
-from resnetlab.core.errors import UserError
 from resnetlab.scratch import functional
 
 PAIRS = {
@@ -49,5 +49,5 @@ def test_prelu_is_torchs(shape: tuple[int, ...], dtype: torch.dtype, per_channel
 
 @pytest.mark.parametrize(("weight", "x"), [((4,), (2, 3, 5, 5)), ((2,), (7,)), ((1, 1), (2, 3))])
 def test_slopes_that_do_not_fit_are_refused(weight: tuple[int, ...], x: tuple[int, ...]):
-    with pytest.raises(UserError, match=r"one value for each channel of its input, got weight .* number of slopes"):
+    with refuses("prelu", str(weight), str(x)):
         functional.prelu(torch.zeros(x), torch.zeros(weight))

@@ -1,1 +1,1 @@
-"""The residual family from one definition."""
+"""Networks of the residual family, built from one configuration, with surgery and summaries."""

@@ -1,4 +1,4 @@
-"""Every named member of the family, as a line of data."""
+"""The catalog: every named network, one line of data each."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Entry:
     """One named network.
 
     Attributes:
-        image_size: height and width in pixels that it was published for.
-        source: the paper, or where the network is from.
-        fields: its `ResNetConfig`.
+        image_size: height and width in pixels of the images that it was published for.
+        source: the paper or library that published it.
+        fields: the fields of its `ResNetConfig` that differ from the defaults.
     """
 
     image_size: int
@@ -31,7 +31,7 @@ class Entry:
 
     @property
     def config(self) -> ResNetConfig:
-        """The architecture as published."""
+        """The published architecture."""
         return ResNetConfig(**self.fields)
 
 
@@ -55,20 +55,20 @@ TABLE1 = "Table 1 notebook"
 
 
 def _imagenet(layers: int, source: str, **fields: Any) -> Entry:
-    """A network of four stages for photos; its depth says whether its blocks are basic."""
+    """Four stages for photos; networks of 18 and 34 layers have basic blocks."""
     kind = {"block": "basic", "depths": BASIC[layers]} if layers in BASIC else {"block": "bottleneck"}
     return Entry(224, source, {"depths": BOTTLENECK.get(layers), **kind, **fields})
 
 
 def _cifar(layers: int, source: str = HE, **fields: Any) -> Entry:
-    """A network of three stages for images of 32 pixels: 6n + 2 layers of basic blocks, 9n + 2 of bottlenecks."""
+    """Three stages for images of 32 pixels: 6n + 2 layers with basic blocks, 9n + 2 with bottlenecks."""
     depth = (layers - 2) // (9 if fields.get("block") == "bottleneck" else 6)
     network = {"depths": (depth,) * 3, "widths": (16, 32, 64), "stem": "cifar", "num_classes": 10}
     return Entry(32, source, {**network, **fields})
 
 
 def _wide(layers: int, factor: int) -> Entry:
-    """WRN-layers-factor: 6n + 4 layers, the blocks `factor` times as wide as the stem's 16."""
+    """WRN-layers-factor: 6n + 4 layers, with blocks `factor` times as wide as the stem's 16 channels."""
     widths = tuple(factor * width for width in (16, 32, 64))
     return _cifar(layers - 2, WIDE, widths=widths, stem_width=16, **_IDENTITY_MAPPINGS)
 
@@ -150,14 +150,14 @@ CATALOG: dict[str, Entry] = {
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Returns the catalog's names that match a shell pattern, such as "plain*", in the catalog's order."""
+    """Returns the names in the catalog that match a shell pattern, such as "plain*", in the order of the catalog."""
     return [name for name in CATALOG if fnmatch.fnmatchcase(name, pattern)]
 
 
 def model_config(
     name: str, overrides: Mapping[str, Any] | None = None, *, image_size: int | None = None
 ) -> ResNetConfig:
-    """Returns the configuration that `create_model` builds of a name and the fields to change."""
+    """Returns the configuration that `create_model` builds for a name and overridden fields."""
     if not isinstance(name, str) or name not in CATALOG:
         raise unknown("model", name, CATALOG, likely=_of_the_same_kind(name))
     return _changed(CATALOG[name].fields, CATALOG[name].config.stem, overrides or {}, image_size)
@@ -171,9 +171,9 @@ def config_for_data(
     num_classes: int,
     overrides: Mapping[str, Any] | None = None,
 ) -> ResNetConfig:
-    """Returns what a named network becomes for a data set: its channels, its classes, the stem for its size.
+    """Returns the configuration of a named network for a data set: its channels, classes, and stem for its image size.
 
-    A network published with the cifar stem keeps it; any other gets "auto". `overrides` win.
+    A network published with the "cifar" stem keeps it; others get "auto". `overrides` take precedence.
     """
     taken: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes}
     if name in CATALOG and CATALOG[name].config.stem != "cifar":
@@ -182,18 +182,16 @@ def config_for_data(
 
 
 def create_model(name: str | ResNetConfig, *, image_size: int | None = None, **overrides: Any) -> ResNet:
-    """Builds a network of the catalog, freshly initialized from torch's global generator.
+    """Builds a network of the catalog, initialized with torch's global random generator.
 
     Args:
-        name: a name that `list_models` gives, or a configuration.
-        image_size: height and width of the images in pixels; only `stem="auto"` looks at it.
-        **overrides: fields of `ResNetConfig` to change, such as `num_classes=10, in_channels=1`.
-            `stem="auto"` is "cifar" for images of at most 64 pixels; above that "imagenet", or "deep" where
-            that was published.
+        name: a name from `list_models`, or a configuration.
+        image_size: height and width of the images in pixels; only `stem="auto"` uses it.
+        **overrides: fields of `ResNetConfig` to change, such as `num_classes=10, in_channels=1`. `stem="auto"` selects
+            "cifar" for images of at most 64 pixels, else "imagenet", or "deep" for networks published with it.
 
     Raises:
-        UserError: an unknown name or field, with the nearest known one, or values that do not go
-            together.
+        UserError: a name or field is unknown, or fields do not go together.
     """
     if isinstance(name, ResNetConfig):
         return ResNet(_changed(name.to_dict(), name.stem, overrides, image_size))
@@ -208,15 +206,15 @@ def _changed(
         image_size = check_integer("image_size", image_size, 1)
     if changed.get("stem") == "auto":
         if image_size is None:
-            raise UserError('stem="auto" needs image_size, in pixels. Give it, or choose a stem.')
+            raise UserError('stem="auto" needs image_size. Pass it, in pixels, or choose a stem.')
         changed["stem"] = stem_for(image_size, published_stem)
     return from_mapping(ResNetConfig, changed, "a network")
 
 
 def _of_the_same_kind(name: Any) -> str | None:
-    """Returns the network of the nearest depth, where only the number in a name is unknown.
+    """Returns the network of the nearest depth if only the number in a name is unknown.
 
-    A digit too many or too few comes before a near number: 500 is 50 rather than 152, and 21 is 20.
+    A number with one digit too many or too few is nearer than a close number: 500 means 50, not 152, and 21 means 20.
     """
     shape = re.fullmatch(r"(\D*)(\d+)(.*)", str(name))
     if shape is None:

@@ -1,4 +1,4 @@
-"""Batch normalization folded into the convolutions before it, for inference."""
+"""Folding of batch normalizations into the convolutions before them, for inference."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from resnetlab.models.resnet import ResNet, check_network
 
 
 def fold_batch_norm(model: ResNet) -> ResNet:
-    """Returns a copy for inference whose normalizations are part of the convolutions before them.
+    """Returns a copy for inference in which convolutions include the batch normalization that follows them.
 
         weight' = weight * scale / sqrt(variance + eps)
         bias'   = shift + (bias - mean) * scale / sqrt(variance + eps)
 
-    It gives the same logits up to rounding, in evaluation mode, with fewer passes over memory. A normalization
-    that follows no convolution stays: of the input, and the first of each pre-activation block.
+    In evaluation mode the logits are equal up to rounding, with fewer passes over memory. Normalizations that do not
+    follow a convolution are kept: that of the input, and the first one of each pre-activation block.
     """
     folded = copy.deepcopy(check_network(model)).eval()
     for parent in list(folded.modules()):
@@ -33,9 +33,9 @@ def fold_batch_norm(model: ResNet) -> ResNet:
 
 
 def _pairs(parent: nn.Module) -> list[tuple[str, str]]:
-    """Returns the names of convolutions in a module and of the normalizations that follow them."""
+    """Returns pairs of names: a convolution in a module, and the normalization that follows it."""
     if isinstance(parent, ResidualBlock):
-        shift = int(parent.preactivation)  # there bn2 follows conv1, and the sum follows the last convolution
+        shift = int(parent.preactivation)  # there bn2 follows conv1, and none follows the last convolution
         return [(f"conv{n}", f"bn{n + shift}") for n in range(1, parent.convolutions + 1 - shift)]
     names = list(parent._modules)
     adjacent = [

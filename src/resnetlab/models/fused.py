@@ -1,9 +1,8 @@
-"""Inference of a folded network with activation and sum within its convolutions, where oneDNN can do that.
+"""Faster inference of a folded network on a CPU: oneDNN convolutions that include the activation and the sum.
 
-After folding, a pass through a narrow network waits for memory: the activation and the sum of a block read and write
-whole maps, and compute next to nothing. oneDNN applies both to what a convolution has just computed. torch has the
-operations for its compiler, without a public name; they need no compilation, so that weights may change between any
-two passes.
+After folding, memory limits the speed of a narrow network: the activation and the sum of a block read and write whole
+maps but compute little. oneDNN can apply both to the result of a convolution at once. The operations are part of torch,
+for its compiler, without a public name. They need no compilation, so weights may change between two passes.
 """
 
 from __future__ import annotations
@@ -17,10 +16,11 @@ from resnetlab.models.resnet import ResNet
 
 
 def fuse_blocks(model: ResNet) -> int:
-    """Fuses, in place, the blocks of a folded network on the CPU that can be, and returns how many these are.
+    """Replaces blocks of a folded network on the CPU by fused ones, in place, and returns their number.
 
-    Others stay as they are: of pre-activation, with drops or squeeze-and-excitation, of other activations than ReLU,
-    of layers that are not torch's. A fused block is for inference only; its parameters are those it had.
+    Blocks that cannot be fused are unchanged: those with pre-activation, drops, squeeze-and-excitation, an activation
+    other than ReLU, or layers that are not torch's. A fused block shares its parameters with the old one, and is for
+    inference only.
     """
     found = [
         (name, block) for name, block in model.named_modules() if isinstance(block, ResidualBlock) and _is_plain(block)
@@ -31,7 +31,7 @@ def fuse_blocks(model: ResNet) -> int:
 
 
 class FusedBlock(nn.Module):
-    """A post-activation block whose convolutions activate and add: (N, C, H, W) -> (N, C', H', W'), as before."""
+    """A post-activation block whose convolutions include activation and sum: (N, C, H, W) -> (N, C', H', W')."""
 
     def __init__(self, block: ResidualBlock) -> None:
         super().__init__()

@@ -26,21 +26,23 @@ _BLOCK_FIELDS = (
 
 
 class ResNet(Network):
-    """A residual network, or its plain twin, as its configuration says.
+    """A residual network, or a plain network without shortcuts, built from its configuration.
 
-    Names of parameters are torchvision's wherever torchvision has the same network.
+    Parameters have torchvision's names if torchvision has the same network.
 
     Attributes:
         config: the architecture.
         class_names, preprocessing, frozen: as of every `Network`.
-        altered: why the configuration no longer describes the network, or None; set by surgery that goes
-            beyond the family, such as folding. Such a network cannot be saved as one of the family.
+        altered: why the configuration no longer describes the network, or None. Set by surgery that no configuration
+            describes, such as folding; such a network cannot be saved.
     """
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
         if not isinstance(config, ResNetConfig):
-            raise UserError(f"ResNet takes a ResNetConfig, got {config!r}. To build by name, use create_model.")
+            raise UserError(
+                f"ResNet expects a ResNetConfig, got {config!r}. To build a network by name, use create_model."
+            )
         self.config = config
         self.altered: str | None = None
 
@@ -66,15 +68,15 @@ class ResNet(Network):
     @overload
     def forward(self, images: Tensor, return_features: Literal[True]) -> tuple[Tensor, Tensor]: ...
     def forward(self, images: Tensor, return_features: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Returns the logits, and with `return_features` the pooled embedding too.
+        """Returns the logits, and with `return_features` also the pooled embedding.
 
         Args:
             images: (N, in_channels, H, W), floating point, normalized.
-            return_features: give `(logits, embedding)`.
+            return_features: return `(logits, embedding)`.
 
         Returns:
             Logits (N, num_classes), or `(logits, embedding)` with the embedding (N, D). Without a head
-            (`num_classes` 0) the embedding stands for the logits.
+            (`num_classes` 0) the embedding is returned in place of the logits.
         """
         x = self._stem(images)
         for name in self.stage_names:
@@ -84,13 +86,13 @@ class ResNet(Network):
         return (logits, embedding) if return_features else logits
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
-        """Returns what the network computes on its way, by names that are the same for every member.
+        """Returns the intermediate tensors of a forward pass, by names that are the same for every network.
 
-        "stem"; for block b of stage s, both from 1, "stage<s>.block<b>" and what it is made of: "....branch",
-        "....shortcut" (not in a plain network) and "....sum", before the activation; "final", what is pooled;
-        "embedding" (N, D); and "logits". All others are (N, C, H, W). Nothing is detached or changed in place,
-        so that gradients can be asked for at each. Hooks on layers fire as in a forward pass; those on a whole
-        block or stage do not.
+        The names are "stem"; for block b of stage s, both counted from 1, "stage<s>.block<b>" and its
+        "stage<s>.block<b>.branch", ".shortcut" (not in a plain network) and ".sum", before the activation; "final", the
+        tensor that is pooled; "embedding" (N, D); and "logits" (N, num_classes). All others are (N, C, H, W). No tensor
+        is detached or changed in place, so you can take gradients at each. Hooks on layers run as in a forward pass;
+        hooks on a whole block or stage do not.
 
         Args:
             images: (N, in_channels, H, W), floating point, normalized.
@@ -105,7 +107,7 @@ class ResNet(Network):
                     taps[f"{name}.shortcut"] = flow.shortcut
                 taps[f"{name}.sum"] = flow.sum
                 x = flow.output
-            else:  # what surgery left in the place of one
+            else:  # a block replaced by surgery
                 x = block(x)
             taps[name] = x
         taps["final"] = self._end(x)
@@ -114,7 +116,7 @@ class ResNet(Network):
         return taps
 
     def blocks(self) -> list[tuple[str, nn.Module]]:
-        """Returns the blocks in order, under the names of `features`: "stage1.block1", "stage1.block2", ..."""
+        """Returns the blocks in order, with the names of `features`: "stage1.block1", "stage1.block2", ..."""
         return [
             (f"stage{stage}.block{number}", block)
             for stage, name in enumerate(self.stage_names, 1)
@@ -122,7 +124,7 @@ class ResNet(Network):
         ]
 
     def sections(self) -> dict[str, list[nn.Module]]:
-        """Returns all layers by "stem", "stage1", ..., "head", from the images to the logits."""
+        """Returns all layers by section: "stem", "stage1", ..., "head"."""
         sections = {"stem": [self.get_submodule(name) for name in self.stem_names]}
         for number, name in enumerate(self.stage_names, 1):
             sections[f"stage{number}"] = [self.get_submodule(name)]
@@ -131,13 +133,13 @@ class ResNet(Network):
         return sections
 
     def set_drop_progress(self, share: float) -> None:
-        """Tells DropBlock what share of the training is done: its rate rises linearly from 0."""
+        """Sets the fraction of the training that is done, with which the rate of DropBlock rises linearly from 0."""
         for module in self.modules():
             if isinstance(module, DropBlock):
                 module.progress = share
 
     def _repr_html_(self) -> str:
-        """Returns what a notebook shows: a row a stage, with its parameters."""
+        """Returns the view in a notebook: one row per section, with its parameters."""
         config, notes = self.config, [self.altered] if self.altered else []
         if self.frozen:
             notes.insert(0, f"frozen: {', '.join(sorted(self.frozen))}")
@@ -158,8 +160,8 @@ class ResNet(Network):
             )
         if not images.is_floating_point():
             raise UserError(
-                f"expected normalized images of a floating-point type, got {images.dtype}. Normalize them first, "
-                "with model.preprocessing.normalize(images) if the network was trained here."
+                f"expected normalized images of a floating-point type, got {images.dtype}. Normalize them first; for a "
+                "network trained with ResNetLab use model.preprocessing.normalize(images)."
             )
         for name in self.stem_names:
             images = self.get_submodule(name)(images)
@@ -170,14 +172,14 @@ class ResNet(Network):
 
 
 def check_network(model: ResNet) -> ResNet:
-    """Returns the network, or raises `UserError` for anything that is none of ours."""
+    """Returns the network, or raises `UserError` if it is not a `ResNet`."""
     if not isinstance(model, ResNet):
-        raise UserError(f"expected a network of create_model, got {type(model).__name__}.")
+        raise UserError(f"expected a network built by create_model, got {type(model).__name__}.")
     return model
 
 
 def build_head(config: ResNetConfig) -> nn.Module:
-    """Returns the linear head (N, D) -> (N, num_classes), or the identity of a backbone, before `_initialize`."""
+    """Returns the linear head (N, D) -> (N, num_classes), or the identity without classes, before `_initialize`."""
     if not config.num_classes:
         return nn.Identity()
     return parts_for(config).linear(config.embedding_width, config.num_classes)
@@ -245,12 +247,12 @@ def block(
 
 
 def build_block(config: ResNetConfig, site: Site) -> ResidualBlock:
-    """Returns the block for one place, before `initialize_layer`."""
+    """Returns the block for one place in the network, before `initialize_layer`."""
     return BLOCK_CLASSES[config.block](config, parts_for(config), site)
 
 
 def block_site(config: ResNetConfig, stage: int, index: int) -> Site:
-    """Returns the place of block `index` of stage `stage`, both from 0."""
+    """Returns the place of block `index` of stage `stage`, both counted from 0."""
     halves = [number > 0 and not (config.dilate and config.dilate[number]) for number in range(len(config.depths))]
     dilation = 2 ** sum(1 for number in range(1, stage + 1) if not halves[number])
     before = 2 ** sum(1 for number in range(1, stage) if not halves[number])
@@ -270,10 +272,10 @@ def block_site(config: ResNetConfig, stage: int, index: int) -> Site:
 
 
 def initialize_layer(layer: nn.Module, init: str) -> None:
-    """Gives one layer the start that `ResNetConfig.init` names; layers without parameters have none.
+    """Initializes one layer as `ResNetConfig.init` says; layers without parameters are unchanged.
 
-    "he" leaves the head its layer's own start, uniform within 1 / sqrt(D), as torchvision does; "torch" leaves
-    that to every layer.
+    "he" keeps the head's default initialization, uniform within 1 / sqrt(D), as torchvision does; "torch" keeps the
+    default of every layer.
     """
     weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
     if init == "torch" or not isinstance(weight, Tensor):
@@ -295,10 +297,10 @@ def _initialize(model: ResNet) -> None:
 
 
 def zero_branch(block: nn.Module) -> None:
-    """Makes the branch of a block give exactly 0, in a way from which it learns.
+    """Makes the branch of a block return exactly 0, so that it can still learn.
 
-    Post-activation: scale and shift of the last normalization. Pre-activation: the last convolution, since a
-    normalization of 0 would feed an activation at exactly 0, where a ReLU has no gradient.
+    With post-activation, scale and shift of the last normalization become 0. With pre-activation, the last convolution
+    becomes 0: after a normalization of 0, the input of the ReLU would be exactly 0, where it has no gradient.
     """
     if not isinstance(block, ResidualBlock):
         raise TypeError(f"{block!r} is not a residual block")

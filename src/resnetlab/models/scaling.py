@@ -1,4 +1,4 @@
-"""Compound scaling: depth, width and resolution together (Tan and Le 2019, EfficientNet)."""
+"""Compound scaling of depth, width and resolution (Tan and Le 2019, EfficientNet)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PUBLISHED = {
     6: (2.6, 1.8, 528),
     7: (3.1, 2.0, 600),
 }
-"""Depth, width and resolution of EfficientNet-B0 to B7 as its authors released them: no exact powers."""
+"""Depth, width and resolution of the released EfficientNet-B0 to B7, which are not exact powers."""
 
 _WIDTH_STEP = 8
 
@@ -40,23 +40,23 @@ def compound_scale(
     beta: float = BETA,
     gamma: float = GAMMA,
 ) -> tuple[ResNetConfig, int]:
-    """Returns a network scaled by phi and the image size in pixels that goes with it.
+    """Returns the configuration of a network scaled by phi, and its image size in pixels.
 
         depth = alpha^phi, width = beta^phi, resolution = gamma^phi
 
-    Multiply-accumulates grow about as (alpha * beta^2 * gamma^2)^phi. Depths are rounded up, widths to a
-    multiple of 8 that is at least nine tenths, image sizes to a pixel, as EfficientNet does.
+    Multiply-accumulates grow approximately by (alpha * beta^2 * gamma^2)^phi. As in EfficientNet, depths are rounded
+    up, widths are rounded to a multiple of 8 that is at least 90 % of the exact width, and image sizes to a pixel.
 
     Args:
-        config: the network of phi = 0.
-        phi: how much larger; below 0 smaller.
-        image_size: in pixels, of phi = 0.
+        config: the network for phi = 0.
+        phi: the exponent; negative values give a smaller network.
+        image_size: height and width of the images in pixels, for phi = 0.
         alpha: ratio of depth.
         beta: ratio of width.
         gamma: ratio of resolution.
     """
     if not isinstance(config, ResNetConfig):
-        raise UserError(f"compound_scale takes a ResNetConfig, such as a network's config, got {config!r}.")
+        raise UserError(f"compound_scale expects a ResNetConfig, such as model.config, got {config!r}.")
     phi = check_number("phi", phi, -20, 20)
     size = check_integer("image_size", image_size, 1)
     ratios = {"alpha": alpha, "beta": beta, "gamma": gamma}
@@ -72,11 +72,11 @@ def compound_scale(
 
 
 def scaling_table(config: ResNetConfig, *, image_size: int, phis: Iterable[int] = range(8)) -> pd.DataFrame:
-    """Returns what compound scaling makes of a network, beside the published coefficients of EfficientNet.
+    """Returns a table of a network scaled by each phi, with the published coefficients of EfficientNet.
 
-    Columns: `phi`; the ratios `depth`, `width` and `resolution`; `depths`, `widths` and `image_size` of the
-    scaled network; its `parameters`, `macs` and `times_macs`, relative to phi = 0; and `published`, EfficientNet's
-    depth, width and pixels for this phi, where there are any.
+    Columns: `phi`; the ratios `depth`, `width` and `resolution`; `depths`, `widths` and `image_size` of the scaled
+    network; its `parameters`, `macs`, and `times_macs` relative to phi = 0; and `published`, the depth, width and image
+    size of EfficientNet for this phi, or None.
     """
     rows = []
     _, macs_unscaled = count(config, image_size)
@@ -102,7 +102,7 @@ def scaling_table(config: ResNetConfig, *, image_size: int, phis: Iterable[int] 
 
 
 def _scaled_width(channels: int, ratio: float) -> int:
-    """Returns the multiple of 8 nearest to channels * ratio, but not less than 90 % of it; for ratio 1 all as it is."""
+    """Returns the multiple of 8 nearest to channels * ratio that is at least 90 % of it; for ratio 1, `channels`."""
     if ratio == 1:
         return channels
     wanted = channels * ratio

@@ -1,4 +1,4 @@
-"""What a block adds to its branch (He et al. 2016, section 3.3, options A, B and C)."""
+"""The shortcuts that blocks add to their branch (He et al. 2016, section 3.3, options A, B and C)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from resnetlab.models.parts import Parts
 
 
 class ZeroPaddedIdentity(nn.Module):
-    """Option A: every `stride`-th position, with zero channels before and after.
+    """Option A: every `stride`-th position, padded with zero channels before and after. It has no parameters.
 
-    Of the new channels floor((out - in) / 2) come before and the rest after, which is where the
-    widely shared CIFAR checkpoints have them. No parameters.
+    Of the new channels, floor((out - in) / 2) come before and the rest after, as in the widely shared CIFAR
+    checkpoints.
 
     Shapes: (N, in, H, W) -> (N, out, ceil(H / stride), ceil(W / stride)).
     """
@@ -25,19 +25,21 @@ class ZeroPaddedIdentity(nn.Module):
         self.after = out_channels - in_channels - self.before
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the subsampled, padded input."""
+        """Returns the subsampled and padded input."""
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
 
     def extra_repr(self) -> str:
-        """Returns what `print(module)` shows."""
+        """Returns the arguments, for `print`."""
         return f"stride={self.stride}, before={self.before}, after={self.after}"
 
 
 class Projection(nn.Sequential):
-    """Options B and C: a 1x1 convolution, normalized unless told otherwise.
+    """Options B and C: a 1x1 convolution, followed by a normalization unless `shortcut_norm` is False.
 
-    With `avg_down` the stride is that of a 2x2 average pooling before it, which counts only positions that
-    exist, so that maps of odd size lose none: (N, in, H, W) -> (N, out, ceil(H / stride), ceil(W / stride)) too.
+    With `avg_down`, a 2x2 average pooling before the convolution has the stride. It averages only positions inside the
+    map, so that maps of odd size lose none.
+
+    Shapes: (N, in, H, W) -> (N, out, ceil(H / stride), ceil(W / stride)).
     """
 
 

@@ -1,4 +1,4 @@
-"""What comes before the first stage."""
+"""The layers before the first stage."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ CIFAR_STEM_LIMIT = 64
 
 
 def build_stem(config: ResNetConfig, parts: Parts) -> dict[str, nn.Module]:
-    """Returns the stem's layers by name, in order; the names are torchvision's, and timm's for "deep".
+    """Returns the layers of the stem by name, in order. Names are those of torchvision, or of timm for "deep".
 
     "imagenet": (N, C, H, W) -> (N, width, ceil(H / 4), ceil(W / 4)) (He et al. 2016, Table 1).
-    "deep": the same shape, from three 3x3 convolutions, the first of stride 2 (He et al. 2019).
+    "deep": the same output shape, from three 3x3 convolutions, the first of stride 2 (He et al. 2019).
     "cifar": (N, C, H, W) -> (N, width, H, W) (He et al. 2016, section 4.2).
     """
     width, bias = config.stem_channels, config.conv_bias == "all"
@@ -54,11 +54,11 @@ def build_stem(config: ResNetConfig, parts: Parts) -> dict[str, nn.Module]:
 
 
 def stem_for(image_size: int, published: str = "imagenet") -> str:
-    """Returns the stem that "auto" means: small images cannot afford to lose a quarter of their resolution.
+    """Returns the stem that "auto" selects: the one that keeps the resolution for small images.
 
     Args:
-        image_size: in pixels.
-        published: the stem of the network as published: "deep" is kept for larger images.
+        image_size: height and width of the images, in pixels.
+        published: the stem of the published network; "deep" is kept for larger images.
     """
     if image_size <= CIFAR_STEM_LIMIT:
         return "cifar"

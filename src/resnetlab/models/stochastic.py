@@ -1,7 +1,7 @@
-"""What is dropped at random in training: whole branches, or blocks of neighboring positions.
+"""Random drops in training: whole branches (DropPath), or blocks of neighboring positions (DropBlock).
 
-Both draw from torch's global generator, so that they export and compile; the training loop seeds it
-by (seed, epoch, step) before each forward pass, and nothing random is history.
+Both draw from torch's global generator, so that networks can be exported and compiled. The training loop seeds it by
+(seed, epoch, step) before each forward pass, so that no draw depends on earlier ones.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from resnetlab.core.checks import check_integer, check_number
 class DropPath(nn.Module):
     """Stochastic depth: drops the branch of some samples of a batch (Huang et al. 2016).
 
-    In training each sample's branch is kept with probability keep = 1 - rate and scaled by 1 / keep, so that
-    its expectation stays; in evaluation nothing happens. Huang et al. drop per batch, start at rate p / n and
-    scale in evaluation instead; per sample and the rates of `ResNetConfig.drop_path` are what is common since.
+    In training, the branch of each sample is kept with probability keep = 1 - rate and scaled by 1 / keep, which
+    preserves its expectation. In evaluation it is unchanged. Huang et al. drop per batch, start at rate p / n and scale
+    in evaluation; later work drops per sample, at the rates of `ResNetConfig.drop_path`.
 
     Shapes: (N, ...) -> (N, ...).
     """
@@ -28,7 +28,7 @@ class DropPath(nn.Module):
         self.rate = check_number("rate", rate, 0, 1, below=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the branch with some samples zeroed, or untouched in evaluation."""
+        """Returns the branch with some samples set to zero, or unchanged in evaluation mode."""
         if not self.training or self.rate == 0:
             return x
         keep = 1 - self.rate
@@ -36,27 +36,27 @@ class DropPath(nn.Module):
         return x * (kept.to(x.dtype) / keep)
 
     def extra_repr(self) -> str:
-        """Returns what `print(module)` shows."""
+        """Returns the arguments, for `print`."""
         return f"rate={self.rate:g}"
 
 
 class DropBlock(nn.Module):
-    """Drops square blocks of neighboring positions, each channel its own (Ghiasi et al. 2018).
+    """Drops square blocks of neighboring positions, independently for each channel (Ghiasi et al. 2018).
 
         gamma = (1 - keep) / size^2 * H W / ((H - size + 1)(W - size + 1))
         y = x * mask * numel(mask) / sum(mask)
 
-    gamma is the chance of a position to be the center of a dropped block; centers lie only where the whole
-    block fits, and `size` is clipped to the map before gamma is computed. Blocks overlap, so that slightly less
-    is dropped than the nominal rate (0.093 of 0.1 for size 7 on 14x14).
+    gamma is the probability that a position is the center of a dropped block. Centers lie only where the whole block
+    fits, and `size` is clipped to the map before gamma is computed. Because blocks overlap, slightly less than the
+    nominal rate is dropped: 0.093 instead of 0.1 for size 7 on a 14x14 map.
 
     Shapes: (N, C, H, W) -> (N, C, H, W).
 
     Attributes:
         rate: 1 - keep at the end of training.
         size: height and width of a block in positions.
-        progress: share of the training that is done, 0 to 1: keep falls linearly from 1 to 1 - rate. The
-            training loop sets it; alone the module drops at its full rate.
+        progress: fraction of the training that is done, 0 to 1; keep decreases linearly with it from 1 to 1 - rate.
+            The training loop sets it. By default the module drops at its full rate.
     """
 
     def __init__(self, rate: float, size: int) -> None:
@@ -66,7 +66,7 @@ class DropBlock(nn.Module):
         self.progress = 1.0
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the map with blocks zeroed and the rest scaled up, or untouched in evaluation."""
+        """Returns the map with blocks set to zero and the rest scaled up, or unchanged in evaluation mode."""
         rate = self.rate * self.progress
         if not self.training or rate == 0:
             return x
@@ -75,13 +75,13 @@ class DropBlock(nn.Module):
         places = (height - rows + 1, width - columns + 1)
         gamma = rate / (rows * columns) * (height * width) / (places[0] * places[1])
         corners = (torch.rand((*x.shape[:2], *places), device=x.device) < gamma).float()
-        # A position is dropped when one of the blocks that reach it is: a maximum over a window, axis by axis.
+        # A position is dropped if any block that covers it is dropped: a maximum over a window, axis by axis.
         corners = F.pad(corners, (columns - 1, columns - 1, rows - 1, rows - 1))
         dropped = corners.unfold(2, rows, 1).amax(-1).unfold(3, columns, 1).amax(-1)
         mask = 1 - dropped.to(x.dtype)
         kept = mask.sum(dtype=torch.promote_types(x.dtype, torch.float32))
-        return x * mask * (mask.numel() / kept.clamp(min=1)).to(x.dtype)  # all dropped: zeros, not a division by zero
+        return x * mask * (mask.numel() / kept.clamp(min=1)).to(x.dtype)  # avoids 0 / 0 if all is dropped
 
     def extra_repr(self) -> str:
-        """Returns what `print(module)` shows."""
+        """Returns the arguments, for `print`."""
         return f"rate={self.rate:g}, size={self.size}"

@@ -9,7 +9,7 @@ from resnetlab.core.errors import UserError
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Returns the affine map y = x @ weight.T + bias of the last axis.
+    """Returns the affine map y = x @ weight.T + bias along the last axis.
 
     Args:
         x: (..., D).
@@ -20,12 +20,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         (..., O).
 
     Raises:
-        UserError: shapes that do not fit each other.
+        UserError: the shapes do not fit each other.
     """
     if weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[1]:
         raise UserError(
             f"linear expects inputs (..., D) and a weight (O, D), got {tuple(x.shape)} and {tuple(weight.shape)}. "
-            "Change the number of inputs of the layer, or flatten the images before it."
+            "Change in_features of the layer, or flatten the images before it."
         )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise UserError(f"linear expects a bias of shape ({weight.shape[0]},), got {tuple(bias.shape)}.")

@@ -1,9 +1,9 @@
 """Convolution as matrix products.
 
-A convolution copies the window of every output position into a row and multiplies the rows by the
-weights (Chellapilla, Puri and Simard, "High performance convolutional neural networks for document
-processing", 2006). Copied at once, the rows of a 3x3 convolution would be nine times its input, so
-they are copied for a few images at a time and are multiplied while they are still in the cache.
+A convolution copies the window of every output position into a row and multiplies the rows by the weights (Chellapilla,
+Puri and Simard, "High performance convolutional neural networks for document processing", 2006). All rows of a 3x3
+convolution together are nine times as large as its input, so the rows are copied for a few images at a time and
+multiplied while they are in the cache.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from resnetlab.scratch.windows import (
     unpad,
 )
 
-# Bytes of the rows that are copied before they are multiplied, at least: about two cores' cache.
+# The least number of bytes to copy into rows before multiplying them: about the cache of two cores.
 BLOCK = 4 << 20
-# Fewer channels than this make runs too short to copy one by one; the rows are then stored as columns.
+# With fewer channels than this, contiguous runs are too short to copy one by one; rows are then stored as columns.
 SHORT_RUN = 8
 
 
@@ -48,32 +48,32 @@ def conv2d(
     dilation: int | Pair = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Returns the cross-correlation of images with kernels, which the field calls convolution.
+    """Returns the cross-correlation of images with kernels, which deep learning calls convolution.
 
     y[n, o, i, j] = bias[o] + sum over c, k, l of
     weight[o, c, k, l] * x[n, g * C / groups + c, i * stride + k * dilation - padding, j * ... + l * ... - ...]
 
-    where g = o // (O / groups) and positions outside the image count as zero. Group g of the output
-    channels sees group g of the input channels alone (Krizhevsky, Sutskever and Hinton, "ImageNet
-    classification with deep convolutional neural networks", 2012).
+    where g = o // (O / groups), and positions outside the image count as zero. Group g of the output channels depends
+    only on group g of the input channels (Krizhevsky, Sutskever and Hinton, "ImageNet classification with deep
+    convolutional neural networks", 2012).
 
-    Under autocast the products run in its precision and the output has it.
+    Under autocast the products and the output have the precision of autocast.
 
     Args:
         x: images (N, C, H, W), in any memory format.
         weight: kernels (O, C / groups, KH, KW).
         bias: (O,), or None.
-        stride: distance of neighboring windows; this and the next two are one integer or a pair
+        stride: distance between neighboring windows. Stride, padding and dilation are an integer or a pair
             (vertical, horizontal).
-        padding: zeros on every side.
-        dilation: distance of neighboring taps of a kernel.
-        groups: divides C and O.
+        padding: number of zeros added on every side.
+        dilation: distance between neighboring taps of a kernel.
+        groups: number of groups; must divide C and O.
 
     Returns:
         (N, O, (H + 2 padding - dilation (KH - 1) - 1) // stride + 1, likewise across), in channels_last memory.
 
     Raises:
-        UserError: a shape that does not fit the others, or a window larger than the padded image.
+        UserError: the shapes do not fit each other, or a window is larger than the padded image.
     """
     check_map("conv2d", x)
     if weight.ndim != 4:
@@ -82,12 +82,12 @@ def conv2d(
     outputs, channels, *kernel = weight.shape
     if x.shape[1] != channels * groups or outputs % groups:
         raise UserError(
-            f"conv2d expects {channels * groups} input channels for kernels of shape {tuple(weight.shape)} in "
-            f"{groups} groups, and kernels that the groups divide; got images of shape {tuple(x.shape)}. "
-            "Change the channels of the layer or its groups."
+            f"conv2d with kernels of shape {tuple(weight.shape)} in {groups} groups expects {channels * groups} input "
+            f"channels and a multiple of {groups} kernels, got images of shape {tuple(x.shape)}. "
+            "Change the channels or the groups of the layer."
         )
     if bias is not None and bias.shape != (outputs,):
-        raise UserError(f"conv2d expects a bias of shape ({outputs},), one value a kernel, got {tuple(bias.shape)}.")
+        raise UserError(f"conv2d expects a bias of shape ({outputs},), one value per kernel, got {tuple(bias.shape)}.")
     windows = Windows(
         (kernel[0], kernel[1]),
         pair("stride", stride),
@@ -101,22 +101,22 @@ def conv2d(
 
 
 def kernel_gradient(gradient: Tensor, x: Tensor, weight: Tensor, windows: Windows) -> Tensor:
-    """Returns the gradient of the kernels of a convolution in one group, in channels_last memory.
+    """Returns the gradient of the kernels of a convolution with one group, in channels_last memory.
 
     Args:
-        gradient: of the output, (N, O, rows, columns), in channels_last memory as `x`.
-        x: the images (N, C, H, W).
-        weight: the kernels (O, C, KH, KW).
-        windows: what they saw.
+        gradient: gradient of the output, (N, O, rows, columns), in channels_last memory like `x`.
+        x: images (N, C, H, W).
+        weight: kernels (O, C, KH, KW).
+        windows: the windows of the convolution.
     """
     return _weight_gradient(gradient, _kernels(weight, 1), x, windows)
 
 
 class _Convolution(torch.autograd.Function):
-    """Chooses a formulation by shape; each has its own backward pass.
+    """Chooses an algorithm by shape; each has its own backward pass.
 
-    The kernels are kept rather than the weights: for weights in channels_last memory they are the same
-    memory, for others they were copied once.
+    The kernels are saved instead of the weights. For weights in channels_last memory they share their memory; for
+    others they were copied anyway.
     """
 
     @staticmethod
@@ -156,7 +156,7 @@ class _Convolution(torch.autograd.Function):
 
 
 def _traceable_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, windows: Windows, groups: int) -> Tensor:
-    """The convolution in a few operations for any batch size, for torch.export to record."""
+    """Returns the convolution in a few operations for any batch size, which torch.export can record."""
     count = windows.count(x)
     seen = torch.stack(list(taps(pad(channels_last(x), windows.padding), windows, count)), 1)
     kernels = weight.flatten(2).unflatten(0, (groups, -1))
@@ -165,7 +165,7 @@ def _traceable_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, windo
 
 
 def _autocast(x: Tensor, *parameters: Tensor | None) -> tuple[Any, ...]:
-    """Returns the tensors in autocast's precision, where it is on."""
+    """Returns the tensors in the precision of autocast if it is enabled."""
     device = x.device.type
     on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device) and x.dtype != torch.float64
     if not on:
@@ -179,36 +179,36 @@ def _is_pointwise(windows: Windows, groups: int) -> bool:
 
 
 def _is_reversible(windows: Windows) -> bool:
-    """True where the gradient of the input is itself a convolution, of the output's gradient."""
+    """Whether the gradient of the input is itself a convolution of the gradient of the output."""
     fits = all(padding < extent for padding, extent in zip(windows.padding, windows.extent, strict=True))
     return windows.stride == (1, 1) and fits
 
 
 def _thin(x: Tensor, stride: Pair) -> Tensor:
-    """Every stride-th position of a map, in channels_last memory."""
+    """Returns every stride-th position of a map, in channels_last memory."""
     return channels_last(x[:, :, :: stride[0], :: stride[1]])
 
 
 def _kernels(weight: Tensor, groups: int) -> Tensor:
-    """(O, C / groups, KH, KW) -> (groups, O / groups, K), the kernels as rows, K = KH KW C / groups."""
+    """Returns the kernels as rows: (O, C / groups, KH, KW) -> (groups, O / groups, K), K = KH KW C / groups."""
     return weight.permute(0, 2, 3, 1).flatten(1).unflatten(0, (groups, -1))
 
 
 def _weights(kernels: Tensor, size: Pair) -> Tensor:
-    """(groups, O / groups, K) -> (O, C / groups, KH, KW), a view: `_kernels` undone."""
+    """Inverts `_kernels` as a view: (groups, O / groups, K) -> (O, C / groups, KH, KW)."""
     return kernels.flatten(0, 1).unflatten(1, (*size, -1)).permute(0, 3, 1, 2)
 
 
 def _grouped(x: Tensor, groups: int) -> Tensor:
-    """(N, C, H, W) -> (groups, positions, C / groups), a view."""
+    """Returns a view of a map by groups: (N, C, H, W) -> (groups, positions, C / groups)."""
     return positions(x).unflatten(1, (groups, -1)).transpose(0, 1)
 
 
 def _rows(x: Tensor, windows: Windows, kernels: Tensor, count: Pair) -> Iterator[tuple[slice, Tensor]]:
-    """Yields the windows of a few images as rows (groups, positions, K) for `kernels`, and which images.
+    """Yields slices of images with their windows as rows, (groups, positions, K), to multiply by `kernels`.
 
-    The rows lie in one buffer, which is overwritten: use them before the next ones. They are at least
-    as large as the kernels, which every product reads again.
+    All rows share one buffer, so use them before you take the next ones. They are at least as large as the kernels,
+    which every product reads again.
     """
     images, channels, height, width = x.shape
     groups, _, length = kernels.shape
@@ -239,7 +239,7 @@ def _multiply(rows: Tensor, matrices: Tensor, y: Tensor) -> None:
 
 
 def _pointwise_gradient(gradient: Tensor, kernels: Tensor, x: Tensor, windows: Windows) -> Tensor:
-    """Gradient of the input of a 1x1 convolution: one product, and zeros at the positions it skipped."""
+    """Returns the gradient of the input of a 1x1 convolution: one product, and zeros at skipped positions."""
     seen = new_map(gradient, x.shape[1], size_of(gradient))
     _multiply(positions(gradient)[None], kernels, seen)
     if windows.stride == (1, 1):
@@ -250,15 +250,15 @@ def _pointwise_gradient(gradient: Tensor, kernels: Tensor, x: Tensor, windows: W
 
 
 def _weight_gradient(gradient: Tensor, kernels: Tensor, x: Tensor, windows: Windows) -> Tensor:
-    """Gradient of the weights (O, C / groups, KH, KW), from the kernels (groups, O / groups, K) for their shape."""
+    """Returns the gradient of the weights, (O, C / groups, KH, KW); `kernels` gives its shape."""
     of_kernels = _pointwise_kernel_gradient if _is_pointwise(windows, len(kernels)) else _kernel_gradient
     return _weights(of_kernels(gradient, kernels, x, windows), windows.kernel)
 
 
 def _pointwise_kernel_gradient(gradient: Tensor, kernels: Tensor, x: Tensor, windows: Windows) -> Tensor:
-    """Gradient of the kernels of a 1x1 convolution: one product over all positions.
+    """Returns the gradient of the kernels of a 1x1 convolution: one product over all positions.
 
-    The narrower side comes first, where a matrix product of such long sums is up to twice as fast.
+    With the narrower matrix first, a product with such long sums is up to twice as fast.
     """
     outputs, inputs = positions(gradient), positions(_thin(x, windows.stride))
     if outputs.shape[1] <= inputs.shape[1]:
@@ -267,7 +267,7 @@ def _pointwise_kernel_gradient(gradient: Tensor, kernels: Tensor, x: Tensor, win
 
 
 def _kernel_gradient(gradient: Tensor, kernels: Tensor, x: Tensor, windows: Windows) -> Tensor:
-    """Gradient of the kernels: every window times what its output received, in the kernels' shape."""
+    """Returns the gradient of the kernels: the sum over windows of window times gradient of its output."""
     total = kernels.new_zeros(kernels.shape)
     for part, rows in _rows(x, windows, kernels, size_of(gradient)):
         total.baddbmm_(_grouped(gradient[part], len(kernels)).mT, rows)
@@ -275,9 +275,9 @@ def _kernel_gradient(gradient: Tensor, kernels: Tensor, x: Tensor, windows: Wind
 
 
 def _reversed_gradient(gradient: Tensor, kernels: Tensor, x: Tensor, windows: Windows) -> Tensor:
-    """Gradient of the input at stride 1: the convolution of the output's gradient with the reversed kernels.
+    """Returns the gradient of the input at stride 1: the output's gradient convolved with the reversed kernels.
 
-    An input position is seen by a tap from the output position as many steps before it.
+    Tap k of the output position i - k sees input position i, so the taps appear in reverse order.
     """
     margin = (windows.extent[0] - 1 - windows.padding[0], windows.extent[1] - 1 - windows.padding[1])
     # (groups, O / groups, K) -> (groups, KH KW O / groups, C / groups), the taps in reverse
@@ -290,7 +290,7 @@ def _reversed_gradient(gradient: Tensor, kernels: Tensor, x: Tensor, windows: Wi
 
 
 def _scattered_gradient(gradient: Tensor, kernels: Tensor, x: Tensor, windows: Windows) -> Tensor:
-    """Gradient of the input at any stride: each tap's share, added up where the windows overlap."""
+    """Returns the gradient of the input at any stride: the contributions of all taps, added where windows overlap."""
     padded = torch.zeros_like(pad(x, windows.padding))
     share = new_map(gradient, x.shape[1], size_of(gradient))
     by_tap = kernels.unflatten(2, (windows.kernel[0] * windows.kernel[1], -1))

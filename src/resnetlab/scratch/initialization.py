@@ -1,4 +1,4 @@
-"""Random starts of weights, filled in place; the same draws as torch.nn.init's under the same seed."""
+"""Random initialization of weights in place, with the same draws as torch.nn.init for the same seed."""
 
 from __future__ import annotations
 
@@ -14,50 +14,49 @@ RELU_GAIN = math.sqrt(2.0)
 
 
 def he_normal_(weight: Tensor, mode: str = "fan_in") -> Tensor:
-    """Draws from a normal distribution of variance 2 / fan, which keeps the variance through ReLU layers.
+    """Fills a weight from a normal distribution of variance 2 / fan, which preserves the variance through ReLU layers.
 
-    He, Zhang, Ren and Sun, "Delving deep into rectifiers", 2015. "fan_in" keeps the variance of the
-    outputs, "fan_out" that of the gradients.
+    He, Zhang, Ren and Sun, "Delving deep into rectifiers", 2015. "fan_in" preserves the variance of the outputs,
+    "fan_out" that of the gradients.
 
     Args:
-        weight: (O, C, ...), at least two axes.
-        mode: "fan_in", C times the taps of a kernel, or "fan_out", O times them.
+        weight: (O, C, ...), with at least two axes.
+        mode: "fan_in", C times the taps of a kernel, or "fan_out", O times the taps.
 
     Returns:
         `weight`.
 
     Raises:
-        UserError: fewer axes, or an unknown mode.
+        UserError: the weight has fewer than two axes, or the mode is unknown.
     """
     return _normal_(weight, RELU_GAIN / math.sqrt(_fan(weight, mode)))
 
 
 def he_uniform_(weight: Tensor, mode: str = "fan_in", negative_slope: float = 0.0) -> Tensor:
-    """Draws from a uniform distribution of variance 2 / ((1 + negative_slope^2) fan) around zero.
+    """Fills a weight from a uniform distribution around zero of variance 2 / ((1 + negative_slope^2) fan).
 
-    Arguments, return value, errors and source are those of `he_normal_`; `negative_slope` is that of
-    the leaky ReLU which follows.
+    See `he_normal_` for arguments, errors and source. `negative_slope` is the slope of the leaky ReLU that follows.
     """
     gain = math.sqrt(2.0 / (1 + negative_slope**2))
     return _uniform_(weight, math.sqrt(3.0) * (gain / math.sqrt(_fan(weight, mode))))
 
 
 def xavier_normal_(weight: Tensor) -> Tensor:
-    """Draws from a normal distribution of variance 2 / (fan_in + fan_out).
+    """Fills a weight from a normal distribution of variance 2 / (fan_in + fan_out) and returns it.
 
-    Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks",
-    2010. Raises `UserError` for fewer than two axes.
+    Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks", 2010. Raises
+    `UserError` if the weight has fewer than two axes.
     """
     return _normal_(weight, _xavier_deviation(weight))
 
 
 def xavier_uniform_(weight: Tensor) -> Tensor:
-    """Draws from a uniform distribution of variance 2 / (fan_in + fan_out) around zero; see `xavier_normal_`."""
+    """Fills a weight from a uniform distribution around zero of the same variance; see `xavier_normal_`."""
     return _uniform_(weight, math.sqrt(3.0) * _xavier_deviation(weight))
 
 
 def default_(weight: Tensor, bias: Tensor | None) -> None:
-    """Fills a convolution or linear layer as torch.nn starts it: both uniform within 1 / sqrt(fan_in)."""
+    """Initializes a convolution or linear layer as torch.nn does: both uniform within 1 / sqrt(fan_in)."""
     he_uniform_(weight, negative_slope=math.sqrt(5))
     if bias is not None:
         _uniform_(bias, 1 / math.sqrt(_fan(weight, "fan_in")))
@@ -66,7 +65,9 @@ def default_(weight: Tensor, bias: Tensor | None) -> None:
 def _fan(weight: Tensor, mode: str) -> int:
     check_choice("mode", mode, ("fan_in", "fan_out"))
     if weight.ndim < 2:
-        raise UserError(f"fans need a weight of at least two axes (O, C, ...), got {tuple(weight.shape)}.")
+        raise UserError(
+            f"initialization expects a weight with at least two axes (O, C, ...), got {tuple(weight.shape)}."
+        )
     return weight.shape[1 if mode == "fan_in" else 0] * math.prod(weight.shape[2:])
 
 

@@ -1,6 +1,6 @@
-"""The functions as layers, with the constructor arguments, parameter and buffer names of torch.nn's.
+"""The functions as layers, with the constructor arguments, parameter names and buffer names of `torch.nn`.
 
-State dictionaries go from one to the other and back, and the same seed starts both from the same weights.
+You can load the state of one into the other, and the same seed gives both the same initial weights.
 """
 
 from __future__ import annotations
@@ -61,19 +61,19 @@ class Conv2d(nn.Module):
         self.groups = check_integer("groups", groups, 1)
         if in_channels % groups or out_channels % groups:
             raise UserError(
-                f"groups must divide in_channels and out_channels, got {groups} groups for {in_channels} and "
-                f"{out_channels} channels. Change the groups or the widths."
+                f"groups must divide in_channels and out_channels, got groups={groups} for {in_channels} and "
+                f"{out_channels} channels. Change groups or the channels."
             )
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *self.kernel_size))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the weights afresh, as torch.nn.Conv2d does."""
+        """Initializes the weights as torch.nn.Conv2d does."""
         default_(self.weight, self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, O, H', W')."""
+        """Returns the convolution: (N, C, H, W) -> (N, O, H', W')."""
         return functional.conv2d(
             x,
             self.weight,
@@ -85,7 +85,7 @@ class Conv2d(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """The arguments that differ from their defaults, for `print`."""
+        """Returns the arguments that differ from their defaults, for `print`."""
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
         text += f", padding={self.padding}" if self.padding != (0, 0) else ""
         text += f", dilation={self.dilation}" if self.dilation != (1, 1) else ""
@@ -94,7 +94,7 @@ class Conv2d(nn.Module):
 
 
 class Linear(nn.Module):
-    """Affine map of the last axis; see `functional.linear`.
+    """Affine map along the last axis; see `functional.linear`.
 
     Attributes:
         weight: (out_features, in_features).
@@ -112,15 +112,15 @@ class Linear(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the weights afresh, as torch.nn.Linear does."""
+        """Initializes the weights as torch.nn.Linear does."""
         default_(self.weight, self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., O)."""
+        """Returns the affine map: (..., D) -> (..., O)."""
         return functional.linear(x, self.weight, self.bias)
 
     def extra_repr(self) -> str:
-        """The arguments, for `print`."""
+        """Returns the arguments, for `print`."""
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
 
@@ -129,9 +129,9 @@ class BatchNorm(nn.Module):
 
     Attributes:
         weight, bias: (C,), scale and shift.
-        running_mean, running_var: (C,), what evaluation mode normalizes by.
-        num_batches_tracked: batches seen in training mode.
-        running_variance: "unbiased" (torch) or "biased" (Gluon).
+        running_mean, running_var: (C,), the statistics used in evaluation mode.
+        num_batches_tracked: number of batches seen in training mode.
+        running_variance: "unbiased" as in torch, or "biased" as in Gluon.
     """
 
     running_mean: Tensor
@@ -154,20 +154,20 @@ class BatchNorm(nn.Module):
         self.reset_parameters()
 
     def reset_running_stats(self) -> None:
-        """Forgets every batch: mean 0, variance 1."""
+        """Resets the running statistics to mean 0 and variance 1."""
         self.running_mean.zero_()
         self.running_var.fill_(1)
         self.num_batches_tracked.zero_()
 
     def reset_parameters(self) -> None:
-        """Starts afresh: the identity up to normalization, and no batch seen."""
+        """Resets scale to 1, shift to 0, and the running statistics."""
         self.reset_running_stats()
         with torch.no_grad():
             self.weight.fill_(1)
             self.bias.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keeps the shape."""
+        """Returns the normalized batch, in the shape of `x`."""
         y = functional.batch_norm(
             x,
             self.running_mean,
@@ -184,13 +184,13 @@ class BatchNorm(nn.Module):
         return y
 
     def extra_repr(self) -> str:
-        """The arguments, for `print`."""
+        """Returns the arguments, for `print`."""
         text = f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
         return text + (f", running_variance={self.running_variance!r}" if self.running_variance != "unbiased" else "")
 
 
 class MaxPool2d(nn.Module):
-    """Largest value of every window; see `functional.max_pool2d`. `stride` is the kernel size where None."""
+    """Largest value of every window; see `functional.max_pool2d`. `stride` is the kernel size by default."""
 
     def __init__(self, kernel_size: int | Pair, stride: int | Pair | None = None, padding: int | Pair = 0) -> None:
         super().__init__()
@@ -199,16 +199,16 @@ class MaxPool2d(nn.Module):
         self.padding = padding
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H', W')."""
+        """Returns the pooled map: (N, C, H, W) -> (N, C, H', W')."""
         return functional.max_pool2d(x, self.kernel_size, self.stride, self.padding)
 
     def extra_repr(self) -> str:
-        """The arguments, for `print`."""
+        """Returns the arguments, for `print`."""
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
 
 class AvgPool2d(nn.Module):
-    """Mean of every window; see `functional.avg_pool2d`. `stride` is the kernel size where None."""
+    """Mean of every window; see `functional.avg_pool2d`. `stride` is the kernel size by default."""
 
     def __init__(
         self,
@@ -226,13 +226,13 @@ class AvgPool2d(nn.Module):
         self.count_include_pad = check_flag("count_include_pad", count_include_pad)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H', W')."""
+        """Returns the pooled map: (N, C, H, W) -> (N, C, H', W')."""
         return functional.avg_pool2d(
             x, self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad
         )
 
     def extra_repr(self) -> str:
-        """The arguments that differ from their defaults, for `print`."""
+        """Returns the arguments that differ from their defaults, for `print`."""
         text = f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
         text += ", ceil_mode=True" if self.ceil_mode else ""
         return text + ("" if self.count_include_pad else ", count_include_pad=False")
@@ -242,5 +242,5 @@ class GlobalAveragePool(nn.Module):
     """Average over all positions: (N, C, H, W) -> (N, C, 1, 1)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, 1, 1)."""
+        """Returns the means: (N, C, H, W) -> (N, C, 1, 1)."""
         return functional.global_average_pool(x)

@@ -12,7 +12,7 @@ from resnetlab.core.checks import check_choice
 from resnetlab.core.errors import UserError
 from resnetlab.scratch.windows import channels_last, positions
 
-# Values that are normalized at a time: 0.5 MiB in float32, so that several such blocks fit a core's cache.
+# Number of values to normalize at a time: 0.5 MiB in float32, so that several blocks fit the cache of a core.
 BLOCK = 1 << 17
 RUNNING_VARIANCES = ("unbiased", "biased")
 
@@ -29,14 +29,14 @@ def batch_norm(
     eps: float = 1e-5,
     running_variance: str = "unbiased",
 ) -> Tensor:
-    """Returns each channel shifted and scaled to zero mean and unit variance, then by weight and bias.
+    """Returns each channel normalized to zero mean and unit variance, then scaled and shifted.
 
     y = weight * (x - mean) / sqrt(variance + eps) + bias
 
-    In training, mean and variance are those of the channel over all n = N H W positions, the variance
-    divided by n, and the running statistics move toward them in place:
-    running = (1 - momentum) * running + momentum * batch. Otherwise they are the running statistics.
-    Inputs of less than 32 bits are normalized in float32 and come back in their own precision.
+    In training, mean and variance are computed for each channel over all n = N H W positions (the variance divided by
+    n), and the running statistics are updated in place: running = (1 - momentum) * running + momentum * batch. In
+    evaluation, mean and variance are the running statistics. Inputs with less than 32 bits are normalized in float32
+    and returned in their own precision.
 
     Args:
         x: (N, C, H, W) in any memory format, or (N, C).
@@ -44,18 +44,18 @@ def batch_norm(
         running_var: (C,).
         weight: (C,), the scale.
         bias: (C,), the shift.
-        training: normalize by the batch and move the running statistics.
-        momentum: share of the batch in the running statistics.
+        training: normalize by the statistics of the batch, and update the running statistics.
+        momentum: weight of the batch in the running statistics.
         eps: added to the variance.
-        running_variance: what the running variance takes: "unbiased", divided by n - 1 as in torch, or
+        running_variance: the batch variance that updates `running_var`: "unbiased", divided by n - 1 as in torch, or
             "biased", divided by n as in Gluon.
 
     Returns:
-        The shape of `x`; maps are in channels_last memory.
+        A tensor with the shape of `x`; maps are in channels_last memory.
 
     Raises:
-        UserError: another rank, another number of channels, an unknown `running_variance`, or training
-            with one value per channel, which has no variance.
+        UserError: the rank or the number of channels does not fit, `running_variance` is unknown, or a training batch
+            has a single value per channel, which has no variance.
     """
     check_choice("running_variance", running_variance, RUNNING_VARIANCES)
     if x.ndim not in (2, 4) or any(
@@ -63,7 +63,7 @@ def batch_norm(
     ):
         raise UserError(
             f"batch_norm expects (N, C, H, W) or (N, C) with C = {running_mean.numel()}, got {tuple(x.shape)}. "
-            "Change the number of features of the layer or the shape of its input."
+            "Change num_features of the layer or the shape of its input."
         )
     if training:
         count = x.numel() // max(1, x.shape[1])
@@ -87,7 +87,7 @@ def batch_norm(
 
 
 class _BatchNorm(torch.autograd.Function):
-    """Normalizes by the statistics of the batch, a few rows at a time while they are in the cache."""
+    """Normalizes by the statistics of the batch, a few rows at a time so that they stay in the cache."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -138,11 +138,11 @@ class _BatchNorm(torch.autograd.Function):
 
 
 def _arranged(x: Tensor) -> Tensor:
-    """Returns `x` with the channels of a position side by side in memory."""
+    """Returns `x` with the channels of each position adjacent in memory."""
     return channels_last(x) if x.ndim == 4 else x.contiguous()
 
 
 def _blocks(rows: Tensor) -> tuple[int, int]:
-    """Returns how many rows to take at a time, and how many times."""
+    """Returns the number of rows in a block, and the number of blocks."""
     block = max(1, min(len(rows), BLOCK // rows.shape[1]))
     return block, -(-len(rows) // block)

@@ -14,7 +14,7 @@ from resnetlab.core.errors import UserError
 
 
 class SGD(torch.optim.Optimizer):
-    """Stochastic gradient descent, by the rule of torch.optim.SGD.
+    """Stochastic gradient descent with the update rule of torch.optim.SGD.
 
     With gradient g of parameter p, and b the state "momentum_buffer":
 
@@ -23,18 +23,18 @@ class SGD(torch.optim.Optimizer):
         g <- g + momentum * b if nesterov else b
         p <- p - lr * g
 
-    The learning rate scales the step and not the buffer, unlike Sutskever et al., "On the importance of
-    initialization and momentum in deep learning", 2013. Parameters without gradient are left alone.
+    The learning rate scales the step and not the buffer, unlike in Sutskever et al., "On the importance of
+    initialization and momentum in deep learning", 2013. Parameters without a gradient are not changed.
 
     Args:
-        params: parameters, or groups of them, each with its own settings.
+        params: parameters, or groups of parameters with their own settings.
         lr: learning rate, at least 0.
-        momentum: share of the last step's buffer, at least 0.
-        weight_decay: added to the gradient in proportion to the parameter, at least 0.
-        nesterov: look ahead along the buffer; needs momentum.
+        momentum: factor of the buffer of the last step, at least 0.
+        weight_decay: factor of the parameter that is added to its gradient, at least 0.
+        nesterov: use Nesterov momentum; requires momentum above 0.
 
     Raises:
-        UserError: a setting out of range, or nesterov without momentum.
+        UserError: a setting is out of range, or nesterov is set without momentum.
     """
 
     def __init__(
@@ -48,17 +48,17 @@ class SGD(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds parameters with settings of their own; those left out are the optimizer's."""
+        """Adds a group of parameters; settings that it omits are those of the optimizer."""
         settings = {**self.defaults, **param_group}
         for name in ("lr", "momentum", "weight_decay"):
             check_number(name, settings[name], 0)
         if check_flag("nesterov", settings["nesterov"]) and not settings["momentum"]:
-            raise UserError("nesterov needs momentum above 0, got 0. Set momentum, for example 0.9.")
+            raise UserError("nesterov=True requires momentum above 0, got 0. Set momentum, for example 0.9.")
         super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Takes one step and returns the loss that `closure`, where given, computes afresh."""
+        """Takes one step; returns the loss that `closure` recomputes, or None without a closure."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""Pooling: the largest value or the mean of every window, and the mean of a whole map."""
+"""Pooling: the maximum or the mean of every window, and the mean of a whole map."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from resnetlab.scratch.windows import (
 def max_pool2d(x: Tensor, kernel_size: int | Pair, stride: int | Pair | None = None, padding: int | Pair = 0) -> Tensor:
     """Returns the largest value of every window.
 
-    Padding counts as minus infinity. Where values tie, the first of the window, row by row, receives
-    the whole gradient, as in torch's kernel; `amax` would split it.
+    Padding counts as minus infinity. If values are equal, the first one in the window (row by row) receives the whole
+    gradient, as in torch.
 
     Args:
         x: images (N, C, H, W), in any memory format.
-        kernel_size: one integer or a pair (vertical, horizontal), as are the next two.
-        stride: distance of neighboring windows; the kernel size where None.
-        padding: positions on every side, at most half the kernel size.
+        kernel_size: an integer or a pair (vertical, horizontal), like stride and padding.
+        stride: distance between neighboring windows; by default the kernel size.
+        padding: number of positions added on every side, at most half the kernel size.
 
     Returns:
         (N, C, (H + 2 padding - kernel_size) // stride + 1, likewise across), in channels_last memory.
 
     Raises:
-        UserError: another rank, padding above half the kernel, or a window larger than the padded image.
+        UserError: `x` has another rank, the padding exceeds half the kernel, or a window exceeds the padded image.
     """
     check_map("max_pool2d", x)
     return _MaxPool.apply(x, _pool_windows(kernel_size, stride, padding))  # type: ignore[return-value]
@@ -53,25 +53,24 @@ def avg_pool2d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> Tensor:
-    """Returns the mean of every window, in torch's conventions.
+    """Returns the mean of every window, with torch's conventions.
 
     Args:
         x: images (N, C, H, W), in any memory format.
-        kernel_size: one integer or a pair (vertical, horizontal), as are the next two.
-        stride: distance of neighboring windows; the kernel size where None.
-        padding: zeros on every side, at most half the kernel size.
-        ceil_mode: the number of windows is rounded up, so that the last may reach over the edge; it
-            starts inside the image or its leading padding all the same.
-        count_include_pad: the divisor counts padding. What a window has beyond the padding, under
-            `ceil_mode`, it never counts.
+        kernel_size: an integer or a pair (vertical, horizontal), like stride and padding.
+        stride: distance between neighboring windows; by default the kernel size.
+        padding: number of zeros added on every side, at most half the kernel size.
+        ceil_mode: round the number of windows up, so that the last one may exceed the edge. It still starts inside the
+            image or its leading padding.
+        count_include_pad: count padding in the divisor. Positions beyond the padding, with `ceil_mode`, never count.
 
     Returns:
         (N, C, (H + 2 padding - kernel_size) / stride + 1 rounded down or up, likewise across), in channels_last
         memory.
 
     Raises:
-        UserError: another rank, padding above half the kernel, or, unless `ceil_mode`, a window larger than the
-            padded image.
+        UserError: `x` has another rank, the padding exceeds half the kernel, or, without `ceil_mode`, a window exceeds
+            the padded image.
     """
     check_map("avg_pool2d", x)
     windows = _pool_windows(kernel_size, stride, padding)
@@ -81,14 +80,14 @@ def avg_pool2d(
 def global_average_pool(x: Tensor) -> Tensor:
     """Returns the mean of every channel over all positions: (N, C, H, W) -> (N, C, 1, 1).
 
-    Lin, Chen and Yan, "Network in network", 2014. Raises `UserError` for another rank.
+    Lin, Chen and Yan, "Network in network", 2014. Raises `UserError` if `x` has another rank.
     """
     check_map("global_average_pool", x)
     return x.mean((2, 3), keepdim=True)
 
 
 class _MaxPool(torch.autograd.Function):
-    """Walks through the taps of the window and remembers which held the largest value."""
+    """Iterates over the taps of the window and records which one had the largest value."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, windows: Windows) -> Tensor:
@@ -98,7 +97,7 @@ class _MaxPool(torch.autograd.Function):
         few = windows.kernel[0] * windows.kernel[1] <= 256
         winner = torch.zeros_like(largest, dtype=torch.uint8 if few else torch.int32)
         for tap, values in enumerate(views, start=1):
-            # The last tap that was larger than all before it is the first of the largest.
+            # The last tap that exceeds all taps before it is the first of the largest values.
             winner = torch.maximum(winner, (values > largest).to(winner.dtype) * tap)
             largest = torch.maximum(largest, values)
         ctx.save_for_backward(winner)
@@ -119,12 +118,12 @@ class _MaxPool(torch.autograd.Function):
 
 
 class _AveragePool(torch.autograd.Function):
-    """Adds up the taps of the window and divides by how many count."""
+    """Sums the taps of the window and divides by the number of positions that count."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, windows: Windows, ceil_mode: bool, count_include_pad: bool) -> Tensor:
         if not ceil_mode:
-            windows.count(x)  # refuses a window larger than the map, of which ceil_mode takes what there is
+            windows.count(x)  # raises if a window exceeds the map; ceil_mode allows it
         (down, below), (across, right) = (
             _average_side(size, kernel, stride, padding, ceil_mode, count_include_pad)
             for size, kernel, stride, padding in zip(
@@ -156,8 +155,8 @@ def _pool_windows(kernel_size: int | Pair, stride: int | Pair | None, padding: i
     windows = Windows(kernel, kernel if stride is None else pair("stride", stride), pair("padding", padding, 0))
     if any(2 * side > size for side, size in zip(windows.padding, kernel, strict=True)):
         raise UserError(
-            f"padding of a pooling must be at most half its kernel size {kernel}, got {windows.padding}: "
-            "a window would see padding alone. Use less padding."
+            f"padding must be at most half the kernel size {kernel} of a pooling, got {windows.padding}. "
+            "Use less padding."
         )
     return windows
 
@@ -165,7 +164,7 @@ def _pool_windows(kernel_size: int | Pair, stride: int | Pair | None, padding: i
 def _average_side(
     size: int, kernel: int, stride: int, padding: int, ceil_mode: bool, count_include_pad: bool
 ) -> tuple[list[int], int]:
-    """Returns how many positions each window counts along one side, and the padding needed after it."""
+    """Returns the number of positions that each window counts along one axis, and the padding after that axis."""
     spare = size + 2 * padding - kernel
     windows = -(-spare // stride) + 1 if ceil_mode else spare // stride + 1
     if ceil_mode and (windows - 1) * stride >= size + padding:
@@ -179,7 +178,7 @@ def _average_side(
 
 
 def _new_padded(gradient: Tensor, size: Pair, before: Pair, after: Pair) -> Tensor:
-    """Zeros of a padded map's shape, to collect its gradient in."""
+    """Returns zeros in the shape of a padded map, to accumulate its gradient."""
     return new_map(
         gradient, gradient.shape[1], (before[0] + size[0] + after[0], before[1] + size[1] + after[1])
     ).zero_()

@@ -1,8 +1,7 @@
-"""The windows that a convolution or a pooling sees, and where they lie in memory.
+"""The windows of a convolution or a pooling, and their layout in memory.
 
-Inside, every map (N, C, H, W) has torch's channels_last memory: the channels of one position lie side
-by side. A window is then a few contiguous runs, and a 1x1 convolution is one matrix product over all
-positions.
+Every map (N, C, H, W) is stored in torch's channels_last memory format: the channels of one position are adjacent. A
+window then consists of a few contiguous runs, and a 1x1 convolution is one matrix product over all positions.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ Pair = tuple[int, int]
 
 
 class Windows(NamedTuple):
-    """Where the windows of a map lie, vertical before horizontal.
+    """The geometry of the windows of a map; pairs are (vertical, horizontal).
 
     Attributes:
         kernel: height and width of a window, in taps.
-        stride: distance of neighboring windows.
-        padding: positions added on every side.
-        dilation: distance of neighboring taps.
+        stride: distance between neighboring windows.
+        padding: number of positions added on every side.
+        dilation: distance between neighboring taps.
     """
 
     kernel: Pair
@@ -36,12 +35,12 @@ class Windows(NamedTuple):
 
     @property
     def extent(self) -> Pair:
-        """Positions from the first tap to the last, both included."""
+        """Number of positions from the first tap to the last, inclusive."""
         (height, width), (down, right) = self.kernel, self.dilation
         return down * (height - 1) + 1, right * (width - 1) + 1
 
     def count(self, x: Tensor) -> Pair:
-        """Returns how many windows fit down and across a padded map (N, C, H, W); `UserError` where none does."""
+        """Returns the number of windows along both axes of a padded map (N, C, H, W); `UserError` if it is 0."""
         rows, columns = (
             (size + 2 * padding - extent) // stride + 1
             for size, padding, extent, stride in zip(size_of(x), self.padding, self.extent, self.stride, strict=True)
@@ -56,10 +55,10 @@ class Windows(NamedTuple):
 
 
 def pair(name: str, value: int | Pair, minimum: int = 1) -> Pair:
-    """Returns `value` as (vertical, horizontal), both integers of at least `minimum`, or raises `UserError`."""
+    """Returns `value` as (vertical, horizontal), or raises `UserError` if an entry is below `minimum`."""
     if isinstance(value, tuple | list):
         if len(value) != 2:
-            raise UserError(f"{name} must be one integer or a pair (vertical, horizontal), got {value!r}.")
+            raise UserError(f"{name} must be an integer or a pair (vertical, horizontal), got {value!r}.")
         return check_integer(name, value[0], minimum), check_integer(name, value[1], minimum)
     both = check_integer(name, value, minimum)
     return both, both
@@ -75,12 +74,12 @@ def check_map(name: str, x: Tensor) -> None:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """Returns a map in channels_last memory, itself where it lies so already."""
+    """Returns a map in channels_last memory; `x` itself if it is already."""
     return x.contiguous(memory_format=torch.channels_last)
 
 
 def positions(x: Tensor) -> Tensor:
-    """(N, C, H, W) in channels_last memory -> (N H W, C), a view; (N, C) is itself."""
+    """Returns a view of a map in channels_last memory: (N, C, H, W) -> (N H W, C); (N, C) is unchanged."""
     return x if x.ndim == 2 else x.permute(0, 2, 3, 1).flatten(0, 2)
 
 
@@ -90,19 +89,19 @@ def size_of(x: Tensor) -> Pair:
 
 
 def new_map(like: Tensor, channels: int, size: Pair) -> Tensor:
-    """Returns an unfilled map in channels_last memory, of as many images as `like`."""
+    """Returns an uninitialized map in channels_last memory, with the number of images of `like`."""
     shape = (like.shape[0], channels, *size)
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
 
 
 def pad(x: Tensor, padding: Pair, value: float = 0.0, after: Pair | None = None) -> Tensor:
-    """Returns a map with positions of `value` around it, or itself where there are none to add.
+    """Returns a map padded with `value`, or `x` itself if there is no padding.
 
     Args:
         x: (N, C, H, W) in channels_last memory.
-        padding: positions above and below, and left and right.
-        value: what they hold.
-        after: positions below and right, where they are not as many as above and left.
+        padding: number of positions (above and below, left and right).
+        value: value of the padding.
+        after: number of positions (below, right), if it differs from those above and left.
     """
     after = padding if after is None else after
     if padding == after == (0, 0):
@@ -114,12 +113,12 @@ def pad(x: Tensor, padding: Pair, value: float = 0.0, after: Pair | None = None)
 
 
 def unpad(padded: Tensor, padding: Pair, size: Pair) -> Tensor:
-    """Returns the map inside its padding, a view of the given height and width."""
+    """Returns a view of the map without its padding, with the given height and width."""
     return padded[:, :, padding[0] : padding[0] + size[0], padding[1] : padding[1] + size[1]]
 
 
 def gather(padded: Tensor, windows: Windows, count: Pair) -> Tensor:
-    """Returns every window of a padded map as a view: (N, rows, columns, KH, KW, C)."""
+    """Returns a view of all windows of a padded map: (N, rows, columns, KH, KW, C)."""
     images, channels = padded.shape[:2]
     image, channel, row, column = padded.stride()
     (down, right), (tap_down, tap_right) = windows.stride, windows.dilation
@@ -130,7 +129,7 @@ def gather(padded: Tensor, windows: Windows, count: Pair) -> Tensor:
 
 
 def taps(padded: Tensor, windows: Windows, count: Pair) -> Iterator[Tensor]:
-    """Yields what each tap of the kernel sees, row by row: views of a padded map, (N, C, rows, columns)."""
+    """Yields for each tap of the kernel, row by row, a view of the positions that it reads: (N, C, rows, columns)."""
     rows, columns = count
     for top in range(0, windows.extent[0], windows.dilation[0]):
         down = slice(top, top + windows.stride[0] * (rows - 1) + 1, windows.stride[0])
