@@ -6,16 +6,29 @@ Reader's files (`photos/`, `runs/photos`, ...) are small ones made here. Trainin
 from __future__ import annotations
 
 import ast
+import contextlib
+import itertools
+import os
 import re
 import shlex
-from collections.abc import Iterator
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+import typer
+from PIL import Image
 
 import resnetlab
 
 ROOT = Path(__file__).parents[1]
+SOURCE = str(Path(resnetlab.__file__).parents[1])
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
     *sorted((ROOT / "docs").glob("*.md")),
@@ -23,7 +36,7 @@ DOCUMENTS = [
 NAMES = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS]
 PUBLIC_MODULES = {"resnetlab", *(f"resnetlab.{name}" for name in ("scratch", "surgery", "studies", "weights"))}
 LANGUAGES = {"python", "sh", "bash", "text"}
-SHORT = {"train": ["--epochs", "1", "--limit", "40"], "find-lr": ["--steps", "12", "--limit", "200"]}
+SHORT = {"train": ["--epochs", "1", "--limit", "40"], "find-lr": ["--steps", "20", "--limit", "200"]}
 QUICK = {"list", "summary", "inspect", "pack", "evaluate", "predict", "compare", "export", *SHORT}
 
 Block = tuple[str, str, str]
@@ -34,19 +47,20 @@ def blocks_of(document: Path) -> Iterator[Block]:
     text = document.read_text(encoding="utf-8")
     for found in re.finditer(r"^( *)```(\w*)\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL):
         line = text.count("\n", 0, found.start()) + 1
-        yield (
-            f"{document.relative_to(ROOT).as_posix()}:{line}",
-            found[2],
-            re.sub(rf"^{found[1]}", "", found[3], flags=re.MULTILINE),
-        )
+        code = re.sub(rf"^{found[1]}", "", found[3], flags=re.MULTILINE)
+        yield f"{document.relative_to(ROOT).as_posix()}:{line}", found[2], code
 
 
 BLOCKS = [block for document in DOCUMENTS for block in blocks_of(document)]
-PYTHON = [pytest.param(code, id=place) for place, language, code in BLOCKS if language == "python"]
+PYTHON = [
+    pytest.param(code, id=place, marks=[pytest.mark.slow] if "studies." in code else [])
+    for place, language, code in BLOCKS
+    if language == "python"
+]
 
 
 def commands_of(text: str) -> Iterator[list[str]]:
-    """Yields the arguments of every resnetlab command in a block of shell."""
+    """Yields the words of every resnetlab command in a block of shell, also of those that torchrun starts."""
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         if words[:1] == ["resnetlab"]:
@@ -55,12 +69,12 @@ def commands_of(text: str) -> Iterator[list[str]]:
             yield words[words.index("-m") + 2 :]
 
 
-COMMANDS = [
-    pytest.param(words, id=f"{place} {' '.join(words)[:60]}")
+COMMANDS = {
+    f"{place} {' '.join(words)[:60]}": words
     for place, language, text in BLOCKS
     if language == "sh"
     for words in commands_of(text)
-]
+}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
@@ -70,9 +84,7 @@ def test_code_is_fenced_and_names_its_language(document: Path):
     assert not re.search(r"\n\n {4,}\S", prose), "an indented block of code"
 
 
-@pytest.mark.parametrize(
-    "document", [*DOCUMENTS, ROOT / "benchmarks" / "README.md"], ids=lambda path: path.relative_to(ROOT).as_posix()
-)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
 def test_links_lead_to_files_and_headings(document: Path):
     for target, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)\s]*))?\)", document.read_text(encoding="utf-8")):
         path = document.parent / target if target else document
@@ -140,3 +152,88 @@ def is_public(name: str) -> bool:
 FOLDERS = {("resnetlab", path.stem) for path in Path(resnetlab.__file__).parent.iterdir()} - {
     ("resnetlab", name.partition(".")[2]) for name in PUBLIC_MODULES
 }
+
+
+@pytest.fixture(scope="session")
+def readers_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that the documentation's examples use, small."""
+    root = tmp_path_factory.mktemp("reader")
+    draws = np.random.default_rng(0)
+    for folder, count in (("photos/cat", 24), ("photos/dog", 24), ("new", 2)):
+        (root / folder).mkdir(parents=True)
+        for number in range(count):
+            pixels = draws.integers(0, 256, (40, int(draws.integers(32, 48)), 3), dtype=np.uint8)
+            pixels[..., 0] //= 1 if folder.endswith("dog") else 4
+            Image.fromarray(pixels).save(root / folder / ("cat.png" if folder == "new" else f"{number:02d}.png"))
+    with contextlib.chdir(root):
+        digits = resnetlab.load_data("digits", limit=200)
+        for number, name in enumerate(("digits", "first", "second")):
+            run = resnetlab.fit("quick_resnet", digits, out=f"runs/{name}", epochs=1, seed=number, quiet=True)
+            resnetlab.evaluate(run)
+        photos = resnetlab.load_data("photos", image_size=72)
+        resnetlab.evaluate(resnetlab.fit("resnet18", photos, out="runs/photos", epochs=1, quiet=True))
+        resnetlab.pack("photos", "packs/photos", image_size=32)
+        torch.save(resnetlab.create_model("resnet50").state_dict(), "resnet50.pth")
+        shutil.copy("resnet50.pth", "resnet50-11ad3fa6.pth")
+        resnetlab.save(resnetlab.create_model("zoo_resnet18_v1"), "zoo.safetensors")
+        resnetlab.convert("zoo.safetensors", "net.params")
+    return root
+
+
+@pytest.fixture
+def home(readers_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the reader's files as the current folder; linked, since ResNetLab replaces files whole."""
+    home = tmp_path / "home"
+    shutil.copytree(readers_files, home, copy_function=os.link)
+    monkeypatch.chdir(home)
+    return home
+
+
+@pytest.mark.parametrize("code", PYTHON)
+def test_python_runs_on_its_own(code: str, home: Path):
+    for out in re.findall(r'out="([^"]+)"', code):
+        shutil.rmtree(home / out, ignore_errors=True)
+    script = re.sub(r"\bepochs=\d+", "epochs=1", re.sub(r"\bbudget=\d+", "budget=1", code))
+    if "register_" in script:  # what is registered stays for the whole process
+        command = [sys.executable, "-W", "ignore", "-c", script]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": SOURCE})
+        assert done.returncode == 0, done.stderr
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of few images
+        exec(compile(script, "documentation", "exec"), {"__name__": "documentation"})
+
+
+@pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS.keys())
+def test_a_command_is_understood(words: list[str]):
+    from resnetlab.cli.main import app
+
+    program: Any = typer.main.get_command(app)
+    for verb in program.commands.values():
+        verb.callback = None
+    program.main(words, standalone_mode=False)
+
+
+@pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS.keys())
+def test_a_command_runs(words: list[str], cli: Callable[..., tuple[int, str, str]], home: Path):
+    verb, *rest = words
+    if verb not in QUICK or (verb == "train" and "resnet50" in rest):
+        pytest.skip("takes long")
+    if "--out" in rest:
+        shutil.rmtree(home / rest[rest.index("--out") + 1], ignore_errors=True)
+    expanded = [name for word in rest for name in (map(str, Path().glob(word)) if "/*" in word else [word])]
+    if missing := [word for word in expanded if is_missing(word) and word not in written(rest)]:
+        pytest.skip(f"needs {', '.join(missing)}")
+    code, _, err = cli(verb, *expanded, *([] if "--resume" in rest else SHORT.get(verb, [])))
+    assert code == 0, err
+
+
+def written(words: list[str]) -> set[str]:
+    """Returns the files and folders that a command writes."""
+    return {value for option, value in itertools.pairwise(words) if option in ("--out", "--csv", "--images", "--sheet")}
+
+
+def is_missing(word: str) -> bool:
+    """Whether a word of a command is a data set, published weights, or a file or run that does not exist here."""
+    published = word in ("mnist", "fashion_mnist", "cifar10", "cifar100", "imagenette") or ":" in word
+    return published or (re.search(r"\.(pth|params|csv)$|^(runs|packs)/", word) is not None and not Path(word).exists())
