@@ -175,7 +175,7 @@ def readers_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         resnetlab.pack("photos", "packs/photos", image_size=32)
         torch.save(resnetlab.create_model("resnet50").state_dict(), "resnet50.pth")
         shutil.copy("resnet50.pth", "resnet50-11ad3fa6.pth")
-        resnetlab.save(resnetlab.create_model("zoo_resnet18_v1"), "zoo.safetensors")
+        resnetlab.save("zoo.safetensors", resnetlab.create_model("zoo_resnet18_v1"))
         resnetlab.convert("zoo.safetensors", "net.params")
     return root
 
