@@ -290,11 +290,9 @@ def test_lists_of_a_file_become_tuples_and_unknown_names_are_refused():
         Recipe().changed(**{"augment.rotate": 10})
 
 
-NUMBER = "augment.{} must be a finite number {}, got {!r}."
-PAIR = "augment.{} must be two numbers, smallest and largest, such as [0.5, 1], got {!r}."
-REFUSED = [
+REFUSED = [  # field, value, what the message says is expected
     *[
-        (name, value, NUMBER.format(name, f"at least 0 and at most {most:g}", value))
+        (name, value, f"at most {most:g}")
         for name, most in {
             "crop_padding": 0.5,
             "rotation": 180,
@@ -312,51 +310,45 @@ REFUSED = [
         }.items()
         for value in (-0.1, most + 0.5, "much", float("nan"), True)
     ],
+    *[(name, value, "at least 0") for name in ("sharpness", "mixup", "cutmix") for value in (-1, float("inf"), None)],
     *[
-        (name, value, NUMBER.format(name, "at least 0", value))
-        for name in ("sharpness", "mixup", "cutmix")
-        for value in (-1, float("inf"), None)
-    ],
-    *[
-        (name, value, PAIR.format(name, value))
+        (name, value, "2 numbers")
         for name in ("crop_scale", "crop_ratio", "blur_sigma", "erase_area", "erase_ratio")
         for value in (0.5, (0.5,), (0.1, 0.2, 0.3), "ab")
     ],
-    *[(name, None, PAIR.format(name, None)) for name in ("crop_ratio", "blur_sigma", "erase_area", "erase_ratio")],
+    *[(name, None, "2 numbers") for name in ("crop_ratio", "blur_sigma", "erase_area", "erase_ratio")],
     *[
-        (name, (0.9, 0.2), f"augment.{name} must have the smaller number first, got [0.9, 0.2].")
+        (name, (0.9, 0.2), "smaller number first")
         for name in ("crop_scale", "crop_ratio", "blur_sigma", "erase_area", "erase_ratio")
     ],
-    ("crop_scale", (0, 1), NUMBER.format("crop_scale", "above 0 and at most 1", 0)),
-    ("crop_scale", (0.5, 1.5), NUMBER.format("crop_scale", "above 0 and at most 1", 1.5)),
-    ("erase_area", (-0.1, 1), NUMBER.format("erase_area", "at least 0 and at most 1", -0.1)),
-    ("crop_ratio", (0, 1), NUMBER.format("crop_ratio", "above 0", 0)),
-    ("blur_sigma", (0, 1), NUMBER.format("blur_sigma", "at least 0.01", 0)),
-    ("erase_ratio", (0.3, float("inf")), NUMBER.format("erase_ratio", "above 0", float("inf"))),
-    ("flip", "yes", "augment.flip must be true, false or \"auto\", got 'yes'."),
-    ("flip", None, 'augment.flip must be true, false or "auto", got None.'),
-    ("vertical_flip", "auto", "augment.vertical_flip must be true or false, got 'auto'."),
-    *[
-        (name, value, f"augment.{name} must be {words}, got {value!r}.")
-        for name in ("fill", "erase_fill")
-        for value, words in ((-1, "an integer of at least 0"), (0.5, "an integer of at least 0"), (256, "at most 255"))
-    ],
-    ("blur_kernel", 4, "augment.blur_kernel must be odd, so that it has a center, got 4."),
-    ("blur_kernel", 0, "augment.blur_kernel must be an integer of at least 1, got 0."),
-    ("blur_kernel", 3.0, "augment.blur_kernel must be an integer of at least 1, got 3.0."),
-    ("policy", "autoaugment", "unknown augment.policy 'autoaugment'. Available: none, trivial, rand."),
-    ("policy", "trivia", "unknown augment.policy 'trivia'. Did you mean 'trivial'? Available: none, trivial, rand."),
-    ("rand_operations", 0, "augment.rand_operations must be an integer of at least 1, got 0."),
-    ("rand_magnitude", -1, "augment.rand_magnitude must be an integer of at least 0, got -1."),
-    ("rand_magnitude", 31, "augment.rand_magnitude must be at most 30, got 31."),
+    ("crop_scale", (0, 1), "above 0"),
+    ("crop_scale", (0.5, 1.5), "at most 1"),
+    ("erase_area", (-0.1, 1), "at least 0"),
+    ("crop_ratio", (0, 1), "above 0"),
+    ("blur_sigma", (0, 1), "at least 0.01"),
+    ("erase_ratio", (0.3, float("inf")), "finite"),
+    ("flip", "yes", "'auto'"),
+    ("flip", None, "'auto'"),
+    ("vertical_flip", "auto", "true or false"),
+    *[(name, value, "at most 255") for name in ("fill", "erase_fill") for value in (-1, 0.5, 256)],
+    ("blur_kernel", 4, "odd"),
+    ("blur_kernel", 0, "at least 1"),
+    ("blur_kernel", 3.0, "integer"),
+    ("policy", "autoaugment", "trivial, rand"),
+    ("policy", "trivia", "Did you mean 'trivial'?"),
+    ("rand_operations", 0, "at least 1"),
+    ("rand_magnitude", -1, "at least 0"),
+    ("rand_magnitude", 31, "at most 30"),
 ]
 
 
-@pytest.mark.parametrize(("name", "value", "words"), REFUSED, ids=[f"{name}={value}" for name, value, _ in REFUSED])
-def test_every_wrong_value_is_refused_with_what_was_expected_and_what_came(name: str, value: Any, words: str):
-    with pytest.raises(UserError) as refused:
+@pytest.mark.parametrize(("name", "value", "expected"), REFUSED, ids=[f"{name}={value}" for name, value, _ in REFUSED])
+def test_every_wrong_value_is_refused_with_what_was_expected_and_what_came(name: str, value: Any, expected: str):
+    with pytest.raises(UserError, match=rf"augment\.{name}\b") as refused:
         Augmentation(**{name: value})
-    assert str(refused.value) == words
+    assert expected in str(refused.value)
+    received = value if isinstance(value, tuple) and len(value) == 2 else (value,)
+    assert any(repr(entry) in str(refused.value) for entry in received)
 
 
 @pytest.mark.parametrize("value", [np.float32(0.25), np.float64(0.25), np.int64(0)])
@@ -533,19 +525,19 @@ def test_nothing_is_mixed_without_a_policy_or_a_partner():
 def test_partners_are_a_permutation_and_shares_are_shares(kind: str, alpha: float):
     mix = mix_of(dataclasses.replace(OFF, **{kind: alpha}), COUNT)
     assert sorted(mix.partners.tolist()) == list(range(COUNT))
-    assert ((mix.share >= 0) & (mix.share <= 1)).all()
+    assert ((mix.ratios >= 0) & (mix.ratios <= 1)).all()
     deviation = (1 / (4 * (2 * alpha + 1))) ** 0.5  # of Beta(alpha, alpha)
     if kind == "mixup":
         assert mix.boxes is None
-        assert mix.share.mean() == pytest.approx(0.5, abs=4 * deviation / COUNT**0.5)
-        assert mix.share.std() == pytest.approx(deviation, rel=0.1)
+        assert mix.ratios.mean() == pytest.approx(0.5, abs=4 * deviation / COUNT**0.5)
+        assert mix.ratios.std() == pytest.approx(deviation, rel=0.1)
     else:
         assert mix.boxes is not None
         top, left, height, width = mix.boxes.T
         assert mix.boxes.min() >= 0
         assert ((top + height <= 32) & (left + width <= 32)).all()
-        assert np.array_equal(mix.share, 1 - height * width / 32**2)
-        assert mix.share.mean() > 0.5  # rectangles are cut at the border
+        assert np.array_equal(mix.ratios, 1 - height * width / 32**2)
+        assert mix.ratios.mean() > 0.5  # rectangles are cut at the border
 
 
 def test_with_both_half_of_the_batches_get_each():
@@ -557,7 +549,7 @@ def test_with_both_half_of_the_batches_get_each():
 def test_mixup_is_the_convex_combination_of_the_pixels():
     mix, images, rows = mix_of(dataclasses.replace(OFF, mixup=1), 20, 16), noise(20), np.arange(20)
     shown = mix(images, images[torch.from_numpy(mix.partners)], rows).double()
-    share = torch.from_numpy(mix.share)[:, None, None, None]
+    share = torch.from_numpy(mix.ratios)[:, None, None, None]
     expected = share * images.double() + (1 - share) * images[torch.from_numpy(mix.partners)].double()
     assert (shown - expected).abs().max() < 1e-3
 
@@ -567,7 +559,7 @@ def test_cutmix_takes_its_rectangle_from_the_partner_and_the_rest_from_itself():
     images = torch.arange(20, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 16, 16)
     shown = mix(images, images[torch.from_numpy(mix.partners)], rows)
     assert torch.equal(images, torch.arange(20, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 16, 16))
-    for row, (image, partner, share) in enumerate(zip(shown, mix.partners, mix.share, strict=True)):
+    for row, (image, partner, share) in enumerate(zip(shown, mix.partners, mix.ratios, strict=True)):
         kept = image == row
         assert (kept | (image == partner)).all()
         if partner != row:
@@ -630,19 +622,19 @@ def test_all_ranks_together_make_the_batch_of_one_process(split: Split, ranks: i
                 assert part.step == step
                 # Those that stand in where a share has less than two are other ranks', and count for nothing.
                 count = len(batch.labels[own])
-                assert (part.own, part.stand_ins) == (count, max(0, 2 - count) if ranks > 1 else 0)
+                assert (part.own, part.borrowed) == (count, max(0, 2 - count) if ranks > 1 else 0)
                 assert torch.equal(part.labels[:count], batch.labels[own])
                 assert part.images[:count].shape == batch.images[own].shape
                 if count:
                     assert (part.images[:count].float() - batch.images[own].float()).abs().max() < 0.01
-                if batch.share is None or batch.other_labels is None:
+                if batch.mix_ratios is None or batch.partner_labels is None:
                     assert mixture == "none"
-                    assert part.share is part.other_labels is None
+                    assert part.mix_ratios is part.partner_labels is None
                 else:
-                    assert part.share is not None
-                    assert part.other_labels is not None
-                    assert torch.equal(part.share[:count], batch.share[own])
-                    assert torch.equal(part.other_labels[:count], batch.other_labels[own])
+                    assert part.mix_ratios is not None
+                    assert part.partner_labels is not None
+                    assert torch.equal(part.mix_ratios[:count], batch.mix_ratios[own])
+                    assert torch.equal(part.partner_labels[:count], batch.partner_labels[own])
 
 
 def test_a_mixed_batch_has_the_labels_and_shares_of_its_pixels():
@@ -653,13 +645,13 @@ def test_a_mixed_batch_has_the_labels_and_shares_of_its_pixels():
     split = Split(images=images, labels=labels, index=torch.arange(40))
     for policy in (dataclasses.replace(OFF, mixup=1.0), dataclasses.replace(OFF, cutmix=1.0)):
         for batch in batches(split, policy):
-            assert batch.other_labels is not None
-            assert batch.share is not None
-            assert batch.share.dtype == torch.float32
-            own, other = values[batch.labels].float(), values[batch.other_labels].float()
-            expected = batch.share * own + (1 - batch.share) * other
+            assert batch.partner_labels is not None
+            assert batch.mix_ratios is not None
+            assert batch.mix_ratios.dtype == torch.float32
+            own, other = values[batch.labels].float(), values[batch.partner_labels].float()
+            expected = batch.mix_ratios * own + (1 - batch.mix_ratios) * other
             torch.testing.assert_close(batch.images.float().mean((1, 2, 3)), expected, atol=0.01, rtol=1e-4)
-            assert (batch.other_labels != batch.labels).any()
+            assert (batch.partner_labels != batch.labels).any()
 
 
 @pytest.mark.parametrize("split", [one_size(), many_sizes()], ids=["one size", "many sizes"])
@@ -670,7 +662,7 @@ def test_an_epoch_resumed_in_its_middle_is_bit_equal_with_everything_on(split: S
     rest = batches(split, policy, rank=rank, world_size=2, first_step=1)
     assert [batch.step for batch in rest] == [1, 2]
     for ours, theirs in zip(rest, whole[1:], strict=True):
-        for name in ("images", "labels", "other_labels", "share"):
+        for name in ("images", "labels", "partner_labels", "share"):
             assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
 
 
@@ -682,9 +674,9 @@ def test_epochs_and_seeds_differ():
     )
     for other in others:
         assert not torch.equal(first.images, other.images)
-        assert first.share is not None
-        assert other.share is not None
-        assert not torch.equal(first.share, other.share)
+        assert first.mix_ratios is not None
+        assert other.mix_ratios is not None
+        assert not torch.equal(first.mix_ratios, other.mix_ratios)
 
 
 def test_images_of_many_sizes_need_a_framing():

@@ -84,7 +84,7 @@ def test_an_unresolved_or_wrong_policy_is_refused():
     images = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
     with pytest.raises(ValueError, match="must be resolved"):
         augment(images, np.arange(2), Augmentation(), Draws(0), framing=framed(8))
-    with pytest.raises(UserError, match=r'augment\.flip must be true, false or "auto", got \'yes\''):
+    with pytest.raises(UserError, match="flip"):
         Augmentation(flip="yes")
-    with pytest.raises(UserError, match=r"augment\.crop_padding must be a finite number at least 0 and at most 0\.5"):
+    with pytest.raises(UserError, match="crop_padding"):
         Augmentation(crop_padding=2)

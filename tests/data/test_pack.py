@@ -93,7 +93,7 @@ def _batches(data: ImageData, **arguments: int) -> list[Batch]:
 def _assert_same_batches(ours: list[Batch], theirs: list[Batch]) -> None:
     for one, other in zip(ours, theirs, strict=True):
         assert one.step == other.step
-        for field in ("images", "labels", "other_labels", "share"):
+        for field in ("images", "labels", "partner_labels", "share"):
             left, right = getattr(one, field), getattr(other, field)
             assert isinstance(left, torch.Tensor)
             assert isinstance(right, torch.Tensor)
@@ -275,8 +275,8 @@ def test_ranks_see_every_image_once_and_the_same_batches(photos: Path, tmp_path:
     for whole, *parts in zip(alone, *ranks, strict=True):
         for rank, part in enumerate(parts):
             assert torch.allclose(whole.images[rank::2], part.images, rtol=0, atol=0.01)
-            assert torch.equal(whole.share[rank::2], part.share)
-            assert torch.equal(whole.other_labels[rank::2], part.other_labels)
+            assert torch.equal(whole.mix_ratios[rank::2], part.mix_ratios)
+            assert torch.equal(whole.partner_labels[rank::2], part.partner_labels)
             assert torch.equal(whole.labels[rank::2], part.labels)
 
 

@@ -333,7 +333,7 @@ def test_shares_make_up_the_batch_and_none_has_less_than_two_images(mixup: float
     ranks = [list(training_batches(data.split("train"), rank=rank, world_size=5, **settings)) for rank in range(5)]
     assert [batch.own for batches in ranks for batch in batches] == [7, 1, 7, 1, 6, 0, 6, 0, 6, 0]
     for whole, *parts in zip(alone, *ranks, strict=True):
-        assert (whole.own, whole.stand_ins) == (whole.total, 0)
+        assert (whole.own, whole.borrowed) == (whole.total, 0)
         for rank, part in enumerate(parts):
             assert part.total == whole.total
             assert np.array_equal(part.positions, whole.positions)

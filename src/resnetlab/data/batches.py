@@ -1,4 +1,4 @@
-"""The order of an epoch and its batches: functions of (seed, epoch, step), never of history."""
+"""The batches of an epoch and their order, determined by (seed, epoch, step) alone."""
 
 from __future__ import annotations
 
@@ -23,41 +23,41 @@ class Batch:
 
     Attributes:
         step: the step within the epoch, from 0.
-        images: (N, C, H, W), values 0 to 255, or normalized; uint8 where pixels were only moved, else float32.
+        images: (N, C, H, W), values 0 to 255, or normalized; uint8 if pixels were only moved, otherwise float32.
         labels: int64 (N,).
-        other_labels: int64 (N,), of the samples mixed in; None where none are.
-        share: float32 (N,), what `labels` have of the target, the rest being that of `other_labels`.
+        partner_labels: int64 (N,), of the samples mixed in; None without mixup and CutMix.
+        mix_ratios: float32 (N,), the weight of `labels` in the target; that of `partner_labels` is the rest.
         normalized: whether the images are normalized.
-        positions: int64, of the images of the whole batch, of all ranks, in their split.
-        stand_ins: so many images at the end count for nothing: they are other ranks', where this one's share
-            has less than the two that normalization needs.
+        positions: int64, the positions in the split of all images of the global batch.
+        borrowed: number of images at the end that are excluded from the loss. A process with fewer than the two images
+            that batch normalization needs borrows them from other processes.
     """
 
     step: int
     images: Tensor
     labels: Tensor
-    other_labels: Tensor | None = None
-    share: Tensor | None = None
+    partner_labels: Tensor | None = None
+    mix_ratios: Tensor | None = None
     normalized: bool = False
     positions: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    stand_ins: int = 0
+    borrowed: int = 0
 
     @property
     def own(self) -> int:
-        """Number of images that count, of this rank's share."""
-        return len(self.labels) - self.stand_ins
+        """Number of images of this process that count in the loss."""
+        return len(self.labels) - self.borrowed
 
     @property
     def total(self) -> int:
-        """Number of images of the whole batch, of all ranks."""
+        """Number of images of the global batch."""
         return len(self.positions) or len(self.labels)
 
 
 def batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
-    """Returns where each batch of an epoch begins and ends: every image once.
+    """Returns the first and last position of each batch of an epoch, which contains every image once.
 
-    The last batch is smaller. One that would hold a single image, of which batch normalization can
-    take no variance, joins the batch before it.
+    The last batch is smaller. If it had a single image, which has no variance for batch normalization, it is joined to
+    the batch before it.
     """
     starts = list(range(0, count, batch_size))
     if len(starts) > 1 and count - starts[-1] == 1:
@@ -83,15 +83,15 @@ def training_batches(
 
     Args:
         split: where the images are.
-        batch_size: images of a step, over all ranks.
-        policy: what happens to them.
-        seed: of order and augmentation.
+        batch_size: images per step, over all processes.
+        policy: the augmentation.
+        seed: seed of order and augmentation.
         epoch: from 0.
-        first_step: batches before it are passed over; they cost nothing.
+        first_step: batches before it are skipped, at no cost.
         framing: size of the batches, and what a sample without a random crop shows; by default the whole images,
             if they are all of one size.
-        device: where to augment; the CPU without it.
-        preprocessing: normalizes images that augmentation makes float32; others are left as bytes.
+        device: where to augment; by default the CPU.
+        preprocessing: normalizes images that augmentation makes float32; others stay uint8.
         rank: the index of this process. Each process gets every `world_size`-th sample of the global batch, which
             does not depend on the number of processes. It also reads the samples mixed into its own, and fills up
             to two images with samples of other processes.
@@ -114,11 +114,10 @@ def training_batches(
             return augment(split.images, chosen, policy, draws, rows=rows, **settings)
 
         own = np.arange(rank, len(chosen), world_size)
-        stand_ins = (
-            np.setdiff1d(np.arange(min(3, len(chosen))), own)[: max(0, 2 - len(own))] if world_size > 1 else own[:0]
-        )
-        own = np.concatenate([own, stand_ins])
-        place = {"positions": chosen, "stand_ins": len(stand_ins)}
+        others = np.setdiff1d(np.arange(min(3, len(chosen))), own)
+        borrowed = others[: max(0, 2 - len(own))] if world_size > 1 else others[:0]
+        own = np.concatenate([own, borrowed])
+        place = {"positions": chosen, "borrowed": len(borrowed)}
         images, mix = make(own), draw_mix(policy, len(chosen), framing.image_size, draws)
         normalized = preprocessing is not None and images.is_floating_point()
         if mix is None:
@@ -126,7 +125,7 @@ def training_batches(
             continue
         partners = mix.partners[own]
         mixed_in = images[torch.from_numpy(partners).to(device)] if world_size == 1 else make(partners)
-        share = torch.from_numpy(mix.share[own]).to(device, torch.float32)
+        ratios = torch.from_numpy(mix.ratios[own]).to(device, torch.float32)
         mixed = mix(images, mixed_in, own)
         partner_labels = labels[partners].to(device)
-        yield Batch(step, mixed, labels[own].to(device), partner_labels, share, normalized, **place)
+        yield Batch(step, mixed, labels[own].to(device), partner_labels, ratios, normalized, **place)

@@ -144,15 +144,15 @@ def _losses(logits: Tensor, batch: Batch, rows: slice, recipe: Recipe, class_wei
         return values if class_weights is None else values * class_weights[labels]
 
     own = losses(batch.labels[rows])
-    if batch.share is None or batch.other_labels is None:
+    if batch.mix_ratios is None or batch.partner_labels is None:
         return own
-    return torch.lerp(losses(batch.other_labels[rows]), own, batch.share[rows].to(own.dtype))
+    return torch.lerp(losses(batch.partner_labels[rows]), own, batch.mix_ratios[rows].to(own.dtype))
 
 
 def _count_correct(predictions: Tensor, batch: Batch) -> Tensor:
     right = predictions == batch.labels
-    if batch.share is not None and batch.other_labels is not None:
-        right = right * batch.share + (predictions == batch.other_labels) * (1 - batch.share)
+    if batch.mix_ratios is not None and batch.partner_labels is not None:
+        right = right * batch.mix_ratios + (predictions == batch.partner_labels) * (1 - batch.mix_ratios)
     return right[: batch.own].sum()
 
 

@@ -10,10 +10,9 @@ import numpy as np
 
 from resnetlab.core.framing import Framing
 from resnetlab.core.randomness import Draws
-from resnetlab.data.augment.policy import Augmentation
+from resnetlab.data.augment.policy import STRONGEST_MAGNITUDE, Augmentation
 
 _CROP_ATTEMPTS = 10
-_STEPS = 30  # the strongest of 31 magnitudes, from 0
 OPERATIONS = (
     "identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate", "brightness", "saturation",
     "contrast", "sharpness", "posterize", "solarize", "autocontrast", "equalize",
@@ -161,12 +160,12 @@ def add_operations(samples: AugmentationParameters, policy: Augmentation, size: 
     count, rounds = len(samples), 1 if policy.policy == "trivial" else policy.rand_operations
     stream = draws.stream(f"augment.{policy.policy}")
     operations = stream.integers(0, len(OPERATIONS), (rounds, count))
-    steps = stream.integers(0, _STEPS + 1, (rounds, count))
+    steps = stream.integers(0, STRONGEST_MAGNITUDE + 1, (rounds, count))
     if policy.policy == "rand":
         steps = np.full_like(steps, policy.rand_magnitude)
     signs = stream.choice([-1.0, 1.0], (rounds, count))
     for drawn, step, sign in zip(operations, steps, signs, strict=True):
-        _add(samples, drawn, step / _STEPS, sign, policy.policy, size)
+        _add(samples, drawn, step / STRONGEST_MAGNITUDE, sign, policy.policy, size)
 
 
 def _draw_shifts(policy: Augmentation, count: int, size: int, draws: Draws) -> tuple[np.ndarray, np.ndarray]:

@@ -171,7 +171,7 @@ def _augmented(
     if (mix := draw_mix(policy, len(positions), size, draws)) is not None:
         batch = mix(batch, batch[torch.from_numpy(mix.partners)], np.arange(len(positions)))
         names = [data.class_names[label] for label in images.labels[torch.from_numpy(positions)].tolist()]
-        for name, partner, share in zip(names, mix.partners.tolist(), mix.share.tolist(), strict=True):
+        for name, partner, share in zip(names, mix.partners.tolist(), mix.ratios.tolist(), strict=True):
             captions.append(f"{share:.0%} {name}\n{1 - share:.0%} {names[partner]}")
     return list(batch.float().round().clamp(0, 255).to(torch.uint8)), captions
 
