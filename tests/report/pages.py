@@ -1,4 +1,4 @@
-"""Runs that were never trained, and what tests ask of their pages."""
+"""Runs that were never trained, and a parser for their pages."""
 
 import base64
 import io
@@ -17,8 +17,11 @@ from sklearn.metrics import precision_recall_fscore_support
 from resnetlab import Run
 from resnetlab.core.files import write_json
 from resnetlab.data.storage.store import ImageData, Split
+from resnetlab.evaluation.calibration import expected_calibration_error, maximum_calibration_error, reliability
+from resnetlab.evaluation.confusion import confused_pairs
 from resnetlab.evaluation.diagnostics import Diagnostics
 from resnetlab.evaluation.embeddings import EmbeddingMap
+from resnetlab.evaluation.metrics import wilson_interval
 from resnetlab.evaluation.result import Exploration
 from resnetlab.models.catalog import model_config
 from resnetlab.training.recipes import resolve_recipe
@@ -61,61 +64,107 @@ def make_run(folder, data, *, wrong=5, epochs=4, split="test", settings=None):
         ]
     )  # fmt: skip
     save_file({"weight": torch.zeros(10, 3), "norm.running_mean": torch.zeros(3)}, run.weights)
-    labels = next(iter(data.splits.values())).labels.numpy()
+    evaluated = data.splits.get("test") or next(iter(data.splits.values()))
+    labels = evaluated.labels.numpy()
     predictions = np.where(np.arange(len(labels)) < wrong, (labels + 1) % len(names), labels)
     losses = np.linspace(0.1, 2.0, len(labels))
     folder = run.evaluation()
     folder.mkdir()
-    pd.DataFrame(
-        {"index": next(iter(data.splits.values())).index.numpy(), "label": names[labels],
-         "prediction": names[predictions], "confidence": np.linspace(0.2, 0.999, len(labels)), "loss": losses}
-    ).to_parquet(folder / "per_image.parquet")  # fmt: skip
+    correct, sure = labels == predictions, np.linspace(0.2, 0.999, len(labels))
+    images = pd.DataFrame(
+        {"index": evaluated.index.numpy(), "label": names[labels],
+         "prediction": names[predictions], "confidence": sure, "loss": losses, "correct": correct,
+         "label_probability": np.where(correct, sure, 0.01)}
+    )  # fmt: skip
+    images["top5"] = [[name, *names[names != name][:4]] for name in images["prediction"]]
+    images["top5_confidence"] = [[value, 0.02, 0.01, 0.01, 0.01][: min(5, len(names))] for value in sure]
     scores = precision_recall_fscore_support(labels, predictions, labels=range(len(names)), zero_division=0)
     columns = dict(zip(("precision", "recall", "f1", "support"), scores, strict=True))
-    pd.DataFrame({"class": names, **columns}).to_parquet(folder / "per_class.parquet")
-    summary = {"split": split, "n": len(labels), "top1": 1 - wrong / len(labels), "top5": 0.9876, "loss": 0.4321}
+    low, high = wilson_interval(len(labels) - wrong, len(labels))
+    tables = {
+        "per_image": images,
+        "per_class": pd.DataFrame({"class": names, **columns, "recall_low": 0.1, "recall_high": 0.9}),
+        "reliability": reliability(sure, correct),
+        "confused_pairs": confused_pairs(images["label"].tolist(), images["prediction"].tolist(), list(names)),
+    }
+    for name, table in tables.items():
+        table.to_parquet(folder / f"{name}.parquet")
+    summary = {
+        "split": split, "n": len(labels), "top1": 1 - wrong / len(labels), "top5": 0.9876, "loss": 0.4321,
+        "top1_low": low, "top1_high": high, "ece": expected_calibration_error(sure, correct),
+        "mce": maximum_calibration_error(sure, correct),
+    }  # fmt: skip
     write_json(folder / "summary.json", {"schema": 1, **summary})
     return run
 
 
 class Page(HTMLParser):
-    """What the tests ask of a page: its elements, the text that is read, the rows of tables, the charts."""
+    """A page's elements, the text people read, the rows of its tables, its pictures and sections.
+
+    Attributes:
+        elements: tag and attributes of each element, in order.
+        text: all that is read, outside scripts and styles.
+        rows: of all tables, cells as pairs of text and `data-value`.
+        pictures_data: what each SVG gives the page's program, in order.
+        svg_texts: what is written in each SVG.
+        images: what the page's program knows of the images.
+        sections: attributes of the sections by id.
+    """
 
     def __init__(self, path):
         super().__init__()
         self.source = Path(path).read_text(encoding="utf-8")
         self.elements, self.texts, self.rows, self.scripts, self.inside, self.in_cell = [], [], [], [], "", False
+        self.svg_texts, self.sections, self.contents = [], {}, {}
         self.feed(self.source)
         self.text = re.sub(r"\s+", " ", "".join(self.texts))
-        self.charts = [json.loads(text) for text in self.scripts if text.startswith('{"data"')]
+        self.pictures_data = [json.loads(text) for text in self.scripts if text.startswith('{"box"')]
         self.images = next(json.loads(text) for text in self.scripts if text.startswith('{"names"'))
 
     def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
+        attributes = dict(attributes)
+        self.elements.append((tag, attributes))
         self.inside = tag
+        if tag == "section":
+            self.sections[attributes["id"]] = attributes
+            self.contents[attributes["id"]] = set()
+        elif self.contents:
+            self.contents[next(reversed(self.contents))].add(tag)
+        if tag == "svg":
+            self.svg_texts.append([])
         if tag == "tr":
             self.rows.append([])
         if tag in ("td", "th"):
-            self.rows[-1].append(["", dict(attributes).get("data-value")])
+            self.rows[-1].append(["", attributes.get("data-value")])
             self.in_cell = True
 
     def handle_endtag(self, tag):
         self.inside = ""
         if tag in ("td", "th"):
             self.in_cell = False
-        if tag in ("li", "tr"):
+        if tag in ("li", "tr", "p", "th", "td", "br"):
             self.texts.append(" ")
 
     def handle_data(self, data):
         if self.inside == "script":
             self.scripts.append(data)
+        elif self.inside == "text":
+            self.svg_texts[-1].append(data)
         elif self.inside != "style":
             self.texts.append(data)
             if self.in_cell and self.inside != "small":
-                self.rows[-1][-1][0] += data
+                self.rows[-1][-1][0] += data.strip()
 
     def attributes(self, tag):
         return [attributes for name, attributes in self.elements if name == tag]
+
+    def missing(self):
+        """The sections that lack data, by id, and what they say."""
+        return {name: item["data-missing"] for name, item in self.sections.items() if "data-missing" in item}
+
+    def confusion(self):
+        """What the confusion matrix gives the page's program."""
+        return next(data for data in self.pictures_data if "cells" in data)
 
     def pictures(self):
         return [decoded(image["src"]) for image in self.attributes("img")]

@@ -1,19 +1,20 @@
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.metrics import confusion_matrix
-from tests.report.pages import HOSTILE, Page, make_data, make_run
+from tests.report.pages import HOSTILE, Page, add_exploration, make_data, make_run
 
-from resnetlab import write_report
+from resnetlab import load_data, write_report
 from resnetlab.core.errors import UserError
+from resnetlab.core.pictures import Picture, save_png, sentence
 from resnetlab.evaluation.metrics import wilson_interval
-from resnetlab.report.evaluation_files import read_results
-from resnetlab.report.figures import save_figures
 from resnetlab.report.sections.citations import WORKS
-from resnetlab.report.sections.curves import curve_charts, curves
+
+SECTIONS = {"result", "curves", "classes", "confusion", "reliability", "map", "mistakes", "residual", "provenance"}
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +26,12 @@ def digits(tmp_path_factory):
 
 def test_the_numbers_are_those_of_the_evaluation(digits):
     run, _, page = digits
-    assert "resnet20 on digits" in page.text and "95.83% top-1 accuracy" in page.text
-    assert "115 of 120 images are classified correctly" in page.text
+    for fact in ("resnet20 on digits", "95.83%", "115 of 120 images", "98.76%", "0.4321", "2 min 40 s", "1,234"):
+        assert fact in page.text
+    for fact in ("cpu, bfloat16", "21 November 2026", "Parameters 30"):
+        assert fact in page.text
     low, high = wilson_interval(115, 120)
-    assert f"from {low:.2%} to {high:.2%}" in page.text
-    for words in ("98.76%", "0.4321", "2 min 40 s", "1,234", "cpu, bfloat16", "21 November 2026", "Parameters30"):
-        assert words in page.text
+    assert f"{low:.2%} to {high:.2%}" in page.text
     table = pd.read_parquet(run.evaluation() / "per_class.parquet").set_index("class")
     shown = {row[0][0]: [float(cell[1]) for cell in row[1:5]] for row in page.classes()}
     assert set(shown) == set(table.index)
@@ -40,27 +41,31 @@ def test_the_numbers_are_those_of_the_evaluation(digits):
     assert figures == sorted(figures) and figures[0] < figures[-1]
 
 
-def test_the_charts_hold_the_history_and_the_confusion_matrix(digits):
+def test_the_pictures_hold_the_history_and_the_confusion_matrix(digits):
     run, _, page = digits
-    loss, top1, lr, confusion, *_ = page.charts
-    history = run.history
-    assert loss["data"][0]["y"] == history["train_loss"].tolist()
-    assert loss["data"][1]["y"] == [None, *history["val_loss"].tolist()[1:]]
-    assert top1["data"][1]["y"] == history["val_top1"].tolist() and lr["data"][0]["y"] == history["lr"].tolist()
+    loss, top1, lr = (data["marks"] for data in page.pictures_data[:3])
+    rows = run.history_rows()
+    assert [text.split("\n")[1] for _, _, text in loss] == [f"training {row['train_loss']:.4f}" for row in rows]
+    assert [len(values) for _, values, _ in loss] == [1, 2, 2, 2]  # the first epoch was not validated
+    assert [text.split("\n")[-1] for _, _, text in top1] == [f"validation {row['val_top1']:.2%}" for row in rows]
+    assert [text.split("\n")[1] for _, _, text in lr] == [f"learning rate {row['lr']:.4g}" for row in rows]
+    shown = next(row for row in page.rows if row[0][0] == "2" and len(row) == 6 and row[1][1] is None)
+    assert [text for text, _ in shown[1:3]] == [f"{rows[1]['train_loss']:.4f}", f"{rows[1]['val_loss']:.4f}"]
+    assert "75.00% after epoch 3" in page.text
     table = pd.read_parquet(run.evaluation() / "per_image.parquet")
     expected = confusion_matrix(table["label"], table["prediction"])
-    trace, *texts = confusion["data"]
-    matrix = np.zeros((10, 10), dtype=int)
+    trace, matrix = page.confusion(), np.zeros((10, 10), dtype=int)
     for row, column, count in trace["cells"]:
         matrix[row, column] = count
     assert (matrix == expected).all() and trace["support"] == expected.sum(axis=1).tolist()
-    assert sorted(int(text) for part in texts for text in part["text"]) == sorted(expected[expected > 0])
-    assert "75.00% of the validation images right; most were right after epoch 3, 75.00%" in page.text
+    counts = page.svg_texts[page.pictures_data.index(trace)]
+    names = [str(name) for name in range(10)] * 2 + ["predicted class", "true class"]
+    assert sorted(counts) == sorted([*names, *map(str, expected[expected > 0])])
 
 
 def test_the_worst_mistakes_come_first_with_their_own_pixels(digits):
     _, data, page = digits
-    mistakes = re.findall(r"(\d) taken for (\d)confidence ([\d.]+)%loss ([\d.]+)index (\d+)", page.text)
+    mistakes = re.findall(r"(\d) predicted as (\d) confidence ([\d.]+)%\s*loss ([\d.]+)\s*index (\d+)", page.text)
     assert [(label, prediction, index) for label, prediction, _, _, index in mistakes] == [
         (str(at), str(at + 1), str(at * 3 + 5)) for at in (4, 3, 2, 1, 0)
     ]
@@ -71,26 +76,42 @@ def test_the_worst_mistakes_come_first_with_their_own_pixels(digits):
     assert all(image["class"] == "pixelated" and image["alt"] for image in page.attributes("img"))
 
 
-def test_the_page_loads_nothing(digits):
+def test_the_page_loads_nothing_and_stays_small(digits):
     _, _, page = digits
-    assert len(re.findall(r"\* plotly\.js v", page.source)) == 1
+    assert len(re.sub(r"base64,[\w+/=]+", "", page.source)) < 400_000
     assert all(image["src"].startswith("data:") for image in page.attributes("img"))
     assert not any("src" in script for script in page.attributes("script"))
     assert [link["href"] for link in page.attributes("link")] == ["data:,"]
     anchors = [link["href"] for link in page.attributes("a")]
     assert [link for link in anchors if not link.startswith("#")] == [work.link for work in WORKS]
-    names = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
-    assert {link[1:] for link in anchors if link.startswith("#")} <= names
+    names = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(names) == len(set(names))
+    assert {link[1:] for link in anchors if link.startswith("#")} <= set(names)
     style = page.source.partition("<style>")[2].partition("</style>")[0]
     assert "url(" not in style and "@import" not in style
     policy = next(meta["content"] for meta in page.attributes("meta") if "http-equiv" in meta)
     assert policy.startswith("default-src 'none'") and "http" not in policy
 
 
+def test_a_complete_page_has_every_section_with_its_data(tmp_path):
+    run = make_run(tmp_path / "run", data := make_data("abcdef"))
+    add_exploration(run, data)
+    page = Page(write_report(run, data))
+    assert set(page.sections) >= SECTIONS and page.missing() == {}
+    assert all(page.contents[name] & {"table", "svg", "img"} for name in SECTIONS)
+
+
+def test_a_section_without_data_names_the_command_that_makes_them(digits):
+    run, _, page = digits
+    assert set(page.missing()) == {"map", "residual"}
+    assert all(f"resnetlab evaluate {run.path}" in sentence for sentence in page.missing().values())
+
+
 def test_settings_of_any_shape_are_shown(digits, tmp_path):
     _, data, page = digits
-    for words in ("config: depths3, 3, 3", "flipno", "packages: torch2.15.0", data.fingerprint):
-        assert words in page.text
+    shown = {row[0][0]: row[1][0] for row in page.rows if len(row) == 2}
+    assert shown["config: depths"] == "3, 3, 3" and shown["augment: flip"] == "no"
+    assert shown["packages: torch"] == "2.15.0" and data.fingerprint in page.text
     expected = "resnetlab train digits --model resnet20 --recipe quick --epochs 4 --set augment.flip=false --seed 7"
     assert f"{expected} --precision bfloat16" in page.text
     later = {
@@ -100,18 +121,12 @@ def test_settings_of_any_shape_are_shown(digits, tmp_path):
     later_run = make_run(tmp_path / "run", data, settings=later)
     (later_run.path / "environment.json").unlink()
     page = Page(write_report(later_run.path, data))
-    assert "Novelty" in page.text and "deep: er1.5, yes" in page.text and "recordedno" in page.text
+    shown = {row[0][0]: row[1][0] for row in page.rows if len(row) == 2}
+    assert shown["deep: er"] == "1.5, yes" and shown["recorded"] == "no"
     assert "--data-root '/a b' --image-size 8 --seed 7" in page.text
     custom = {"model": {"name": "custom", "config": {}}}
     page = Page(write_report(make_run(tmp_path / "custom", data, settings=custom), data))
-    assert "This run was started from Python" in page.text
-
-
-def test_the_pictures_are_drawn(digits):
-    run, _, _ = digits
-    for name in ("curves", "confusion", "mistakes", "reliability"):
-        pixels = np.asarray(Image.open(run.path / "figures" / f"{name}.png").convert("L"))
-        assert pixels.min() < 100 and pixels.max() == 255 and pixels.std() > 10
+    assert "resnetlab.fit" in page.text and "resnetlab train" not in page.text
 
 
 def test_names_stay_text(tmp_path):
@@ -121,18 +136,18 @@ def test_names_stay_text(tmp_path):
     assert len(page.attributes("img")) == 5 and all("onerror" not in image for image in page.attributes("img"))
     assert page.source.count("<b>") == 5  # the true class of five mistakes
     assert HOSTILE in page.text and "Run folder: <b>run." in page.text
-    labels = page.charts[3]["data"][0]["x"]
-    assert labels[0] == "&lt;/script&gt;&lt;b&gt;&#36;x&#36; &amp; &quot;y&quot; %{x}&#x27;"
-    assert "98.76%" not in page.text  # of five classes the right one is always among the first five
+    labels = page.svg_texts[page.pictures_data.index(page.confusion())]
+    assert HOSTILE[:17] + "…" in labels and "猫 $\\frac{$" in labels
+    assert "98.76%" not in page.text  # with five classes top-5 is 1 by definition
 
 
 def test_a_run_without_evaluation_says_what_to_do(tmp_path):
     run = make_run(tmp_path / "my run", make_data("ab"))
     (run.evaluation() / "per_image.parquet").unlink()
-    with pytest.raises(UserError, match=r"has no evaluation to report on.*resnetlab evaluate '.*my run'"):
+    with pytest.raises(UserError, match=r"resnetlab evaluate '.*my run'"):
         write_report(run)
     (run.evaluation() / "summary.json").unlink()
-    with pytest.raises(UserError, match="has no evaluation"):
+    with pytest.raises(UserError, match="resnetlab evaluate"):
         write_report(run)
     assert not run.report.exists()
 
@@ -140,40 +155,45 @@ def test_a_run_without_evaluation_says_what_to_do(tmp_path):
 def test_images_that_are_gone_are_explained(tmp_path):
     run = make_run(tmp_path / "run", make_data("ab", source=str(tmp_path / "gone")))
     page = Page(write_report(run))
-    assert "The pictures are missing: the run's images were in" in page.text and not page.attributes("img")
-    assert page.text.count("taken for") == 5
+    assert str(tmp_path / "gone") in page.missing()["mistakes"] and "--data" in page.missing()["mistakes"]
+    assert not page.attributes("img") and page.text.count("predicted as") == 5
     page = Page(write_report(run, make_data("ab", size=9)))
-    assert "the data given for this page are not those of the run" in page.text and not page.attributes("img")
+    assert "not those of the run" in page.missing()["images"] and not page.attributes("img")
     assert (run.path / "figures" / "mistakes.png").is_file()
 
 
-def test_moved_data_are_found_under_their_new_root(tmp_path, monkeypatch):
-    run, asked = make_run(tmp_path / "run", data := make_data("ab")), []
-    monkeypatch.setattr(
-        "resnetlab.report.images.reload_data", lambda recorded, data_root: asked.append(data_root) or data
-    )
-    assert len(Page(write_report(run, data_root="/elsewhere")).attributes("img")) == 5 and asked == ["/elsewhere"]
+def test_moved_data_are_found_at_their_new_place(tmp_path):
+    for value, place in enumerate(f"{split}/{label}" for split in ("train", "val", "test") for label in "ab"):
+        (folder := tmp_path / "photos" / place).mkdir(parents=True)
+        Image.fromarray(np.full((8, 8), 40 * value, dtype=np.uint8)).save(folder / "1.png")
+    data = load_data(tmp_path / "photos", image_size=8, channels=1)
+    run = make_run(tmp_path / "run", data, wrong=2)
+    assert len(Page(write_report(run)).attributes("img")) == 2
+    (tmp_path / "photos").rename(tmp_path / "moved")
+    assert "mistakes" in Page(write_report(run)).missing()
+    assert len(Page(write_report(run, load_data(tmp_path / "moved", image_size=8, channels=1))).attributes("img")) == 2
 
 
 def test_no_mistakes_and_no_history(tmp_path):
     run = make_run(tmp_path / "run", data := make_data("ab"), wrong=0, epochs=0)
     page = Page(write_report(run, data))
-    assert "No mistakes: all 24 images were classified correctly." in page.text
-    assert "holds no epoch" in page.text and "Most frequent confusions" not in page.text
-    assert "100.00% top-1" in page.text and len(page.charts) == 3  # the confusion matrix and reliability
+    assert "all 24 images correctly" in page.text and "Most confused pairs" not in page.text
+    assert "resnetlab train" in page.missing()["curves"] and "100.00%" in page.text
+    assert len(page.pictures_data) == 3  # the confusion matrix and reliability
 
 
-def test_one_class(tmp_path):
+def test_one_class_and_one_epoch(tmp_path):
     run = make_run(tmp_path / "run", data := make_data(["only"]), wrong=0, epochs=1)
     page = Page(write_report(run, data))
-    assert next(trace["cells"] for chart in page.charts for trace in chart["data"] if "cells" in trace) == [[0, 0, 12]]
+    assert page.confusion()["cells"] == [[0, 0, 12]]
+    assert "svg" in page.contents["curves"] and "curves" not in page.missing()
 
 
 def test_a_validation_split_is_named_and_cautioned(tmp_path):
     run = make_run(tmp_path / "run", data := make_data("ab"), split="validation")
     page = Page(write_report(run, data))
-    assert "on the validation split" in page.text and "This run has no test split." in page.text
-    assert "The pictures are missing: x has no 'validation' split." in page.text
+    assert "on the validation split" in page.text and "no test split" in page.text
+    assert "'validation'" in page.missing()["mistakes"]
 
 
 def test_classes_without_images_come_last(tmp_path):
@@ -189,11 +209,10 @@ def test_classes_without_images_come_last(tmp_path):
 def test_a_thousand_classes(tmp_path):
     data = make_data([f"class {number}" for number in range(1000)], per_class=2, size=4)
     page = Page(write_report(make_run(tmp_path / "run", data, wrong=40), data))
-    chart = page.charts[3]
-    assert len(chart["data"]) == 1 and len(chart["data"][0]["cells"]) == 1040  # no text in the cells
-    assert chart["layout"]["xaxis"]["tickvals"] == []
-    assert len(page.classes()) == 1000
-    assert len(page.attributes("img")) == 36 and "the 24 with the highest loss are shown" in page.text
+    trace = page.confusion()
+    assert len(trace["cells"]) == 1040 and len(trace["support"]) == 1000
+    assert page.svg_texts[page.pictures_data.index(trace)] == ["predicted class", "true class"]
+    assert len(page.classes()) == 1000 and len(page.attributes("img")) == 36
 
 
 def test_the_page_stays_small_with_photographs_of_noise(tmp_path):
@@ -205,30 +224,35 @@ def test_the_page_stays_small_with_photographs_of_noise(tmp_path):
     )
 
 
-def test_a_failed_write_keeps_the_old_picture(tmp_path, monkeypatch):
-    results = read_results(make_run(tmp_path / "run", make_data("ab")))
-    arguments = {"history": pd.DataFrame(), "results": results, "mistakes": [], "no_pictures": None}
-    folder = tmp_path / "figures"
-    save_figures(folder, **arguments)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+def test_a_picture_that_fails_keeps_the_old_file(tmp_path):
+    path = tmp_path / "x.png"
+    save_png(path, sentence("before"))
+    before = path.read_bytes()
 
-    def fail(figure, path, **_):
-        path.write_bytes(b"half")
+    def fail(figure):
         raise OSError("the disk is full")
 
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
     with pytest.raises(OSError, match="full"):
-        save_figures(folder, **arguments)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        save_png(path, Picture(title="", words="", draw=fail))
+    assert path.read_bytes() == before and [found.name for found in tmp_path.iterdir()] == ["x.png"]
 
 
-def test_losses_that_span_a_lot_get_a_logarithmic_scale():
-    history = pd.DataFrame({"epoch": [1, 2], "lr": [0.1, 0.0], "train_loss": [2.0, 0.5], "val_loss": [25.0, 0.4]})
-    history = history.assign(train_top1=0.5, val_top1=0.5)
-    assert curve_charts(history)["loss"]["layout"]["yaxis"]["type"] == "log"
-    assert "Loss, logarithmic scale" in curves(history)
-    assert "label smoothing" not in curves(history)
-    assert "The training loss includes label smoothing of 0.1, the validation loss does not." in curves(history, 0.1)
-    tame = history.assign(val_loss=[2.5, 0.4])
-    assert curve_charts(tame)["loss"]["layout"]["yaxis"]["type"] == "linear"
-    assert curve_charts(tame.assign(val_loss=float("nan")))["top1"]["layout"]["yaxis"]["type"] == "linear"
+def test_label_smoothing_is_named(tmp_path, digits):
+    run, data, page = digits
+    recipe = run.settings["recipe"]
+    assert ("label smoothing" in page.text) == bool(recipe["label_smoothing"])
+    other = {"recipe": {**recipe, "label_smoothing": 0.0 if recipe["label_smoothing"] else 0.2}}
+    page = Page(write_report(make_run(tmp_path / "run", data, settings=other), data))
+    assert ("label smoothing of 0.2" in page.text) == bool(other["recipe"]["label_smoothing"])
+
+
+def test_a_new_section_is_one_module_and_one_template():
+    import resnetlab.report as package
+    from resnetlab.report.page import all_sections
+
+    folder = Path(next(iter(package.__path__)))
+    modules = {path.stem for path in (folder / "sections").glob("*.py")} - {"__init__"}
+    sections = all_sections()
+    assert modules == {section.name for section in sections}
+    assert all((folder / "templates" / f"{name}.html").is_file() for name in modules)
+    assert [section.order for section in sections] == sorted({section.order for section in sections})

@@ -1,4 +1,5 @@
 import itertools
+import json
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,9 +28,11 @@ def browser():
         installed = [Path("/usr/bin/chromium"), Path(driver.chromium.executable_path)]
         executable = next((path for path in installed if path.is_file()), None)
         if executable is None:
-            pytest.skip("there is no chromium on this machine")
+            pytest.skip("chromium is not installed")
         browser = driver.chromium.launch(
-            executable_path=executable, args=["--no-sandbox", "--disable-gpu"], timeout=60_000
+            executable_path=executable,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+            timeout=60_000,
         )
         yield browser
         browser.close()
@@ -47,7 +50,7 @@ def trained(tmp_path_factory, digits_run, digits):
 
 @contextmanager
 def opened(browser, report, width=1280, scheme="light"):
-    """A page read from its file without a network; afterwards it has said nothing and asked for nothing."""
+    """A page opened from its file, offline; in the end there must be no console message and no request."""
     context = browser.new_context(
         viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True, reduced_motion="reduce"
     )
@@ -63,6 +66,35 @@ def opened(browser, report, width=1280, scheme="light"):
     assert [url for url in requested if not url.startswith(("file:", "data:", "blob:"))] == []
 
 
+def cell(page, row, column):
+    """Where a cell of the confusion matrix is, in pixels from the corner of its picture."""
+    picture = page.locator("#confusion svg")
+    data = json.loads(page.locator("#confusion svg + script").text_content())
+    left, top, width, _ = data["box"]
+    scale = picture.bounding_box()["width"] / float(picture.get_attribute("viewBox").split()[2])
+    side = width / len(data["support"])
+    return {"x": (left + side * (column + 0.5)) * scale, "y": (top + side * (row + 0.5)) * scale}
+
+
+OVERLAPS = """svg => {
+    const texts = [...svg.querySelectorAll("text")].map(text => [text.textContent, text.getBoundingClientRect()]);
+    const found = [], frame = svg.getBoundingClientRect();
+    texts.forEach(([text, box], at) => {
+        if (box.left < frame.left - 1 || box.right > frame.right + 1 || box.top < frame.top - 1 ||
+            box.bottom > frame.bottom + 1) found.push(text + " is outside");
+        for (const [other, next] of texts.slice(at + 1))
+            if (box.left + 1 < next.right && next.left + 1 < box.right && box.top + 2 < next.bottom &&
+                next.top + 2 < box.bottom) found.push(text + " over " + other);
+    });
+    return found;
+}"""
+
+
+def overlaps(picture):
+    """The texts of a picture that lie over each other or outside it."""
+    return picture.evaluate(OVERLAPS)
+
+
 def column(page, number):
     return page.locator(f".sortable tbody tr > :nth-child({number})").all_inner_texts()
 
@@ -75,8 +107,9 @@ def count(text):
 def test_the_page_works_offline_in_a_browser(trained, browser, width, scheme):
     run, _ = trained
     with opened(browser, run.report, width, scheme) as page:
-        assert page.locator(".chart .main-svg").first.is_visible()
-        assert page.locator(".chart .heatmaplayer image").count() == 1
+        pictures = page.locator("svg.picture")
+        assert pictures.count() == 9 and all(picture.is_visible() for picture in pictures.all())
+        assert all(overlaps(picture) == [] for picture in pictures.all())
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == SCHEMES[scheme]
 
@@ -88,12 +121,42 @@ def test_the_page_works_offline_in_a_browser(trained, browser, width, scheme):
         page.get_by_role("button", name="F1").press("Space")
         assert [float(text) for text in column(page, 5)] == sorted(float(text) for text in column(page, 5))
 
-        line = page.locator(".chart .js-line").first
+        line = page.locator("#curves svg path[clip-path]").last
         color = line.evaluate("line => getComputedStyle(line).stroke")
         page.emulate_media(color_scheme="dark" if scheme == "light" else "light")
-        page.wait_for_function(
-            "before => getComputedStyle(document.querySelector('.chart .js-line')).stroke !== before", arg=color
-        )
+        assert line.evaluate("line => getComputedStyle(line).stroke") != color
+
+
+def test_pointing_at_a_curve_shows_the_values_of_its_epoch(trained, browser):
+    run, _ = trained
+    rows = run.history_rows()
+    with opened(browser, run.report) as page:
+        picture, tip = page.locator("#curves svg").first, page.locator("#tip")
+        data = json.loads(page.locator("#curves svg + script").first.text_content())
+        _, top, _, height = data["box"]
+        scale = picture.bounding_box()["width"] / float(picture.get_attribute("viewBox").split()[2])
+        for row, (x, values, _) in zip(rows, data["marks"], strict=True):
+            picture.hover(position={"x": x * scale + 2, "y": (top + height / 2) * scale})
+            assert tip.is_visible()
+            for fact in (f"epoch {row['epoch']}", f"{row['train_loss']:.4f}", f"{row['val_loss']:.4f}"):
+                assert fact in tip.inner_text()
+            dots = page.locator("#curves .guide circle")
+            assert [float(dot.get_attribute("cy")) for dot in dots.all()] == values
+        page.mouse.move(5, 5)
+        assert not tip.is_visible() and page.locator(".guide circle").count() == 0
+
+
+def test_pointing_at_a_bar_shows_its_figures(trained, browser):
+    run, _ = trained
+    blocks = pd.read_parquet(run.evaluation() / "blocks.parquet")
+    with opened(browser, run.report) as page:
+        picture = page.locator("#residual svg").first
+        data = json.loads(page.locator("#residual svg + script").first.text_content())
+        scale = picture.bounding_box()["width"] / float(picture.get_attribute("viewBox").split()[2])
+        x, (y,), _ = data["marks"][2]
+        picture.hover(position={"x": x * scale, "y": y * scale + 1})
+        assert blocks["block"][2] in page.locator("#tip").inner_text()
+        assert f"{blocks['ratio'][2]:.3f}" in page.locator("#tip").inner_text()
 
 
 def test_a_cell_of_the_matrix_shows_its_images(trained, browser):
@@ -104,19 +167,16 @@ def test_a_cell_of_the_matrix_shows_its_images(trained, browser):
         status = page.locator("#chosen")
         wrong = int((~table["correct"]).sum())
         assert count(status.inner_text()) == wrong
-        heat = page.locator(".matrix .chart .nsewdrag")
-        heat.scroll_into_view_if_needed()
-        box = heat.bounding_box()
-        at = {"x": box["width"] * (int(prediction) + 0.5) / 10, "y": box["height"] * (int(label) + 0.5) / 10}
-        heat.hover(position=at)
-        hover = page.locator(".matrix .hoverlayer .hovertext")
-        hover.wait_for()
-        for words in (f"true class {label}", f"predicted {prediction}", f"images: {pairs.iloc[0]}, "):
-            assert words in hover.text_content()
-        heat.click(position=at)
+        matrix, tip = page.locator("#confusion svg"), page.locator("#tip")
+        matrix.scroll_into_view_if_needed()
+        at = cell(page, int(label), int(prediction))
+        matrix.hover(position=at)
+        for fact in (f"true class {label}", f"predicted {prediction}", f"images: {pairs.iloc[0]}, "):
+            assert fact in tip.inner_text()
+        matrix.click(position=at)
         images = "image" if pairs.iloc[0] == 1 else "images"
         page.wait_for_function(STATUS, arg=f"{pairs.iloc[0]} {images} of class {label}")
-        assert f"taken for {prediction}" in status.inner_text() and status.get_attribute("role") == "status"
+        assert f"predicted as {prediction}" in status.inner_text() and status.get_attribute("role") == "status"
         items = page.locator("#thumbnails li")
         assert items.count() == min(pairs.iloc[0], 42)
         chosen = table.loc[(table["label"] == label) & (table["prediction"] == prediction)]
@@ -124,7 +184,7 @@ def test_a_cell_of_the_matrix_shows_its_images(trained, browser):
         assert f"confidence {first['confidence']:.1%}" in items.first.inner_text()
         assert f"index {first['index']}" in items.first.inner_text()
         page.wait_for_function(DRAWN)
-        assert page.evaluate("document.activeElement.id") == "images"
+        assert page.evaluate("document.activeElement.id") == "images-title"
         page.get_by_role("button", name="Back to all mistakes").click()
         page.wait_for_function(
             "wrong => document.getElementById('chosen').textContent.startsWith(wrong)", arg=str(wrong)
@@ -142,7 +202,7 @@ def test_tables_and_fields_choose_images_by_keyboard(trained, browser):
         row = page.locator(".sortable button.show").first
         number = int(row.inner_text())
         row.press("Space")
-        assert count(status.inner_text()) == number and "classified wrongly" in status.inner_text()
+        assert count(status.inner_text()) == number and "misclassified" in status.inner_text()
         page.get_by_label("True class").select_option(label="3")
         page.get_by_label("Prediction").select_option(label="3")
         right = int(((table["label"] == "3") & table["correct"]).sum())
@@ -171,10 +231,10 @@ def test_the_map_shows_and_marks_images(trained, browser):
         assert not tip.is_visible()
         page.keyboard.press("ArrowRight")
         page.keyboard.press("Enter")
-        assert page.evaluate("document.activeElement.id") == "images"
+        assert page.evaluate("document.activeElement.id") == "images-title"
         before = page.evaluate(pixels)
         page.get_by_role("button", name="By right or wrong").click()
-        assert page.locator(".key").inner_text().split() == ["right", "wrong"]
+        assert page.locator(".key").inner_text().split() == ["correct", "wrong"]
         assert page.evaluate(pixels) != before
         page.get_by_role("button", name="By class").click()
         page.get_by_role("button", name="Back to all mistakes").click()
@@ -212,9 +272,8 @@ def test_hostile_names_do_nothing_in_a_browser(tmp_path, browser):
     run = make_run(tmp_path / "run", data := make_data(names))
     add_exploration(run, data, blocks=("<b>a</b>", "$b$ <img src=x onerror=alert(1)>"))
     with opened(browser, write_report(run, data)) as page:
-        ticks = page.locator(".chart .ytick text").all_text_contents()
-        assert "$a$" in ticks and HOSTILE[:17] + "…" in ticks
-        assert "<b>a</b>" in page.locator(".chart .xtick text").all_text_contents()
+        texts = page.locator("svg.picture text").all_text_contents()
+        assert {"$a$", HOSTILE[:17] + "…", "<b>a</b>"} <= set(texts)
         page.locator(".confusion button.show").first.click()
         assert page.locator("#thumbnails li").count() > 0
         page.locator("#embedding-map canvas").press("ArrowRight")
@@ -231,3 +290,14 @@ def test_a_thousand_classes_without_images_work_in_a_browser(tmp_path, browser):
         assert "1,000 classes" in page.locator(".key").inner_text()
         page.locator("#embedding-map canvas").press("ArrowRight")
         assert page.locator("#tip").is_visible()
+        matrix = page.locator("#confusion svg")
+        matrix.scroll_into_view_if_needed()
+        whole, box = matrix.get_attribute("viewBox"), matrix.bounding_box()
+        page.mouse.move(box["x"] + 200, box["y"] + 200)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 260, box["y"] + 250)
+        page.mouse.up()
+        enlarged = [float(value) for value in matrix.get_attribute("viewBox").split()]
+        assert 0 < enlarged[2] == enlarged[3] < float(whole.split()[2]) / 5
+        matrix.dblclick(position={"x": 100, "y": 100})
+        assert matrix.get_attribute("viewBox") == whole

@@ -12,7 +12,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +49,7 @@ PALETTE: dict[str, tuple[str, str]] = {
     "right-4": ("#7ea6d3", "#28507c"),
     "right-5": ("#4274ad", "#2c5e98"),
     "right-6": ("#1f5b9e", "#2f6db5"),
-    "on-weak": ("#000000", "#ffffff"),
+    "on-weak": ("#000001", "#ffffff"),
     "on-strong": ("#fffffe", "#ffffff"),
     "class-0": ("#205a9e", "#6aa5ec"),
     "class-1": ("#c75a00", "#f0924a"),
@@ -64,7 +64,10 @@ PALETTE: dict[str, tuple[str, str]] = {
     "map-right": ("#6f94c2", "#5d86bb"),
     "map-wrong": ("#b8480a", "#ffa060"),
 }
-"""The colors of pages and pictures by name, in light and in dark mode; no two light ones are equal."""
+"""The colors of pages and pictures by name, in light and in dark mode.
+
+No two light ones are equal, and none is black, which matplotlib leaves out of an SVG.
+"""
 
 LIGHT = {name: light for name, (light, _) in PALETTE.items()}
 INK, MUTED, RULE, BAR = (LIGHT[name] for name in ("ink", "muted", "rule", "bar"))
@@ -131,6 +134,7 @@ class Picture:
         words: what a screen reader says instead of the picture.
         draw: puts the content on an empty figure, or on a part of one.
         marks: values to show under the pointer, of the first axes.
+        data: more for the program of the page, beside the marks.
         size: width and height in inches.
     """
 
@@ -138,6 +142,7 @@ class Picture:
     words: str
     draw: Callable[[Figure | SubFigure], None]
     marks: Sequence[Mark] = ()
+    data: Mapping[str, Any] = field(default_factory=dict)
     size: tuple[float, float] = (WIDTH, HEIGHT)
 
     def svg(self, name: str, colors: Mapping[str, str] = PAGE_COLORS) -> Markup:
@@ -152,7 +157,7 @@ class Picture:
     def html(self, name: str) -> Markup:
         """Returns the picture as an SVG element, followed by the values to show under the pointer as a JSON script."""
         svg, figure = self._drawn(name, PAGE_COLORS)
-        return svg + json_script(places(figure, self.marks))
+        return svg + json_script({**places(figure, self.marks), **self.data})
 
     def _drawn(self, name: str, colors: Mapping[str, str]) -> tuple[Markup, Figure]:
         from matplotlib import rc_context
@@ -178,7 +183,9 @@ def to_png(pictures: Sequence[Picture]) -> bytes:
 
     widths, heights = zip(*(picture.size for picture in pictures), strict=True)
     figure = Figure(figsize=(sum(widths), max(heights)), layout="constrained")
-    parts = figure.subfigures(1, len(pictures), width_ratios=widths, squeeze=False)[0]
+    parts: Sequence[Figure | SubFigure] = [figure]
+    if len(pictures) > 1:
+        parts = figure.subfigures(1, len(pictures), width_ratios=widths, squeeze=False)[0]
     buffer = io.BytesIO()
     with _quiet():
         for part, picture in zip(parts, pictures, strict=True):

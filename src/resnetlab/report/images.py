@@ -1,11 +1,11 @@
-"""The run's images, as far as they are still there, and all of them in small for the page."""
+"""The evaluated images, if they are still available, and their thumbnails for the page."""
 
 from __future__ import annotations
 
 import io
 import math
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,21 +19,20 @@ from resnetlab.core.errors import UserError
 from resnetlab.core.runs import Run
 from resnetlab.data.load import reload_data
 from resnetlab.data.storage.store import ImageData
-from resnetlab.report.evaluation_files import Results
-from resnetlab.report.markup import finite
+from resnetlab.report.results import Results
 
 MAX_IMAGES = 10_000
-"""So many images can be looked at in the page; of more, all mistakes come first."""
+"""Number of images that the page holds at most; mistakes come first."""
 
 _SIZES = (64, 48, 40, 32, 24, 16)
 _QUALITIES = (88, 75, 60)
 _SHEET_SIDE = 2048
-"""Of a sheet of thumbnails, in pixels: a phone takes that much at once."""
+"""Side of a sheet of thumbnails, in pixels: a phone can decode that much at once."""
 _BLOCK = 8
-"""JPEG compresses squares of so many pixels: a thumbnail that ends with one does not show in the next."""
+"""JPEG compresses squares of this side: a thumbnail that ends with one does not show in the next."""
 _SAMPLE, _CHUNK = 256, 256
 _BASE64 = 4 / 3
-"""Characters that a byte takes in the page."""
+"""Characters of the page for each byte."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +40,10 @@ class RunImages:
     """The images of the evaluated split.
 
     Attributes:
-        data: what they are part of; None where they are gone.
-        split: its name.
-        positions: int64 (N,), where in the split each row of `per_image` is, -1 where it is not.
-        missing: why there are none, in words; None where they are there.
+        data: the data set; None if it is not available.
+        split: the split's name.
+        positions: int64 (N,), the position in the split of each row of `per_image`, -1 if it is not there.
+        missing: why the images are missing, and the command that adds them; None if they are available.
     """
 
     data: ImageData | None
@@ -59,17 +58,18 @@ class RunImages:
 
 
 def find_images(run: Run, results: Results, data: ImageData | None, data_root: str | Path | None) -> RunImages:
-    """Returns the run's images, or the reason why they cannot be shown."""
+    """Returns the run's images, or why they cannot be shown."""
     recorded, split = run.settings["data"], results.summary["split"]
     nowhere = np.full(results.total, -1)
+    remedy = f"Add them with: {results.command} --page-only --data PATH"
     try:
         data = reload_data(recorded, data_root=data_root) if data is None else data
         chosen = data.split(split)
     except UserError as error:
-        missing = f"The pictures are missing: {error}"
+        missing = f"The images are missing: {error} {remedy}"
         return RunImages(data=None, split=split, positions=nowhere, missing=missing)
     if data.fingerprint != recorded["fingerprint"]:
-        missing = "The pictures are missing: the data given for this page are not those of the run."
+        missing = f"The images are missing: the data given for this page are not those of the run. {remedy}"
         return RunImages(data=None, split=split, positions=nowhere, missing=missing)
     places = {index: place for place, index in enumerate(chosen.index.tolist())}
     positions = np.array([places.get(index, -1) for index in results.per_image["index"].tolist()], dtype=np.int64)
@@ -77,10 +77,10 @@ def find_images(run: Run, results: Results, data: ImageData | None, data_root: s
 
 
 def image_columns(results: Results, rows: np.ndarray) -> dict[str, Any]:
-    """Returns what the page's program knows of each image of `shown_rows`, a list a column.
+    """Returns what the page's program knows of each image of `shown_rows`, one list for each column.
 
-    They are index, path where there is one, label and prediction (positions in names), confidence, loss, and x and y
-    where there is a map. What belongs to all of them are names, of the classes, and total, how many images there are.
+    The columns are index, path (if the table has it), label and prediction (positions in names), confidence, loss,
+    and x and y (if there is a map). names, of the classes, and total, the number of images, belong to all of them.
     """
     table = results.per_image.iloc[rows]
     columns: dict[str, Any] = {
@@ -89,20 +89,20 @@ def image_columns(results: Results, rows: np.ndarray) -> dict[str, Any]:
         "index": table["index"].tolist(),
         "label": results.labels[rows].tolist(),
         "prediction": results.predictions[rows].tolist(),
-        "confidence": finite(table["confidence"]),
-        "loss": finite(table["loss"]),
+        "confidence": _finite(table["confidence"]),
+        "loss": _finite(table["loss"]),
     }
     if "path" in table:
         columns["path"] = [path if isinstance(path, str) else None for path in table["path"]]
     if results.exploration is not None:
         points = results.exploration.map.points.drop_duplicates("index").set_index("index")
         for axis in ("x", "y"):
-            columns[axis] = finite(points[axis].reindex(columns["index"]))
+            columns[axis] = _finite(points[axis].reindex(columns["index"]))
     return columns
 
 
 def shown_rows(results: Results) -> np.ndarray:
-    """Returns which rows of `per_image` the page shows, in order: all, or all mistakes and as many others as fit."""
+    """Returns the rows of `per_image` that the page shows, in order: all, or the mistakes and as many others as fit."""
     if results.total <= MAX_IMAGES:
         return np.arange(results.total)
     wrong = results.wrong[:MAX_IMAGES]
@@ -112,9 +112,9 @@ def shown_rows(results: Results) -> np.ndarray:
 
 
 def thumbnails(images: RunImages, rows: np.ndarray, most: int) -> dict[str, Any] | None:
-    """Returns these rows' images in small, as large and as good as `most` bytes allow; None where they are gone.
+    """Returns thumbnails of these rows' images, as large and as good as `most` bytes allow; None without images.
 
-    They are on the pictures `sheets`, at most `columns` in each of as many rows, `pitch` pixels apart and `size` wide.
+    The pictures in `sheets` hold at most `columns` x `columns` of them, `pitch` pixels apart and `size` wide.
     """
     if images.data is None or (images.positions[rows] < 0).any():
         return None
@@ -129,6 +129,11 @@ def thumbnails(images: RunImages, rows: np.ndarray, most: int) -> dict[str, Any]
         "data:image/jpeg;base64," + b64encode(sheet).decode("ascii") for sheet in _sheets(images, rows, size, quality)
     ]
     return {"size": size, "pitch": _pitch(size), "columns": _SHEET_SIDE // _pitch(size), "sheets": sheets}
+
+
+def _finite(values: Iterable[Any]) -> list[float | None]:
+    """Returns numbers as JSON can hold them: None in place of NaN and infinity."""
+    return [float(value) if math.isfinite(value) else None for value in values]
 
 
 def _sizes(native: int) -> list[int]:

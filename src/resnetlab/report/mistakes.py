@@ -1,4 +1,4 @@
-"""The mistakes worth looking at, with what the network looked at."""
+"""The mistakes worth a look, and what the network looked at."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch import Tensor
 from resnetlab.core.errors import UserError
 from resnetlab.core.runs import Run
 from resnetlab.evaluation.attention import class_activation
-from resnetlab.report.evaluation_files import Results
 from resnetlab.report.images import RunImages
+from resnetlab.report.results import Results
 from resnetlab.weights.file import load
 
 MAX_WORST, MAX_SURPRISING = 24, 12
@@ -31,19 +31,18 @@ _OVERLAY = 112
 
 @dataclass(frozen=True, kw_only=True)
 class Mistake:
-    """One wrongly classified image.
+    """One misclassified image.
 
     Attributes:
         label: its true class.
-        prediction: the class it was taken for.
+        prediction: the predicted class.
         confidence: probability given to `prediction`, 0 to 1.
         loss: cross-entropy of the image.
         place: where the image is found: its path, or its index in the split.
-        alike: how many images of its class were taken for the same.
-        answers: the five most probable classes and the true one, and their probabilities; empty where an older
-            version left them out.
-        picture: the image, or None where it is not available.
-        attention: where the network finds the prediction and where the label, as pictures, or None.
+        alike: how many images of its class have the same prediction.
+        answers: the five most probable classes and the true one, with their probabilities.
+        picture: the image, or None if it is not available.
+        attention: class activations of the prediction and of the label, as pictures, or None.
     """
 
     label: str
@@ -59,7 +58,7 @@ class Mistake:
 
 @dataclass(frozen=True, kw_only=True)
 class Mistakes:
-    """The mistakes that the page shows, and why there is no attention where there is none."""
+    """The mistakes that the page shows; `no_attention` says why their class activations are missing, or is None."""
 
     worst: list[Mistake]
     surprising: list[Mistake]
@@ -69,9 +68,9 @@ class Mistakes:
 def find_mistakes(run: Run, results: Results, images: RunImages) -> Mistakes:
     """Returns the worst and the most surprising mistakes.
 
-    The worst have the highest loss: the label is what the network believes least. Surprising ones are of a kind that
-    hardly occurs: first those whose class is most seldom taken for that other class, and of these those that the
-    network is surest of. A mistake is shown once.
+    The worst have the highest loss: the network gives their labels the least probability. Surprising ones are of a
+    kind that hardly occurs: they are sorted by how many images of their class have the same prediction, fewest first,
+    then by confidence, highest first. No mistake is shown twice.
     """
     wrong = results.wrong
     loss, sure = (results.per_image[name].to_numpy()[wrong] for name in ("loss", "confidence"))
@@ -103,7 +102,7 @@ def find_mistakes(run: Run, results: Results, images: RunImages) -> Mistakes:
 
 
 def data_uri(picture: Image.Image) -> str:
-    """Returns a picture as a data URI: a small one as a PNG with every pixel as it is, a larger one as a JPEG."""
+    """Returns a picture as a data URI: a small one as PNG, without loss, a larger one as JPEG."""
     exact = max(picture.size) < PIXELATED_BELOW
     buffer = io.BytesIO()
     if exact:
@@ -129,7 +128,7 @@ def _reduced(squares: Tensor) -> Tensor:
 def _attention(
     run: Run, results: Results, images: RunImages, rows: np.ndarray
 ) -> tuple[dict[int, tuple[Image.Image, Image.Image]], str | None]:
-    """Returns pictures of what speaks for prediction and label, by row; or none, and the reason in words."""
+    """Returns the class activations of prediction and label by row, as pictures; or none, and why."""
     if not len(rows):
         return {}, None
     squares = images.squares(rows)
@@ -144,14 +143,12 @@ def _attention(
             wanted = [names.index(results.names[position]) for position in classes[rows].tolist()]
             overlays.append(class_activation(model, squares, wanted).overlay(shown))
     except UserError as error:
-        return {}, f"What the network looked at is missing: {error}"
+        return {}, f"The class activations are missing: {error}"
     pictures = [[Image.fromarray(overlay) for overlay in side] for side in overlays]
     return dict(zip(rows.tolist(), zip(*pictures, strict=True), strict=True)), None
 
 
 def _answers(results: Results, row: int) -> list[tuple[str, float]]:
-    if "top5" not in results.per_image:
-        return []
     names, shares = (list(results.per_image[name].iloc[row]) for name in ("top5", "top5_confidence"))
     label = results.names[results.labels[row]]
     if label not in names:

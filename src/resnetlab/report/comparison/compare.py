@@ -12,7 +12,7 @@ from resnetlab.core.runs import Run
 from resnetlab.report.comparison.compared import RunsLike, changed_settings, data_caution, data_name, open_runs
 from resnetlab.report.comparison.curves import draw_comparison
 from resnetlab.report.comparison.images import compare_answers, compare_classes, disagreements
-from resnetlab.report.sections.result import count_parameters
+from resnetlab.report.results import count_parameters
 
 __all__ = ["compare", "compare_answers", "compare_classes", "differences", "disagreements", "draw_comparison"]
 

@@ -13,13 +13,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from resnetlab.core.checks import check_choice
-from resnetlab.core.pictures import INK, MUTED, RULE
+from resnetlab.core.pictures import (
+    CURVES,
+    INK,
+    MUTED,
+    PAPER,
+    Picture,
+    make_logarithmic,
+    save_png,
+    sentence,
+    set_title,
+    spans_widely,
+    style_axes,
+    use_percent,
+)
 from resnetlab.report.comparison.compared import RunsLike, data_caution, open_runs
-from resnetlab.report.figures import save_picture, write_sentence
-from resnetlab.report.sections.curves import CURVES, is_wide
 
 X_AXES = ("epoch", "minutes")
 # Eight colors that stay apart with every kind of color vision: in CIELAB the nearest two are 16 apart, in any of the
@@ -29,7 +40,7 @@ _MARKERS = ("", "o", "s", "^", "D")
 """The first eight runs have none; the next eight have the same colors and the next marker."""
 _VALIDATION_LINE: dict[str, Any] = {"linestyle": "-", "linewidth": 1.8, "markersize": 5}
 _TRAINING_LINE: dict[str, Any] = {
-    "linestyle": (0, (4, 2)), "linewidth": 0.9, "markersize": 4, "markerfacecolor": "white",
+    "linestyle": (0, (4, 2)), "linewidth": 0.9, "markersize": 4, "markerfacecolor": PAPER,
 }  # fmt: skip
 _LONGEST_NAME, _LINE_LENGTH = 100, 135
 """Of a run's name and of a line of text in the picture, in characters."""
@@ -71,9 +82,15 @@ def draw_comparison(runs: RunsLike, path: str | Path, *, x: str = "epoch") -> Pa
     lines = [line for note in notes for line in textwrap.wrap(note, _LINE_LENGTH)]
     if drawn:
         rows = len(lines) + math.ceil(len(drawn) / _legend_columns(drawn))
-        save_picture(Path(path), (_WIDTH, _HEIGHT + 0.22 * rows), lambda figure: _draw(figure, drawn, lines, x))
+        picture = Picture(
+            title="",
+            words=f"Loss and top-1 accuracy of {len(drawn)} runs by {x}.",
+            draw=lambda figure: _draw(figure, drawn, lines, x),
+            size=(_WIDTH, _HEIGHT + 0.22 * rows),
+        )
     else:
-        save_picture(Path(path), (_WIDTH, 1.2), lambda figure: write_sentence(figure, "\n".join(lines)))
+        picture = sentence("\n".join(lines))
+    save_png(Path(path), picture)
     return Path(path)
 
 
@@ -96,17 +113,18 @@ def _draw(figure: Figure, histories: Mapping[str, pd.DataFrame], notes: Sequence
         shown = _VALIDATION_LINE if history["val_loss"].notna().to_numpy().any() else _TRAINING_LINE
         handles.append(Line2D([], [], **look, **shown))
     for axes, (_, title, *_) in zip(panels, CURVES, strict=True):
-        axes.set_title(title, fontsize=11, color=INK, loc="left")
-        _style(axes, "epoch" if x == "epoch" else f"{unit} of training")
+        style_axes(axes, title=title, xlabel="epoch" if x == "epoch" else f"{unit} of training")
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
         if x == "epoch":
             axes.set_xlim(0.6, max(map(len, histories.values())) + 0.4)  # there is no epoch 0
             axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
         else:
             axes.set_xlim(left=0)
-    if is_wide(everything):
-        _make_logarithmic(panels[0])
+    if spans_widely(everything.to_dict("records")):
+        make_logarithmic(panels[0])
+        set_title(panels[0], "Loss, logarithmic scale")
     panels[1].set_ylim(top=min(1.0, panels[1].get_ylim()[1]))
-    panels[1].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{round(100 * value, 6):g}\u00a0%"))
+    use_percent(panels[1].yaxis)
     _add_legends(figure, handles, list(histories), notes)
 
 
@@ -121,24 +139,6 @@ def _time_unit(longest: float) -> tuple[str, int]:
     if longest < 120:
         return "seconds", 1
     return ("minutes", 60) if longest < 7200 else ("hours", 3600)
-
-
-def _style(axes: Axes, xlabel: str) -> None:
-    axes.set_xlabel(xlabel, fontsize=9, color=MUTED)
-    axes.tick_params(labelsize=8, colors=MUTED)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(RULE)
-    axes.grid(axis="y", color=RULE, linewidth=0.6)
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-
-
-def _make_logarithmic(axes: Axes) -> None:
-    """Makes the losses' scale logarithmic, with plain numbers along it."""
-    axes.set_yscale("log")
-    axes.set_title(f"{axes.get_title(loc='left')}, logarithmic scale", fontsize=11, color=INK, loc="left")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _legend_columns(names: Collection[str]) -> int:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from html import escape
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from resnetlab.report.section import Report, Section
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A publication, its fields as BibTeX has them; `use` says what the page takes from it."""
+    """A publication, with BibTeX's fields; `use` says what the page takes from it."""
 
     key: str
     kind: str
@@ -66,16 +70,11 @@ WORKS = (
 )  # fmt: skip
 
 
-def citations() -> str:
-    """The publications as a list, and as BibTeX."""
-    entries = "".join(
-        f"<li>{escape(work.use)}: {escape(_people(work.author))}, “{escape(work.title)}”, "
-        f'<cite>{escape(work.venue)}</cite>, {work.year}. <a href="{work.link}" rel="noreferrer">'
-        f"{escape(work.link.removeprefix('https://'))}</a></li>"
-        for work in WORKS
-    )
-    bibtex = escape("\n\n".join(map(_bibtex, WORKS)))
-    return f'<ul class="works">{entries}</ul><details><summary>BibTeX</summary><pre>{bibtex}</pre></details>'
+def view(report: Report) -> dict[str, Any]:
+    """Returns the publications, and all of them as BibTeX."""
+    works = [{**asdict(work), "people": _people(work.author)} for work in WORKS]
+    # Each entry is escaped by hand, so that its line breaks stay.
+    return {"works": works, "bibtex": Markup("\n\n").join(map(_bibtex, WORKS))}
 
 
 def _people(author: str) -> str:
@@ -83,10 +82,13 @@ def _people(author: str) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _bibtex(work: Work) -> str:
+def _bibtex(work: Work) -> Markup:
     place = "journal" if work.kind == "article" else "booktitle"
     fields = "".join(f"  {field},\n" for field in work.fields.split(", "))
-    return (
+    return escape(
         f"@{work.kind}{{{work.key},\n  author = {{{work.author}}},\n  title = {{{work.title}}},\n"
         f"  {place} = {{{work.venue}}},\n{fields}  year = {{{work.year}}}\n}}"
     )
+
+
+SECTION = Section(order=110, name="citations", title="Citations", link="Citations", view=view)

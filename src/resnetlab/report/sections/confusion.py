@@ -1,135 +1,126 @@
-"""What is taken for what; a cell chosen here shows its images."""
+"""The confusion matrix, whose cells can be clicked for their images, and the most confused pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from html import escape
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from resnetlab.evaluation.confusion import confused_pairs
-from resnetlab.report import charts
-from resnetlab.report.evaluation_files import Results
-from resnetlab.report.markup import chart, table
+from resnetlab.core.pictures import INK, LIGHT, MUTED, PAPER, RULE, Picture, on_axes
+from resnetlab.report.section import Report, Section
 
-MAX_CONFUSIONS = 8
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MAX_PAIRS = 8
 MAX_CELL_TEXT = 30
-"""More classes than this and the counts no longer fit into the confusion matrix's cells."""
+"""With more classes than this, counts do not fit into the cells."""
 MAX_TICK_LABELS = 60
-"""More classes than this and their names no longer fit along the confusion matrix."""
-
-# Wrong answers run to the left in orange, right ones to the right in blue. A single wrong answer in a
-# thousand must be seen, so the first visible step comes at once and the scale is not linear.
-SCALE = (
-    (0.0, "#7d3003"), (0.3, "#a8480f"), (0.42, "#e09b6e"), (0.499, "#f7e2d3"), (0.4999, "#f7e2d3"),
-    (0.5, "#f3f3ef"), (0.5001, "#dfe9f5"), (0.75, "#7ea6d3"), (1.0, "#1f5a9e"),
-)  # fmt: skip
+"""With more classes than this, names do not fit along the matrix."""
+LEVELS = {"right": (0.2, 0.4, 0.6, 0.8, 0.95), "wrong": (0.02, 0.06, 0.16, 0.33, 0.6)}
+"""Shares of the true class at which a cell's color gets stronger."""
+_STRONG = 5
+"""The first level whose text is white in light mode."""
 
 
-def confusion(results: Results) -> str:
-    """The confusion matrix, and its largest wrong cells as a table."""
-    names, matrix = results.names, results.matrix
-    few = len(names) <= MAX_CELL_TEXT
-    label = (
-        f"Confusion matrix of {len(names):,} classes, a heat map; {results.correct:,} of {results.total:,} images "
-        "lie on its diagonal. The most frequent confusions are in the table that follows."
-    )
-    reading = (
-        "Each row is a true class, each column a prediction. Blue is right, orange is wrong, and the stronger "
-        "the color, the larger the share of the true class. "
-    )
-    reading += (
-        "The numbers count images. Choose a cell to see its images."
-        if few
-        else "Point at a cell for its classes and numbers, choose it to see its images; drag to enlarge a part, "
-        "double-click to return."
-    )
-    longest = max(len(charts.shorten(name)) for name in names)
-    side = f"{min(46.0, 11 + 1.95 * len(names) + 0.4 * longest):.1f}rem" if few else "46rem"
-    return (
-        f'<div class="confusion"><div class="matrix" style="--side: {side}">'
-        f'{chart(confusion_chart(matrix, names), label)}<p class="caption">{reading}</p></div>'
-        f"{_confusions(results)}</div>"
-    )
+def view(report: Report) -> dict[str, Any]:
+    """Returns the matrix and the most confused pairs."""
+    results = report.results
+    pairs = results.confused_pairs.head(MAX_PAIRS).to_dict("records")
+    return {
+        "picture": confusion_picture(results.matrix, results.names),
+        "has_counts": len(results.names) <= MAX_CELL_TEXT,
+        "pairs": [
+            {**row, "of": results.names.index(row["label"]), "to": results.names.index(row["prediction"])}
+            for row in pairs
+        ],
+    }
 
 
-def confusion_chart(matrix: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    """Returns the plotly heatmap of a confusion matrix (true class, predicted class).
+def figures(report: Report) -> Mapping[str, Sequence[Picture]]:
+    """Returns confusion.png."""
+    return {"confusion": [confusion_picture(report.results.matrix, report.results.names)]}
 
-    Its trace carries `cells`, the [row, column, count] that are not zero, and `support`, from which the page
-    builds the full arrays: of a thousand classes' million cells hardly any is filled.
+
+def confusion_picture(matrix: np.ndarray, names: Sequence[str]) -> Picture:
+    """Returns the picture of a confusion matrix (true class, predicted class).
+
+    For the page's program it carries `cells`, the [row, column, count] that are not zero, and `support`, the images
+    of each true class: of the million cells of a thousand classes few are filled.
     """
     rows, columns = np.nonzero(matrix)
-    labels = [charts.plain(name) for name in names]
-    few = len(names) <= MAX_CELL_TEXT
-    axis = {
-        "type": "category", "tickmode": "array", "tickvals": labels if len(names) <= MAX_TICK_LABELS else [],
-        "ticktext": [charts.plain(charts.shorten(name)) for name in names], "tickfont": {"size": 12 if few else 9},
-        "showgrid": False, "ticks": "", "fixedrange": few, "ticklabelstandoff": 3,
-    }  # fmt: skip
-    trace = {
-        "type": "heatmap",
-        "x": labels, "y": labels,
-        "cells": np.stack([rows, columns, matrix[rows, columns]], axis=1).tolist(),
-        "support": matrix.sum(axis=1).tolist(),
-        "zmin": -1, "zmax": 1, "showscale": False,
-        "colorscale": [[place, f"var(--chart-scale-{step})"] for step, (place, _) in enumerate(SCALE)],
-        "xgap": 1 if few else 0, "ygap": 1 if few else 0,
-        "hovertemplate": "true class %{y}<br>predicted %{x}<br>images: %{customdata[0]}, "
-                         "%{customdata[1]:.1%} of the class<extra></extra>",
-    }  # fmt: skip
-    texts = [_counts(matrix, labels, strong=strong) for strong in (False, True)] if few else []
-    return charts.figure(
-        [trace, *texts],
-        {**axis, "title": charts.title("predicted class"), "autotickangles": [0, 90]},
-        {**axis, "title": charts.title("true class"), "autorange": "reversed"},
-        margin={"l": 8, "r": 4, "t": 4, "b": 8},
-        dragmode=False if few else "zoom",
+    counted = np.stack([rows, columns, matrix[rows, columns]], axis=1)
+    side = float(np.clip(1.7 + 0.34 * len(names), 3.9, 12))
+    return Picture(
+        title="",
+        words=(
+            f"Confusion matrix of {len(names):,} classes; {int(matrix.trace()):,} of {int(matrix.sum()):,} images lie "
+            "on its diagonal. The most confused pairs are in the table below."
+        ),
+        draw=on_axes(lambda axes: _draw(axes, matrix, names, counted)),
+        data={"cells": counted.tolist(), "support": matrix.sum(axis=1).tolist()},
+        size=(side, side),
     )
 
 
-def signed_shares(matrix: np.ndarray) -> np.ndarray:
-    """Returns each cell's share of its true class, negative off the diagonal, where it is wrong."""
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    return np.where(np.eye(len(matrix), dtype=bool), shares, -shares)
+def level(row: int, column: int, share: float) -> tuple[str, int]:
+    """Returns the kind of a cell, right or wrong, and how strong its color is, 1 to 6."""
+    kind = "right" if row == column else "wrong"
+    return kind, 1 + int(np.searchsorted(LEVELS[kind], share, side="right"))
 
 
-def is_strong(shares: np.ndarray) -> np.ndarray:
-    """Where white text has more contrast on the scale's colors than black; with these bounds 4.4 at least."""
-    return (shares > 0.79) | (shares < -0.33)
+def shorten(name: str, length: int = 18) -> str:
+    """Returns a class's name, cut to what fits along an axis."""
+    return name if len(name) <= length else name[: length - 1] + "…"
 
 
-def _counts(matrix: np.ndarray, labels: Sequence[str], *, strong: bool) -> dict[str, Any]:
-    """The numbers in the cells of strong, or of weak color: each kind has the text color that can be read."""
-    rows, columns = np.nonzero((matrix > 0) & (is_strong(signed_shares(matrix)) == strong))
-    return {
-        "type": "scatter", "mode": "text", "hoverinfo": "skip",
-        "x": [labels[column] for column in columns.tolist()], "y": [labels[row] for row in rows.tolist()],
-        "text": [f"{count}" for count in matrix[rows, columns]],
-        "textfont": {"size": 12, "color": f"var(--chart-on-{'strong' if strong else 'weak'})"},
-    }  # fmt: skip
+def _draw(axes: Axes, matrix: np.ndarray, names: Sequence[str], cells: np.ndarray) -> None:
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    number, has_counts = len(names), len(names) <= MAX_CELL_TEXT
+    support = np.maximum(matrix.sum(axis=1), 1)
+    levels = [level(row, column, count / support[row]) for row, column, count in cells.tolist()]
+    corners = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
+    edge: dict[str, Any] = {"edgecolor": PAPER, "linewidth": 1.0} if has_counts else {"linewidth": 0}
+    filled = set(zip(cells[:, 0].tolist(), cells[:, 1].tolist(), strict=True))
+    if has_counts:
+        empty = [(row, column) for row in range(number) for column in range(number) if (row, column) not in filled]
+        squares = [corners + np.array([column, row]) for row, column in empty]
+    else:
+        squares = [corners * number + (number - 1) / 2]
+    groups = {LIGHT["none"]: squares}
+    for (row, column, _), (kind, strength) in zip(cells.tolist(), levels, strict=True):
+        groups.setdefault(LIGHT[f"{kind}-{strength}"], []).append(corners + np.array([column, row]))
+    for color, squares in groups.items():
+        if squares:
+            path = Path.make_compound_path(*(Path(np.vstack([square, square[:1]]), closed=True) for square in squares))
+            axes.add_patch(PathPatch(path, facecolor=color, **edge))
+    if has_counts:
+        size = 9 if number <= 12 else 7
+        for (row, column, count), (_, strength) in zip(cells.tolist(), levels, strict=True):
+            color = LIGHT["on-strong" if strength >= _STRONG else "on-weak"]
+            axes.text(column, row, f"{count}", color=color, size=size, ha="center", va="center")
+    _label(axes, names)
 
 
-def _confusions(results: Results) -> str:
-    names = results.names
-    pairs = confused_pairs([names[at] for at in results.labels], [names[at] for at in results.predictions], names).head(
-        MAX_CONFUSIONS
-    )
-    if pairs.empty:
-        return ""
-    rows = []
-    for row in pairs.to_dict("records"):
-        true, predicted = str(row["label"]), str(row["prediction"])
-        says = escape(f"Show the {row['count']:,} images of {true} taken for {predicted}")
-        cell = f'data-label="{names.index(true)}" data-prediction="{names.index(predicted)}"'
-        rows.append(
-            [
-                escape(true),
-                escape(predicted),
-                f'<button type="button" class="show" {cell} aria-label="{says}">{row["count"]:,}</button>',
-                f"{row['share']:.1%}",
-            ]
-        )
-    headings = ("True class", "Taken for", "Images", "Share of class")
-    return table("Most frequent confusions", headings, rows, text=(1,))
+def _label(axes: Axes, names: Sequence[str]) -> None:
+    number = len(names)
+    shown = range(number) if number <= MAX_TICK_LABELS else range(0)
+    labels = [shorten(names[index]) for index in shown]
+    size = 9 if number <= 12 else 7
+    rotation = 0 if max(map(len, labels), default=0) <= 2 else 90
+    axes.set_xlim(-0.5, number - 0.5)
+    axes.set_ylim(number - 0.5, -0.5)
+    axes.set_aspect("equal")
+    axes.set_xticks(shown, labels, size=size, rotation=rotation, parse_math=False)
+    axes.set_yticks(shown, labels, size=size, parse_math=False)
+    axes.tick_params(length=0, labelcolor=INK)
+    axes.spines[:].set_color(RULE)
+    axes.spines[:].set_visible(number > MAX_CELL_TEXT)
+    axes.set_xlabel("predicted class", size=9, color=MUTED)
+    axes.set_ylabel("true class", size=9, color=MUTED)
+
+
+SECTION = Section(order=30, name="confusion", title="Confusion matrix", link="Confusion", view=view, figures=figures)

@@ -1,83 +1,43 @@
-"""How the training went."""
+"""Learning curves."""
 
 from __future__ import annotations
 
-from html import escape
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import pandas as pd
+from resnetlab.core.errors import resume_command
+from resnetlab.core.html import number
+from resnetlab.core.pictures import Picture, learning_curves, sentence
+from resnetlab.report.section import Report, Section
 
-from resnetlab.report import charts
-from resnetlab.report.markup import chart, note
-
-CURVES = (
-    ("loss", "Loss", "train_loss", "val_loss", ".4f"),
-    ("top1", "Top-1 accuracy", "train_top1", "val_top1", ".2%"),
-)
+_COLUMNS = {
+    "train_loss": ".4f", "val_loss": ".4f", "train_top1": ".2%", "val_top1": ".2%", "lr": ".4g",
+}  # fmt: skip
 
 
-def curves(history: pd.DataFrame, label_smoothing: float = 0.0) -> str:
-    """The learning curves, and in words where they end and why the two losses differ."""
+def view(report: Report) -> dict[str, Any]:
+    """Returns the curves, where they end, and every epoch's figures."""
+    history = report.run.history
     if history.empty:
-        return note("The history of this run holds no epoch, so there are no curves.")
-    figures, last = curve_charts(history), history.iloc[-1]
+        return {"missing": f"The history has no epoch. Train the run with: {resume_command(report.run.path)}"}
     validated = history.dropna(subset=["val_top1"])
-    summary = f"After epoch {last['epoch']:.0f} the training loss is {last['train_loss']:.4f}"
-    if len(validated):
-        best = validated.iloc[int(validated["val_top1"].argmax())]
-        summary += (
-            f" and the validation loss {last['val_loss']:.4f}, with {last['val_top1']:.2%} of the validation "
-            "images right"
-        )
-        summary += (
-            ", the most of any epoch"
-            if best["epoch"] == last["epoch"]
-            else f"; most were right after epoch {best['epoch']:.0f}, {best['val_top1']:.2%}"
-        )
-    scale = ", logarithmic scale" if is_wide(history) else ""
-    if label_smoothing:
-        summary += f". The training loss includes label smoothing of {label_smoothing:g}, the validation loss does not"
-    if len(history) == 1:
-        return f'<p class="caption">One epoch draws no curve. {escape(summary)}.</p>'
-    titles = {"loss": f"Loss{scale}", "top1": "Top-1 accuracy", "lr": "Learning rate"}
-    panels = "".join(
-        f'<div class="panel {name}"><h3>{title}</h3>'
-        f"{chart(figures[name], f'{title} by epoch, a line chart. Where it ends follows in words.')}</div>"
-        for name, title in titles.items()
-    )
-    return (
-        '<p class="legend" aria-hidden="true"><span class="training">training</span>'
-        '<span class="validation">validation</span></p>'
-        f'<div class="panels">{panels}</div><p class="caption">{escape(summary)}.</p>'
-    )
+    best = validated.iloc[int(validated["val_top1"].argmax())] if len(validated) else None
+    return {
+        "pictures": learning_curves(report.run.history_rows()),
+        "last": history.iloc[-1],
+        "best": best,
+        "label_smoothing": report.run.settings["recipe"].get("label_smoothing", 0.0),
+        "rows": [
+            (row["epoch"], *(number(row[name], form) for name, form in _COLUMNS.items()))
+            for row in report.run.history_rows()
+        ],
+    }
 
 
-def curve_charts(history: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Returns plotly figures of the losses ("loss"), accuracies ("top1") and learning rate ("lr")."""
-    whole = {"tick0": 1, "dtick": 1} if len(history) <= 8 else {"nticks": 8}  # no halves of an epoch
-    epochs = {
-        "title": charts.title("epoch"), "tickformat": "d", **whole,
-        "spikecolor": "var(--chart-rule)", "spikethickness": 1, "spikedash": "solid",
-        "unifiedhovertitle": {"text": "epoch %{x}"},
-    }  # fmt: skip
-    x, figures = history["epoch"].tolist(), {}
-    for key, _, training, validation, form in CURVES:
-        hover = f"%{{y:{form}}}"
-        lines = [
-            charts.line(x, history[training], name="training", color="var(--chart-training)", dash="dot", hover=hover),
-            charts.line(x, history[validation], name="validation", color="var(--chart-validation)", hover=hover),
-        ]
-        scale = "log" if key == "loss" and is_wide(history) else "linear"
-        yaxis = {"tickformat": ".0%" if "%" in form else "", "type": scale}
-        figures[key] = charts.figure(lines, epochs, yaxis, hovermode="x unified")
-    rates = charts.line(x, history["lr"], name="learning rate", color="var(--chart-text)", hover="%{y:.4g}")
-    figures["lr"] = charts.figure([rates], epochs, {"rangemode": "tozero", "nticks": 4}, hovermode="x unified")
-    return figures
+def figures(report: Report) -> Mapping[str, Sequence[Picture]]:
+    """Returns curves.png."""
+    rows = report.run.history_rows()
+    return {"curves": learning_curves(rows) if rows else [sentence("The history of this run has no epoch.")]}
 
 
-def is_wide(history: pd.DataFrame) -> bool:
-    """Whether the losses span so much that only a logarithmic scale shows more than their peak."""
-    losses = history[["train_loss", "val_loss"]].to_numpy(dtype=float)
-    losses = losses[np.isfinite(losses)]
-    return losses.size > 0 and losses.min() > 0 and losses.max() / losses.min() > 20
+SECTION = Section(order=20, name="curves", title="Learning curves", link="Curves", view=view, figures=figures)

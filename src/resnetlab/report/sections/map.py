@@ -1,50 +1,70 @@
-"""The map of the embeddings, which the page's program draws, and how far it can be believed."""
+"""The map of the embeddings, which the page's program draws, and how faithful it is."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from resnetlab.report.evaluation_files import Results
-from resnetlab.report.markup import counted, note
+import numpy as np
+import pandas as pd
 
-_METHODS = {
-    "tsne": "t-SNE (van der Maaten and Hinton 2008) arranges the images by what the network makes of them just before "
-    "it decides: near points are alike to it. Distances between groups, their sizes and both axes mean nothing.",
-    "pca": "The first two principal components of what the network makes of the images just before it decides: near "
-    "points may still be far apart in the components that are not shown.",
-}
+from resnetlab.core.pictures import INK, LIGHT, Picture, on_axes, sentence
+from resnetlab.evaluation.embeddings import EmbeddingMap
+from resnetlab.report.section import Report, Section
+from resnetlab.report.sections.confusion import shorten
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_NAMED = 10
+"""Classes that have a color of their own in the palette."""
 
 
-def embedding_map(results: Results) -> str:
-    """The map, its controls and its figures in words; or what makes it."""
-    if results.exploration is None:
-        return note(
-            f"There is no map of the embeddings: this run was evaluated without one. This command makes it: "
-            f"{results.command}"
-        )
-    found = results.exploration.map
-    words = f"<p>{_METHODS.get(found.method, 'Near points are alike to the network.')}</p>"
-    if not math.isnan(found.neighbor_accuracy):
-        words += (
-            f"<p>A vote of the ten nearest images names the class of {found.neighbor_accuracy:.2%} of the images in "
-            f"the network’s own space, and of {found.map_accuracy:.2%} in this map. "  # noqa: RUF001
-            "Where the second is much lower, the map does not show what the network knows.</p>"
-        )
-    shown = counted(len(found.points), "image")
-    label = (
-        f"Map of {shown}, a point each. The arrow keys go from image to image; what is found is said below the map. "
-        "Its figures are in the words above."
+def view(report: Report) -> dict[str, Any]:
+    """Returns the map's size and how faithful it is; the program has the points."""
+    if report.results.exploration is None:
+        return {"missing": f"This run was evaluated without a map. Make it with: {report.results.command}"}
+    found = report.results.exploration.map
+    return {
+        "method": found.method,
+        "count": len(found.points),
+        "neighbor_accuracy": None if math.isnan(found.neighbor_accuracy) else found.neighbor_accuracy,
+        "map_accuracy": found.map_accuracy,
+    }
+
+
+def figures(report: Report) -> Mapping[str, Sequence[Picture]]:
+    """Returns map.png."""
+    if report.results.exploration is None:
+        return {"map": [sentence(f"No map. Make it with: {report.results.command}")]}
+    found, names = report.results.exploration.map, report.results.names
+    picture = Picture(
+        title="",
+        words=f"Map of {len(found.points):,} embeddings, a point each, colored by class.",
+        draw=on_axes(lambda axes: _draw(axes, found, names)),
+        size=(9, 7),
     )
-    return (
-        f'{words}<div class="map" id="embedding-map"><div class="controls">'
-        '<div role="group" aria-label="Color of the points">'
-        '<button type="button" data-color="class" aria-pressed="true">By class</button>'
-        '<button type="button" data-color="error" aria-pressed="false">By right or wrong</button></div>'
-        '<div role="group" aria-label="Size of the map">'
-        '<button type="button" data-zoom="in">Closer</button><button type="button" data-zoom="out">Farther</button>'
-        '<button type="button" data-zoom="all">Whole map</button></div></div>'
-        f'<canvas tabindex="0" role="application" aria-roledescription="map" aria-label="{label}"></canvas>'
-        '<p class="caption" role="status">Point at an image to see it, choose it to see the others of its kind. '
-        "When closer, drag to move.</p>"
-        '<div class="key"></div></div>'
-    )
+    return {"map": [picture]}
+
+
+def _draw(axes: Axes, found: EmbeddingMap, names: Sequence[str]) -> None:
+    points = found.points
+    labels = pd.Categorical(points["label"], categories=names).codes.astype(np.int64)
+    is_few = len(names) <= _NAMED
+    palette = [LIGHT[f"class-{number}"] for number in range(_NAMED)]
+    colors = [palette[label % _NAMED] for label in labels.tolist()]
+    axes.scatter(points["x"], points["y"], c=colors, s=float(np.clip(20_000 / len(points), 2, 30)), linewidths=0)
+    if is_few:
+        for position, name in enumerate(names):
+            axes.plot([], [], "o", color=palette[position], markersize=5)
+            # matplotlib leaves a label that begins with an underscore out of the legend.
+            axes.lines[-1].set_label(shorten(name) if not name.startswith("_") else f" {shorten(name)}")
+        legend = axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="center left", bbox_to_anchor=(1, 0.5))
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set_axis_off()
+
+
+SECTION = Section(order=70, name="map", title="Map of the images", link="Map", view=view, figures=figures)

@@ -1,71 +1,86 @@
-"""Whether the network is right as often as it is sure."""
+"""The reliability diagram: whether the network is right as often as it is confident."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from resnetlab.report import charts
-from resnetlab.report.evaluation_files import Results
-from resnetlab.report.markup import chart, folded, number, table
+from resnetlab.core.html import number
+from resnetlab.core.pictures import BAR, PAPER, TRAINING, Mark, Picture, on_axes, style_axes, use_percent
+from resnetlab.report.section import Report, Section
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
-def reliability(results: Results) -> str:
-    """The reliability diagram, its two figures in words, and its bins as a table."""
-    bins, summary = results.reliability, results.summary
-    if math.isnan(summary["ece"]):
-        return "<p>There is nothing to say about confidence: the network gave none for at least one image.</p>"
-    sure, right = float(results.per_image["confidence"].to_numpy().mean()), results.correct / results.total
-    side = "surer than it is right" if sure > right else "less sure than it is right"
-    words = (
-        "<p>A calibrated network that is 80% sure is right 80% of the time: its bars end on the dashed line. "
-        f"This one is {sure:.1%} sure in the mean and right {right:.1%} of the time, so it is {side}. "
-        f"The expected calibration error (ECE, Guo et al. 2017) is {summary['ece']:.2%}: so far are confidence and "
-        f"accuracy apart in the mean over images. In the worst of the {len(bins)} bins it is {summary['mce']:.2%} "
-        "(MCE), which means little where that bin holds few images.</p>"
-    )
-    figures = reliability_charts(bins)
-    follows = "Its numbers are in the table that follows."
-    accuracy = chart(figures["accuracy"], f"Reliability diagram, a bar chart of accuracy by confidence. {follows}")
-    count = chart(figures["count"], f"Number of images by confidence, a bar chart. {follows}")
-    panels = (
-        f'<div class="panels"><div class="panel"><h3>Accuracy by confidence</h3>{accuracy}</div>'
-        f'<div class="panel"><h3>Images by confidence</h3>{count}</div></div>'
-    )
-    rows = [
-        [
-            f"{row['low']:.1%} to {row['high']:.1%}",
-            f"{row['count']:,}",
-            number(row["confidence"], ".2%"),
-            number(row["accuracy"], ".2%"),
-        ]
-        for row in bins.to_dict("records")
-    ]
-    numbers = table("Bins of the diagram", ("Confidence", "Images", "Mean confidence", "Accuracy"), rows)
-    return f"{words}{panels}{folded('The same as a table', numbers)}"
-
-
-def reliability_charts(bins: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Returns plotly figures of the accuracy by confidence ("accuracy") and of the number of images ("count")."""
-    middle, width = ((bins["low"] + bins["high"]) / 2).tolist(), (bins["high"] - bins["low"]).tolist()
-    axis = {"range": [0, 1], "dtick": 0.2, "tickformat": ".0%", "title": charts.title("confidence")}
-    spans = [f"{low:.1%} to {high:.1%}" for low, high in zip(bins["low"], bins["high"], strict=True)]
-    said = list(zip(spans, bins["count"].tolist(), [number(value, ".1%") for value in bins["confidence"]], strict=True))
-    accuracy = charts.bars(
-        middle, bins["accuracy"], color="var(--chart-bar)", width=width, customdata=said,
-        hover="confidence %{customdata[0]}<br>mean %{customdata[2]}<br>accuracy %{y:.1%}<br>images: %{customdata[1]}",
-    )  # fmt: skip
-    ideal = charts.line(
-        [0, 1], [0, 1], name="calibrated", color="var(--chart-training)", dash="dash", hover="", mode="lines",
-        hoverinfo="skip",
-    )  # fmt: skip
-    count = charts.bars(
-        middle, bins["count"], color="var(--chart-bar)", width=width, customdata=said,
-        hover="confidence %{customdata[0]}<br>images: %{y}",
-    )  # fmt: skip
+def view(report: Report) -> dict[str, Any]:
+    """Returns the diagram, its calibration errors and its bins."""
+    results = report.results
+    if math.isnan(results.summary["ece"]):
+        return {"missing": f"The network's confidence is not a number for some images. Train it again, then run: "
+                           f"{results.command}"}  # fmt: skip
     return {
-        "accuracy": charts.figure([accuracy, ideal], axis, {"range": [0, 1], "tickformat": ".0%"}),
-        "count": charts.figure([count], axis, {"rangemode": "tozero", "tickformat": ",d"}),
+        "pictures": reliability_pictures(results.reliability),
+        "summary": results.summary,
+        "confidence": float(results.per_image["confidence"].to_numpy().mean()),
+        "accuracy": results.correct / results.total,
+        "rows": [
+            (
+                f"{row['low']:.1%} to {row['high']:.1%}",
+                f"{row['count']:,}",
+                number(row["confidence"], ".2%"),
+                number(row["accuracy"], ".2%"),
+            )
+            for row in results.reliability.to_dict("records")
+        ],
     }
+
+
+def figures(report: Report) -> Mapping[str, Sequence[Picture]]:
+    """Returns reliability.png."""
+    return {"reliability": reliability_pictures(report.results.reliability)}
+
+
+def reliability_pictures(bins: pd.DataFrame) -> list[Picture]:
+    """Returns the pictures of the accuracy and of the number of images by confidence."""
+    marks: list[list[Mark]] = [[], []]
+    for row in bins.to_dict("records"):
+        middle, images = (row["low"] + row["high"]) / 2, f"images {row['count']:,}"
+        span = f"confidence {row['low']:.1%} to {row['high']:.1%}"
+        marks[1].append(Mark(x=middle, y=(float(row["count"]),), text=f"{span}\n{images}"))
+        if row["count"]:
+            measured = f"mean {number(row['confidence'], '.1%')}\naccuracy {number(row['accuracy'], '.1%')}"
+            marks[0].append(Mark(x=middle, y=(float(row["accuracy"]),), text=f"{span}\n{measured}\n{images}"))
+    below = "Its values are in the table below."
+    return [
+        Picture(
+            title="Accuracy by confidence",
+            words=f"Reliability diagram, a bar chart of accuracy by confidence. {below}",
+            draw=on_axes(lambda axes: _draw(axes, bins, "accuracy")),
+            marks=marks[0],
+        ),
+        Picture(
+            title="Images by confidence",
+            words=f"Number of images by confidence, a bar chart. {below}",
+            draw=on_axes(lambda axes: _draw(axes, bins, "count")),
+            marks=marks[1],
+        ),
+    ]
+
+
+def _draw(axes: Axes, bins: pd.DataFrame, column: str) -> None:
+    middle, width = (bins["low"] + bins["high"]) / 2, bins["high"] - bins["low"]
+    axes.bar(middle, bins[column].fillna(0), width, color=BAR, edgecolor=PAPER)
+    style_axes(axes, xlabel="confidence", ylabel="accuracy" if column == "accuracy" else "images")
+    axes.set_xlim(0, 1)
+    use_percent(axes.xaxis)
+    if column == "accuracy":
+        axes.plot([0, 1], [0, 1], "--", color=TRAINING)
+        axes.set_ylim(0, 1)
+        use_percent(axes.yaxis)
+
+
+SECTION = Section(order=80, name="reliability", title="Reliability", link="Reliability", view=view, figures=figures)

@@ -1,25 +1,36 @@
-"""What came out, in a few numbers."""
+"""The result: accuracy with its interval, and the run in a few numbers."""
 
 from __future__ import annotations
 
 import math
-from html import escape
-from pathlib import Path
-
-from safetensors import SafetensorError, safe_open
+from datetime import datetime
+from typing import Any
 
 from resnetlab.core.runs import Run
-from resnetlab.report.evaluation_files import Results
+from resnetlab.report.results import Results, count_parameters
+from resnetlab.report.section import Report, Section
 
 
-def facts(run: Run, results: Results) -> str:
-    """The run in a few numbers, as far as they were recorded."""
-    history, machine, summary = run.history, run.settings.get("machine", {}), results.summary
+def view(report: Report) -> dict[str, Any]:
+    """Returns the overall figures."""
+    return {
+        "summary": report.results.summary,
+        "correct": report.results.correct,
+        "total": report.results.total,
+        "facts": _facts(report.run, report.results),
+        "settings": report.run.settings,
+        "folder": report.run.path.resolve().name,
+        "created": _date(report.run.settings.get("created")),
+    }
+
+
+def _facts(run: Run, results: Results) -> dict[str, str]:
+    history, machine, summary = run.history, run.settings["machine"], results.summary
     found = {}
-    if len(results.names) > 5:  # among five classes the right one is always among the first five
+    if len(results.names) > 5:  # with five classes or fewer it is 1 by definition
         found["Top-5 accuracy"] = f"{summary['top5']:.2%}"
     if "mirrored_top1" in summary:
-        found["Top-1 with mirror images"] = f"{summary['mirrored_top1']:.2%}"
+        found["Top-1 with flipped copies"] = f"{summary['mirrored_top1']:.2%}"
     found["Cross-entropy"] = f"{summary['loss']:.4f}"
     if not math.isnan(summary["ece"]):
         found["Calibration error (ECE)"] = f"{summary['ece']:.2%}"
@@ -29,20 +40,8 @@ def facts(run: Run, results: Results) -> str:
         found["Epochs"] = f"{len(history):,}"
         found["Training time"] = _duration(history["seconds"].iloc[-1])
         found["Images per second"] = f"{history['images_per_second'].median():,.0f}"
-    if machine:
-        found["Device"] = ", ".join(str(machine[key]) for key in ("device", "precision") if key in machine)
-    return "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in found.items())
-
-
-def count_parameters(path: Path) -> int | None:
-    """Counts the learned numbers in a weights file from its header alone: buffers are left out."""
-    try:
-        with safe_open(path, framework="numpy") as tensors:
-            names = list(tensors.keys())
-            learned = [name for name in names if "running_" not in name and "num_batches" not in name]
-            return sum(math.prod(tensors.get_slice(name).get_shape()) for name in learned)
-    except (OSError, SafetensorError):
-        return None
+    device = ", ".join(str(machine[key]) for key in ("device", "precision") if key in machine)
+    return {**found, "Device": device} if device else found
 
 
 def _duration(seconds: float) -> str:
@@ -50,3 +49,14 @@ def _duration(seconds: float) -> str:
     if minutes == 0:
         return f"{rest} s"
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _date(created: object) -> str:
+    try:
+        moment = datetime.fromisoformat(str(created))
+    except ValueError:
+        return "an unrecorded date"
+    return f"{moment.day} {moment:%B %Y}"
+
+
+SECTION = Section(order=10, name="result", title="Result", link="", view=view)

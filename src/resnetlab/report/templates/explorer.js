@@ -1,11 +1,11 @@
-// Shows the images of a choice of classes: of a cell of the confusion matrix, of a row of a table, or of the form.
+// Shows the images of the chosen classes: of a cell of the confusion matrix, a row of a table, or the form.
 
 const images = JSON.parse(document.getElementById("image-data").textContent);
 const places = images.index.map((_, place) => place);
 const isWrong = (place) => images.label[place] !== images.prediction[place];
 const percent = (share) => (share === null ? "–" : (100 * share).toFixed(1) + "%");
 
-// Sheets of thumbnails are decoded when one of their images is first looked at.
+// A sheet of thumbnails is decoded when one of its images is first shown.
 const sheets = new Map();
 const sheet = (number) => {
   if (!sheets.has(number)) {
@@ -19,7 +19,7 @@ const paint = async (canvas, place) => {
   canvas.place = place;
   const { size, pitch, columns } = images.thumbnails;
   const picture = await sheet(Math.floor(place / columns ** 2));
-  if (canvas.place !== place) return;  // meanwhile it is to show another
+  if (canvas.place !== place) return;  // it shows another image by now
   const at = place % columns ** 2;
   // The last sheet may be narrower than a full one.
   const across = Math.min(columns, picture.width / pitch);
@@ -36,17 +36,10 @@ const thumbnail = (place) => {
 
 const describe = (place) => {
   const label = images.names[images.label[place]];
-  const verdict = isWrong(place) ? label + " taken for " + images.names[images.prediction[place]] : label + ", right";
+  const verdict = isWrong(place) ? label + " predicted as " + images.names[images.prediction[place]] : label + ", correct";
   const name = (images.path && images.path[place]) || "index " + images.index[place];
   return [verdict, "confidence " + percent(images.confidence[place]), name];
 };
-const element = (name, text, kind = "") => {
-  const made = document.createElement(name);
-  made.textContent = text;
-  made.className = kind;
-  return made;
-};
-
 const form = document.getElementById("choice");
 const [labelField, predictionField] = [form.elements.label, form.elements.prediction];
 const [chosenStatus, list, more] = ["chosen", "thumbnails", "more"].map((id) => document.getElementById(id));
@@ -81,10 +74,11 @@ const sentence = () => {
   const is = chosen.length === 1 ? " is" : " are";
   const here = images.index.length < images.total ? " of those in this page" : "";
   let fate = "";
-  if (prediction === "other") fate = is + " classified wrongly";
-  else if (prediction !== "") fate = is + (prediction === label ? " classified correctly" : " taken for " + images.names[prediction]);
+  if (prediction === "other") fate = is + " misclassified";
+  else if (prediction !== "") fate = is + (prediction === label ? " classified correctly" : " predicted as " + images.names[prediction]);
+  const order = chosen.length > 1 ? ", highest confidence first." : ".";
   const marks = images.x && !isDefault && chosen.length ? " The map marks " + (chosen.length > 1 ? "them." : "it.") : "";
-  return number + of + here + fate + (chosen.length > 1 ? ", the surest first." : ".") + marks;
+  return number + of + here + fate + order + marks;
 };
 
 const show = () => {
@@ -105,7 +99,7 @@ const choose = (label, prediction) => {
   predictionField.value = prediction;
   show();
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  const title = document.getElementById("images");
+  const title = document.getElementById("images-title");
   title.focus({ preventScroll: true });
   title.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
 };
@@ -117,8 +111,57 @@ more.addEventListener("click", add);
 for (const button of document.querySelectorAll("button.show")) {
   button.addEventListener("click", () => choose(button.dataset.label, button.dataset.prediction ?? "other"));
 }
-const matrix = document.querySelector(".matrix .chart");
-matrix.on("plotly_click", ({ points: [{ pointNumber }] }) => {
-  if (Array.isArray(pointNumber)) choose(pointNumber[0], pointNumber[1]);
-});
 show();
+
+// The confusion matrix: a cell shows its numbers under the pointer, and its images when clicked. Of many classes, a part
+// can be enlarged by dragging over it.
+const matrix = document.querySelector("#confusion svg.picture");
+const { box: [left, top, width, height], cells, support } = JSON.parse(matrix.nextElementSibling.textContent);
+const number = support.length;
+const filled = new Map(cells.map(([row, column, count]) => [row * number + column, count]));
+const cellAt = (event) => {
+  const [x, y] = within(matrix, event);
+  const [column, row] = [Math.floor((number * (x - left)) / width), Math.floor((number * (y - top)) / height)];
+  return Math.min(row, column) < 0 || Math.max(row, column) >= number ? null : [row, column];
+};
+const whole = matrix.getAttribute("viewBox");
+const isLarge = number > 30;
+if (isLarge) matrix.dataset.zoom = "";
+let [start, isDragged, waiting] = [null, false, 0];
+matrix.addEventListener("pointermove", (event) => {
+  const cell = cellAt(event);
+  matrix.classList.toggle("over", cell !== null);
+  if (cell === null) {
+    tip.hidden = true;
+    return;
+  }
+  const [row, column] = cell;
+  const count = filled.get(row * number + column) ?? 0;
+  const share = support[row] ? ", " + percent(count / support[row]) + " of the class" : "";
+  tipCanvas.hidden = true;
+  const names = ["true class " + images.names[row], "predicted " + images.names[column]];
+  showTip([...names, "images: " + count.toLocaleString("en") + share], event.clientX, event.clientY);
+});
+matrix.addEventListener("pointerleave", () => { tip.hidden = true; });
+matrix.addEventListener("pointerdown", (event) => {
+  start = within(matrix, event);
+  isDragged = false;
+});
+matrix.addEventListener("pointerup", (event) => {
+  if (!isLarge || start === null) return;
+  const [x, y] = within(matrix, event);
+  const side = Math.max(Math.abs(x - start[0]), Math.abs(y - start[1]));
+  isDragged = side > 4;
+  if (isDragged) matrix.setAttribute("viewBox", [Math.min(x, start[0]), Math.min(y, start[1]), side, side].join(" "));
+  start = null;
+});
+matrix.addEventListener("click", (event) => {
+  const cell = cellAt(event);
+  if (cell === null || isDragged) return;
+  clearTimeout(waiting);
+  if (event.detail < 2) waiting = setTimeout(() => choose(...cell), isLarge ? 300 : 0);  // a double click may follow
+});
+matrix.addEventListener("dblclick", () => {
+  clearTimeout(waiting);
+  matrix.setAttribute("viewBox", whole);
+});

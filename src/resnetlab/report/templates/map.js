@@ -85,20 +85,16 @@ if (mapPlace && images.x) {
     canvas.style.touchAction = view.scale > 1 ? "none" : "auto";
   };
 
-  // What is under the pointer, or under the keyboard's mark.
-  const tip = document.getElementById("tip");
-  const tipCanvas = tip.querySelector("canvas");
-  tipCanvas.hidden = !images.thumbnails;
+  // The image under the pointer, or the one that the keyboard chose.
   if (images.thumbnails) tipCanvas.className = images.thumbnails.size < 64 ? "pixelated" : "";
   const settle = () => {
     if (current === null) return;
     const [x, y] = position(current);
     const box = canvas.getBoundingClientRect();
     const [across, down] = [box.left + x, box.top + y];
+    tipCanvas.hidden = !images.thumbnails;
+    showTip(describe(current), across, down);
     tip.hidden = down < 0 || down > innerHeight;
-    const [wide, tall] = [tip.offsetWidth, tip.offsetHeight];
-    tip.style.left = Math.max(4, Math.min(innerWidth - wide - 4, across + 16)) + "px";
-    tip.style.top = Math.max(4, down + 16 + tall > innerHeight ? down - 16 - tall : down + 16) + "px";
   };
   const point = (place) => {
     if (place === current) return;
@@ -106,7 +102,6 @@ if (mapPlace && images.x) {
     draw();
     tip.hidden = place === null;
     if (place === null) return;
-    tip.querySelector("div").replaceChildren(...describe(place).map((text, line) => element("p", text, line ? "place" : "")));
     if (images.thumbnails) paint(tipCanvas, place);
     settle();
   };
@@ -190,7 +185,7 @@ if (mapPlace && images.x) {
   const drawKey = () => {
     key.replaceChildren();
     if (coloring === "error") {
-      for (const [name, text] of [["--map-right", "right"], ["--map-wrong", "wrong"]]) {
+      for (const [name, text] of [["--map-right", "correct"], ["--map-wrong", "wrong"]]) {
         const entry = element("span", text);
         entry.prepend(swatch(color(name)));
         key.append(entry);
@@ -209,7 +204,7 @@ if (mapPlace && images.x) {
         key.append(button);
       });
     } else {
-      key.append(element("span", images.names.length.toLocaleString("en") + " classes, too many for colors of their own: choose one above, and the map marks it."));
+      key.append(element("span", images.names.length.toLocaleString("en") + " classes are too many for a color each. Choose a class above to mark it on the map."));
     }
   };
   const colorButtons = [...mapPlace.querySelectorAll("[data-color]")];

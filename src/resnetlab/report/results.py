@@ -1,0 +1,113 @@
+"""`Results`: a run's evaluation, read from its folder."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors import SafetensorError, safe_open
+
+from resnetlab.core.errors import UserError, resume_command
+from resnetlab.core.runs import Run
+from resnetlab.evaluation.confusion import confusion_matrix
+from resnetlab.evaluation.result import Exploration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """An evaluation, read from its folder.
+
+    Attributes:
+        summary: its overall figures.
+        per_class: one row for each class.
+        per_image: one row for each image.
+        reliability: one row for each bin of the confidence, see `calibration.reliability`.
+        confused_pairs: one row for each class predicted for another, see `confusion.confused_pairs`.
+        names: of the classes, in order.
+        labels: int64 (N,), each image's class, a position in `names`.
+        predictions: int64 (N,), each image's predicted class.
+        exploration: map and diagnostics of the network, or None if the evaluation made none.
+        command: evaluates the run again, ready for a shell.
+    """
+
+    summary: dict[str, Any]
+    per_class: pd.DataFrame
+    per_image: pd.DataFrame
+    reliability: pd.DataFrame
+    confused_pairs: pd.DataFrame
+    names: list[str]
+    labels: np.ndarray
+    predictions: np.ndarray
+    exploration: Exploration | None
+    command: str
+
+    @property
+    def total(self) -> int:
+        """Number of images."""
+        return len(self.labels)
+
+    @cached_property
+    def correct(self) -> int:
+        """Number of images classified correctly."""
+        return int((self.labels == self.predictions).sum())
+
+    @cached_property
+    def matrix(self) -> np.ndarray:
+        """The confusion matrix, int64 (true class, predicted class)."""
+        columns = (self.per_image[name].tolist() for name in ("label", "prediction"))
+        return confusion_matrix(*columns, self.names).to_numpy()
+
+    @cached_property
+    def wrong(self) -> np.ndarray:
+        """Positions of the misclassified images, in order."""
+        return np.flatnonzero(self.labels != self.predictions)
+
+    def place(self, row: int) -> str:
+        """Returns where an image is found: its path, or its index in the split."""
+        path = self.per_image["path"].iloc[row] if "path" in self.per_image else None
+        return path if isinstance(path, str) else f"index {self.per_image['index'].iloc[row]}"
+
+
+def read_results(run: Run) -> Results:
+    """Returns the evaluation of a run's own images, or raises `UserError` with the command that makes one."""
+    command = f"resnetlab evaluate {shlex.quote(str(run.path))}"
+    files = ("per_class", "per_image", "reliability", "confused_pairs")
+    tables = {name: run.evaluation() / f"{name}.parquet" for name in files}
+    if not run.is_complete:
+        raise UserError(f"{run.path} is not trained to the end. Continue it with: {resume_command(run.path)}")
+    summary = run.summary
+    if summary is None or not all(path.is_file() for path in tables.values()):
+        raise UserError(f"{run.path} is not evaluated yet. Run this first: {command}")
+    names = list(run.settings["data"]["class_names"])
+    frames = {name: pd.read_parquet(path) for name, path in tables.items()}
+    return Results(
+        summary=summary,
+        **frames,
+        names=names,
+        labels=_positions(frames["per_image"]["label"], names),
+        predictions=_positions(frames["per_image"]["prediction"], names),
+        exploration=Exploration.load(run.evaluation()),
+        command=command,
+    )
+
+
+def count_parameters(path: Path) -> int | None:
+    """Counts the learned numbers in a weights file from its header alone; buffers are left out."""
+    try:
+        with safe_open(path, framework="numpy") as tensors:
+            names = list(tensors.keys())
+            learned = [name for name in names if "running_" not in name and "num_batches" not in name]
+            return sum(math.prod(tensors.get_slice(name).get_shape()) for name in learned)
+    except (OSError, SafetensorError):
+        return None
+
+
+def _positions(values: pd.Series, names: Sequence[str]) -> np.ndarray:
+    return pd.Categorical(values, categories=names).codes.astype(np.int64)

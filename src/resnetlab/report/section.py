@@ -1,0 +1,72 @@
+"""What a section of the page is, and what it can show.
+
+To add a section, put a module into `sections/`, with its `SECTION`, and a template of the same name into `templates/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from resnetlab.core.html import render
+from resnetlab.core.pictures import Picture
+from resnetlab.core.runs import Run
+from resnetlab.report.images import RunImages
+from resnetlab.report.mistakes import Mistakes
+from resnetlab.report.results import Results
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything that a section can show.
+
+    Attributes:
+        run: the run.
+        results: its evaluation.
+        images: the evaluated images, if they are available.
+        mistakes: the mistakes worth a look.
+        rows: positions of the images that the page holds.
+    """
+
+    run: Run
+    results: Results
+    images: RunImages
+    mistakes: Mistakes
+    rows: np.ndarray
+
+
+def no_figures(report: Report) -> Mapping[str, Sequence[Picture]]:
+    """Returns nothing, for a section without PNG files."""
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A section of the page.
+
+    Attributes:
+        order: sections stand in the order of these numbers.
+        name: id of the section's element, and name of its template, templates/NAME.html.
+        title: its heading.
+        link: what the navigation calls it; "" to leave it out there.
+        view: returns the values that the template uses. Under "missing" it may return a sentence: what the section
+            lacks, and the command that makes it. With nothing else, the section is that sentence.
+        figures: returns the pictures to write as figures/NAME.png, those of one file side by side.
+    """
+
+    order: int
+    name: str
+    title: str
+    link: str
+    view: Callable[[Report], dict[str, Any]]
+    figures: Callable[[Report], Mapping[str, Sequence[Picture]]] = no_figures
+
+    def render(self, report: Report) -> dict[str, Any]:
+        """Returns the section as the page's template takes it: name, title, link, missing and content."""
+        values = self.view(report)
+        missing = values.pop("missing", None)
+        content = render(f"report/templates/{self.name}.html", **values) if values else ""
+        return {"name": self.name, "title": self.title, "link": self.link, "missing": missing, "content": content}
