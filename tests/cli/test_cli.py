@@ -219,11 +219,11 @@ def test_a_run_goes_on_after_its_images_have_moved(cli: Cli, image_folder: Path,
     code, _, err = cli("train", moved, "--resume", out, "--device", "cpu")
     assert code == 0, err
     assert "the last bits may differ" in err
-    assert "pictures are missing" not in (out / "report.html").read_text()
+    assert "data-missing" not in (out / "report.html").read_text()
     (out / "report.html").unlink()
     code, _, err = cli("evaluate", out, "--page-only", "--data", moved)
     assert code == 0, err
-    assert "pictures are missing" not in (out / "report.html").read_text()
+    assert "data-missing" not in (out / "report.html").read_text()
     Image.new("RGB", (20, 20)).save(moved / "red" / "00.png")
     code, _, err = cli("evaluate", out, "--page-only", "--data", moved)
     assert (code, "are not those of the run: their content has changed" in err) == (2, True)

@@ -298,7 +298,7 @@ def test_losses_that_span_a_lot_get_a_logarithmic_scale(runs, tmp_path, drawn):
     labels = [label.get_text() for label in axes.get_yticklabels(which="both")]
     assert {"0.2", "0.5", "1", "2", "5"} <= set(labels) and not any("$" in label for label in labels)
     assert accuracy.get_ylim()[1] == 1
-    assert [label.get_text() for label in accuracy.get_yticklabels()][-1] == "100\u00a0%"
+    assert [label.get_text() for label in accuracy.get_yticklabels()][-1] == "100%"
 
 
 def test_twenty_runs_with_long_names_stay_apart_and_clear_of_the_curves(runs, tmp_path, drawn):

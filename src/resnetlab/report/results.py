@@ -61,8 +61,8 @@ class Results:
     @cached_property
     def matrix(self) -> np.ndarray:
         """The confusion matrix, int64 (true class, predicted class)."""
-        columns = (self.per_image[name].tolist() for name in ("label", "prediction"))
-        return confusion_matrix(*columns, self.names).to_numpy()
+        labels, predictions = (self.per_image[name].tolist() for name in ("label", "prediction"))
+        return confusion_matrix(labels, predictions, self.names).to_numpy()
 
     @cached_property
     def wrong(self) -> np.ndarray:
@@ -91,8 +91,8 @@ def read_results(run: Run) -> Results:
         summary=summary,
         **frames,
         names=names,
-        labels=_positions(frames["per_image"]["label"], names),
-        predictions=_positions(frames["per_image"]["prediction"], names),
+        labels=_positions(frames["per_image"]["label"].tolist(), names),
+        predictions=_positions(frames["per_image"]["prediction"].tolist(), names),
         exploration=Exploration.load(run.evaluation()),
         command=command,
     )
@@ -109,5 +109,5 @@ def count_parameters(path: Path) -> int | None:
         return None
 
 
-def _positions(values: pd.Series, names: Sequence[str]) -> np.ndarray:
+def _positions(values: Sequence[str], names: Sequence[str]) -> np.ndarray:
     return pd.Categorical(values, categories=names).codes.astype(np.int64)

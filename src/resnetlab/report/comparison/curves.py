@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -94,7 +94,7 @@ def draw_comparison(runs: RunsLike, path: str | Path, *, x: str = "epoch") -> Pa
     return Path(path)
 
 
-def _draw(figure: Figure, histories: Mapping[str, pd.DataFrame], notes: Sequence[str], x: str) -> None:
+def _draw(figure: Figure | SubFigure, histories: Mapping[str, pd.DataFrame], notes: Sequence[str], x: str) -> None:
     layout = figure.get_layout_engine()
     if isinstance(layout, ConstrainedLayoutEngine):
         layout.set(w_pad=0.12, h_pad=0.06, wspace=0.03)  # inches, and a share of a panel
@@ -147,7 +147,9 @@ def _legend_columns(names: Collection[str]) -> int:
     return max(1, min(4, len(names), int(_WIDTH / (0.8 + 0.075 * longest))))
 
 
-def _add_legends(figure: Figure, handles: Sequence[Line2D], names: Sequence[str], notes: Sequence[str]) -> None:
+def _add_legends(
+    figure: Figure | SubFigure, handles: Sequence[Line2D], names: Sequence[str], notes: Sequence[str]
+) -> None:
     """Names the runs below the curves, under the notes, and says above them which line is which."""
     text = {"frameon": False, "fontsize": 9, "labelcolor": INK, "handlelength": 2.6}
     runs = figure.legend(
