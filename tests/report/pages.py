@@ -16,6 +16,7 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from resnetlab import Run
 from resnetlab.core.files import write_json
+from resnetlab.core.framing import Framing
 from resnetlab.data.storage.store import ImageData, Split
 from resnetlab.evaluation.calibration import expected_calibration_error, maximum_calibration_error, reliability
 from resnetlab.evaluation.confusion import confused_pairs
@@ -34,8 +35,9 @@ def make_data(names, *, per_class=12, size=8, channels=1, source="digits"):
     draw = torch.Generator().manual_seed(0)
     images = torch.randint(256, (len(labels), channels, size, size), generator=draw, dtype=torch.uint8)
     test = Split(images=images, labels=labels, index=torch.arange(len(labels)) * 3 + 5)
-    return ImageData(name="x", splits={"test": test}, class_names=tuple(names), mirrors=True, image_size=size,
-                     channels=channels, arguments={"source": source, "split_seed": 0})  # fmt: skip
+    framing = Framing(image_size=size, channels=channels)
+    return ImageData(name="x", splits={"test": test}, class_names=tuple(names), mirrors=True, framing=framing,
+                     arguments={"source": source, "split_seed": 0})  # fmt: skip
 
 
 def make_run(folder, data, *, wrong=5, epochs=4, split="test", settings=None):
