@@ -1,7 +1,7 @@
 """Claim: folding batch normalization into the convolutions makes inference faster.
 
-ResNet-18 and ResNet-50 in float32 and evaluation mode, batch 16 of 3x224x224, as `create_model` gives them and
-after `fold_batch_norm`, in the memory layout that evaluation uses (channels last).
+ResNet-18 and ResNet-50 in float32 and evaluation mode, with batches of 16 images of 3x224x224, before and after
+`fold_batch_norm`, in the memory format that evaluation uses (channels_last).
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def forward(model: nn.Module, images: Tensor) -> Callable[[], Tensor]:
 def main() -> int:
     """Runs each network in turn with its folded copy and prints the ratios of their median times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15, help="counted passes of each (default 15)")
-    parser.add_argument("--warmup", type=int, default=3, help="passes of each that are not counted (default 3)")
-    parser.add_argument("--batch-size", type=int, default=16, help="images of a pass (default 16)")
+    parser.add_argument("--rounds", type=int, default=15, help="timed passes of each (default 15)")
+    parser.add_argument("--warmup", type=int, default=3, help="untimed passes of each before them (default 3)")
+    parser.add_argument("--batch-size", type=int, default=16, help="images per pass (default 16)")
     options = parser.parse_args()
     torch.manual_seed(0)
     images = torch.randn(options.batch_size, 3, 224, 224)

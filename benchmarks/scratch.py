@@ -1,8 +1,8 @@
 """Claim: a training step from scratch takes at most 1.5 times as long as one of torch's layers.
 
-The network of the from-scratch notebook (ResNet-50, one channel, ten classes, batch 32 of 96x96) in float32, built
-twice from the same configuration and seed: of torch's layers with torch's cross-entropy and fused SGD, and of
-`resnetlab.scratch` with its own. torch is timed in both memory layouts, and the faster one counts.
+The network of the from-scratch notebook (ResNet-50, one channel, ten classes, batches of 32 images of 96x96) in float32
+is built twice from the same configuration and seed: with torch's layers, cross-entropy and fused SGD, and with those of
+`resnetlab.scratch`. torch is timed in both memory formats, and the faster one counts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CHANNELS, SIZE, CLASSES = 1, 96, 10
 
 
 def training_step(parts: str, batch_size: int, memory_format: torch.memory_format) -> Callable[[], None]:
-    """Returns one step of a network of torch's parts or of those from scratch."""
+    """Returns one training step of a network with the given kit of layers."""
     torch.manual_seed(0)
     model = create_model("scratch_resnet50", parts=parts, in_channels=CHANNELS, num_classes=CLASSES).train()
     model.to(memory_format=memory_format)  # type: ignore[call-overload]
@@ -45,11 +45,11 @@ def training_step(parts: str, batch_size: int, memory_format: torch.memory_forma
 
 
 def main() -> int:
-    """Runs them in turn and prints the ratio of their median times."""
+    """Runs the steps in turn and prints the ratio of their median times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=9, help="counted steps of each (default 9)")
-    parser.add_argument("--warmup", type=int, default=2, help="steps of each that are not counted (default 2)")
-    parser.add_argument("--batch-size", type=int, default=32, help="images of a step (default 32)")
+    parser.add_argument("--steps", type=int, default=9, help="timed steps of each (default 9)")
+    parser.add_argument("--warmup", type=int, default=2, help="untimed steps of each before them (default 2)")
+    parser.add_argument("--batch-size", type=int, default=32, help="images per step (default 32)")
     options = parser.parse_args()
     runs = {
         "torch, contiguous": training_step("torch", options.batch_size, torch.contiguous_format),

@@ -19,16 +19,16 @@ from resnetlab.models.resnet import ResNet
 from resnetlab.scratch.activations import ACTIVATIONS
 
 SEEDS = (1, 2, 3, 4, 5)
-"""Of the batches for float32. A rounding that moves one value across a ReLU's zero or a maximum's tie changes single
-gradients by a thousandth of the largest and more. That happens to torch's network as to ours, and to torch's in the
-other memory layout on other batches; so where one batch does not do, the medians over three or five are compared, with
-the worse of torch's two layouts. An error that is there on every batch fails."""
+"""Seeds of the float32 batches. A rounding that moves one value across the zero of a ReLU or changes the maximum of
+a pooling changes single gradients by a thousandth of the largest or more. This happens to torch's network too, on other
+batches in its other memory format. So if one batch fails, the medians over three or five batches are compared, with the
+worse of torch's two memory formats. An error on every batch fails."""
 
-DEEPEST = 3  # blocks in a stage: what repeats in a deeper network is tested in a shallower one
+DEEPEST = 3  # blocks per stage; deeper networks only repeat them
 
 
 class Results(NamedTuple):
-    """What a network computes, by kind, each of one type and on one scale."""
+    """The tensors that a network computes, by kind."""
 
     evaluated: dict[str, Tensor]
     logits: dict[str, Tensor]
@@ -46,7 +46,7 @@ def _config(name: str, parts: str) -> ResNetConfig:
 
 
 def _twins(name: str, **fields) -> tuple[ResNet, ResNet]:
-    """Two networks of the same seed, whose normalization statistics are no longer those of the start."""
+    """Two networks of the same seed, with normalization statistics that differ from their initial values."""
     models = []
     for parts in ("torch", "scratch"):
         torch.manual_seed(0)

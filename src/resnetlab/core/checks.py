@@ -1,7 +1,6 @@
-"""Checks of configuration values, made before any image is read.
+"""Checks of single values: each returns the value, or raises `UserError` with name, expectation and value.
 
-Each returns the value, so that a dataclass can check a field in one line, and raises
-`UserError` naming the field, what was expected and what came.
+`core/fields.py` uses them for the fields of configurations.
 """
 
 from __future__ import annotations
@@ -52,14 +51,14 @@ def check_number(
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """Returns `value` when it is True or False."""
+    """Returns `value` if it is True or False."""
     if not isinstance(value, bool):
         raise UserError(f"{name} must be true or false, got {value!r}.")
     return value
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
-    """Returns `value` when it is one of `choices`."""
+    """Returns `value` if it is one of `choices`."""
     known = list(choices)
     if value not in known:
         raise unknown(name, value, known)
@@ -67,7 +66,7 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
 
 
 def check_schema(where: object, schema: Any, newest: int) -> None:
-    """Raises `UserError` unless this version knows the schema that a file was written in."""
+    """Raises `UserError` unless this version can read the schema of a file."""
     if not isinstance(schema, int) or not 1 <= schema <= newest:
         raise UserError(
             f"{where} has schema {schema!r}; this version reads schemas up to {newest}. "
@@ -76,12 +75,15 @@ def check_schema(where: object, schema: Any, newest: int) -> None:
 
 
 def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
-    """Makes the dataclass `cls` of `values`; a key that is not a field is an error with the nearest one.
+    """Returns an instance of the dataclass `cls` with the fields in `values`.
 
     Args:
         cls: a dataclass whose constructor checks its values.
         values: field names and values, as read from a file or an option.
-        where: what the user wrote them in, for the message.
+        where: where the values come from, for error messages.
+
+    Raises:
+        UserError: a key is not a field (with the nearest field), or a required field is missing.
     """
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in values:
@@ -94,6 +96,6 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
 
 
 def set_checked(instance: object, **values: Any) -> None:
-    """Puts checked values into a frozen dataclass, so that it holds plain numbers whatever came."""
+    """Sets fields of a frozen dataclass to checked values."""
     for name, value in values.items():
         object.__setattr__(instance, name, value)

@@ -45,7 +45,7 @@ _KEY = "resnetlab.setting"
 
 @dataclass(frozen=True, kw_only=True)
 class _Setting:
-    """What `setting` says about a field; see there."""
+    """The arguments of `setting`, kept in the metadata of a field."""
 
     description: str
     minimum: float | None
@@ -81,7 +81,7 @@ def setting(
     accepts: str = "",
     group: str = "",
 ) -> Any:
-    """Declares a field of a configuration: to be used as the value of a dataclass attribute.
+    """Declares a field of a configuration; assign it to an attribute of a dataclass.
 
     Args:
         default: the value when none is given; `REQUIRED` if one must be given. A dict is copied for each instance.
@@ -91,7 +91,7 @@ def setting(
         above: a bound that the value must exceed.
         below: a bound that the value must stay under.
         choices: the values allowed. A dict may grow later, as a registry does; its keys are the choices. In a union
-            with `bool` or with numbers they are the names allowed besides.
+            with `bool` or numbers, they are the names allowed in addition.
         length: the number of entries of a sequence, or (fewest, most). A `tuple[float, float]` has two anyway.
         entries: what the entries of a sequence are, such as "one per stage" or "smallest and largest".
         ordered: whether the entries of a sequence must not decrease.
@@ -113,11 +113,11 @@ def check_fields(instance: Any, prefix: str = "") -> None:
     """Checks all fields of a dataclass that `setting` declared, and normalizes their values.
 
     Numbers become plain `int` and `float`, sequences tuples, mappings dicts, and a mapping given for a nested dataclass
-    becomes the dataclass. To be called first in `__post_init__`.
+    becomes the dataclass. Call it first in `__post_init__`.
 
     Args:
         instance: the dataclass, frozen or not.
-        prefix: what stands before a field's name in error messages, such as "augment.".
+        prefix: text before a field's name in error messages, such as "augment.".
 
     Raises:
         UserError: a value does not fit its field; the message names the field, what was expected, and the value.
