@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from rich.console import Console, RenderableType
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
-"""For messages, so that standard output holds nothing but results."""
+"""For messages, so that standard output contains nothing but results."""
+_WIDTH = 80
 
 
-def notice(message: str) -> None:
-    """Prints one message on standard error."""
+def notice(message: str, *, wrap: bool = False) -> None:
+    """Prints one message on standard error; with `wrap` in lines of at most 80 columns, broken between words."""
+    if wrap:
+        message = textwrap.fill(message, _WIDTH, break_long_words=False, break_on_hyphens=False)
     console.print(message, markup=False)
 
 

@@ -94,7 +94,7 @@ def find_lr(
         network = copy.deepcopy(network)
     recipe = recipe_for(recipe, data, network)
     if not quiet:
-        notice(f"{name} on {machine}, recipe {recipe.name}: {steps} steps of {recipe.batch_size} images")
+        notice(f"{name}, recipe {recipe.name}: {steps} steps of {recipe.batch_size} images\n{machine}")
     bar = Progress(
         TextColumn("learning rate {task.fields[rate]:.2g}"),
         BarColumn(),

@@ -117,11 +117,12 @@ def fit(
             if not quiet:
                 console.print(data)
                 together = "" if ranks.is_alone else f" in each of {ranks.world_size} processes"
-                notice(f"{name} on {machine}{together}, recipe {recipe.name}, into {new_folder}")
+                notice(f"{name}, recipe {recipe.name}\n{machine}{together}\nrun folder {new_folder}")
                 if recipe.batch_size != asked.batch_size:
                     notice(
                         f"batches of {recipe.batch_size} images instead of {asked.batch_size}, because there are few; "
-                        f"learning rate {recipe.lr:.3g}"
+                        f"learning rate {recipe.lr:.3g}",
+                        wrap=True,
                     )
                 if loaded is not None:
                     notice(str(loaded))
@@ -318,14 +319,18 @@ def _tell_of_another_machine(run: Run, ranks: Processes, chosen: Machine | None)
     if began != ranks.world_size:
         notice(
             f"processes: {began} when the run began, {ranks.world_size} now. The last bits may differ, and "
-            "normalization takes its mean and variance over the images of one process."
+            "normalization takes its mean and variance over the images of one process.",
+            wrap=True,
         )
     if chosen is not None:
-        notice(f"going on with {chosen}: the last bits may differ from those of the run never interrupted.")
+        notice(f"going on with {chosen}: the last bits may differ from those of the run never interrupted.", wrap=True)
         return
     then, now = run.environment, describe_environment()
     pairs = {name: (then.get(name), now[name]) for name in ("processor", "accelerator")}
     pairs["torch"] = (then.get("packages", {}).get("torch"), now["packages"]["torch"])
     changes = [f"{name} was {old}, is {new}" for name, (old, new) in pairs.items() if old != new]
     if changes:
-        notice(f"this is another machine than the run began on ({'; '.join(changes)}): the last bits may differ.")
+        notice(
+            f"this is another machine than the run began on ({'; '.join(changes)}): the last bits may differ.",
+            wrap=True,
+        )

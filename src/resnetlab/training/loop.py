@@ -280,7 +280,8 @@ class Training:
         if self._is_out_of_patience and not self.quiet:
             notice(
                 f"stopped after {progress.epoch} of {self.recipe.epochs} epochs: no improvement since "
-                f"epoch {progress.best_epoch} (patience {self.recipe.patience})"
+                f"epoch {progress.best_epoch} (patience {self.recipe.patience})",
+                wrap=True,
             )
         state.model.set_drop_progress(1.0)
         self.exchange.disconnect(state.model)
