@@ -34,11 +34,11 @@ from resnetlab.data.augment import Augmentation
 from resnetlab.data.batches import training_batches
 from resnetlab.data.load import load_data, pack
 from resnetlab.data.storage.store import ImageData
-from resnetlab.models.catalog import create_model
 from resnetlab.training.machine import choose_machine
 from resnetlab.training.optimizers import build_optimizer
 from resnetlab.training.recipes import resolve_recipe
 from resnetlab.training.step import training_step
+from resnetlab.weights.load import create_model
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZE, BATCH = 224, 64

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from resnetlab.models.catalog import create_model
 from resnetlab.models.surgery import fold_batch_norm
+from resnetlab.weights.load import create_model
 from timing import medians
 
 BAR = 1.02

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from resnetlab import scratch
-from resnetlab.models.catalog import create_model
+from resnetlab.weights.load import create_model
 from timing import medians
 
 BAR = 1.5

@@ -28,6 +28,7 @@ import resnetlab
 from resnetlab.core.environment import processor_name
 from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.suspects import suspect_labels
+from resnetlab.models.network import Network
 
 BAR = 0.80
 _FLIPPED = 0.05
@@ -49,7 +50,7 @@ def with_errors(data: ImageData, seed: int) -> tuple[ImageData, dict[str, np.nda
     return resnetlab.load_data(arrays, class_names=data.class_names), places
 
 
-def share_found(model: resnetlab.ResNet, data: ImageData, split: str, flipped: np.ndarray) -> float:
+def share_found(model: Network, data: ImageData, split: str, flipped: np.ndarray) -> float:
     """Returns the share of the replaced labels that are in the first tenth of the ranking."""
     suspects = suspect_labels(model, data, split)  # its index is the position in the split
     looked_at = suspects.index[: round(_LOOKED_AT * len(data.split(split)))]

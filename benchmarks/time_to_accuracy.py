@@ -29,7 +29,7 @@ from torchvision.datasets import FashionMNIST
 from torchvision.transforms import v2
 
 from resnetlab.core.environment import processor_name
-from resnetlab.models.catalog import create_model
+from resnetlab.weights.load import create_model
 
 BATCH, EPOCHS, TRAINING_IMAGES = 128, 10, 60_000
 ACCURACY_BAR, TIME_BAR = 0.935, 20.0

@@ -28,11 +28,11 @@ from resnetlab.core.environment import keep_freed_memory
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.data.batches import training_batches
 from resnetlab.data.storage.store import Split
-from resnetlab.models.catalog import create_model
 from resnetlab.training.machine import choose_machine
 from resnetlab.training.optimizers import build_optimizer
 from resnetlab.training.recipes import resolve_recipe
 from resnetlab.training.step import training_step
+from resnetlab.weights.load import create_model
 from timing import medians
 
 BAR, KERNEL_SHARE = 2.3, 0.85

@@ -23,11 +23,11 @@ def first_losses(count: int = 20) -> list[float]:
     from resnetlab.data.augment import Augmentation
     from resnetlab.data.batches import training_batches
     from resnetlab.data.load import load_data
-    from resnetlab.models.catalog import create_model
     from resnetlab.training.machine import Machine
     from resnetlab.training.optimizers import build_optimizer
     from resnetlab.training.recipe import Recipe
     from resnetlab.training.step import training_step
+    from resnetlab.weights.load import create_model
 
     data = load_data("digits")
     augment = Augmentation(crop_padding=0.125, flip=False)

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from resnetlab.core.preprocessing import Preprocessing
-from resnetlab.models.catalog import create_model, list_models, model_config
+from resnetlab.models.catalog import list_models, model_config
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.summary import blueprint
 from resnetlab.models.surgery import fold_batch_norm, freeze, without_block
+from resnetlab.weights.load import create_model
 
 
 def parsed(model: ResNet) -> ElementTree.Element:

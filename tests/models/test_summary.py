@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import resnetlab
-from resnetlab.models.catalog import CATALOG, create_model, model_config
+from resnetlab.models.catalog import CATALOG, model_config
 from resnetlab.models.summary import Summary, blueprint, count, summarize
 from resnetlab.models.summary.outline import units
+from resnetlab.weights.load import create_model
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

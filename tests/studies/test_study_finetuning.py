@@ -20,7 +20,8 @@ from resnetlab.studies.lab.views import of_classes
 
 SCRATCHES = ["from scratch", "from scratch, DropPath", "from scratch, DropBlock", "from scratch, both"]
 WAYS = ["frozen", "rates by stage", "full"]
-TIMM = "test_efficientnet"
+TIMM = "timm:test_efficientnet"
+FOLDER = "timm-test_efficientnet"
 SMALL = {"model": "small_resnet14", "plan": Plan(images=200, epochs=2), "seeds": 1, "quiet": True}
 
 
@@ -69,7 +70,7 @@ def test_weights_of_ones_own_need_no_other_classes(some: ImageData, digits_run: 
 
 
 def test_a_timm_network_is_trained_for_comparison(some: ImageData, tmp_path: Path):
-    how = {**SMALL, "per_class": 4, "baseline": f"timm/{TIMM}", "out": tmp_path / "s"}
+    how = {**SMALL, "per_class": 4, "baseline": TIMM, "out": tmp_path / "s"}
     result = finetuning(some, **how)
     theirs = [f"{TIMM}, from scratch", f"{TIMM}, two rates"]
     kinds = ["pretraining", f"{TIMM}, pretraining", *SCRATCHES, *WAYS, *theirs]
@@ -78,11 +79,11 @@ def test_a_timm_network_is_trained_for_comparison(some: ImageData, tmp_path: Pat
     assert any(TIMM in deviation and "small_resnet14" in deviation for deviation in result.deviations)
     assert f"{theirs[0]} " in result.verdict.reason
     assert TIMM in result.figures["finetuning.png"]
-    runs = {path.name: Run(path).settings for path in (tmp_path / "s" / "runs").iterdir() if TIMM in path.name}
-    scratch, tuned, before = (runs[f"{TIMM}-{kind}-seed0"] for kind in ("from-scratch", "two-rates", "pretraining"))
+    runs = {path.name: Run(path).settings for path in (tmp_path / "s" / "runs").iterdir() if FOLDER in path.name}
+    scratch, tuned, before = (runs[f"{FOLDER}-{kind}-seed0"] for kind in ("from-scratch", "two-rates", "pretraining"))
     assert before["data"]["class_names"] == list("01234")
     assert tuned["data"]["class_names"] == scratch["data"]["class_names"] == list("56789")
-    assert tuned["model"]["pretrained"].endswith(f"{TIMM}-pretraining-seed0")
+    assert tuned["model"]["pretrained"].endswith(f"{FOLDER}-pretraining-seed0/model.safetensors")
     assert "pretrained" not in scratch["model"]
     # The same images seen, as often, at the same highest rate as the others; the encoder at a tenth of it.
     ours = Run(tmp_path / "s" / "runs" / "full-seed0").settings["recipe"]
@@ -91,7 +92,7 @@ def test_a_timm_network_is_trained_for_comparison(some: ImageData, tmp_path: Pat
     (tmp_path / "s" / "result.json").unlink()
     (tmp_path / "s" / "measurements" / "errors.parquet").unlink()
     for name in ("model.safetensors", "evaluation/summary.json"):
-        (tmp_path / "s" / "runs" / f"{TIMM}-two-rates-seed0" / name).unlink()
+        (tmp_path / "s" / "runs" / f"{FOLDER}-two-rates-seed0" / name).unlink()
     pd.testing.assert_frame_equal(finetuning(some, **how).table, result.table)
 
 
@@ -102,11 +103,11 @@ def test_with_pretrained_weights_the_timm_network_starts_from_scratch_or_from_it
     result = finetuning(some, **how, out=tmp_path / "a")
     assert result.table["network"].tolist() == [*SCRATCHES, *WAYS, f"{TIMM}, from scratch"]
     weights = tmp_path / "weights.safetensors"
-    save_file(timm.create_model(TIMM).state_dict(), weights)
+    save_file(timm.create_model(TIMM.removeprefix("timm:")).state_dict(), weights)
     result = finetuning(some, **how, baseline_weights=str(weights), out=tmp_path / "b")
     assert result.table["network"].tolist()[-1] == f"{TIMM}, two rates"
     assert any(TIMM in deviation and str(weights) in deviation for deviation in result.deviations)
-    settings = Run(tmp_path / "b" / "runs" / f"{TIMM}-two-rates-seed0").settings
+    settings = Run(tmp_path / "b" / "runs" / f"{FOLDER}-two-rates-seed0").settings
     assert settings["preprocessing"]["mean"] == [pytest.approx((0.485 + 0.456 + 0.406) / 3)]
 
 
@@ -115,7 +116,7 @@ def test_mistakes_about_the_baseline_come_before_anything_is_trained(some: Image
     with pytest.raises(UserError, match=r"baseline_weights.*baseline="):
         finetuning(some, baseline_weights="x", out=out, quiet=True)
     with pytest.raises(UserError, match=r"'test_eficientnet'.*'test_efficientnet"):
-        finetuning(some, baseline="test_eficientnet", out=out, quiet=True)
+        finetuning(some, baseline="timm:test_eficientnet", out=out, quiet=True)
     with pytest.raises(UserError, match=r"nowhere\.safetensors"):
         finetuning(some, baseline=TIMM, baseline_weights=str(tmp_path / "nowhere.safetensors"), out=out, quiet=True)
     assert not out.exists()

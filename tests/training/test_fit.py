@@ -11,6 +11,7 @@ import pytest
 import torch
 from rich.cells import cell_len
 from tests.conftest import TINY
+from tests.facts import refuses
 from tests.training.stepping import Step, around_steps
 from torch import Tensor
 
@@ -101,7 +102,7 @@ def test_without_a_validation_split_the_history_says_so(tmp_path: Path):
     assert math.isnan(run.history["val_top1"].iloc[0])
     assert run.summary is not None
     assert run.summary["split"] == "test"
-    with pytest.raises(UserError, match=r'keep="best" needs a validation split to tell the best, and digits has none'):
+    with refuses('keep="best"', 'keep="final"', "validation_fraction", "digits"):
         fit(TINY, data, out=tmp_path / "best", epochs=1, keep="best", quiet=True)
 
 
@@ -114,7 +115,7 @@ def test_a_name_takes_channels_classes_and_stem_from_the_data(image_folder: Path
 
 def test_a_loss_that_is_never_finite_stops_the_training(digits: ImageData, tmp_path: Path):
     out = tmp_path / "run"
-    with pytest.raises(UserError, match=r"not finite in 10 .* step 11 of epoch 1.*--lr"):
+    with refuses("10 consecutive", "step 11 of epoch 1", "--lr"):
         fit(TINY, digits, out=out, epochs=3, optimizer="sgd", batch_size=128, lr=1e30, precision="float32", quiet=True)
     bad = pd.read_csv(out / "bad_steps.csv")
     assert bad["step"].tolist() == list(range(2, 12))
@@ -122,7 +123,7 @@ def test_a_loss_that_is_never_finite_stops_the_training(digits: ImageData, tmp_p
     assert list(map(int, bad["images"][0].split())) == digits.splits["train"].index[first].tolist()
     tensors, _ = read_tensors(max((out / "checkpoints").iterdir()))
     assert all(value.isfinite().all() for value in tensors.values())
-    with pytest.raises(UserError, match="not finite in 10 "):
+    with refuses("10 consecutive"):
         resume(out, quiet=True)
     assert pd.read_csv(out / "bad_steps.csv")["step"].tolist() == list(range(2, 12))
 
@@ -162,7 +163,7 @@ def test_a_step_that_is_not_finite_changes_nothing(
             {"model": "resnet20", "overrides": {"num_classes": 3}},
             r"num_classes=3, and digits has 1 channels and 10 classes",
         ),
-        ({"overrides": {"shortcut": "B"}}, "overrides change a network that is given by name"),
+        ({"overrides": {"shortcut": "B"}}, "overrides .* name"),
         ({"model": fold_batch_norm(ResNet(TINY))}, "batch normalization was folded .*, so it could not be saved"),
         (
             {"model": freeze(ResNet(TINY), *ResNet(TINY).sections())},
@@ -191,7 +192,7 @@ def test_one_class_is_too_few(image_folder: Path, tmp_path: Path):
     for path in (image_folder / "blue").iterdir():
         path.unlink()
     (image_folder / "blue").rmdir()
-    with pytest.raises(UserError, match=r"photos has one class only \(red\)"):
+    with refuses("photos", "one class", "(red)"):
         fit("auto", image_folder, out=tmp_path / "run", quiet=True)
 
 

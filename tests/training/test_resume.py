@@ -257,8 +257,7 @@ def test_another_machine_is_told(tmp_path: Path, uninterrupted: Run, capfd: pyte
     capfd.readouterr()
     _assert_equal(resume(run, quiet=True), uninterrupted)
     err = capfd.readouterr().err
-    assert "this is another machine than the run began on (processor was an abacus, is " in err
-    assert "the last bits may differ" in " ".join(err.split())
+    assert "processor was an abacus" in " ".join(err.split())
 
 
 def test_resume_through_the_top_level(uninterrupted: Run):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from resnetlab.data.augment import Augmentation
     from resnetlab.data.storage.store import ImageData
-    from resnetlab.models.resnet import ResNet
+    from resnetlab.models.network import Network
 
 NAME = "inspect"
 WITHOUT = ("skip_unreadable", "workers")
@@ -134,7 +134,7 @@ def _policy(augmented: bool, recipe: str, assign: list[str]) -> Augmentation | N
     return resolve_recipe(recipe, **changes).augment
 
 
-def _network(model: Path, device: str) -> ResNet:
+def _network(model: Path, device: str) -> Network:
     from resnetlab.core.environment import resolve_device
     from resnetlab.core.runs import Run
     from resnetlab.evaluation.forward import trained_on
@@ -145,7 +145,7 @@ def _network(model: Path, device: str) -> ResNet:
     return network
 
 
-def _load(source: str, network: ResNet | None, options: DataOptions) -> tuple[ImageData, list[str]]:
+def _load(source: str, network: Network | None, options: DataOptions) -> tuple[ImageData, list[str]]:
     """Loads images, in the form that the network takes if there is one; warnings become notes."""
     from resnetlab.evaluation.forward import trained_on
 
@@ -160,7 +160,7 @@ def _load(source: str, network: ResNet | None, options: DataOptions) -> tuple[Im
     return images, list(dict.fromkeys(str(warning.message) for warning in caught))
 
 
-def _show_suspects(network: ResNet, images: ImageData, split: str, sheet: Path) -> None:
+def _show_suspects(network: Network, images: ImageData, split: str, sheet: Path) -> None:
     from rich.markup import escape
     from rich.table import Table
 

@@ -151,7 +151,8 @@ def _summary(
         from resnetlab.weights.file import load
 
         model = load(name)
-        known = model.preprocessing.image_size if model.preprocessing else _usual_size(model.config.stem)
+        stem = getattr(model.config, "stem", "imagenet")
+        known = model.preprocessing.image_size if model.preprocessing else _usual_size(stem)
         size = image_size if image_size is not None else known
         return summarize(model, (model.config.in_channels, size, size), style=style, name=name), None
     size = image_size if image_size is not None or name not in CATALOG else CATALOG[name].image_size

@@ -116,3 +116,8 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def file_name(text: str) -> str:
+    """Returns text as the name of a file or folder on any system: letters, digits, dots, hyphens and underscores."""
+    return re.sub(r"[^\w.-]+", "-", text).strip("-")

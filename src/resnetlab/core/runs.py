@@ -29,7 +29,7 @@ import pandas as pd
 
 from resnetlab.core.checks import check_schema
 from resnetlab.core.errors import UserError, resume_command
-from resnetlab.core.files import atomic, exclusive_lock, read_toml, write_json, write_toml
+from resnetlab.core.files import atomic, exclusive_lock, file_name, read_toml, write_json, write_toml
 from resnetlab.core.html import render
 from resnetlab.core.pictures import NOTEBOOK_COLORS, learning_curves
 
@@ -186,7 +186,7 @@ class Run:
 
 def default_folder(data_name: str, model_name: str) -> Path:
     """Returns a path that does not exist: `runs/<data>-<model>-<date and time>`."""
-    stem = f"{data_name}-{model_name}-{datetime.now():%Y%m%d-%H%M%S}"
+    stem = f"{data_name}-{file_name(model_name)}-{datetime.now():%Y%m%d-%H%M%S}"
     path, number = Path("runs") / stem, 2
     while path.exists():
         path, number = Path("runs") / f"{stem}-{number}", number + 1

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from resnetlab.core.environment import resolve_device
 from resnetlab.core.errors import UserError
@@ -23,17 +24,17 @@ from resnetlab.evaluation.confusion import confused_pairs
 from resnetlab.evaluation.forward import Answers, answer_split, trained_on
 from resnetlab.evaluation.metrics import by_class, by_image, embedding_frame, overall, wilson_interval
 from resnetlab.evaluation.result import Evaluation
-from resnetlab.models.network import Network
-from resnetlab.models.resnet import ResNet
+from resnetlab.models.network import Architecture, Network
 from resnetlab.weights.file import load
 
 _SHOWN = 20
 
 
 def evaluate(
-    subject: str | Path | Run | ResNet,
+    subject: str | Path | Run | Network,
     data: str | Path | ImageData | None = None,
     *,
+    model: str | Architecture | nn.Module | None = None,
     split: str | None = None,
     device: str = "auto",
     data_root: str | Path | None = None,
@@ -50,6 +51,7 @@ def evaluate(
         subject: a run folder, a weights file, or a network.
         data: other images than the run's own; needed where the subject is no run. A folder without
             split folders is taken whole, unless it holds the run's own images: those keep their splits.
+        model: as `load` takes it, for a run of your own network.
         split: "train", "validation" or "test"; without it test, or validation where there is no test.
         device: "auto", or a device of torch; a network is evaluated on the device that it is on.
         data_root: where the data sets are now, if they have moved.
@@ -63,24 +65,25 @@ def evaluate(
         UserError: no data, classes that the network does not know, or a network never trained on data.
     """
     run = _run_of(subject)
-    if isinstance(subject, ResNet):
-        model = subject
+    if isinstance(subject, Network):
+        network = subject
     else:
-        model = load(run or subject).to(resolve_device(device))
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    trained_on(model)  # a mistake is told before images are read
+        network = load(run or subject, model=model).to(resolve_device(device))
+        if network.channels_last:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    trained_on(network)  # a mistake is told before images are read
     if data is None:
         if run is None:
             raise UserError("evaluate needs data: only a run folder knows which images it was trained on.")
         data = reload_data(run.settings["data"], data_root=data_root)
     elif run is not None and not isinstance(data, ImageData) and may_be_recorded(data, run.settings["data"]):
-        data = _own_or_whole(data, run, model, data_root, skip_unreadable)
+        data = _own_or_whole(data, run, network, data_root, skip_unreadable)
     elif not isinstance(data, ImageData):
-        data = _whole(data, model, data_root, skip_unreadable)
-    evaluation = evaluate_split(model, data, split, mirrored=mirrored)
+        data = _whole(data, network, data_root, skip_unreadable)
+    evaluation = evaluate_split(network, data, split, mirrored=mirrored)
     if run is not None:
         evaluation = evaluation.save(_folder(run, data, str(evaluation.summary["split"])))
-    return _explored(evaluation, model, data) if explore or (explore is None and run is not None) else evaluation
+    return _explored(evaluation, network, data) if explore or (explore is None and run is not None) else evaluation
 
 
 def evaluate_split(
@@ -139,7 +142,7 @@ def _folder(run: Run, data: ImageData, split: str) -> Path:
     return run.evaluation(None if split == default_split(data) else split)
 
 
-def _explored(evaluation: Evaluation, model: ResNet, data: ImageData) -> Evaluation:
+def _explored(evaluation: Evaluation, model: Network, data: ImageData) -> Evaluation:
     """Returns an evaluation with its exploration, which joins the tables where these are written already."""
     try:
         found = exploring.explore(model, data, evaluation)
@@ -152,7 +155,7 @@ def _explored(evaluation: Evaluation, model: ResNet, data: ImageData) -> Evaluat
 
 
 def _own_or_whole(
-    source: str | Path, run: Run, model: ResNet, data_root: str | Path | None, skip_unreadable: bool
+    source: str | Path, run: Run, model: Network, data_root: str | Path | None, skip_unreadable: bool
 ) -> ImageData:
     """The run's own images by another path keep its splits: what was trained on must not pass for test images."""
     try:
@@ -161,7 +164,7 @@ def _own_or_whole(
         return _whole(source, model, data_root, skip_unreadable)
 
 
-def _whole(source: str | Path, model: ResNet, data_root: str | Path | None, skip_unreadable: bool) -> ImageData:
+def _whole(source: str | Path, model: Network, data_root: str | Path | None, skip_unreadable: bool) -> ImageData:
     """Loads other images than the run's, as the network wants them; a folder without splits is one test split."""
     preprocessing, class_names = trained_on(model)
     keeps_splits = is_named(source) or is_complete(Path(source))
@@ -175,7 +178,7 @@ def _whole(source: str | Path, model: ResNet, data_root: str | Path | None, skip
     )
 
 
-def _run_of(subject: str | Path | Run | ResNet) -> Run | None:
+def _run_of(subject: str | Path | Run | Network) -> Run | None:
     if isinstance(subject, Run):
         return subject
     if not isinstance(subject, (str, Path)) or Path(subject).is_file():

@@ -18,6 +18,7 @@ from resnetlab.evaluation.diagnostics import diagnose, sample
 from resnetlab.evaluation.embeddings import embedding_map
 from resnetlab.evaluation.forward import trained_on
 from resnetlab.evaluation.result import Evaluation, Exploration
+from resnetlab.models.network import Network
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.summary.summary import count
 
@@ -29,7 +30,7 @@ _AFFORDABLE = 1.5e12
 _WORTH_A_WORD = 1000
 
 
-def explore(model: ResNet, data: ImageData, evaluation: Evaluation, *, seed: int = 0) -> Exploration:
+def explore(model: Network, data: ImageData, evaluation: Evaluation, *, seed: int = 0) -> Exploration:
     """Returns the t-SNE map of an evaluation's embeddings, and what each block of the network does.
 
     The map shows at most 10,000 images. The diagnostics look at 512 images of the evaluated split, or at fewer where
@@ -37,7 +38,7 @@ def explore(model: ResNet, data: ImageData, evaluation: Evaluation, *, seed: int
     out. Both depend on the images, the network and the seed only.
 
     Args:
-        model: the network that was evaluated.
+        model: the network that was evaluated; only a `ResNet` is diagnosed.
         data: the images that it was evaluated on.
         evaluation: what `evaluate` returned.
         seed: of the map, and of the images that are drawn.
@@ -48,7 +49,7 @@ def explore(model: ResNet, data: ImageData, evaluation: Evaluation, *, seed: int
     return _explore(model, data, str(evaluation.summary["split"]), evaluation.embeddings, seed)
 
 
-def exploration_of(folder: Path, model: ResNet, data: ImageData, *, seed: int = 0) -> Exploration:
+def exploration_of(folder: Path, model: Network, data: ImageData, *, seed: int = 0) -> Exploration:
     """Returns the exploration of an evaluation that was saved; where it has none, makes it and writes it beside.
 
     Args:
@@ -83,13 +84,15 @@ def affordable(macs: int, blocks: int, evaluated: int) -> int:
     return min(_IMAGES, evaluated, int(passes / (1 + blocks / 2)))
 
 
-def _explore(model: ResNet, data: ImageData, name: str, embeddings: pd.DataFrame, seed: int) -> Exploration:
+def _explore(model: Network, data: ImageData, name: str, embeddings: pd.DataFrame, seed: int) -> Exploration:
     split = data.split(name)
     if split.index.tolist() != embeddings["index"].tolist():
         raise UserError(
             f"the {name} split of {data.name} has other images than the evaluation. Evaluate again on these images."
         )
     _, class_names = trained_on(model)
+    if not isinstance(model, ResNet):
+        return Exploration(map=embedding_map(embeddings, seed=seed, limit=_POINTS), diagnostics=None)
     macs, blocks = count(model.config, data.image_size)[1], len(model.blocks())
     images = affordable(macs, blocks, len(split))
     has_lesions = images >= min(_FEWEST, len(split))

@@ -15,7 +15,7 @@ from resnetlab.core.errors import UserError
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.network import Network
-from resnetlab.models.resnet import ResNet, check_network
+from resnetlab.models.resnet import check_network
 
 _PIXELS_PER_BATCH = {"cpu": 2**19, "accelerator": 2**22}
 """Input pixels of a batch: a ResNet's widest activations then take some hundred megabytes, or up to a gigabyte."""
@@ -106,7 +106,7 @@ def batch_size(model: Network, pixels: int, *, keeping: bool = False) -> int:
     return max(1, min(_LARGEST_BATCH[kind], _PIXELS_PER_BATCH[kind] // pixels) // share)
 
 
-def normalized_batches(model: ResNet, images: Tensor, preprocessing: Preprocessing) -> Iterator[tuple[slice, Tensor]]:
+def normalized_batches(model: Network, images: Tensor, preprocessing: Preprocessing) -> Iterator[tuple[slice, Tensor]]:
     """Yields uint8 images (N, C, H, W) in batches for a network that keeps its maps, each with its place in them."""
     count = batch_size(model, images.shape[2] * images.shape[3], keeping=True)
     for first in range(0, len(images), count):
@@ -114,7 +114,7 @@ def normalized_batches(model: ResNet, images: Tensor, preprocessing: Preprocessi
         yield place, _normalized(model, images[place], preprocessing)
 
 
-def check_images(model: ResNet, images: Tensor) -> Preprocessing:
+def check_images(model: Network, images: Tensor) -> Preprocessing:
     """Returns how images for this network are normalized; raises `UserError` unless these fit it."""
     preprocessing, _ = trained_on(check_network(model))
     check_pixels(images)
@@ -143,7 +143,7 @@ def _kind(model: Network) -> str:
 def _normalized(model: Network, images: Tensor, preprocessing: Preprocessing) -> Tensor:
     parameter = next(model.parameters())
     batch = preprocessing.normalize(images.to(parameter.device), parameter.dtype)
-    return batch.contiguous(memory_format=torch.channels_last)
+    return batch.contiguous(memory_format=torch.channels_last if model.channels_last else torch.contiguous_format)
 
 
 def _answer(model: Network, batches: Iterable[Tensor], preprocessing: Preprocessing) -> Answers:

@@ -10,9 +10,9 @@ import pandas as pd
 import torch
 from PIL import Image
 from sklearn.metrics.pairwise import cosine_similarity
-from torch import Tensor
+from torch import Tensor, nn
 
-from resnetlab.core.checks import check_integer
+from resnetlab.core.checks import check_integer, from_mapping
 from resnetlab.core.environment import resolve_device
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import printable
@@ -58,7 +58,14 @@ def nearest(embeddings: pd.DataFrame, query: np.ndarray | Tensor, k: int) -> pd.
     return found.assign(similarity=similarity[order])
 
 
-def neighbors(subject: str | Path | Run, image: str | Path | int, *, k: int = 8, device: str = "auto") -> pd.DataFrame:
+def neighbors(
+    subject: str | Path | Run,
+    image: str | Path | int,
+    *,
+    k: int = 8,
+    model: str | nn.Module | None = None,
+    device: str = "auto",
+) -> pd.DataFrame:
     """Returns the images of a run's evaluated split that its network finds most alike to an image.
 
     Args:
@@ -66,6 +73,7 @@ def neighbors(subject: str | Path | Run, image: str | Path | int, *, k: int = 8,
         image: a file, which is read and resized as `predict` does; or the `index` of an image of the split, which is
             then left out of what is found. Other images with the same pixels are not.
         k: how many; fewer where there are fewer.
+        model: as `load` takes it, for a run of your own network and an image in a file.
         device: where the network embeds a file: "auto", or a device of torch.
 
     Returns:
@@ -83,9 +91,9 @@ def neighbors(subject: str | Path | Run, image: str | Path | int, *, k: int = 8,
         found = nearest(table, table["values"].iloc[position], k + 1)
         found = found.drop(index=position, errors="ignore").head(k)
         return found.assign(rank=np.arange(1, len(found) + 1))
-    model = load(run).to(resolve_device(device))
-    preprocessing, _ = trained_on(model)
-    return nearest(table, answer(model, _square(image, preprocessing)[None], preprocessing).embeddings[0], k)
+    network = load(run, model=model).to(resolve_device(device))
+    preprocessing, _ = trained_on(network)
+    return nearest(table, answer(network, _square(image, preprocessing)[None], preprocessing).embeddings[0], k)
 
 
 def neighbor_sheet(
@@ -119,7 +127,8 @@ def neighbor_sheet(
         query, name = data.squares(split, torch.tensor([position]))[0], f"index {image}"
         caption = f"{name}\n{table['label'].iloc[position]}"
     else:
-        query, name = _square(image, trained_on(load(run))[0]), printable(Path(image).name)
+        preprocessing = from_mapping(Preprocessing, run.settings["preprocessing"], f"{run.path}/run.toml")
+        query, name = _square(image, preprocessing), printable(Path(image).name)
         caption = f"the image\n{name}"
     positions = torch.tensor(found.index.to_numpy(dtype=np.int64))
     captions = [f"{row['label']}\n{row['similarity']:.3f}" for row in found.to_dict("records")]

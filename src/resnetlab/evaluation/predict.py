@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from resnetlab.core.checks import check_integer
 from resnetlab.core.environment import resolve_device
@@ -19,16 +19,17 @@ from resnetlab.core.runs import Run
 from resnetlab.data.sources.folders import visible_files
 from resnetlab.data.storage.reader import UnreadableImageError, decode_image, describe_failures, map_files
 from resnetlab.evaluation.forward import answer, trained_on
-from resnetlab.models.resnet import ResNet
+from resnetlab.models.network import Architecture, Network
 from resnetlab.weights.file import load
 
 _FILES_AT_ONCE = 512
 
 
 def predict(
-    subject: str | Path | Run | ResNet,
+    subject: str | Path | Run | Network,
     images: str | Path | Sequence[str | Path] | Tensor,
     *,
+    model: str | Architecture | nn.Module | None = None,
     top: int = 5,
     device: str = "auto",
     skip_unreadable: bool = False,
@@ -41,6 +42,7 @@ def predict(
         subject: a run folder, a weights file, or a trained network.
         images: a file, a folder (with all that is below it, but hidden files), several of both, or
             uint8 (N, C, H, W) of the network's channels.
+        model: as `load` takes it, for a run of your own network.
         top: how many classes to tell for each image.
         device: "auto", or a device of torch; a network answers on the device that it is on.
         skip_unreadable: leave unreadable files out with a warning instead of raising.
@@ -53,15 +55,15 @@ def predict(
         UserError: no images, or files that cannot be read (all are named).
     """
     check_integer("top", top, 1)
-    model = subject if isinstance(subject, ResNet) else load(subject).to(resolve_device(device))
-    preprocessing, _ = trained_on(model)
+    network = subject if isinstance(subject, Network) else load(subject, model=model).to(resolve_device(device))
+    preprocessing, _ = trained_on(network)
     if isinstance(images, Tensor):
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != preprocessing.channels:
             raise UserError(
                 f"expected uint8 images of shape (N, {preprocessing.channels}, H, W), got {images.dtype} "
                 f"of shape {tuple(images.shape)}. Give values from 0 to 255; normalization is done here."
             )
-        return _table({"index": range(len(images))}, model, preprocessing.squares(images), top)
+        return _table({"index": range(len(images))}, network, preprocessing.squares(images), top)
     if not isinstance(images, (str, Path, Sequence)):
         raise UserError(f"images must be paths or a tensor, got {images!r}.")
     sources = [images] if isinstance(images, (str, Path)) else images
@@ -81,7 +83,7 @@ def predict(
         failures += [image for _, image in results if isinstance(image, UnreadableImageError)]
         if good := [(path, image) for path, image in results if isinstance(image, Tensor)]:
             paths, pixels = zip(*good, strict=True)
-            frames.append(_table({"path": map(printable, paths)}, model, torch.stack(pixels), top))
+            frames.append(_table({"path": map(printable, paths)}, network, torch.stack(pixels), top))
     if failures and (not skip_unreadable or not frames):
         raise UserError(
             f"{len(failures)} of {len(files)} files are not images that can be read: "
@@ -103,7 +105,7 @@ def _files(sources: Sequence[str | Path]) -> Iterator[Path]:
             yield source
 
 
-def _table(first: dict, model: ResNet, images: Tensor, top: int) -> pd.DataFrame:
+def _table(first: dict, model: Network, images: Tensor, top: int) -> pd.DataFrame:
     preprocessing, class_names = trained_on(model)
     logits = answer(model, images, preprocessing).logits
     confidences, classes = logits.double().softmax(1).topk(min(top, logits.shape[1]))

@@ -33,23 +33,25 @@ class Exploration:
 
     Attributes:
         map: the embeddings as points in the plane.
-        diagnostics: what each block does, on a sample of the images.
+        diagnostics: what each block does, on a sample of the images; None for a network without residual blocks.
     """
 
     map: EmbeddingMap
-    diagnostics: Diagnostics
+    diagnostics: Diagnostics | None
 
     def save(self, folder: Path) -> None:
-        """Writes map.parquet, blocks.parquet and responses.parquet."""
-        self.diagnostics.save(folder)
+        """Writes map.parquet, and blocks.parquet and responses.parquet if there are diagnostics."""
+        if self.diagnostics is not None:
+            self.diagnostics.save(folder)
         self.map.save(folder)
 
     @classmethod
     def load(cls, folder: Path) -> Exploration | None:
         """Reads what `save` wrote; None if any of it is missing."""
-        if not all((folder / f"{name}.parquet").is_file() for name in _EXPLORED):
+        found = {name for name in _EXPLORED if (folder / f"{name}.parquet").is_file()}
+        if found not in ({"map"}, set(_EXPLORED)):
             return None
-        return cls(map=EmbeddingMap.load(folder), diagnostics=Diagnostics.load(folder))
+        return cls(map=EmbeddingMap.load(folder), diagnostics=Diagnostics.load(folder) if len(found) > 1 else None)
 
     @staticmethod
     def remove(folder: Path) -> None:

@@ -12,10 +12,10 @@ from PIL import Image
 from resnetlab.data.inspection.contact_sheet import contact_sheet
 from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.evaluate import evaluate_split
-from resnetlab.models.resnet import ResNet
+from resnetlab.models.network import Network
 
 
-def suspect_labels(model: ResNet, data: ImageData, split: str) -> pd.DataFrame:
+def suspect_labels(model: Network, data: ImageData, split: str) -> pd.DataFrame:
     """Returns the images whose label the network doubts, ranked by the margin of the logits.
 
     The margin is the label's logit minus the highest of another class: ln p(label) - ln p(other class). Pleiss et

@@ -11,7 +11,6 @@ from typing import Any
 from resnetlab.core.checks import check_integer, from_mapping
 from resnetlab.core.errors import UserError, unknown
 from resnetlab.models.config import ResNetConfig
-from resnetlab.models.resnet import ResNet
 from resnetlab.models.stems import stem_for
 
 
@@ -155,9 +154,11 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def model_config(
-    name: str, overrides: Mapping[str, Any] | None = None, *, image_size: int | None = None
+    name: str | ResNetConfig, overrides: Mapping[str, Any] | None = None, *, image_size: int | None = None
 ) -> ResNetConfig:
-    """Returns the configuration that `create_model` builds for a name and overridden fields."""
+    """Returns the configuration that `create_model` builds for a name, or for a configuration, and fields to change."""
+    if isinstance(name, ResNetConfig):
+        return _changed(name.to_dict(), name.stem, overrides or {}, image_size)
     if not isinstance(name, str) or name not in CATALOG:
         raise unknown("model", name, CATALOG, likely=_of_the_same_kind(name))
     return _changed(CATALOG[name].fields, CATALOG[name].config.stem, overrides or {}, image_size)
@@ -179,23 +180,6 @@ def config_for_data(
     if name in CATALOG and CATALOG[name].config.stem != "cifar":
         taken["stem"] = "auto"
     return model_config(name, {**taken, **(overrides or {})}, image_size=image_size)
-
-
-def create_model(name: str | ResNetConfig, *, image_size: int | None = None, **overrides: Any) -> ResNet:
-    """Builds a network of the catalog, initialized with torch's global random generator.
-
-    Args:
-        name: a name from `list_models`, or a configuration.
-        image_size: height and width of the images in pixels; only `stem="auto"` uses it.
-        **overrides: fields of `ResNetConfig` to change, such as `num_classes=10, in_channels=1`. `stem="auto"` selects
-            "cifar" for images of at most 64 pixels, else "imagenet", or "deep" for networks published with it.
-
-    Raises:
-        UserError: a name or field is unknown, or fields do not go together.
-    """
-    if isinstance(name, ResNetConfig):
-        return ResNet(_changed(name.to_dict(), name.stem, overrides, image_size))
-    return ResNet(model_config(name, overrides, image_size=image_size))
 
 
 def _changed(

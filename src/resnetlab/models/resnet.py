@@ -32,10 +32,11 @@ class ResNet(Network):
 
     Attributes:
         config: the architecture.
-        class_names, preprocessing, frozen: as of every `Network`.
-        altered: why the configuration no longer describes the network, or None. Set by surgery that no configuration
-            describes, such as folding; such a network cannot be saved.
+        class_names, preprocessing, frozen, altered: as of every `Network`; surgery that leaves the family, such as
+            folding, sets `altered`.
     """
+
+    config: ResNetConfig
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
@@ -44,7 +45,6 @@ class ResNet(Network):
                 f"ResNet expects a ResNetConfig, got {config!r}. To build a network by name, use create_model."
             )
         self.config = config
-        self.altered: str | None = None
 
         parts = parts_for(config)
         stem = build_stem(config, parts)
@@ -132,6 +132,10 @@ class ResNet(Network):
         sections["head"] = [*closing, self.avgpool, self.fc]
         return sections
 
+    def rebuilt(self) -> ResNet:
+        """Returns a freshly initialized network of the same architecture."""
+        return ResNet(self.config)
+
     def set_drop_progress(self, share: float) -> None:
         """Sets the fraction of the training that is done, with which the rate of DropBlock rises linearly from 0."""
         for module in self.modules():
@@ -171,10 +175,10 @@ class ResNet(Network):
         return self.act(self.norm(x)) if self.config.preactivation else x
 
 
-def check_network(model: ResNet) -> ResNet:
-    """Returns the network, or raises `UserError` if it is not a `ResNet`."""
+def check_network(model: nn.Module) -> ResNet:
+    """Returns the network; raises `UserError` for anything but a `ResNet`."""
     if not isinstance(model, ResNet):
-        raise UserError(f"expected a network built by create_model, got {type(model).__name__}.")
+        raise UserError(f"expected a ResNet, as create_model builds it, got {type(model).__name__}.")
     return model
 
 

@@ -65,6 +65,9 @@ def _recipe_options(recorded: Mapping[str, Any], mirrors: bool | None) -> Iterat
 def _model_options(settings: Mapping[str, Any]) -> Iterator[list[str]]:
     name, recorded = settings["model"]["name"], settings["model"]["config"]
     taken = {key: recorded[key] for key in ("in_channels", "num_classes")}
+    if "library" in recorded:  # a network of timm, or your own
+        yield from (_set(f"model.{key}", value) for key, value in recorded.get("arguments", {}).items())
+        return
     if name == PRETRAINED:  # its file says what it is; where it is gone, these say it
         named = {**ResNetConfig().to_dict(), **taken}
     else:

@@ -16,6 +16,7 @@ from torch import Tensor
 from resnetlab.core.errors import UserError
 from resnetlab.core.runs import Run
 from resnetlab.evaluation.attention import class_activation
+from resnetlab.models.resnet import check_network
 from resnetlab.report.images import RunImages
 from resnetlab.report.results import Results
 from resnetlab.weights.file import load
@@ -129,7 +130,7 @@ def _attention(
     run: Run, results: Results, images: RunImages, rows: np.ndarray
 ) -> tuple[dict[int, tuple[Image.Image, Image.Image]], str | None]:
     """Returns the class activations of prediction and label by row, as pictures; or none, and why."""
-    if not len(rows):
+    if not len(rows) or "library" in run.settings["model"]["config"]:  # class activation needs a ResNet
         return {}, None
     squares = images.squares(rows)
     shown = _reduced(squares)
@@ -137,7 +138,7 @@ def _attention(
     shown = shown.repeat_interleave(times, 2).repeat_interleave(times, 3)
     overlays = []
     try:
-        model = load(run)
+        model = check_network(load(run))
         names = list(model.class_names or results.names)
         for classes in (results.predictions, results.labels):
             wanted = [names.index(results.names[position]) for position in classes[rows].tolist()]

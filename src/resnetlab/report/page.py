@@ -80,7 +80,7 @@ def _page(report: Report, max_bytes: int) -> str:
         "summary": report.results.summary,
         "data": data_name(report.run),
         "folder": report.run.path.resolve().name,
-        "sections": [section.render(report) for section in all_sections()],
+        "sections": [found for section in all_sections() if (found := section.render(report))],
         "colors": css_variables(),
         "version": __version__,
     }

@@ -53,7 +53,8 @@ class Section:
         title: its heading.
         link: what the navigation calls it; "" to leave it out there.
         view: returns the values that the template uses. Under "missing" it may return a sentence: what the section
-            lacks, and the command that makes it. With nothing else, the section is that sentence.
+            lacks, and the command that makes it. With nothing else, the section is that sentence. Without any values
+            the section is left out, because it does not apply to the run.
         figures: returns the pictures to write as figures/NAME.png, those of one file side by side.
     """
 
@@ -65,8 +66,10 @@ class Section:
     figures: Callable[[Report], Mapping[str, Sequence[Picture]]] = no_figures
 
     def render(self, report: Report) -> dict[str, Any]:
-        """Returns the section as the page's template takes it: name, title, link, missing and content."""
+        """Returns the section as the page's template takes it: name, title, link, missing and content; or nothing."""
         values = self.view(report)
+        if not values:
+            return {}
         missing = values.pop("missing", None)
         content = render(f"report/templates/{self.name}.html", **values) if values else ""
         return {"name": self.name, "title": self.title, "link": self.link, "missing": missing, "content": content}

@@ -14,21 +14,25 @@ from matplotlib.figure import Figure
 
 from resnetlab.core.errors import UserError
 from resnetlab.core.fields import check_fields, documented, setting
+from resnetlab.core.randomness import torch_seeded
 from resnetlab.data.storage.store import ImageData
+from resnetlab.models.adapters import AdaptedNetwork, check_takes_images
+from resnetlab.models.architectures import build, is_path_to_network, open_architecture, with_sizes
 from resnetlab.models.config import ResNetConfig
+from resnetlab.models.network import Architecture
 from resnetlab.studies.lab.comparison import against, difference, verdict_on
 from resnetlab.studies.lab.conduct import Finding, conduct
 from resnetlab.studies.lab.drawing import two_errors
 from resnetlab.studies.lab.lab import Lab
 from resnetlab.studies.lab.measure import errors, over_seeds
 from resnetlab.studies.lab.networks import catalog_network, cells_of
-from resnetlab.studies.lab.outside import OutsideConfig, load_encoder, outside_config
 from resnetlab.studies.lab.plan import Cell
 from resnetlab.studies.lab.question import Question, StudyResult, Verdict
 from resnetlab.studies.lab.setup import SetUp
 from resnetlab.studies.lab.views import few_of_each, of_classes
 from resnetlab.studies.regularization import BASELINE, regularized
 from resnetlab.training.recipes import resolve_recipe
+from resnetlab.weights.load import load_weights
 from resnetlab.weights.sources import open_weights
 
 QUESTION = Question(
@@ -49,7 +53,7 @@ _WORK = 0.1
 """Images that a fine-tuning sees, as a fraction of those of the pretraining."""
 _STEPS_PER_EPOCH = 5
 _ENCODER = 0.1
-"""Learning rate of a timm network's encoder, as a fraction of that of its head."""
+"""Learning rate of the baseline's backbone, as a fraction of that of its head."""
 _RATES = {"drop_path": 0.2, "drop_block": 0.1, "block_size": 3}
 
 
@@ -63,21 +67,21 @@ class Options:
     pretrained: str | None = setting(None, "weights to start from, as for `fit`")
     baseline: str | None = setting(
         None,
-        'timm network to train for comparison, such as "efficientnet_b0": from scratch, and from pretrained weights '
-        "with a lower learning rate for its encoder than for its head; the verdict only reports it",
+        'network to train for comparison, such as "timm:efficientnet_b0" or "FILE.py:NAME" (which executes FILE.py): '
+        "from scratch, and from pretrained weights with a lower learning rate for its backbone than for its head; the "
+        "verdict only reports it",
     )
     baseline_weights: str | None = setting(
         None,
-        'its pretrained weights: a file, or "hub" for those that timm publishes; without them it is pretrained as our '
-        "network is, or trained from scratch only if `pretrained` is given",
+        'its pretrained weights: a file, or "timm:DEFAULT" for those that timm publishes; without them it is '
+        "pretrained as `model` is, or trained from scratch only if `pretrained` is given",
     )
 
     def __post_init__(self) -> None:
         check_fields(self)
         if self.baseline_weights and not self.baseline:
             raise UserError(
-                f"baseline_weights={self.baseline_weights!r} needs the timm network of these weights. Add "
-                "baseline=NAME."
+                f"baseline_weights={self.baseline_weights!r} needs the network of these weights. Add baseline=NAME."
             )
 
 
@@ -101,7 +105,7 @@ def finetuning(
         model: see `Options`, also for the others.
         per_class: training images per class.
         pretrained: weights to start from.
-        baseline: timm network to compare with.
+        baseline: network to compare with.
         baseline_weights: its pretrained weights.
         **setup: see `SetUp`.
 
@@ -146,19 +150,15 @@ def _answer(lab: Lab, options: Options) -> Finding:
     before, weights = _pretraining(lab, PRETRAINING, config, half, pretrained)
     common = _common_changes(lab, config, per_class)
     after = _few_image_cells(lab, config, weights, common)
-    compared_with = "no timm network is trained as a baseline"
+    compared_with = "no baseline is trained"
     if baseline:
-        outside = outside_config(
-            baseline, image_size=lab.image_size, in_channels=config.in_channels, num_classes=config.num_classes
-        )
-        baseline = outside.name
-        if baseline_weights:
-            load_encoder(outside.build(), baseline_weights)
-        its_before, its_weights = _pretraining(lab, f"{baseline}, {PRETRAINING}", outside, half, baseline_weights)
+        other = _baseline(lab, baseline, config, baseline_weights)
+        baseline = Path(baseline).name
+        its_before, its_weights = _pretraining(lab, f"{baseline}, {PRETRAINING}", other, half, baseline_weights)
         before += its_before
-        after += _outside_cells(lab, outside, its_weights, common)
+        after += _baseline_cells(lab, baseline, other, its_weights, common)
         how = f"pretrained weights {baseline_weights}" if baseline_weights else f"pretrained like {model}"
-        compared_with = f"baseline: {baseline} of timm, {how if its_weights else 'from scratch only'}"
+        compared_with = f"baseline: {baseline}, {how if its_weights else 'from scratch only'}"
     views = {seed: partial(_few, first=half, per_class=per_class, seed=seed) for seed in lab.seeds}
     cells = [*before, *(dataclasses.replace(cell, view=views[cell.seed]) for cell in after)]
     lab.prepare(cells)
@@ -170,7 +170,7 @@ def _answer(lab: Lab, options: Options) -> Finding:
     def draw(figure: Figure) -> None:
         two_errors(figure, compared, name, baseline=SCRATCH)
 
-    others = f"; and {baseline} of timm" if baseline else ""
+    others = f"; and the baseline {baseline}" if baseline else ""
     caption = (
         f"Training and test error on {classes - half} classes with {few}: from scratch, with three regularizations, "
         f"and from pretrained weights{others}. Dots are trainings, diamonds with bars their mean and standard "
@@ -197,7 +197,7 @@ def judge(rows: pd.DataFrame, baseline: str = "") -> Verdict:
     Args:
         rows: one row per training, with the columns network ("from scratch", with its regularization, and the ways of
             fine-tuning) and test_error.
-        baseline: the timm network; rows of networks whose names start with it are not part of the claim.
+        baseline: rows of networks whose names start with it are not part of the claim.
     """
     differences = against(rows, SCRATCH)
     others = {name: differences.pop(name) for name in list(differences) if name.startswith(f"{baseline}, ")}
@@ -215,7 +215,7 @@ def judge(rows: pd.DataFrame, baseline: str = "") -> Verdict:
 
 
 def _pretraining(
-    lab: Lab, kind: str, network: ResNetConfig | OutsideConfig, half: int, given: str | None
+    lab: Lab, kind: str, network: Architecture, half: int, given: str | None
 ) -> tuple[list[Cell], dict[int, str]]:
     """Returns the pretrainings of a network on the first half of the classes, and the weights for each seed.
 
@@ -224,7 +224,7 @@ def _pretraining(
     if given or not half:
         return [], dict.fromkeys(lab.seeds, given) if given else {}
     view = partial(of_classes, classes=range(half))
-    cells = cells_of(lab, {kind: dataclasses.replace(network, num_classes=half)}, view=view)
+    cells = cells_of(lab, {kind: with_sizes(network, num_classes=half)}, view=view)
     return cells, {cell.seed: str(lab.folder / "runs" / cell.name) for cell in cells}
 
 
@@ -250,14 +250,30 @@ def _few_image_cells(
     return cells
 
 
-def _outside_cells(
-    lab: Lab, network: OutsideConfig, weights: Mapping[int, str], common: Mapping[str, Any]
-) -> list[Cell]:
-    """Returns the trainings of the timm network from scratch and, if there are any, from each seed's weights."""
-    cells = cells_of(lab, {f"{network.name}, {SCRATCH}": network}, work=_WORK, changes=common)
+def _baseline(lab: Lab, name: str, config: ResNetConfig, weights: str | None) -> Architecture:
+    """Returns the architecture of the baseline; mistakes are errors before anything is trained."""
+    sizes = {"in_channels": config.in_channels, "num_classes": config.num_classes}
+    if not is_path_to_network(name):
+        return catalog_network(lab, name, **sizes)
+    other = with_sizes(open_architecture(name), **sizes)
+    with torch_seeded(0, "baseline"):
+        network = build(other)
+    assert isinstance(network, AdaptedNetwork)
+    check_takes_images(network, lab.image_size)
     if weights:
-        changes = {**common, "rates": {"encoder": _ENCODER * common["lr"]}}
-        tuned = cells_of(lab, {f"{network.name}, {TWO_RATES}": network}, work=_WORK, changes=changes)
+        load_weights(network, weights, class_names=())
+    return other
+
+
+def _baseline_cells(
+    lab: Lab, name: str, network: Architecture, weights: Mapping[int, str], common: Mapping[str, Any]
+) -> list[Cell]:
+    """Returns the trainings of the baseline from scratch and, if there are any, from each seed's weights."""
+    cells = cells_of(lab, {f"{name}, {SCRATCH}": network}, work=_WORK, changes=common)
+    if weights:
+        backbone = ways(network)["frozen"]["rates"] if isinstance(network, ResNetConfig) else ("encoder",)
+        changes = {**common, "rates": dict.fromkeys(backbone, _ENCODER * common["lr"])}
+        tuned = cells_of(lab, {f"{name}, {TWO_RATES}": network}, work=_WORK, changes=changes)
         cells += _from_weights(tuned, weights)
     return cells
 

@@ -27,8 +27,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from resnetlab.core.console import console
 from resnetlab.core.errors import ToldElsewhereError, UserError
+from resnetlab.models.config import ResNetConfig
 from resnetlab.models.network import Network
-from resnetlab.models.resnet import ResNet
 from resnetlab.training.machine import Machine
 from resnetlab.training.recipe import Recipe
 
@@ -251,7 +251,7 @@ def connected() -> Iterator[Processes]:
         console.quiet = quiet
 
 
-def check_recipe(recipe: Recipe, processes: Processes, model: ResNet, machine: Machine) -> None:
+def check_recipe(recipe: Recipe, processes: Processes, model: Network, machine: Machine) -> None:
     """Raises `UserError` for settings of the recipe that do not fit these processes or this network."""
     least = 2 * recipe.accumulate * processes.world_size
     if not processes.is_alone and recipe.batch_size < least:
@@ -262,7 +262,8 @@ def check_recipe(recipe: Recipe, processes: Processes, model: ResNet, machine: M
         )
     if not recipe.sync_norm:
         return
-    if model.config.parts == "scratch" or model.config.running_variance != "unbiased":
+    config = model.config
+    if isinstance(config, ResNetConfig) and (config.parts == "scratch" or config.running_variance != "unbiased"):
         raise UserError(
             'sync_norm=True needs torch\'s batch normalization, and the network has parts="scratch" or '
             'running_variance="biased". Set sync_norm=False.'

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
 
 from resnetlab.core.checks import check_integer, check_number
 from resnetlab.core.console import console, is_live, notice
@@ -21,11 +22,10 @@ from resnetlab.core.randomness import torch_seeded
 from resnetlab.data.batches import Batch, training_batches
 from resnetlab.data.load import load_data
 from resnetlab.data.storage.store import ImageData
-from resnetlab.models.config import ResNetConfig
-from resnetlab.models.resnet import ResNet
-from resnetlab.training.machine import Machine, choose_machine
+from resnetlab.models.network import Architecture, Network
+from resnetlab.training.machine import Machine
 from resnetlab.training.optimizers import build_optimizer
-from resnetlab.training.prepare import automatic_network, network_for, parts_of, recipe_for
+from resnetlab.training.prepare import automatic_network, machine_for, model_name, network_for, open_model, recipe_for
 from resnetlab.training.range_test import LearningRates, range_test
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import resolve_recipe
@@ -36,7 +36,7 @@ FEWEST_STEPS = 20
 
 
 def find_lr(
-    model: str | ResNetConfig | ResNet,
+    model: str | Architecture | nn.Module,
     data: str | Path | ImageData | Callable[[], ImageData] | Sequence[Any] | Mapping[str, Any],
     *,
     recipe: str | Recipe = "quick",
@@ -81,17 +81,16 @@ def find_lr(
     if "lr" in changes:
         raise UserError("lr is what the test looks for. Leave it out, or give lowest and highest.")
     recipe = resolve_recipe(recipe, **changes)
-    machine = choose_machine(device, precision, parts=parts_of(model, overrides or {}))
+    opened = copy.deepcopy(open_model(model, overrides or {}))
+    machine = machine_for(opened, overrides or {}, device, precision)
     if callable(data):
         data = data()
     elif not isinstance(data, ImageData):
         data = load_data(data)
-    if model == "auto":
-        model = automatic_network(recipe, data)
-    name = model if isinstance(model, str) else "custom"
-    network = network_for(model, data, seed, overrides or {})
-    if network is model:
-        network = copy.deepcopy(network)
+    if opened == "auto":
+        opened = automatic_network(recipe, data)
+    name = model_name(opened)
+    network = network_for(opened, data, seed, overrides or {})
     recipe = recipe_for(recipe, data, network)
     if not quiet:
         notice(f"{name}, recipe {recipe.name}: {steps} steps of {recipe.batch_size} images\n{machine}")
@@ -124,7 +123,7 @@ def _rates(lowest: float, highest: float, steps: int) -> list[float]:
     return [float(rate) for rate in np.geomspace(lowest, highest, steps)]
 
 
-def _stepper(model: ResNet, data: ImageData, recipe: Recipe, machine: Machine, seed: int) -> Callable[[float], float]:
+def _stepper(model: Network, data: ImageData, recipe: Recipe, machine: Machine, seed: int) -> Callable[[float], float]:
     """Returns a function that trains the next step at a learning rate and returns its loss."""
     torch.set_num_threads(machine.threads)
     keep_freed_memory()

@@ -6,11 +6,12 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from resnetlab.core.checks import check_integer, from_mapping
 from resnetlab.core.console import console, notice
@@ -23,24 +24,33 @@ from resnetlab.data.load import check_same_data, is_named, load_data, reload_dat
 from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.evaluate import default_split, evaluate_split
 from resnetlab.evaluation.forward import Answers, answer_split
-from resnetlab.models.config import ResNetConfig
-from resnetlab.models.resnet import ResNet
+from resnetlab.models.architectures import read_architecture, rebuild
+from resnetlab.models.network import Architecture, Network
 from resnetlab.models.surgery import freeze
 from resnetlab.training.distributed import Processes, check_recipe, connected
 from resnetlab.training.logs import TensorBoardLog
 from resnetlab.training.loop import Training
-from resnetlab.training.machine import Machine, choose_machine
-from resnetlab.training.prepare import automatic_network, network_for, open_pretrained, parts_of, recipe_for
+from resnetlab.training.machine import Machine
+from resnetlab.training.prepare import (
+    automatic_network,
+    machine_for,
+    model_name,
+    network_for,
+    open_model,
+    open_pretrained,
+    recipe_for,
+)
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import resolve_recipe
 from resnetlab.training.sections import describe
 from resnetlab.weights.file import save
 from resnetlab.weights.load import for_channels, load_source
+from resnetlab.weights.report import LoadReport
 from resnetlab.weights.sources import Source
 
 
 def fit(
-    model: str | ResNetConfig | ResNet,
+    model: str | Architecture | nn.Module,
     data: str | Path | ImageData | Callable[[], ImageData] | Sequence[Any] | Mapping[str, Any],
     *,
     overrides: Mapping[str, Any] | None = None,
@@ -59,173 +69,227 @@ def fit(
     """Trains a network on images, evaluates it, and returns the run folder.
 
     Args:
-        model: a name of the catalog or "auto" (the recipe's own for images of up to 64 pixels, and the one
-            for larger ones): channels and classes are then the data's, and so is an ImageNet network's stem.
-            A `ResNetConfig` or a `ResNet` is taken as it is; a `ResNet` is trained in place.
-        data: what `load_data` returned, or takes, or a function that loads it: called once all else is
-            checked.
-        overrides: fields of `ResNetConfig` to change in a network given by name.
-        pretrained: weights to begin with, as `load_weights` takes them. The images are normalized as they were for
-            these weights, where the source tells it, and `model="auto"` is the network that they are of.
+        model: the network.
+
+            - A name of the catalog, or "auto" for the recipe's choice by image size. Channels, classes and the stem
+              of an ImageNet network come from the data.
+            - "timm:NAME", a network of timm.
+            - "FILE.py:NAME" or "package.module:NAME", a class or function of yours that returns an `nn.Module`. This
+              executes the file or imports the module. It is called with `num_classes` and `in_channels` if its
+              signature has them.
+            - A `ResNetConfig`, or an `nn.Module`, which is trained in place. To load the run of a module of your own,
+              pass the module: `resnetlab.load(run, model=MyNet())`.
+        data: what `load_data` returned, or takes, or a function that loads it. The function is called after everything
+            else was checked.
+        overrides: fields of `ResNetConfig` to change in a network given by name, or further arguments of your class.
+        pretrained: weights to start from, as `load_weights` takes them. Images are then normalized as they were for
+            these weights, if that is known, and `model="auto"` means the network of the weights.
         recipe: a name or a `Recipe`.
-        out: a folder that does not exist or is empty; without it `runs/<data>-<model>-<date and time>`.
+        out: a folder that does not exist or is empty; by default `runs/<data>-<model>-<date and time>`.
         seed: of initial weights, order and augmentation.
-        image_size: in pixels, when `data` is loaded here.
-        data_root: where the data sets are, when `data` is loaded here.
+        image_size: in pixels, if `data` is loaded here.
+        data_root: where the data sets are, if `data` is loaded here.
         device: "auto", or a device of torch.
         precision: "auto", "float32", "bfloat16" or "float64".
-        tensorboard: write the history for TensorBoard too, into the run's `tensorboard/`.
+        tensorboard: also write the history for TensorBoard, into the run's `tensorboard/`.
         quiet: show no progress.
         **changes: fields of the recipe to change, such as `epochs=10`.
 
     Raises:
         UserError: something does not fit; nothing was trained.
-        Interrupted: SIGINT or SIGTERM came; `resume` goes on from the checkpoint.
+        Interrupted: SIGINT or SIGTERM arrived; `resume` continues from the checkpoint.
     """
-    with connected() as ranks:
-        with ranks.together():  # a mistake is told before images are read
+    fields = overrides or {}
+    with connected() as processes:
+        with processes.together():  # mistakes are reported before images are read
             seed = check_integer("seed", seed, 0)
             if isinstance(data, ImageData) and (image_size is not None or data_root is not None):
                 raise UserError("image_size and data_root are for data that fit loads. Give them to load_data instead.")
             recipe = resolve_recipe(recipe, **changes)
-            name = model if isinstance(model, str) else "custom"
-            machine = choose_machine(device, precision, parts=parts_of(model, overrides or {}))
-            found = None if pretrained is None else open_pretrained(pretrained, model, overrides or {})
-            folder = check_folder(out) if out is not None and ranks.is_first else None
+            network = open_model(model, fields)
+            found = None
+            if pretrained is not None:
+                found, network = open_pretrained(pretrained, network, fields)
+            machine = machine_for(network, fields, device, precision)
+            folder = check_folder(out) if out is not None and processes.is_first else None
             if tensorboard:
-                TensorBoardLog(Path())  # a missing package is told before anything is read
-        own_machine = ranks.place(machine)
-
-        if not isinstance(data, ImageData):
-            data = ranks.in_turn(_loader(data, data_root, image_size))
-        with ranks.together():
-            if name == "auto":
-                name = automatic_network(recipe, data, found)
-            network = network_for(name if isinstance(model, str) else model, data, seed, overrides or {}, found)
-            preprocessing, loaded = data.preprocessing, None
-            if found is not None:
-                with torch_seeded(seed, "new head"):
-                    loaded = load_source(network, found, data.class_names)
-                preprocessing = _normalized_alike(preprocessing, found)
-            asked, recipe = recipe, recipe_for(recipe, data, network)
-            check_recipe(recipe, ranks, network, own_machine)
-            new_folder = _new_folder(folder, data, name) if ranks.is_first else Path()
-        ranks.check_equal("the images", data.fingerprint)
+                TensorBoardLog(Path())  # raises if the package is missing
+        own_machine = processes.place(machine)
+        images = data if isinstance(data, ImageData) else processes.in_turn(_loader(data, data_root, image_size))
+        with processes.together():
+            start = _prepare(network, images, fields, found, recipe, machine, seed)
+            check_recipe(start.recipe, processes, start.network, own_machine)
+            folder = _new_folder(folder, images, start.name) if processes.is_first else Path()
+        processes.check_equal("the images", images.fingerprint)
 
         def create() -> Run:
-            _warn_of_shared_images(data)
+            _warn_of_shared_images(images)
             if not quiet:
-                console.print(data)
-                together = "" if ranks.is_alone else f" in each of {ranks.world_size} processes"
-                notice(f"{name}, recipe {recipe.name}\n{machine}{together}\nrun folder {new_folder}")
-                if recipe.batch_size != asked.batch_size:
-                    notice(
-                        f"batches of {recipe.batch_size} images instead of {asked.batch_size}, because there are few; "
-                        f"learning rate {recipe.lr:.3g}",
-                        wrap=True,
-                    )
-                if loaded is not None:
-                    notice(str(loaded))
-                if parts := describe(recipe, network):
-                    notice(parts)
-            settings = {
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                "seed": seed,
-                "model": {
-                    "name": name,
-                    "config": network.config.to_dict(),
-                    "frozen": _frozen(network),
-                    "frozen_parts": sorted(network.frozen),
-                },
-                "data": data.describe(),
-                "preprocessing": dataclasses.asdict(preprocessing),
-                "recipe": recipe.to_dict(),
-                "machine": machine.to_dict(),
-            }
-            if loaded is not None:
-                settings["model"]["pretrained"] = loaded.source
-            if tensorboard:
-                settings["tensorboard"] = True
-            if not ranks.is_alone:
-                settings["processes"] = ranks.world_size
-            return Run.create(new_folder, settings, describe_environment())
+                _announce(start, recipe.batch_size, processes.world_size, folder)
+            return Run.create(folder, _settings(start, tensorboard, processes.world_size), describe_environment())
 
-        run = ranks.from_first(create)
-        return _train_and_evaluate(network, data, run, own_machine, ranks, resume_run=False, quiet=quiet)
+        run = processes.from_first(create)
+        return _train_and_evaluate(start.network, images, run, own_machine, processes, resume_run=False, quiet=quiet)
 
 
 def resume(
     run: str | Path | Run,
     *,
+    model: str | Architecture | nn.Module | None = None,
     data: str | Path | ImageData | None = None,
     data_root: str | Path | None = None,
     device: str | None = None,
     quiet: bool = False,
 ) -> Run:
-    """Goes on with an interrupted run, exactly as if it had never stopped.
+    """Continues an interrupted run exactly as if it had never stopped.
 
-    On the same machine and a CPU the result is equal bit for bit. A run that is complete is returned
-    as it is.
+    On the same machine and a CPU the result is equal bit for bit. A complete run is returned unchanged.
 
     Args:
         run: the run folder.
-        data: where the folder of images is now, if it has moved; or the images themselves, which a run needs
-            that was begun with arrays.
+        model: for a network of your own, permission to build it: "FILE.py:NAME" or "package.module:NAME", which are
+            executed, or the module itself.
+        data: where the folder of images is now, if it has moved; or the images themselves, which a run on arrays needs.
         data_root: where the data sets are now, if they have moved.
-        device: another device than the run began on; precision and memory format are chosen anew, and
-            the last bits will differ.
+        device: another device than the run started on; precision and memory format are chosen again, and the last
+            bits will differ.
         quiet: show no progress.
 
     Raises:
-        UserError: no checkpoint can be read, the device is not there, or the data have changed.
-        Interrupted: SIGINT or SIGTERM came again.
+        UserError: no checkpoint can be read, the device is not available, or the data have changed.
+        Interrupted: SIGINT or SIGTERM arrived again.
     """
-    with connected() as ranks:
-        run = ranks.from_first(lambda: run if isinstance(run, Run) else Run(run))
-        if ranks.is_first and run.is_complete and not quiet:
+    with connected() as processes:
+        run = processes.from_first(lambda: run if isinstance(run, Run) else Run(run))
+        if processes.is_first and run.is_complete and not quiet:
             notice(f"{run.path} is complete: there is nothing left to train.")
-        if ranks.from_first(lambda: run.is_complete and run.summary is not None):
+        if processes.from_first(lambda: run.is_complete and run.summary is not None):
             return run
         settings, where = run.settings, f"{run.path}/run.toml"
-        with ranks.together():
+        with processes.together():
+            with torch_seeded(settings["seed"], "initial weights"):
+                network = rebuild(read_architecture(settings["model"]["config"], where), model, str(run.path))
+            recorded = from_mapping(Machine, settings["machine"], where)
             if device is None:
-                machine = from_mapping(Machine, settings["machine"], where)
-                resolve_device(machine.device)
-            else:
-                # Timed as the network is made; float64 was asked for, and no machine would choose it.
-                parts = settings["model"]["config"].get("parts", "torch")
-                precision = "float64" if settings["machine"].get("precision") == "float64" else "auto"
-                machine = choose_machine(device, precision, parts=parts)
-        machine = ranks.place(machine)
-        if ranks.is_first:
-            _tell_of_another_machine(run, ranks, None if device is None else machine)
+                resolve_device(recorded.device)
+            # float64 is chosen by the user, never by the machine.
+            precision = "float64" if recorded.precision == "float64" else "auto"
+            machine = recorded if device is None else machine_for(network, {}, device, precision)
+        machine = processes.place(machine)
+        if processes.is_first:
+            _report_another_machine(run, processes, None if device is None else machine)
         if isinstance(data, ImageData):
-            with ranks.together():
+            with processes.together():
                 check_same_data(data, settings["data"], "the images given")
             images = data
         else:
-            images = ranks.in_turn(lambda: reload_data(settings["data"], source=data, data_root=data_root))
-        with ranks.together():
-            with torch_seeded(settings["seed"], "initial weights"):
-                network = ResNet(from_mapping(ResNetConfig, settings["model"]["config"], where))
-            frozen = settings["model"].get("frozen", [])
-            for name, parameter in network.named_parameters():
-                parameter.requires_grad_(name not in frozen)
-            if parts := settings["model"].get("frozen_parts"):
-                freeze(network, *parts)
-            check_recipe(Recipe.from_dict(settings["recipe"]), ranks, network, machine)
-        return _train_and_evaluate(network, images, run, machine, ranks, resume_run=True, quiet=quiet)
+            images = processes.in_turn(lambda: reload_data(settings["data"], source=data, data_root=data_root))
+        with processes.together():
+            _freeze_as_recorded(network, settings["model"])
+            check_recipe(Recipe.from_dict(settings["recipe"]), processes, network, machine)
+        return _train_and_evaluate(network, images, run, machine, processes, resume_run=True, quiet=quiet)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Start:
+    """What a new run starts with."""
+
+    name: str
+    network: Network
+    data: ImageData
+    preprocessing: Preprocessing
+    recipe: Recipe
+    machine: Machine
+    seed: int
+    loaded: LoadReport | None
+
+
+def _prepare(
+    model: str | Architecture | Network, data: ImageData, overrides: Mapping[str, Any], found: Source | None,
+    recipe: Recipe, machine: Machine, seed: int,
+) -> _Start:  # fmt: skip
+    """Builds the network for the images, loads its weights, and resolves the recipe."""
+    if model == "auto":
+        model = automatic_network(recipe, data, found)
+    network = network_for(model, data, seed, overrides, found)
+    preprocessing, loaded = data.preprocessing, None
+    if found is not None:
+        with torch_seeded(seed, "new head"):
+            loaded = load_source(network, found, data.class_names)
+        preprocessing = _normalized_alike(preprocessing, found)
+    return _Start(
+        name=model_name(model),
+        network=network,
+        data=data,
+        preprocessing=preprocessing,
+        recipe=recipe_for(recipe, data, network),
+        machine=machine,
+        seed=seed,
+        loaded=loaded,
+    )
+
+
+def _announce(start: _Start, batch_size: int, world_size: int, folder: Path) -> None:
+    """Prints what will be trained, before the first step."""
+    recipe = start.recipe
+    console.print(start.data)
+    each = "" if world_size == 1 else f" in each of {world_size} processes"
+    notice(f"{start.name}, recipe {recipe.name}\n{start.machine}{each}\nrun folder {folder}")
+    if recipe.batch_size != batch_size:
+        notice(
+            f"batches of {recipe.batch_size} images instead of {batch_size}, because there are few; "
+            f"learning rate {recipe.lr:.3g}",
+            wrap=True,
+        )
+    if start.loaded is not None:
+        notice(str(start.loaded))
+    if sections := describe(recipe, start.network):
+        notice(sections)
+
+
+def _settings(start: _Start, tensorboard: bool, world_size: int) -> dict[str, Any]:
+    """Returns what run.toml records: enough to train again, and to resume."""
+    network = start.network
+    settings = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": start.seed,
+        "model": {
+            "name": start.name,
+            "config": network.config.to_dict(),
+            "frozen": [name for name, parameter in network.named_parameters() if not parameter.requires_grad],
+            "frozen_parts": sorted(network.frozen),
+        },
+        "data": start.data.describe(),
+        "preprocessing": dataclasses.asdict(start.preprocessing),
+        "recipe": start.recipe.to_dict(),
+        "machine": start.machine.to_dict(),
+    }
+    if start.loaded is not None:
+        settings["model"]["pretrained"] = start.loaded.source
+    if tensorboard:
+        settings["tensorboard"] = True
+    if world_size > 1:
+        settings["processes"] = world_size
+    return settings
+
+
+def _freeze_as_recorded(network: Network, recorded: Mapping[str, Any]) -> None:
+    frozen = recorded.get("frozen", [])
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    if sections := recorded.get("frozen_parts"):
+        freeze(network, *sections)
 
 
 def _train_and_evaluate(
-    model: ResNet, data: ImageData, run: Run, machine: Machine, ranks: Processes, *, resume_run: bool, quiet: bool
+    model: Network, data: ImageData, run: Run, machine: Machine, processes: Processes, *, resume_run: bool, quiet: bool
 ) -> Run:
-    """What a fresh and a resumed run have in common: all settings come from the run folder."""
+    """Trains a new or resumed run to its end and evaluates it; all settings come from the run folder."""
     settings = run.settings
     preprocessing = from_mapping(Preprocessing, settings["preprocessing"], f"{run.path}/run.toml")
     model.class_names, model.preprocessing = data.class_names, preprocessing
     with ExitStack() as held:
-        ranks.from_first(lambda: held.enter_context(run.locked()))
+        processes.from_first(lambda: held.enter_context(run.locked()))
         training = Training(
             model,
             data,
@@ -235,27 +299,26 @@ def _train_and_evaluate(
             seed=settings["seed"],
             run=run,
             quiet=quiet,
-            processes=ranks,
+            processes=processes,
         )
         if resume_run:
             training.restore()
         last = training.train()
-    ranks.from_first(lambda: _save_weights(model, data, run, last))  # before anything else can fail
+    processes.from_first(lambda: _save_weights(model, data, run, last))  # before anything else can fail
     if set(data.splits) != {"train"}:
-        share = answer_split(
-            model, data, default_split(data), preprocessing, rank=ranks.rank, world_size=ranks.world_size
-        )
-        logits, embeddings = ranks.gather(share.logits), ranks.gather(share.embeddings)
+        rank, world_size = processes.rank, processes.world_size
+        share = answer_split(model, data, default_split(data), preprocessing, rank=rank, world_size=world_size)
+        logits, embeddings = processes.gather(share.logits), processes.gather(share.embeddings)
 
         def evaluate() -> None:
             evaluation = evaluate_split(model, data, answers=Answers(logits, embeddings)).save(run.evaluation())
             save(run.weights, model, provenance=_provenance(data, run) | {"metrics": evaluation.summary})
 
-        ranks.from_first(evaluate)
+        processes.from_first(evaluate)
     return run
 
 
-def _save_weights(model: ResNet, data: ImageData, run: Run, last: Mapping[str, Tensor]) -> None:
+def _save_weights(model: Network, data: ImageData, run: Run, last: Mapping[str, Tensor]) -> None:
     provenance = _provenance(data, run)
     if last:
         best = {name: value.clone() for name, value in model.state_dict().items()}
@@ -266,7 +329,7 @@ def _save_weights(model: ResNet, data: ImageData, run: Run, last: Mapping[str, T
 
 
 def _provenance(data: ImageData, run: Run) -> dict[str, Any]:
-    """Returns how a network came to be; no path, since weights are passed on."""
+    """Returns how a network was made. It contains no path, because people pass weights on."""
     return {
         **{key: run.settings[key] for key in ("created", "seed", "recipe", "machine")},
         "data": {"name": data.name, "fingerprint": data.fingerprint},
@@ -289,8 +352,8 @@ def _normalized_alike(preprocessing: Preprocessing, found: Source) -> Preprocess
 
 
 def _new_folder(folder: Path | None, data: ImageData, name: str) -> Path:
-    """Returns the run's folder, by default one named by data, network and time; it must not be among the images."""
-    folder = folder or check_folder(default_folder(data.name, name))
+    """Returns the run's folder, by default named by data, network and time; it must not be among the images."""
+    folder = folder or check_folder(default_folder(data.name, Path(name).name))
     images = data.arguments["source"]
     if Path(images).is_dir() and not is_named(images) and folder.resolve().is_relative_to(Path(images).resolve()):
         raise UserError(f"{folder} is within the folder of images. Choose another folder with --out.")
@@ -298,39 +361,32 @@ def _new_folder(folder: Path | None, data: ImageData, name: str) -> Path:
 
 
 def _warn_of_shared_images(data: ImageData) -> None:
-    """The same image in two splits makes the second one's figures look better than they are."""
+    """Warns of images that are in two splits, because they make the figures of the second look too good."""
     shared = data.shared_images()
     found = [f"{len(shared['train', split])} {split} images" for split in data.splits if ("train", split) in shared]
     if found:
         warnings.warn(
-            f"{' and '.join(found)} of {data.name} are also in the training split, which flatters the figures. "
+            f"{' and '.join(found)} of {data.name} are also in the training split, so the figures are too good. "
             "`resnetlab inspect` lists them.",
             stacklevel=5,
         )
 
 
-def _frozen(model: ResNet) -> list[str]:
-    """Names of the parameters that are not trained, so that a resumed run does not train them either."""
-    return [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
-
-
-def _tell_of_another_machine(run: Run, ranks: Processes, chosen: Machine | None) -> None:
+def _report_another_machine(run: Run, processes: Processes, chosen: Machine | None) -> None:
     began = run.settings.get("processes", 1)
-    if began != ranks.world_size:
+    if began != processes.world_size:
         notice(
-            f"processes: {began} when the run began, {ranks.world_size} now. The last bits may differ, and "
-            "normalization takes its mean and variance over the images of one process.",
+            f"processes: {began} when the run started, {processes.world_size} now. The last bits may differ, and batch "
+            "normalization uses the images of one process.",
             wrap=True,
         )
     if chosen is not None:
-        notice(f"going on with {chosen}: the last bits may differ from those of the run never interrupted.", wrap=True)
+        notice(f"continuing with {chosen}: the last bits may differ from those of an uninterrupted run.", wrap=True)
         return
     then, now = run.environment, describe_environment()
     pairs = {name: (then.get(name), now[name]) for name in ("processor", "accelerator")}
     pairs["torch"] = (then.get("packages", {}).get("torch"), now["packages"]["torch"])
     changes = [f"{name} was {old}, is {new}" for name, (old, new) in pairs.items() if old != new]
     if changes:
-        notice(
-            f"this is another machine than the run began on ({'; '.join(changes)}): the last bits may differ.",
-            wrap=True,
-        )
+        changed = "; ".join(changes)
+        notice(f"this is not the machine that the run started on ({changed}): the last bits may differ.", wrap=True)

@@ -1,4 +1,4 @@
-"""The first thing to try when a training goes wrong: can the network learn one batch by heart?"""
+"""`overfit_one_batch`: the first thing to try when a training goes wrong. Can the network learn one batch?"""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from resnetlab.core.checks import check_integer
 from resnetlab.core.randomness import torch_seeded
@@ -17,19 +18,17 @@ from resnetlab.data.augment import Augmentation
 from resnetlab.data.batches import Batch, training_batches
 from resnetlab.data.load import load_data
 from resnetlab.data.storage.store import ImageData
-from resnetlab.models.config import ResNetConfig
-from resnetlab.models.resnet import ResNet
+from resnetlab.models.network import Architecture
 from resnetlab.models.stochastic import DropPath
-from resnetlab.training.machine import choose_machine
 from resnetlab.training.optimizers import build_optimizer
-from resnetlab.training.prepare import automatic_network, network_for, parts_of
+from resnetlab.training.prepare import automatic_network, machine_for, network_for, open_model
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import resolve_recipe
 from resnetlab.training.sections import TrainedSections, check_sections
 from resnetlab.training.step import training_step
 
 LEARNED = 0.1
-"""A mean loss below this, with every image right, is learned by heart."""
+"""A batch is learned if its mean loss is below this and every image is classified correctly."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,9 @@ class OneBatch:
     """How a network learned one batch.
 
     Attributes:
-        losses: mean cross-entropy of each step.
-        top1: share of the batch that was right at each step.
-        images: of the batch.
+        losses: mean cross-entropy at each step.
+        top1: fraction of the batch that was classified correctly at each step.
+        images: number of images in the batch.
     """
 
     losses: tuple[float, ...]
@@ -48,22 +47,22 @@ class OneBatch:
 
     @property
     def learned(self) -> bool:
-        """Whether every image was right at last, with next to no loss."""
+        """Whether every image was classified correctly at the last step, with a loss below `LEARNED`."""
         return self.losses[-1] < LEARNED and self.top1[-1] == 1
 
     def __str__(self) -> str:
         course = f"loss {self.losses[0]:.3f} to {self.losses[-1]:.4f}, top-1 {self.top1[-1]:.0%}"
         if self.learned:
-            return f"learned {self.images} images by heart in {len(self.losses)} steps: {course}"
+            return f"learned {self.images} images in {len(self.losses)} steps: {course}"
         return (
-            f"{self.images} images were not learned by heart in {len(self.losses)} steps: {course}. Look for labels "
-            "that do not belong to their images, a learning rate that is far off (resnetlab find-lr), frozen parts, or "
-            "images that are all alike (resnetlab inspect)"
+            f"did not learn {self.images} images in {len(self.losses)} steps: {course}. Possible causes: wrong labels, "
+            "a learning rate that is far off (try resnetlab find-lr), frozen sections, or images that are all alike "
+            "(try resnetlab inspect)"
         )
 
 
 def overfit_one_batch(
-    model: str | ResNetConfig | ResNet,
+    model: str | Architecture | nn.Module,
     data: str | Path | ImageData,
     *,
     overrides: Mapping[str, Any] | None = None,
@@ -74,19 +73,19 @@ def overfit_one_batch(
     precision: str = "auto",
     **changes: Any,
 ) -> OneBatch:
-    """Trains a copy of a network on a single batch, over and over, until it is known by heart or the steps are over.
+    """Trains a copy of a network on a single batch, again and again, until it is learned or the steps are used up.
 
-    What makes learning harder is left out: augmentation, label smoothing, weight decay and drops. The learning
-    rate is a quarter of the recipe's, all the time and of every part. What the training unfreezes is trained from the
-    first step.
+    Augmentation, label smoothing, weight decay and drops are off, since they make learning harder. The learning rate is
+    constant, a quarter of the recipe's, for every section. Sections that the recipe would unfreeze later are trained
+    from the first step.
 
     Args:
-        model: as `fit` takes it; a `ResNet` is not changed.
+        model: as `fit` takes it; a module is not changed.
         data: what `load_data` returned, or takes.
-        overrides: fields of `ResNetConfig` to change in a network given by name.
+        overrides: as `fit` takes them.
         recipe: a name or a `Recipe`.
-        steps: at most.
-        seed: of initial weights, and of the choice of images.
+        steps: the largest number of steps.
+        seed: of initial weights and of the choice of images.
         device: "auto", or a device of torch.
         precision: "auto", "float32", "bfloat16" or "float64".
         **changes: fields of the recipe to change.
@@ -96,12 +95,13 @@ def overfit_one_batch(
     """
     steps = check_integer("steps", steps, 1)
     recipe = resolve_recipe(recipe, **changes)
-    machine = choose_machine(device, precision, parts=parts_of(model, overrides or {}))
+    opened = copy.deepcopy(open_model(model, overrides or {}))
+    machine = machine_for(opened, overrides or {}, device, precision)
     if not isinstance(data, ImageData):
         data = load_data(data)
-    if model == "auto":
-        model = automatic_network(recipe, data)
-    network = copy.deepcopy(network_for(model, data, seed, overrides or {}))
+    if opened == "auto":
+        opened = automatic_network(recipe, data)
+    network = network_for(opened, data, seed, overrides or {})
     check_sections(recipe, network)
     recipe = recipe.changed(label_smoothing=0.0, weight_decay=0.0, class_weights="none")
     machine.place(network).train()

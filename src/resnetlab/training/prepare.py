@@ -1,122 +1,162 @@
-"""What every training begins with: a network that fits the images, and a recipe with nothing left open."""
+"""What every training needs first: a network that fits the images, a machine, and a recipe without open choices."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from resnetlab.core.checks import from_mapping
+from torch import nn
+
 from resnetlab.core.errors import UserError
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.core.runs import Run
 from resnetlab.data.storage.store import ImageData
+from resnetlab.models.adapters import AdaptedNetwork, ModuleConfig, TimmConfig, check_takes_images, name_of
+from resnetlab.models.architectures import as_network, build, is_path_to_network, open_architecture, with_sizes
 from resnetlab.models.catalog import config_for_data, model_config
 from resnetlab.models.config import ResNetConfig
-from resnetlab.models.network import Network
-from resnetlab.models.resnet import ResNet
+from resnetlab.models.network import Architecture, Network
 from resnetlab.models.stems import CIFAR_STEM_LIMIT
+from resnetlab.training.machine import Machine, choose_machine
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.sections import check_sections
 from resnetlab.weights.sources import Source, open_weights
 
 _SMALLEST_BATCH = 64
 PRETRAINED = "pretrained"
-"""What a network is called that is built as the file of its weights says."""
+"""The name of a network that is built as the file of its weights describes it."""
+
+
+def open_model(model: str | Architecture | nn.Module, overrides: Mapping[str, Any]) -> str | Architecture | Network:
+    """Returns what a `model` argument means, before images are read.
+
+    A name of the catalog, or "auto", is checked and returned, since the images decide about the rest. Any other name
+    becomes its architecture, and a module becomes a `Network`.
+
+    Raises:
+        UserError: there is no such network, or `overrides` do not apply to it.
+    """
+    if isinstance(model, str) and is_path_to_network(model):
+        return open_architecture(model, overrides)
+    if isinstance(model, str):
+        if model != "auto":
+            model_config(model, overrides, image_size=1)
+        return model
+    if overrides:
+        raise UserError("overrides change a network given by name. Change the config of your network instead.")
+    return as_network(model) if isinstance(model, nn.Module) else model
+
+
+def model_name(model: str | Architecture | Network) -> str:
+    """Returns what messages, run.toml and the run's folder call the network that `open_model` returned."""
+    if isinstance(model, str):
+        return model
+    config = model.config if isinstance(model, Network) else model
+    return "custom" if isinstance(config, ResNetConfig) else name_of(config)  # type: ignore[arg-type]
 
 
 def automatic_network(recipe: Recipe, data: ImageData, pretrained: Source | None = None) -> str:
-    """Returns the name of the network that the weights are of, or that a recipe takes for images of this size."""
+    """Returns the name of the network that the weights belong to, or the recipe's for images of this size."""
     if pretrained is not None:
         return pretrained.network or PRETRAINED
     return recipe.networks[data.image_size > CIFAR_STEM_LIMIT]
 
 
-def parts_of(model: str | ResNetConfig | ResNet, overrides: Mapping[str, Any]) -> str:
-    """Returns what the layers will be made of; a mistake in a network's name or fields is told here, before images."""
-    if overrides and not isinstance(model, str):
-        raise UserError("overrides change a network that is given by name. Change the config that the network has.")
-    if isinstance(model, ResNet):
-        return model.config.parts
-    if isinstance(model, ResNetConfig):
-        return model.parts
+def machine_for(
+    model: str | Architecture | Network, overrides: Mapping[str, Any], device: str = "auto", precision: str = "auto"
+) -> Machine:
+    """Returns the machine settings for a network that `open_model` returned."""
+    config = model.config if isinstance(model, Network) else model
     if model == "auto":  # the network is chosen when the images are known
-        return overrides.get("parts", "torch")
-    return model_config(model, overrides, image_size=1).parts
+        return choose_machine(device, precision, parts=overrides.get("parts", "torch"))
+    if isinstance(config, str):
+        config = model_config(config, overrides, image_size=1)
+    parts = config.parts if isinstance(config, ResNetConfig) else "torch"
+    return suited(choose_machine(device, precision, parts=parts), config)
 
 
 def open_pretrained(
-    source: str | Path | Run, model: str | ResNetConfig | ResNet, overrides: Mapping[str, Any]
-) -> Source:
-    """Reads the weights to begin with, and makes sure that something says of which network they are.
+    source: str | Path | Run, model: str | Architecture | Network, overrides: Mapping[str, Any]
+) -> tuple[Source, str | Architecture | Network]:
+    """Reads the weights to start from, and checks that their network is known.
+
+    Returns:
+        The weights and the network, which for "auto" is that of the weights if it is not a `ResNet`.
 
     Raises:
-        UserError: they cannot be read, or nothing says it.
+        UserError: the weights cannot be read, or nothing says which network they belong to.
     """
-    if isinstance(model, str):
-        config = None if model == "auto" else model_config(model, overrides, image_size=1)
-    else:
-        config = model.config if isinstance(model, ResNet) else model
+    config = model.config if isinstance(model, Network) else model
+    if isinstance(config, str):
+        config = None if config == "auto" else model_config(config, overrides, image_size=1)
     found = open_weights(source, config)
     if model == "auto" and found.config is None and found.network is None:
-        raise UserError(f"{found.where} does not say of which network it is. Name it, such as --model resnet50.")
-    return found
+        raise UserError(f"{found.where} does not say which network it belongs to. Name it, such as --model resnet50.")
+    if model == "auto" and isinstance(found.config, (TimmConfig, ModuleConfig)):
+        model = with_sizes(found.config, in_channels=0, num_classes=0)
+    return found, model
 
 
 def network_for(
-    model: str | ResNetConfig | ResNet,
+    model: str | Architecture | Network,
     data: ImageData,
     seed: int,
     overrides: Mapping[str, Any],
     pretrained: Source | None = None,
-) -> ResNet:
-    """Builds the network for the data, or checks that the one given fits them.
+) -> Network:
+    """Builds the network for the data, or checks that the given one fits them.
 
-    A network given by name has the stem of the weights that it begins with, whatever the size of the images.
+    Args:
+        model: as `open_model` returned it, but not "auto".
+        data: the images.
+        seed: of the initial weights.
+        overrides: fields of `ResNetConfig` to change in a network given by name.
+        pretrained: weights to start from. A network given by name gets their stem, whatever the image size.
+
+    Raises:
+        UserError: the network and the data do not fit.
     """
     if data.num_classes < 2:
         raise UserError(f"{data.name} has one class only ({data.class_names[0]}). Training needs at least two.")
-    if isinstance(model, ResNet):
-        if model.altered:
-            raise UserError(f"{model.altered}, so it could not be saved. Train the network that it was made from.")
-        if not any(parameter.requires_grad for parameter in model.parameters()):
+    ends = {"in_channels": data.channels, "num_classes": data.num_classes}
+    if isinstance(model, Network):
+        network = model
+        if network.altered:
+            raise UserError(f"{network.altered}, so it could not be saved. Train the network that it was made from.")
+        if not any(parameter.requires_grad for parameter in network.parameters()):
             raise UserError("every part of the network is frozen, so there is nothing to train. Unfreeze one.")
-        config, network = model.config, model
+        if not network.config.in_channels:
+            network.config = with_sizes(network.config, **ends)
     else:
-        config = model if isinstance(model, ResNetConfig) else _config_by_name(model, data, overrides, pretrained)
+        config = _config_by_name(model, data, overrides, pretrained) if isinstance(model, str) else model
+        if not config.in_channels:
+            config = with_sizes(config, **ends)
         with torch_seeded(seed, "initial weights"):
-            network = ResNet(config)
+            network = build(config)
+    config = network.config
     if (config.in_channels, config.num_classes) != (data.channels, data.num_classes):
         raise UserError(
             f"the network has in_channels={config.in_channels} and num_classes={config.num_classes}, and {data.name} "
             f"has {data.channels} channels and {data.num_classes} classes. Build it with those, or give its name."
         )
+    if isinstance(network, AdaptedNetwork):
+        check_takes_images(network, data.image_size)
     return network
 
 
-def _config_by_name(
-    name: str, data: ImageData, overrides: Mapping[str, Any], pretrained: Source | None
-) -> ResNetConfig:
-    ends = {"in_channels": data.channels, "num_classes": data.num_classes}
-    if pretrained is not None:
-        recorded = pretrained.config
-        if name == PRETRAINED and recorded is not None:
-            return from_mapping(ResNetConfig, {**recorded.to_dict(), **ends, **overrides}, "the network")
-        overrides = {"stem": (recorded or model_config(name)).stem, **overrides}
-    return config_for_data(name, image_size=data.image_size, overrides=overrides, **ends)
-
-
 def recipe_for(recipe: Recipe, data: ImageData, network: Network) -> Recipe:
-    """Resolves what the data decide, and refuses what they or the network do not allow."""
+    """Resolves what the data decide, and refuses what the data or the network do not allow."""
     check_sections(recipe, network)
     needs = {
         'keep="best"': (recipe.keep == "best", 'keep="final"'),
         f"patience={recipe.patience}": (recipe.patience > 0, "patience=0"),
     }
-    for what, (asked, instead) in needs.items():
-        if asked and "validation" not in data.splits:
+    for what, (is_set, instead) in needs.items():
+        if is_set and "validation" not in data.splits:
             raise UserError(
-                f"{what} needs a validation split to tell the best, and {data.name} has none. "
+                f"{what} needs a validation split, and {data.name} has none. "
                 f"Set {instead}, or load the data with validation_fraction above 0."
             )
     if recipe.augment.flip == "auto":
@@ -124,8 +164,41 @@ def recipe_for(recipe: Recipe, data: ImageData, network: Network) -> Recipe:
     return _with_enough_steps(recipe, len(data.split("train")))
 
 
+def suited(machine: Machine, config: Architecture) -> Machine:
+    """Returns the machine settings, which were chosen for a `ResNet`, for a network of any kind.
+
+    Networks of other libraries are trained in float32 on a CPU, and those of timm in channels_last.
+
+    In bfloat16, oneDNN (torch 2.15) returns uninitialized memory as the gradient of a depthwise convolution that
+    strides over a map of one pixel. It is not faster either: on one core of an Intel Xeon, EfficientNet-B0 takes
+    15.4 ms for an image of 28 pixels in bfloat16 or contiguous float32, and 6.6 ms in channels_last. Your own modules
+    are trained contiguous, because `view` fails on the maps of a channels_last convolution.
+    """
+    if isinstance(config, ResNetConfig):
+        return machine
+    if isinstance(config, ModuleConfig):
+        machine = dataclasses.replace(machine, memory_format="contiguous")
+    if machine.device != "cpu" or machine.precision == "float64":
+        return machine
+    memory_format = machine.memory_format if isinstance(config, ModuleConfig) else "channels_last"
+    return dataclasses.replace(machine, precision="float32", memory_format=memory_format)
+
+
+def _config_by_name(
+    name: str, data: ImageData, overrides: Mapping[str, Any], pretrained: Source | None
+) -> ResNetConfig:
+    ends = {"in_channels": data.channels, "num_classes": data.num_classes}
+    recorded = pretrained.config if pretrained is not None else None
+    recorded = recorded if isinstance(recorded, ResNetConfig) else None
+    if name == PRETRAINED and recorded is not None:
+        return model_config(recorded, {**ends, **overrides})
+    if pretrained is not None:
+        overrides = {"stem": (recorded or model_config(name)).stem, **overrides}
+    return config_for_data(name, image_size=data.image_size, overrides=overrides, **ends)
+
+
 def _with_enough_steps(recipe: Recipe, images: int) -> Recipe:
-    """Halves the batches of a recipe until an epoch has as many steps as it asks for."""
+    """Halves the batch size of a recipe until an epoch has at least `epoch_steps` steps."""
     batch_size = recipe.batch_size
     smallest = max(_SMALLEST_BATCH, 2 * recipe.accumulate)
     while batch_size >= 2 * smallest and images < recipe.epoch_steps * batch_size:

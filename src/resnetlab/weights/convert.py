@@ -66,7 +66,9 @@ def convert(
     form = check_choice("form", to or _BY_SUFFIX[path.suffix], FORMS)
     named = None if model is None else model_config(model, overrides)
     found = open_weights(source, named)
-    # Where a network is named that does not fit, loading tells what does not.
+    if found.config is not None and not isinstance(found.config, ResNetConfig):
+        raise UserError(f"{found.where} is not of a ResNet, so its tensors have the names of its own library already.")
+    # If a network is named that does not fit, loading reports what does not.
     config = found.config or (recognize(found) if named is None else _fitted(found, named) or named)
     network = ResNet(config)
     report = load_source(network, found)

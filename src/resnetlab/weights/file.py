@@ -1,4 +1,4 @@
-"""One file holds a network: its weights, architecture, classes and preprocessing."""
+"""`save` and `load`: a network with its architecture, classes and preprocessing in one safetensors file."""
 
 from __future__ import annotations
 
@@ -9,33 +9,40 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from resnetlab.core.checks import check_schema, from_mapping
 from resnetlab.core.errors import UserError, resume_command
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.runs import Run
+from resnetlab.models.architectures import read_architecture, rebuild
 from resnetlab.models.config import ResNetConfig
-from resnetlab.models.resnet import ResNet, check_network
+from resnetlab.models.network import Architecture, Network, sections_of
+from resnetlab.models.resnet import ResNet
 from resnetlab.weights.foreign import check_finite_weights
+from resnetlab.weights.report import listed
 from resnetlab.weights.tensors import DamagedFileError, read_tensors, refuse_damage, write_tensors
 
 SCHEMA_VERSION = 1
 
 
-def save(path: str | Path, model: ResNet, *, provenance: Mapping[str, Any] | None = None) -> None:
+def save(path: str | Path, model: Network, *, provenance: Mapping[str, Any] | None = None) -> None:
     """Writes a network to one self-describing safetensors file, atomically.
+
+    Tensors keep the names of the library that the network is from, so timm can read the file of a timm network.
 
     Args:
         path: the file.
-        model: its `class_names` and `preprocessing` go with it where they are known.
-        provenance: how it came to be, ready for JSON.
+        model: the network; its `class_names` and `preprocessing` are saved with it if they are known.
+        provenance: how it was made, as values that JSON can hold.
 
     Raises:
-        UserError: surgery made the network one that no configuration describes.
+        UserError: surgery changed the network, so that its configuration no longer describes it.
     """
-    if check_network(model).altered:
+    sections_of(model)
+    if model.altered:
         raise UserError(
-            f"{model.altered}, so no configuration describes the network and it could not be loaded again. "
+            f"{model.altered}, so its configuration no longer describes the network and it could not be loaded. "
             "Save the network that it was made from."
         )
     description = {
@@ -45,50 +52,58 @@ def save(path: str | Path, model: ResNet, *, provenance: Mapping[str, Any] | Non
         "preprocessing": None if model.preprocessing is None else dataclasses.asdict(model.preprocessing),
         "provenance": dict(provenance or {}),
     }
-    write_tensors(Path(path), model.state_dict(), description)
+    write_tensors(Path(path), model.saved_module.state_dict(), description)
 
 
-def load(source: str | Path | Run) -> ResNet:
-    """Returns the network of a weights file or of a run folder, in evaluation mode and float32, on the CPU.
+def load(source: str | Path | Run, *, model: str | Architecture | nn.Module | None = None) -> Network:
+    """Returns the network of a weights file or run folder, in evaluation mode and float32, on the CPU.
 
-    Its `class_names` and `preprocessing` are what it was trained with. Nothing else is needed, and
-    the random state of the program is not touched.
+    It has the `class_names` and `preprocessing` that it was trained with. The random state of the program is not
+    changed. No code from outside ResNetLab and timm runs unless you pass `model`.
 
     Args:
-        source: `model.safetensors`, or the run folder that holds it.
+        source: `model.safetensors`, or the run folder that contains it.
+        model: for a network of your own only: "FILE.py:NAME" or "package.module:NAME", whose code is then executed,
+            or an object of your class, which receives the weights.
 
     Raises:
-        UserError: there is no such file, it is damaged, a newer version wrote it, or it holds NaN or infinite
-            weights.
+        UserError: the file does not exist, is damaged, was written by a newer version, contains NaN or infinite
+            weights, or is of your own network and `model` is missing.
     """
     path = weights_path(source)
     tensors, description = read_tensors(path)
-    told = described(path, description)
-    with refuse_damage(path, "a network"):
+    header = described(path, description)
+    if isinstance(header.config, ResNetConfig):
+        if model is not None:
+            raise UserError(f"{path} describes its network completely. Leave model out.")
+        network = _load_resnet(path, header.config, tensors)
+    else:
         check_finite_weights(tensors, path)
-        if sum(told.config.depths) > len(tensors):  # or building them would take whatever time a file asks for
-            raise ValueError(f"it tells of {sum(told.config.depths)} blocks and has {len(tensors)} tensors")
-        with torch.device("meta"):
-            model = ResNet(told.config)
-        model.load_state_dict(tensors, strict=True, assign=True)
-    model.class_names, model.preprocessing = told.class_names, told.preprocessing
-    return model.float().requires_grad_(True).eval()
+        size = sum(tensor.numel() for tensor in tensors.values())
+        if max(header.config.in_channels, header.config.num_classes) > size:  # it could fill the memory
+            raise DamagedFileError(f"{path} is damaged: its network would be larger than its weights.")
+        with torch.random.fork_rng(devices=[]):
+            network = rebuild(header.config, model, str(path))
+        _check_same_tensors(path, tensors, network)
+        network.saved_module.load_state_dict(tensors)
+    network.class_names, network.preprocessing = header.class_names, header.preprocessing
+    return network.float().requires_grad_(True).eval()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Described:
-    """What the header of a file of ours says of its network; the last two are None where they are not known."""
+    """What the header of a ResNetLab file says about its network; the last two are None if they are unknown."""
 
-    config: ResNetConfig
+    config: Architecture
     class_names: tuple[str, ...] | None
     preprocessing: Preprocessing | None
 
 
 def described(path: Path, description: Mapping[str, Any]) -> Described:
-    """Returns what a header says, checked.
+    """Returns the content of a header, checked.
 
     Raises:
-        UserError: it is of no network, or a newer version wrote it.
+        UserError: the file has no network, or a newer version wrote it.
     """
     check_schema(path, description.get("schema"), SCHEMA_VERSION)
     if "config" not in description:
@@ -98,14 +113,14 @@ def described(path: Path, description: Mapping[str, Any]) -> Described:
         if preprocessing is not None:
             preprocessing = from_mapping(Preprocessing, preprocessing, f"the preprocessing in {path}")
         return Described(
-            config=from_mapping(ResNetConfig, description["config"], f"the config in {path}"),
+            config=read_architecture(description["config"], f"the config in {path}"),
             class_names=None if names is None else tuple(names),
             preprocessing=preprocessing,
         )
 
 
 def weights_path(source: str | Path | Run) -> Path:
-    """Returns the file of weights that a path or a run means; `UserError` where there is none."""
+    """Returns the weights file that a path or a run means; raises `UserError` if it does not exist."""
     if not isinstance(source, (str, Path, Run)):
         raise UserError(f"expected a weights file or a run folder, got {source!r}.")
     run = source if isinstance(source, Run) else None
@@ -114,11 +129,42 @@ def weights_path(source: str | Path | Run) -> Path:
         run = Run(path)
     if run is None:
         if not path.is_file():
-            raise UserError(f"there is no file {path}. Give a model.safetensors, or the run folder that holds one.")
+            raise UserError(f"there is no file {path}. Give a model.safetensors, or the run folder that contains one.")
         return path
     if not run.is_complete:
         raise UserError(
-            f"{run.path} has no trained network yet: its training did not reach the end. "
+            f"{run.path} has no trained network yet, because its training did not finish. "
             f"Continue it with: {resume_command(run.path)}"
         )
     return run.weights
+
+
+def _load_resnet(path: Path, config: ResNetConfig, tensors: Mapping[str, Tensor]) -> ResNet:
+    with refuse_damage(path, "a network"):
+        check_finite_weights(tensors, path)
+        if sum(config.depths) > len(tensors):  # building them would take as long as the file says
+            raise ValueError(f"it describes {sum(config.depths)} blocks and has {len(tensors)} tensors")
+        with torch.device("meta"):
+            network = ResNet(config)
+        network.load_state_dict(tensors, strict=True, assign=True)
+    return network
+
+
+def _check_same_tensors(path: Path, tensors: Mapping[str, Tensor], network: Network) -> None:
+    """Raises `UserError` unless a file has the tensors of a network that was built from somebody else's code."""
+    expected = network.saved_module.state_dict()
+    missing = [name for name in expected if name not in tensors]
+    more = [name for name in tensors if name not in expected]
+    wrong = [
+        f"{name}: {tuple(tensors[name].shape)} in the file, {tuple(value.shape)} in the network"
+        for name, value in expected.items()
+        if name in tensors and tensors[name].shape != value.shape
+    ]
+    if missing or more or wrong:
+        raise UserError(
+            f"{path} does not fit the network that was built: {len(missing)} tensors are missing, {len(more)} are not "
+            f"in the network, and {len(wrong)} have another shape. Pass the model that was trained."
+            + listed("missing in the file", missing)
+            + listed("not in the network", more)
+            + listed("of another shape", wrong)
+        )

@@ -1,4 +1,4 @@
-"""Where weights come from: a run, a file of any known form, or a name of torchvision's or timm's."""
+"""Where weights come from: a run, a file in any known format, or a name published by torchvision or timm."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from torch import Tensor
 from resnetlab.core.errors import UserError
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.runs import Run
+from resnetlab.models.adapters import TimmConfig, pretrained_config
 from resnetlab.models.config import ResNetConfig
+from resnetlab.models.network import Architecture
 from resnetlab.weights.file import described, weights_path
 from resnetlab.weights.foreign import check_finite_weights, read_weights_file
 from resnetlab.weights.gluon.names import gluon_key_map
@@ -21,21 +23,24 @@ from resnetlab.weights.maps.keymap import KeyMap
 from resnetlab.weights.maps.timm import timm_key_map
 from resnetlab.weights.maps.torchvision import torchvision_key_map, torchvision_weights
 
+TIMM_DEFAULT = "timm:DEFAULT"
+"""The weights that timm publishes for a network of its own."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Weights as they were found.
+    """Weights that were read.
 
     Attributes:
         where: what messages call it.
         path: the file.
-        tensors: by the names that the file has for them.
+        tensors: by the names in the file.
         kind: "safetensors", "torch" or "gluon".
-        others: what else the file holds, such as an optimizer's state.
-        network: the name in the catalog of the network that they are of, where that is told.
-        config: its architecture, where the file is ours.
-        class_names: what the outputs mean, where that is told.
-        preprocessing: what the images went through, where that is told.
+        others: what else the file contains, such as the state of an optimizer.
+        network: the network's name in the catalog, if the source says it.
+        config: its architecture, if ResNetLab wrote the file.
+        class_names: what the outputs mean, if the source says it.
+        preprocessing: how the training images were prepared, if the source says it.
     """
 
     where: str
@@ -44,38 +49,48 @@ class Source:
     kind: str
     others: Sequence[str] = ()
     network: str | None = None
-    config: ResNetConfig | None = None
+    config: Architecture | None = None
     class_names: tuple[str, ...] | None = None
     preprocessing: Preprocessing | None = None
 
 
-def open_weights(source: str | Path | Run, config: ResNetConfig | None = None) -> Source:
+def open_weights(source: str | Path | Run, config: Architecture | None = None) -> Source:
     """Reads weights; nothing in a file is executed.
 
     Args:
         source: a run or its folder, a file, "torchvision:NAME" or "timm:NAME".
-        config: of the network that wants them, which names of torchvision's need.
+        config: the architecture that will take them; "torchvision:NAME" and "timm:DEFAULT" need it.
 
     Raises:
-        UserError: there are no such weights, or they cannot be read.
+        UserError: the weights do not exist or cannot be read.
     """
-    if isinstance(source, str) and source.startswith("torchvision:"):
-        if config is None:
-            raise UserError(f"{source!r} names weights of several networks. Say which network, by its name.")
-        path, preprocessing, class_names = torchvision_weights(config, source.removeprefix("torchvision:"))
-        return _read(path, source, class_names=class_names, preprocessing=preprocessing)
-    if isinstance(source, str) and source.startswith("timm:"):
-        path, description = timm.timm_weights(source.removeprefix("timm:"))
+    name = source if isinstance(source, str) else ""
+    if name.startswith("torchvision:"):
+        if not isinstance(config, ResNetConfig):
+            raise UserError(f"{name!r} can be of several networks. Say which: --model NAME, a name of the catalog.")
+        path, preprocessing, class_names = torchvision_weights(config, name.removeprefix("torchvision:"))
+        return _read(path, name, class_names=class_names, preprocessing=preprocessing)
+    if name.startswith("timm:"):
+        path, description = timm.timm_weights(_published(config) if name == TIMM_DEFAULT else name[len("timm:") :])
     else:
         path = weights_path(source)
         description = timm.description_beside(path)
-    where = source if isinstance(source, str) and source.startswith("timm:") else str(path)
-    told = {"network": timm.architecture(description), "preprocessing": timm.preprocessing_of(description)}
-    return _read(path, where, **told)
+    if not description and isinstance(config, TimmConfig):
+        description = pretrained_config(config)
+    stated = {"network": timm.architecture(description), "preprocessing": timm.preprocessing_of(description)}
+    return _read(path, name if name.startswith("timm:") else str(path), **stated)
 
 
-def key_map(source: Source, config: ResNetConfig, names: Sequence[str]) -> KeyMap:
-    """Returns the map for a network's tensors of these names: of the forms, the one that finds the most of them."""
+def key_map(source: Source, config: Architecture, names: Sequence[str]) -> KeyMap:
+    """Returns the map from a network's tensors of these names to the file: of the known forms, the one that fits best.
+
+    Networks of other libraries keep the names of their library.
+    """
+    if not isinstance(config, ResNetConfig):
+        # Reading a file removed a prefix that all of its names share, such as "net.".
+        shared = f"{names[0].partition('.')[0]}." if names else ""
+        prefix = shared if all(name.startswith(shared) for name in names) and names[0] not in source.tensors else ""
+        return KeyMap(form=source.kind, names={name: name.removeprefix(prefix) for name in names})
     if source.kind == "gluon":
         return gluon_key_map(config, source.tensors, source.path)
     forms = [torchvision_key_map(names), cifar_key_map(names)]
@@ -84,9 +99,19 @@ def key_map(source: Source, config: ResNetConfig, names: Sequence[str]) -> KeyMa
     return max(forms, key=lambda form: len(form.names.keys() & form.to_ours(source.tensors).keys()))
 
 
-def _read(path: Path, where: str, **told) -> Source:
+def _published(config: Architecture | None) -> str:
+    """Returns the name of the weights that timm publishes for one of its networks."""
+    if not isinstance(config, TimmConfig):
+        raise UserError(f"{TIMM_DEFAULT!r} is for networks of timm. Use it with --model timm:NAME.")
+    repository = pretrained_config(config).get("hf_hub_id") or ""
+    if not repository.startswith("timm/"):
+        raise UserError(f"timm publishes no weights of {config.name}. Give a file of weights instead.")
+    return repository.removeprefix("timm/")
+
+
+def _read(path: Path, where: str, **stated) -> Source:
     file = read_weights_file(path)
     check_finite_weights(file.tensors, path)
     if file.description is not None:
-        told |= vars(described(path, file.description))
-    return Source(where=where, path=path, tensors=file.tensors, kind=file.form, others=file.ignored, **told)
+        stated |= vars(described(path, file.description))
+    return Source(where=where, path=path, tensors=file.tensors, kind=file.form, others=file.ignored, **stated)

@@ -38,6 +38,8 @@ def view(report: Report) -> dict[str, Any]:
     if report.results.exploration is None:
         return {"missing": f"This run was evaluated without diagnostics. Make them with: {report.results.command}"}
     found = report.results.exploration.diagnostics
+    if found is None:  # the network has no residual blocks
+        return {}
     blocks, ranked = found.blocks, found.responses.sort_values("rank")
     identities = blocks.loc[blocks["kind"].isin(["identity", "padded"]), "ratio"].dropna()
     costs = blocks["top1_cost"].dropna()
@@ -66,6 +68,8 @@ def figures(report: Report) -> Mapping[str, Sequence[Picture]]:
     if report.results.exploration is None:
         missing = [sentence(f"No diagnostics. Make them with: {report.results.command}")]
         return {"blocks": missing, "responses": missing}
+    if report.results.exploration.diagnostics is None:
+        return {}
     found = residual_pictures(report.results.exploration.diagnostics)
     blocks = [found[name] for name in ("ratio", "cost") if name in found]
     responses = [found[name] for name in ("responses",) if name in found]

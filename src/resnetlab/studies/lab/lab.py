@@ -30,9 +30,9 @@ from resnetlab.core.runs import Run
 from resnetlab.data.load import load_data
 from resnetlab.data.storage.store import ImageData, Split
 from resnetlab.evaluation.evaluate import default_split
-from resnetlab.models.resnet import ResNet
-from resnetlab.studies.lab.outside import OutsideConfig
-from resnetlab.studies.lab.outside_runs import train_outside
+from resnetlab.models.adapters import ModuleConfig
+from resnetlab.models.network import Network
+from resnetlab.models.resnet import ResNet, check_network
 from resnetlab.studies.lab.plan import Cell, Plan, make_plan
 from resnetlab.studies.lab.question import SCHEMA_VERSION, Question
 from resnetlab.studies.lab.setup import Conditions, SetUp, check_names, command_line
@@ -197,8 +197,12 @@ class Lab:
         return self._viewed[1]
 
     def network(self, run: Run) -> ResNet:
-        """Returns the trained network of a run, in evaluation mode on the study's device."""
-        return load(run).to(self.device).eval()
+        """Returns the trained ResNet of a run, in evaluation mode on the study's device."""
+        return check_network(load(run)).to(self.device).eval()
+
+    def network_of(self, cell: Cell, run: Run) -> Network:
+        """Returns the trained network of a cell's run, of any kind, in evaluation mode on the study's device."""
+        return load(run, model=_own_code(cell)).to(self.device).eval()
 
     def measured(self, name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """Returns the table of this name from the folder, or computes and saves it."""
@@ -264,10 +268,8 @@ class Lab:
             "device": self._conditions.device,
             "precision": self._settings["trained_in"],
         }
-        if isinstance(cell.network, OutsideConfig):
-            return train_outside(cell.network, data, pretrained=cell.pretrained, recipe=recipe, **where)
         if started:
-            return resume(folder, data=data, quiet=True)
+            return resume(folder, model=_own_code(cell), data=data, quiet=True)
         return fit(cell.network, data, pretrained=cell.pretrained, recipe=recipe, quiet=True, **where)
 
     def _check_plan(self) -> None:
@@ -302,6 +304,11 @@ class Lab:
                 f"folder with --out, or continue that study with: {settings.get('command')}"
             )
         return settings
+
+
+def _own_code(cell: Cell) -> ModuleConfig | None:
+    """Returns the architecture of a cell if it is the user's own code, which the study may run because it was named."""
+    return cell.architecture if isinstance(cell.architecture, ModuleConfig) else None
 
 
 def _load(source: Mapping[str, Any], **limits: Any) -> ImageData:

@@ -13,7 +13,6 @@ from resnetlab.core.runs import Run
 from resnetlab.evaluation.forward import answer, trained_on
 from resnetlab.evaluation.metrics import overall
 from resnetlab.studies.lab.lab import Lab
-from resnetlab.studies.lab.outside_runs import is_outside, load_outside
 from resnetlab.studies.lab.plan import Cell
 
 MOST_TRAINING_IMAGES = 5_000
@@ -34,7 +33,7 @@ def errors(lab: Lab, cells: Sequence[Cell], runs: Sequence[Run]) -> pd.DataFrame
             count = min(MOST_TRAINING_IMAGES, len(data.split("train")))
             images = data.squares("train", torch.arange(count))
             labels = data.split("train").labels[:count]
-            model = load_outside(run).to(lab.device) if is_outside(run) else lab.network(run)
+            model = lab.network_of(cell, run)
             summary = run.summary or {}
             found = overall(answer(model, images, trained_on(model)[0]).logits, labels)
             rows.append(

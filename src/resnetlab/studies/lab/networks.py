@@ -8,12 +8,13 @@ from typing import Any
 from resnetlab.core.checks import check_integer
 from resnetlab.core.errors import UserError
 from resnetlab.core.fields import setting
+from resnetlab.core.files import file_name
 from resnetlab.models.catalog import config_for_data
 from resnetlab.models.config import ResNetConfig
+from resnetlab.models.network import Architecture
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.stems import stem_for
 from resnetlab.studies.lab.lab import Lab
-from resnetlab.studies.lab.outside import OutsideConfig
 from resnetlab.studies.lab.plan import Cell
 
 
@@ -75,7 +76,7 @@ def depths_setting(default: tuple[int, ...], *, at_least: int = 1) -> Any:
     )
 
 
-def cells_of(lab: Lab, networks: Mapping[str, ResNetConfig | OutsideConfig], **fields: Any) -> list[Cell]:
+def cells_of(lab: Lab, networks: Mapping[str, Architecture], **fields: Any) -> list[Cell]:
     """Returns the trainings of each network with each seed; the name of the network becomes the label "network".
 
     Args:
@@ -85,7 +86,7 @@ def cells_of(lab: Lab, networks: Mapping[str, ResNetConfig | OutsideConfig], **f
     """
     return [
         Cell(
-            name=f"{kind.replace(' ', '-').replace(',', '')}-seed{seed}",
+            name=f"{file_name(kind)}-seed{seed}",
             network=config,
             seed=seed,
             labels={"network": kind},

@@ -19,11 +19,12 @@ from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.data.batches import Batch
 from resnetlab.data.storage.store import ImageData
+from resnetlab.models.architectures import build
 from resnetlab.models.config import ResNetConfig
-from resnetlab.models.resnet import ResNet
-from resnetlab.studies.lab.outside import OutsideConfig, suited_machine
+from resnetlab.models.network import Architecture, Network
 from resnetlab.training.machine import Machine
 from resnetlab.training.optimizers import build_optimizer
+from resnetlab.training.prepare import suited
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.step import training_step
 
@@ -47,18 +48,18 @@ class Cell:
 
     Attributes:
         name: of its run folder; describes the training.
-        network: the architecture, ours or timm's, or a network to continue training.
+        network: the architecture, or a network to continue training.
         seed: of weights, order and augmentation.
         work: number of images that it sees over all epochs, as a multiple of the plan's.
         changes: fields of the study's recipe that it changes.
-        pretrained: weights to start from, as for `fit`, or as for `load_encoder` if the network is timm's.
+        pretrained: weights to start from, as for `fit`.
         view: makes its data from the study's, for example some of the classes; without it, all of the data.
         image_size: height and width in pixels to resize the images to; without it, they keep their size.
         labels: its columns in the study's tables.
     """
 
     name: str
-    network: ResNetConfig | OutsideConfig | ResNet
+    network: Architecture | Network
     seed: int
     work: float = 1.0
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -68,13 +69,13 @@ class Cell:
     labels: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def architecture(self) -> ResNetConfig | OutsideConfig:
+    def architecture(self) -> Architecture:
         """The architecture of the network."""
-        return self.network.config if isinstance(self.network, ResNet) else self.network
+        return self.network.config if isinstance(self.network, Network) else self.network
 
     @property
     def config(self) -> ResNetConfig:
-        """The architecture of a network of ours."""
+        """The architecture of a ResNet."""
         assert isinstance(self.architecture, ResNetConfig)
         return self.architecture
 
@@ -126,7 +127,7 @@ def make_plan(
     for cell in cells:
         batches.append(cell.changes.get("batch_size", recipe.batch_size))
         seen_as = dataclasses.replace(preprocessing, image_size=cell.image_size or preprocessing.image_size)
-        key = (cell.architecture, batches[-1], seen_as.image_size)
+        key = (str(cell.architecture), batches[-1], seen_as.image_size)
         if key not in measured:
             its_recipe = recipe.changed(batch_size=batches[-1])
             measured[key] = measure(cell.architecture, its_recipe, seen_as, machine)
@@ -156,15 +157,12 @@ def make_plan(
     return Plan(images=taken, epochs=epochs, minutes=planned, evaluated=evaluated)
 
 
-def seconds_per_image(
-    config: ResNetConfig | OutsideConfig, recipe: Recipe, preprocessing: Preprocessing, machine: Machine
-) -> float:
+def seconds_per_image(config: Architecture, recipe: Recipe, preprocessing: Preprocessing, machine: Machine) -> float:
     """Returns the seconds of training per image, measured over a few steps on random images."""
     size, count = preprocessing.image_size, recipe.batch_size
-    machine = machine if isinstance(config, ResNetConfig) else suited_machine(machine)
+    machine = suited(machine, config)
     with torch_seeded(0, "timing"):
-        network = ResNet(config) if isinstance(config, ResNetConfig) else config.build()
-        model = machine.place(network).train()
+        model = machine.place(build(config)).train()
         images = torch.randint(256, (count, config.in_channels, size, size), dtype=torch.uint8)
         labels = torch.randint(max(1, config.num_classes), (count,))
     optimizer = build_optimizer(model, recipe)
