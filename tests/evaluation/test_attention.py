@@ -130,7 +130,7 @@ def test_without_classes_the_predicted_ones_are_explained():
     )
 
 
-def test_grad_cam_looks_wherever_it_is_told_to():
+def test_grad_cam_works_at_every_tap():
     config = dataclasses.replace(TINY, depths=(2, 2), preactivation=True)
     model, images = network(config), pictures(3)
     sizes = {at: grad_cam(model, images, at=at).maps.shape[1:] for at in ("stem", "stage1", "stage2.block1", "final")}
@@ -273,34 +273,34 @@ def test_maps_are_interpolated_between_centers():
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "facts"),
     [
         (lambda model: class_activation(model, pictures(2).float()), r"uint8 \(N, C, H, W\), got torch.float32"),
         (lambda model: class_activation(model, [1]), r"uint8 \(N, C, H, W\), got list"),
-        (lambda model: class_activation(model, pictures(2, 3)), "at least one image of 1 channels"),
-        (lambda model: grad_cam(model, pictures(0)), "at least one image of 1 channels"),
-        (lambda model: grad_cam(model, pictures(2), at="stage1.blok1"), "unknown place to look at .* 'stage1.block1'"),
-        (lambda model: grad_cam(model, pictures(2), [1]), "classes must be 2 integers from 0 to 9, one for each image"),
-        (lambda model: grad_cam(model, pictures(2), [1, 10]), "classes must be 2 integers from 0 to 9"),
-        (lambda model: grad_cam(model, pictures(2), [-1, 1]), "classes must be 2 integers from 0 to 9"),
-        (lambda model: grad_cam(model, pictures(2), torch.zeros(2)), "classes must be 2 integers from 0 to 9"),
-        (lambda model: occlusion(model, pictures(2), size=0), "size must be an integer of at least 1, got 0"),
-        (lambda model: occlusion(model, pictures(2), stride=-1), "stride must be an integer of at least 1, got -1"),
-        (lambda model: occlusion(model, pictures(2), fill="gray"), "fill must be 'mean' or a pixel value from 0 to"),
-        (lambda model: occlusion(model, pictures(2), fill=256), "fill must be a finite number .* at most 255, got 256"),
-        (lambda model: class_activation(model, pictures(2)).overlay(pictures(3)), "the 2 images .* got 3"),
-        (lambda model: class_activation(model, pictures(2)).overlay(pictures(2), limit=0), "limit must be .* above 0"),
+        (lambda model: class_activation(model, pictures(2, 3)), "1 channels"),
+        (lambda model: grad_cam(model, pictures(0)), "1 channels"),
+        (lambda model: grad_cam(model, pictures(2), at="stage1.blok1"), "'stage1.blok1'.*'stage1.block1'"),
+        (lambda model: grad_cam(model, pictures(2), [1]), r"classes .* 2 .* 0 to 9.*\[1\]"),
+        (lambda model: grad_cam(model, pictures(2), [1, 10]), "classes .* 2 .* 0 to 9"),
+        (lambda model: grad_cam(model, pictures(2), [-1, 1]), "classes .* 2 .* 0 to 9"),
+        (lambda model: grad_cam(model, pictures(2), torch.zeros(2)), "classes .* 2 .* 0 to 9"),
+        (lambda model: occlusion(model, pictures(2), size=0), "size .*1, got 0"),
+        (lambda model: occlusion(model, pictures(2), stride=-1), "stride .*1, got -1"),
+        (lambda model: occlusion(model, pictures(2), fill="gray"), "fill .*'mean'.*255, got 'gray'"),
+        (lambda model: occlusion(model, pictures(2), fill=256), "fill .*255, got 256"),
+        (lambda model: class_activation(model, pictures(2)).overlay(pictures(3)), "2 images .* got 3"),
+        (lambda model: class_activation(model, pictures(2)).overlay(pictures(2), limit=0), "limit .* above 0"),
     ],
 )
-def test_mistakes_are_told(call: Callable, words: str):
-    with pytest.raises(UserError, match=words):
+def test_wrong_arguments_are_named(call: Callable, facts: str):
+    with pytest.raises(UserError, match=facts):
         call(network(TINY))
 
 
-def test_networks_that_cannot_be_explained_are_told():
-    with pytest.raises(UserError, match="the network has no head, and so no class to explain"):
+def test_networks_that_cannot_be_explained_are_refused():
+    with pytest.raises(UserError, match="num_classes"):
         grad_cam(network(dataclasses.replace(TINY, num_classes=0)), pictures(2))
-    with pytest.raises(UserError, match="it was never trained on data"):
+    with pytest.raises(UserError, match=r"preprocessing.*class_names"):
         class_activation(ResNet(TINY), pictures(2))
     with refuses("create_model", "Identity"):
         class_activation(nn.Identity(), pictures(2))  # type: ignore[arg-type]

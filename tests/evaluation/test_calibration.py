@@ -64,11 +64,11 @@ def test_of_nothing_and_of_nan_the_errors_are_nan():
 
 
 def test_what_is_no_confidence_is_refused():
-    with pytest.raises(UserError, match=r"a probability, from 0 to 1, got 7\.5\. Apply softmax first"):
+    with pytest.raises(UserError, match=r"0 to 1, got 7\.5.*softmax"):
         reliability([0.5, 7.5], [True, True])
-    with pytest.raises(UserError, match=r"a probability, from 0 to 1, got -0\.1\."):
+    with pytest.raises(UserError, match=r"0 to 1, got -0\.1"):
         expected_calibration_error([-0.1], [True])
-    with pytest.raises(UserError, match=r"two rows of the same length, got shapes \(2,\) and \(1,\)"):
+    with pytest.raises(UserError, match=r"\(2,\) and \(1,\)"):
         maximum_calibration_error([0.5, 0.5], [True])
-    with pytest.raises(UserError, match="bins must be an integer of at least 1, got 0"):
+    with pytest.raises(UserError, match=r"bins .*1, got 0"):
         reliability([0.5], [True], bins=0)

@@ -180,13 +180,13 @@ def test_a_plain_network_has_no_shortcuts_to_compare_with():
     assert set(found.blocks["kind"]) == {"plain"}
     assert found.blocks[["ratio", "cosine", "variance_share"]].isna().all(axis=None)
     assert found.blocks["lesion_loss"].isna().tolist() == [False, False, True, False, False]
-    assert "A plain block that changes the shape cannot be taken out" in str(found)
+    assert "cannot be removed" in str(found)
     assert model.preprocessing is not None
     expected = overall(answer(without_block(model, 2, 2), images, model.preprocessing).logits, labels)
     assert found.blocks["lesion_loss"][3] == pytest.approx(expected["loss"], rel=1e-6)
 
 
-def test_kinds_of_shortcuts_are_told_apart():
+def test_kinds_of_shortcuts():
     def kinds(config: ResNetConfig) -> list[str]:
         return diagnose(network(config), pictures(2)[0]).blocks["kind"].tolist()
 
@@ -275,34 +275,34 @@ def test_a_trained_network_needs_its_blocks(digits_run: Run, digits: ImageData):
     assert (found.blocks["ratio"] > 0).all()
     assert found.blocks["loss_cost"].max() > 0.01
     shown = str(found)
-    assert "360 images: top-1" in shown and f"{found.effective_depth} of 9 blocks cost more than a point" in shown
-    assert "stage3.block3" in shown and "responses of 19 3x3 convolutions: from" in shown
+    assert all(fact in shown for fact in ("360 images", f"{found.effective_depth} of 9 blocks", "stage3.block3"))
+    assert "19 3x3 convolutions" in shown
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "facts"),
     [
         (lambda model, images: diagnose(model, images.float()), r"uint8 \(N, C, H, W\), got torch.float32"),
-        (lambda model, images: diagnose(model, images[:0]), "expected at least one image of 1 channels"),
-        (lambda model, images: diagnose(model, images, torch.zeros(3).long()), "labels must be a tensor of 4 int64"),
+        (lambda model, images: diagnose(model, images[:0]), "1 channels"),
+        (lambda model, images: diagnose(model, images, torch.zeros(3).long()), "labels .* 4 int64"),
         (lambda model, images: diagnose(model, images, torch.zeros(4)), r"from 0 to 9, .* got torch.float32 \(4,\)"),
-        (lambda model, images: diagnose(model, images, torch.full((4,), 10)), "labels must be a tensor of 4 int64"),
-        (lambda model, images: diagnose(model, images, at_most=0), "at_most must be an integer of at least 1, got 0"),
-        (lambda model, images: diagnose(ResNet(TINY), images), "it was never trained on data"),
-        (lambda model, images: diagnose(nn.Identity(), images), "create_model, got Identity"),  # type: ignore[arg-type]
+        (lambda model, images: diagnose(model, images, torch.full((4,), 10)), "labels .* 4 int64"),
+        (lambda model, images: diagnose(model, images, at_most=0), "at_most .*1, got 0"),
+        (lambda model, images: diagnose(ResNet(TINY), images), "preprocessing.*class_names"),
+        (lambda model, images: diagnose(nn.Identity(), images), "got Identity"),  # type: ignore[arg-type]
     ],
 )
-def test_mistakes_are_told(call: Callable, words: str):
-    with pytest.raises(UserError, match=words):
+def test_wrong_arguments_are_named(call: Callable, facts: str):
+    with pytest.raises(UserError, match=facts):
         call(network(TINY), pictures(4)[0])
 
 
-def test_files_that_are_absent_or_too_new_are_told(tmp_path: Path):
-    with pytest.raises(UserError, match=r"no diagnostics in .*: blocks.parquet is missing. Run diagnose first"):
+def test_missing_and_newer_files_are_refused(tmp_path: Path):
+    with pytest.raises(UserError, match=r"blocks\.parquet"):
         Diagnostics.load(tmp_path)
     diagnose(network(TINY), pictures(2)[0]).save(tmp_path)
     table = pd.read_parquet(tmp_path / "blocks.parquet")
     table.attrs["schema"] = 2
     table.to_parquet(tmp_path / "blocks.parquet", index=False)
-    with pytest.raises(UserError, match=r"blocks.parquet has schema 2; this version reads schemas up to 1"):
+    with pytest.raises(UserError, match=r"blocks\.parquet .*schema 2.* 1"):
         Diagnostics.load(tmp_path)

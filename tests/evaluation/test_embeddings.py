@@ -129,27 +129,27 @@ def test_one_class_one_dimension_and_copies_are_laid_out(method: str):
 
 
 @pytest.mark.parametrize(
-    ("values", "labels", "message"),
+    ("values", "labels", "facts"),
     [
-        ([[1.0, float("nan")], [1.0, 2.0]], "ab", "1 of 2 embeddings hold NaN or infinite values"),
-        ([[1.0, float("inf")], [float("nan"), 2.0]], "ab", "2 of 2 embeddings hold NaN or infinite values"),
-        ([[1.0, 2.0], [1.0, 2.0]], "abc", "2 embeddings and 3 labels. Give a label for each"),
+        ([[1.0, float("nan")], [1.0, 2.0]], "ab", "1 of 2 .*NaN"),
+        ([[1.0, float("inf")], [float("nan"), 2.0]], "ab", "2 of 2 .*NaN"),
+        ([[1.0, 2.0], [1.0, 2.0]], "abc", "2 embeddings and 3 labels"),
         ([[1.0, 2.0], [1.0, 2.0]], None, "2 embeddings and 0 labels"),
-        ([], "", "at least one row of numbers, all rows of the same length"),
-        ([[1.0, 2.0], [1.0]], "ab", "at least one row of numbers, all rows of the same length"),
-        ([["x"]], "a", "at least one row of numbers, all rows of the same length"),
-        (pd.DataFrame({"values": [[1.0]]}), None, "this one lacks index, label"),
+        ([], "", "row of numbers"),
+        ([[1.0, 2.0], [1.0]], "ab", "row of numbers"),
+        ([["x"]], "a", "row of numbers"),
+        (pd.DataFrame({"values": [[1.0]]}), None, "index, label"),
     ],
 )
-def test_what_is_no_table_of_embeddings_is_refused(values, labels, message: str):
-    with pytest.raises(UserError, match=message):
+def test_other_values_than_embeddings_are_refused(values, labels, facts: str):
+    with pytest.raises(UserError, match=facts):
         embedding_map(values, None if labels is None else list(labels))
 
 
 def test_wrong_settings_are_refused(clusters: pd.DataFrame):
-    with pytest.raises(UserError, match="unknown method 'umap'"):
+    with pytest.raises(UserError, match="'umap'"):
         embedding_map(clusters, method="umap")
-    with pytest.raises(UserError, match="limit must be an integer of at least 1, got 0"):
+    with pytest.raises(UserError, match=r"limit .*1, got 0"):
         embedding_map(clusters, limit=0)
-    with pytest.raises(UserError, match="limit=2 is fewer images than the 3 classes"):
+    with pytest.raises(UserError, match=r"limit=2 .* 3 classes"):
         embedding_map(clusters, limit=2)

@@ -91,11 +91,11 @@ def test_the_ends_of_the_interval_are_exact_and_of_nothing_nothing_is_known():
 
 
 def test_shares_that_are_none_are_refused():
-    with pytest.raises(UserError, match=r"successes must be at most n, got 4 of 3\."):
+    with pytest.raises(UserError, match=r"successes .*4 of 3"):
         wilson_interval(4, 3)
-    with pytest.raises(UserError, match="successes must be an integer of at least 0, got -1"):
+    with pytest.raises(UserError, match=r"successes .*0, got -1"):
         wilson_interval(-1, 3)
-    with pytest.raises(UserError, match="confidence must be a finite number above 0 and below 1, got 95"):
+    with pytest.raises(UserError, match=r"confidence .*0 .*1, got 95"):
         wilson_interval(1, 3, 95)
 
 
@@ -188,7 +188,7 @@ def test_a_single_image_of_any_number_of_classes_has_all_figures(digits: ImageDa
     assert ("no image of" in text) == (classes > 1)
 
 
-def test_a_network_that_answers_nan_is_told_by_its_figures(digits_run: Run, digits: ImageData, tmp_path: Path):
+def test_a_network_that_returns_nan_has_figures(digits_run: Run, digits: ImageData, tmp_path: Path):
     answers = Answers(torch.full((360, 10), math.nan), torch.zeros(360, 4))
     evaluation = evaluate_split(resnetlab.load(digits_run), digits, answers=answers).save(tmp_path / "evaluation")
     assert all(math.isnan(evaluation.summary[name]) for name in ("loss", "ece", "mce"))
@@ -213,11 +213,10 @@ def test_another_data_set_goes_to_a_folder_of_its_own(image_folder: Path, tmp_pa
     assert evaluation.folder == run.evaluation("elsewhere")
     assert (run.evaluation("elsewhere") / "per_image.parquet").is_file()
     (tmp_path / "elsewhere" / "red").rename(tmp_path / "elsewhere" / "rot")
-    words = r"elsewhere has classes that the network does not know: 'rot'\. It knows 'blue', 'red'\. Give the classes"
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=r"elsewhere.*'rot'.*'blue', 'red'"):
         resnetlab.evaluate(run, tmp_path / "elsewhere")
     image_folder.rename(tmp_path / "moved")
-    with pytest.raises(UserError, match=r"the run's images were in .*photos, and there is nothing now"):
+    with pytest.raises(UserError, match="photos"):
         resnetlab.evaluate(run)
 
 
@@ -241,7 +240,7 @@ def test_images_of_some_of_the_classes_are_enough(digits_run: Run, digits: Image
     assert classes["recall"].isna().tolist() == [name not in ("3", "7") for name in digits.class_names]
     assert classes.loc["3", "recall"] == whole.per_class.set_index("class").loc["3", "recall"]
     text = str(evaluation)
-    assert "no image of 8 of the network's 10 classes: 0, 1, 2, 4, 5, 6, 8, 9\n" in text
+    assert "8 of the network's 10 classes: 0, 1, 2, 4, 5, 6, 8, 9\n" in text
     assert "nan" not in text
     assert "no image of" not in str(whole)
 
@@ -251,12 +250,10 @@ def test_many_classes_without_images_are_not_all_named(digits: ImageData, tmp_pa
     model = ResNet(dataclasses.replace(TINY, num_classes=60))
     model.preprocessing, model.class_names = digits.preprocessing, names
     text = str(evaluate_split(model, dataclasses.replace(digits, class_names=names[:10])))
-    assert "no image of 50 of the network's 60 classes: [10], [11], [12]," in text.replace("\n", " ")
+    assert "50 of the network's 60 classes: [10], [11], [12]," in text.replace("\n", " ")
     assert "[19], ..." in text.replace("\n", " ")
     stranger = dataclasses.replace(digits, class_names=tuple("abcdefghij"))
-    with pytest.raises(
-        UserError, match=r"does not know: 'a', .*, 'j'\. It knows '\[0\]', .*'\[19\]' and 40 more\. Give"
-    ):
+    with pytest.raises(UserError, match=r"'a', .*, 'j'.*'\[0\]', .*'\[19\]' and 40 more"):
         evaluate_split(model, stranger)
 
 
@@ -283,14 +280,14 @@ def test_brackets_in_names_are_shown(digits_run: Run, digits: ImageData):
 
 
 def test_what_cannot_be_evaluated_is_refused(digits_run: Run, digits: ImageData):
-    with pytest.raises(UserError, match="evaluate needs data"):
+    with pytest.raises(UserError, match="data"):
         resnetlab.evaluate(resnetlab.load(digits_run))
-    with pytest.raises(UserError, match="never trained on data"):
+    with pytest.raises(UserError, match=r"preprocessing.*class_names"):
         resnetlab.evaluate(ResNet(TINY), digits)
-    with pytest.raises(UserError, match=r"digits has no 'tset' split\. It has: train, validation, test"):
+    with pytest.raises(UserError, match=r"'tset'.*train, validation, test"):
         resnetlab.evaluate(resnetlab.load(digits_run), digits, split="tset")
     large = resnetlab.load_data("digits", image_size=16)
-    with pytest.raises(UserError, match="Load it with image_size=8"):
+    with pytest.raises(UserError, match="image_size=8"):
         resnetlab.evaluate(resnetlab.load(digits_run), large)
 
 
@@ -331,30 +328,30 @@ def test_a_file_named_twice_is_predicted_twice(digits_run: Run, digit_files: Pat
 
 def test_unreadable_files_stop_a_prediction_unless_skipped(digits_run: Run, digit_files: Path):
     (digit_files / "broken.png").write_text("no image")
-    with pytest.raises(UserError, match=r"1 of 7 files are not images.*broken\.png"):
+    with pytest.raises(UserError, match=r"1 of 7 files.*broken\.png.*--skip-unreadable"):
         resnetlab.predict(digits_run, digit_files)
-    with pytest.warns(UserWarning, match="left out 1 unreadable"):
+    with pytest.warns(UserWarning, match=r"1 unreadable.*broken"):
         assert len(resnetlab.predict(digits_run, [digit_files], skip_unreadable=True)) == 6
 
 
 def test_predictions_of_nothing_are_refused(digits_run: Run, tmp_path: Path):
     (tmp_path / "none").mkdir()
-    with pytest.raises(UserError, match="images must be paths or a tensor, got None"):
+    with pytest.raises(UserError, match=r"images .*None"):
         resnetlab.predict(digits_run, None)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=r"there are no images below .*none\. Give image files"):
+    with pytest.raises(UserError, match=r"no images .*none"):
         resnetlab.predict(digits_run, tmp_path / "none")
-    with pytest.raises(UserError, match=r"there is no file or folder 'gone\.png'"):
+    with pytest.raises(UserError, match=r"gone\.png"):
         resnetlab.predict(digits_run, "gone.png")
-    with pytest.raises(UserError, match=r"expected uint8 images of shape \(N, 1, H, W\), got torch\.float32"):
+    with pytest.raises(UserError, match=r"uint8 .*\(N, 1, H, W\), got torch\.float32"):
         resnetlab.predict(digits_run, torch.zeros(1, 1, 8, 8))
-    with pytest.raises(UserError, match="top must be an integer of at least 1"):
+    with pytest.raises(UserError, match=r"top .*1, got"):
         resnetlab.predict(digits_run, tmp_path, top=0)
 
 
 def test_images_made_square_in_another_way_are_refused(image_folder: Path, tmp_path: Path):
     run = fit("quick_resnet", image_folder, image_size=16, epochs=1, out=tmp_path / "run", quiet=True)
     squashed = resnetlab.load_data(image_folder, image_size=16, crop_mode="squash")
-    with pytest.raises(UserError, match="Load it with crop_mode='crop'"):
+    with pytest.raises(UserError, match="crop_mode='crop'"):
         resnetlab.evaluate(run, squashed)
 
 
@@ -369,5 +366,5 @@ def test_mirror_images_are_measured_apart(digits_run: Run, digits: ImageData):
     expected = overall(sum(mean) / 2, split.labels)
     assert both.summary["mirrored_top1"] == expected["top1"]
     assert both.summary["mirrored_loss"] == pytest.approx(expected["loss"], rel=1e-6)
-    assert "with each image's mirror image too: top-1" in str(both)
+    assert f"{both.summary['mirrored_top1']:.2%}" in str(both)
     assert "mirror" not in str(plain)

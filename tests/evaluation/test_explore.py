@@ -112,25 +112,25 @@ def test_it_is_saved_and_loaded(explored: Exploration, tmp_path: Path):
     assert list(folder.iterdir()) == []
 
 
-def test_a_map_is_saved_with_what_it_says_of_itself(tmp_path: Path):
+def test_a_map_is_saved_with_its_accuracies(tmp_path: Path):
     values = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
     for made in (embedding_map(values, list("ab") * 10, method="pca"), embedding_map(values[:1], ["a"])):
         made.save(tmp_path)
         loaded = EmbeddingMap.load(tmp_path)
         pd.testing.assert_frame_equal(loaded.points, made.points, check_exact=True)
         assert (loaded.method, loaded.explained) == (made.method, made.explained)
-        shares = [loaded.neighbor_accuracy, loaded.map_accuracy]
-        assert shares == pytest.approx([made.neighbor_accuracy, made.map_accuracy], nan_ok=True)
+        accuracies = [loaded.neighbor_accuracy, loaded.map_accuracy]
+        assert accuracies == pytest.approx([made.neighbor_accuracy, made.map_accuracy], nan_ok=True)
     table = pd.read_parquet(tmp_path / "map.parquet")
     table.attrs["schema"] = 2
     table.to_parquet(tmp_path / "map.parquet", index=False)
-    with pytest.raises(UserError, match=r"map.parquet has schema 2; this version reads schemas up to 1"):
+    with pytest.raises(UserError, match=r"map\.parquet .*schema 2.* 1"):
         EmbeddingMap.load(tmp_path)
-    with pytest.raises(UserError, match=r"there is no map in .*gone: map.parquet is missing. Run explore first"):
+    with pytest.raises(UserError, match=r"gone.*map\.parquet"):
         EmbeddingMap.load(tmp_path / "gone")
 
 
-def test_a_run_is_explored_unless_told_not_to(run: Run, digits: ImageData):
+def test_a_run_is_explored_by_default(run: Run, digits: ImageData):
     assert Exploration.load(run.evaluation()) is None  # the training's own evaluation is figures only
     evaluation = resnetlab.evaluate(run, digits)
     assert evaluation.exploration is not None
@@ -142,7 +142,7 @@ def test_a_run_is_explored_unless_told_not_to(run: Run, digits: ImageData):
     assert Exploration.load(run.evaluation()) is None  # it was of the evaluation before
 
 
-def test_a_network_is_explored_where_asked_for(network: ResNet, digits: ImageData, explored: Exploration):
+def test_a_network_is_explored_on_request(network: ResNet, digits: ImageData, explored: Exploration):
     assert resnetlab.evaluate(network, digits).exploration is None
     found = resnetlab.evaluate(network, digits, explore=True).exploration
     assert found is not None
@@ -169,7 +169,7 @@ def test_an_old_evaluation_is_explored_once(
 
 
 def test_images_of_another_evaluation_are_refused(network: ResNet, digits: ImageData, evaluation: Evaluation):
-    with pytest.raises(UserError, match=r"the test split of digits has other images than the evaluation\. Evaluate"):
+    with pytest.raises(UserError, match=r"test split of digits"):
         explore(network, first(digits, 20), evaluation)
 
 
@@ -199,11 +199,11 @@ def test_images_of_one_class_are_explored_in_the_networks_order_of_classes(netwo
     assert found.diagnostics.top1 == pytest.approx(evaluation.summary["top1"])
 
 
-def test_a_network_that_answers_nan_keeps_its_figures(digits: ImageData):
+def test_a_network_that_returns_nan_is_evaluated_without_exploration(digits: ImageData):
     model = ResNet(TINY)
     model.preprocessing, model.class_names = digits.preprocessing, digits.class_names
     model.get_submodule("conv1").get_parameter("weight").data.fill_(math.nan)
-    with pytest.warns(UserWarning, match="there is nothing to explore: 360 of 360 embeddings hold NaN"):
+    with pytest.warns(UserWarning, match=r"360 of 360 .*NaN"):
         evaluation = resnetlab.evaluate(model, digits, explore=True)
     assert evaluation.exploration is None
     assert math.isnan(evaluation.summary["loss"])
@@ -241,7 +241,7 @@ def test_the_command_says_what_it_does(cli: Cli, run: Run, monkeypatch: pytest.M
     monkeypatch.setattr(explore_module, "_WORTH_A_WORD", 100)
     code, _, err = cli("evaluate", run.path)
     assert code == 0, err
-    assert "mapping 360 embeddings, diagnosing 9 blocks\n" in err
+    assert "360 embeddings" in err and "9 blocks" in err
     assert f"tables  {run.evaluation()}" in err
 
 
@@ -255,11 +255,11 @@ def test_other_images_from_the_shell_may_lack_classes(cli: Cli, run: Run, digits
             Image.fromarray(split.images[number, 0].numpy()).save(folder / f"{number}.png")
     code, out, err = cli("evaluate", run.path, "--data", tmp_path / "some")
     assert code == 0, err
-    assert "30 images" in out and "no image of 7 of the network's 10 classes: 3, 4, 5, 6, 7, 8, 9" in out
+    assert "30 images" in out and "7 of the network's 10 classes: 3, 4, 5, 6, 7, 8, 9" in out
     code, out, err = cli("evaluate", run.path, "--data", tmp_path / "single")
     assert code == 0, err
-    assert ", 1 image\n" in out and "no image of 9 of the network's 10 classes" in out
+    assert ", 1 image\n" in out and "9 of the network's 10 classes" in out
     assert Exploration.load(run.evaluation("single")) is not None
     next((tmp_path / "single").iterdir()).rename(tmp_path / "single" / "eleven")
     code, _, err = cli("evaluate", run.path, "--data", tmp_path / "single")
-    assert (code, "single has classes that the network does not know: 'eleven'. It knows '0', '1'," in err) == (2, True)
+    assert (code, "single" in err, "'eleven'" in err, "'0', '1'" in err) == (2, True, True, True)

@@ -65,9 +65,9 @@ def test_without_confusions_the_table_is_empty_and_can_be_written(tmp_path: Path
 
 
 def test_names_that_are_no_classes_are_refused():
-    with pytest.raises(UserError, match=r"among the 4 class names, got \['cow', 'yak'\] too\. Name every class"):
+    with pytest.raises(UserError, match=r"\['cow', 'yak'\].* 4 names.*class_names"):
         confusion_matrix(["cat", "cow"], ["yak", "dog"], NAMES)
-    with pytest.raises(UserError, match=r"there are 1 labels and 2 predictions\. Give one of each"):
+    with pytest.raises(UserError, match="1 labels and 2 predictions"):
         confused_pairs(["cat"], ["cat", "dog"], NAMES)
 
 
@@ -101,17 +101,14 @@ def test_images_are_counted_by_which_network_is_right():
     assert rows["right"].tolist() == ["first", "second", "first"]
     assert rows["second"].tolist() == ["b", "a", "a"]
     assert rows["first_confidence"].tolist() == first["confidence"][1:4].tolist()
-    assert str(comparison) == (
-        "second is right where first is wrong on 1 image, the other way round on 2; McNemar p = 1"
-    )
+    assert str(comparison) == "only the second is right on 1 image, only the first on 2; McNemar p = 1"
 
 
 def test_a_comparison_says_how_sure_it_is():
     labels = "a" * 100
     comparison = compare_evaluations(table("a" * 12 + "b" * 31 + "a" * 57, labels), table("b" * 12 + "a" * 88, labels))
-    assert str(comparison) == repr(comparison) == (
-        "second is right where first is wrong on 31 images, the other way round on 12; McNemar p = 0.0061"
-    )  # fmt: skip
+    assert str(comparison) == repr(comparison)
+    assert all(fact in str(comparison) for fact in ("31 images", "12", "p = 0.0061"))
 
 
 def test_the_order_of_the_images_does_not_matter():
@@ -124,20 +121,20 @@ def test_the_order_of_the_images_does_not_matter():
     by_path = compare_evaluations(first.assign(path=paths), moved)
     assert by_path.disagreements["path"].tolist() == ["1.png", "2.png", "3.png"]
     pd.testing.assert_frame_equal(by_path.disagreements.drop(columns="path"), expected.disagreements)
-    twice = ["same.png"] * 6  # a table of images may name a file more than once: then the index tells
+    twice = ["same.png"] * 6  # a table of images may name a file more than once: then the index counts
     again = compare_evaluations(first.assign(path=twice), second.assign(path=twice))
     pd.testing.assert_frame_equal(again.disagreements, expected.disagreements)
 
 
 def test_tables_of_different_images_are_refused():
     first = table("aabbba")
-    with pytest.raises(UserError, match=r"by index, 2 of 6 are only in the first, and 1 of 5 only in the second\."):
+    with pytest.raises(UserError, match=r"index.* 2 of 6 .*first.* 1 of 5 .*second"):
         compare_evaluations(first, table("aabbb", "aaabb", index=[10, 11, 12, 13, 99]))
-    with pytest.raises(UserError, match=r"label 2 of 6 images differently, such as index 11: 'a' and 'b'\. Evaluate"):
+    with pytest.raises(UserError, match=r"2 of 6 .*index 11: 'a' and 'b'"):
         compare_evaluations(first, table("aabbba", "abaabb"))
-    with pytest.raises(UserError, match="the second table has index 10 more than once"):
+    with pytest.raises(UserError, match=r"second .*index 10"):
         compare_evaluations(first, first.assign(index=10))
-    with pytest.raises(UserError, match=r"two per_image tables of evaluate; the first lacks label, confidence\."):
+    with pytest.raises(UserError, match=r"first .*label, confidence"):
         compare_evaluations(first[["index", "prediction"]], first)
 
 
@@ -219,18 +216,18 @@ def test_of_no_images_nothing_is_known():
 
 
 def test_wrong_counts_are_refused():
-    with pytest.raises(UserError, match=r"must be at most n together, got 3 and 2 of 4\.$"):
+    with pytest.raises(UserError, match=r"n = 4, got 3 \+ 2"):
         difference_interval(3, 2, 4)
-    with pytest.raises(UserError, match="only_second must be an integer of at least 0, got -1"):
+    with pytest.raises(UserError, match=r"only_second .*0, got -1"):
         difference_interval(3, -1, 4)
-    with pytest.raises(UserError, match="confidence must be a finite number above 0 and below 1, got 95"):
+    with pytest.raises(UserError, match=r"confidence .*0 .*1, got 95"):
         difference_interval(3, 1, 4, 95)
 
 
 def test_a_table_is_put_into_the_order_of_another():
     first, second = table("aabbba"), table("abaaba")
     pd.testing.assert_frame_equal(align(first, second.iloc[::-1]), second)
-    with pytest.raises(UserError, match=r"two per_image tables of evaluate; the second lacks confidence\."):
+    with pytest.raises(UserError, match=r"second .*confidence"):
         align(first, second.drop(columns="confidence"))
 
 
@@ -242,5 +239,4 @@ def test_a_notebook_shows_the_counts_and_the_classes_and_runs_nothing():
     shown = comparison._repr_html_()
     assert "<script" not in shown
     assert "&lt;script&gt;alert(1)" in shown
-    assert "difference of accuracy -33.33% (95 % interval " in shown
-    assert "the other way round on 2; McNemar p = 0.5" in shown
+    assert "-33.33%" in shown and "p = 0.5" in shown

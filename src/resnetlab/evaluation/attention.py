@@ -1,7 +1,7 @@
-"""Where in an image a network finds a class: three answers that check each other.
+"""Attention maps: where in an image a network finds a class, by three methods that check each other.
 
-Class activation and Grad-CAM read it from the network's own maps; occlusion covers part of the image and looks
-what happens, and so needs to know nothing of the network.
+Class activation and Grad-CAM use the network's own feature maps. Occlusion covers part of the image and measures the
+effect, so it needs no knowledge of the network.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from resnetlab.evaluation.forward import batch_size, check_images, check_pixels,
 from resnetlab.models.resnet import ResNet
 
 FOR_THE_CLASS = (213, 94, 0)
-"""Vermilion: what speaks for the class. With the blue, of Okabe and Ito's palette for all kinds of color vision."""
+"""Vermilion for evidence for the class; both colors are from Okabe and Ito's palette, safe for color-blind readers."""
 AGAINST_THE_CLASS = (0, 114, 178)
-_DENSEST = 0.8  # opacity of the largest value: the image still shows through
+_DENSEST = 0.8  # opacity of the largest value, so that the image stays visible
 _LUMINANCE = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Attention:
-    """For each image a map of what speaks for a class, and, with a minus, of what speaks against it.
+    """For each image, a map of the evidence for a class; negative values are evidence against it.
 
     Attributes:
         maps: (N, h, w), float32, signed, on the CPU; cells divide the image evenly.
-        classes: int64 (N,), the class that each map is about.
+        classes: int64 (N,), the class that each map explains.
         method: "class activation", "Grad-CAM" or "occlusion".
-        at: the tap of `ResNet.features` that was looked at, or "images".
+        at: the tap of `ResNet.features` that the map is computed from, or "images".
     """
 
     maps: Tensor
@@ -45,7 +45,7 @@ class Attention:
 
     @property
     def positive(self) -> Tensor:
-        """The maps without what speaks against the class, (N, h, w): Grad-CAM as published."""
+        """The maps without negative values, (N, h, w): Grad-CAM as published."""
         return self.maps.clamp(min=0)
 
     @property
@@ -55,43 +55,45 @@ class Attention:
 
     @property
     def all_negative(self) -> Tensor:
-        """Whether nothing in a map speaks for its class and something against it, bool (N,).
+        """Whether a map has negative values only, bool (N,).
 
-        Rectified, such a map would be empty; scaled to its own range, it would show what is least against the class
-        as if it were for it.
+        Rectified, such a map would be empty. Scaled to its own range, it would show the weakest evidence against the
+        class as evidence for it.
         """
         lowest, highest = self.range.unbind(1)
         return (highest <= 0) & (lowest < 0)
 
     @property
     def limits(self) -> Tensor:
-        """The largest absolute value of each map, (N,): what full color means in `overlay`, with either sign."""
+        """The largest absolute value of each map, (N,): the value of full color in `overlay`, for both signs."""
         return self.maps.abs().amax((1, 2))
 
     def upsampled(self, size: int | tuple[int, int]) -> Tensor:
-        """Returns the maps in the size of an image, (N, H, W), interpolated bilinearly between centers of cells."""
+        """Returns the maps at the size of an image, (N, H, W), interpolated bilinearly between cell centers."""
         shape = (size, size) if isinstance(size, int) else size
         return F.interpolate(self.maps[:, None], shape, mode="bilinear", align_corners=False)[:, 0]
 
     def overlay(self, images: Tensor, *, limit: float | None = None) -> np.ndarray:
-        """Returns the maps over the images in gray: orange for the class, blue against it, nothing at 0.
+        """Returns the maps over the images in gray: orange for the class, blue against it, no color at 0.
 
-        Both signs have the same scale, so that an all-negative map is blue only.
+        Both signs have the same scale, so an all-negative map is only blue.
 
         Args:
-            images: those that were explained, uint8 (N, C, H, W).
-            limit: the value of full color, to compare images; None takes that of each map, see `limits`.
+            images: the explained images, uint8 (N, C, H, W).
+            limit: the value of full color, to compare images; None uses that of each map, see `limits`.
 
         Returns:
             uint8 (N, H, W, 3).
         """
         check_pixels(images)
         if len(images) != len(self.maps):
-            raise UserError(f"overlay needs the {len(self.maps)} images that the maps are of, got {len(images)}.")
+            raise UserError(
+                f"overlay needs the {len(self.maps)} images of the maps, got {len(images)}. Pass the explained images."
+            )
         limits = self.limits if limit is None else torch.tensor(check_number("limit", limit, 0, above=True))
-        share = self.upsampled((images.shape[2], images.shape[3])) / limits.clamp(min=1e-30).reshape(-1, 1, 1)
-        opacity = share.abs().clamp(max=1)[..., None] * _DENSEST
-        colors = torch.tensor([AGAINST_THE_CLASS, FOR_THE_CLASS])[(share > 0).long()]
+        strength = self.upsampled((images.shape[2], images.shape[3])) / limits.clamp(min=1e-30).reshape(-1, 1, 1)
+        opacity = strength.abs().clamp(max=1)[..., None] * _DENSEST
+        colors = torch.tensor([AGAINST_THE_CLASS, FOR_THE_CLASS])[(strength > 0).long()]
         return ((1 - opacity) * _gray(images)[..., None] + opacity * colors).round().to(torch.uint8).numpy()
 
 
@@ -99,16 +101,16 @@ class Attention:
 def class_activation(model: ResNet, images: Tensor, classes: Tensor | Sequence[int] | None = None) -> Attention:
     """Returns the class activation of each image (Zhou et al. 2016): sum over k of w[class, k] A_k.
 
-    A is what the network pools ("final") and w the weights of its head: the mean of the map plus the bias is the
-    logit, exactly.
+    A is the feature map that the network pools ("final"), and w the weights of its head: the mean of the map plus the
+    bias is exactly the logit.
 
     Args:
-        model: a trained network; it is left as it is found.
+        model: a trained network; it is not changed.
         images: uint8 (N, C, H, W), of the network's size.
         classes: (N,), the class to explain for each image; None explains the predicted ones.
 
     Raises:
-        UserError: the network was never trained or has no head, or images or classes do not fit it.
+        UserError: the network is untrained or has no head, or images or classes do not fit it.
     """
     preprocessing = _check(model, images)
     wanted = _check_classes(model, classes, len(images))
@@ -126,28 +128,28 @@ def class_activation(model: ResNet, images: Tensor, classes: Tensor | Sequence[i
 def grad_cam(
     model: ResNet, images: Tensor, classes: Tensor | Sequence[int] | None = None, at: str = "final"
 ) -> Attention:
-    """Returns Grad-CAM of each image (Selvaraju et al. 2017), with its sign: sum over k of alpha_k A_k.
+    """Returns the signed Grad-CAM of each image (Selvaraju et al. 2017): sum over k of alpha_k A_k.
 
-    alpha_k is the mean over positions of the gradient of the class's logit with respect to A_k. The paper drops what
-    is negative; here `Attention.positive` does. At "final" it is the class activation divided by the number of
-    positions.
+    alpha_k is the mean over positions of the gradient of the class's logit with respect to A_k. The paper sets
+    negative values to 0; here `Attention.positive` does. At "final", Grad-CAM is the class activation divided by the
+    number of positions.
 
     Args:
-        model: a trained network; it is left as it is found, the gradients of its parameters too.
+        model: a trained network; it is not changed, nor are the gradients of its parameters.
         images: uint8 (N, C, H, W), of the network's size.
         classes: (N,), the class to explain for each image; None explains the predicted ones.
-        at: whose output A is: "stem", a stage such as "stage2", a block such as "stage1.block2", or "final", what
-            is pooled.
+        at: the output to use as A: "stem", a stage such as "stage2", a block such as "stage1.block2", or "final", the
+            pooled feature map.
 
     Raises:
-        UserError: as of `class_activation`, or there is no such tap.
+        UserError: as for `class_activation`, or the tap does not exist.
     """
     preprocessing = _check(model, images)
     wanted, tap = _check_classes(model, classes, len(images)), _check_tap(model, at)
     maps, explained = [], []
     with torch.inference_mode(False), torch.enable_grad(), evaluating(model):
         for place, batch in normalized_batches(model, images, preprocessing):
-            # The images ask for a gradient, so that there is one at every tap however much of the network is frozen.
+            # The images require a gradient, so every tap has one even if the network is frozen.
             taps = model.features(batch.requires_grad_())
             chosen = _chosen(wanted, place, taps["logits"])
             logits = taps["logits"].gather(1, chosen[:, None])
@@ -167,25 +169,25 @@ def occlusion(
     stride: int | None = None,
     fill: str | int = "mean",
 ) -> Attention:
-    """Returns by how much the logit of the class drops when a square of the image is covered (Zeiler and Fergus 2014).
+    """Returns the drop of the class's logit when a square of the image is covered (Zeiler and Fergus 2014).
 
-    The centers of the squares divide the image evenly, so that the map lies over it as the other methods' maps do;
-    at the border a square covers less.
+    The centers of the squares divide the image evenly, so the map aligns with the image like those of the other
+    methods. At the border, a square covers less.
 
     Args:
-        model: a trained network; it is left as it is found.
+        model: a trained network; it is not changed.
         images: uint8 (N, C, H, W), of the network's size.
         classes: (N,), the class to explain for each image; None explains the predicted ones.
-        size: side of the square in pixels; None is a quarter of the image.
-        stride: the most pixels between two centers; None is an eighth of the image.
-        fill: what covers: "mean", the mean color of the training images, or a pixel value from 0 to 255, such as
-            that of the background: a square that stands out from it is something to see, too.
+        size: side of the square in pixels; None means a quarter of the image.
+        stride: maximum pixels between two centers; None means an eighth of the image.
+        fill: the color of the square: "mean", the mean color of the training images, or a pixel value from 0 to 255.
+            The color of the background is a good choice, because a square that stands out is itself a feature.
 
     Returns:
         Maps of ceil(H / stride) x ceil(W / stride) cells.
 
     Raises:
-        UserError: as of `class_activation`, or a square, stride or fill is out of range.
+        UserError: as for `class_activation`, or size, stride or fill is out of range.
     """
     preprocessing = _check(model, images)
     wanted = _check_classes(model, classes, len(images))
@@ -203,8 +205,8 @@ def occlusion(
             chosen = _chosen(wanted, at, whole)
             for image, label, logits in zip(batch, chosen, whole, strict=True):
                 drops = []
-                for part in places.split(batch_size(model, height * width, keeping=True)):
-                    squares = rows[part[:, 0], None, :, None] & columns[part[:, 1], None, None, :]
+                for chunk in places.split(batch_size(model, height * width, keeping=True)):
+                    squares = rows[chunk[:, 0], None, :, None] & columns[chunk[:, 1], None, None, :]
                     drops.append(logits[label] - model(torch.where(squares, cover, image))[:, label])
                 maps.append(torch.cat(drops).reshape(len(rows), len(columns)).float().cpu())
             explained.append(chosen.cpu())
@@ -214,7 +216,9 @@ def occlusion(
 def _check(model: ResNet, images: Tensor) -> Preprocessing:
     preprocessing = check_images(model, images)
     if not model.config.num_classes:
-        raise UserError("the network has no head, and so no class to explain. Take a network with num_classes.")
+        raise UserError(
+            "the network has no head (num_classes=0), so there is no class to explain. Use a network with num_classes."
+        )
     return preprocessing
 
 
@@ -225,21 +229,21 @@ def _check_classes(model: ResNet, classes: Tensor | Sequence[int] | None, count:
     fits = wanted.shape == (count,) and not (wanted.is_floating_point() or wanted.dtype == torch.bool)
     if not fits or wanted.min() < 0 or wanted.max() >= most:
         raise UserError(
-            f"classes must be {count} integers from 0 to {most - 1}, one for each image, got {classes!r}. "
-            "They are positions in model.class_names; None explains the predicted ones."
+            f"classes must be {count} integers from 0 to {most - 1}, one per image, got {classes!r}. They are "
+            "positions in model.class_names; None explains the predicted classes."
         )
     return wanted.long()
 
 
 def _check_tap(model: ResNet, at: str) -> str:
-    """Returns the name in `ResNet.features` of what `at` means: of a stage, its last block."""
+    """Returns the name in `ResNet.features` for `at`; a stage means its last block."""
     taps = {"stem": "stem"}
     for name, _ in model.blocks():
         taps[name.partition(".")[0]] = name
         taps[name] = name
     taps["final"] = "final"
     if at not in taps:
-        raise unknown("place to look at", at, taps)
+        raise unknown("tap", at, taps)
     return taps[at]
 
 
@@ -248,7 +252,7 @@ def _chosen(wanted: Tensor | None, place: slice, logits: Tensor) -> Tensor:
 
 
 def _covered(length: int, size: int, stride: int) -> Tensor:
-    """Returns which pixels along a side each square covers, bool (squares, length)."""
+    """Returns the pixels along a side that each square covers, bool (squares, length)."""
     squares = -(-length // stride)
     centers = (torch.arange(squares) + 0.5) * (length / squares)
     first = (centers - size / 2).round()[:, None]

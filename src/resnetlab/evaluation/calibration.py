@@ -1,4 +1,4 @@
-"""Calibration: whether a network that is 80 % sure is right 80 % of the time."""
+"""Calibration: whether predictions with a confidence of 80 % are correct 80 % of the time."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ _ROUNDING = 1e-9
 
 
 def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> pd.DataFrame:
-    """Returns the table of a reliability diagram: a row a bin (low, high] of the confidence.
+    """Returns the table of a reliability diagram: one row per bin (low, high] of the confidence.
 
-    The bins are equally wide, as in Guo et al., "On Calibration of Modern Neural Networks", ICML 2017; a confidence
-    of exactly 0 belongs to the first. An image whose confidence is NaN is in none.
+    The bins have equal width, as in Guo et al., "On Calibration of Modern Neural Networks", ICML 2017. A confidence of
+    exactly 0 belongs to the first bin; an image with confidence NaN belongs to none.
 
     Args:
         confidence: (N,), of the predictions, from 0 to 1.
-        correct: (N,), whether each is right.
-        bins: how many.
+        correct: (N,), whether each prediction is correct.
+        bins: number of bins.
 
     Returns:
-        low, high, count, confidence (mean), accuracy; the last two are NaN where count is 0.
+        The columns low, high, count, confidence (mean) and accuracy; the last two are NaN if count is 0.
 
     Raises:
-        UserError: not as many confidences as answers, a confidence outside 0 to 1, or no bins.
+        UserError: the lengths differ, a confidence is outside 0 to 1, or there are no bins.
     """
     bins = check_integer("bins", bins, 1)
     sure, right = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=bool)
     if sure.shape != right.shape or sure.ndim != 1:
         raise UserError(
-            "expected a confidence and a true or false for each image, in two rows of the same length, "
+            "expected confidence and correct as two sequences of the same length, one value per image, "
             f"got shapes {sure.shape} and {right.shape}."
         )
     outside = (sure < 0) | (sure > 1 + _ROUNDING)
@@ -62,24 +62,24 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> pd
 def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> float:
     """Returns the mean over images of |accuracy - mean confidence| of their bins; see `reliability`.
 
-    ECE = sum over bins of n_b / n |acc_b - conf_b| (Guo et al. 2017), from 0 to 1. It is NaN of no images, and where
-    a confidence is NaN.
+    ECE = sum over bins of n_b / n |acc_b - conf_b| (Guo et al. 2017), from 0 to 1. It is NaN without images, or if a
+    confidence is NaN.
     """
     counts, gaps = _gaps(confidence, correct, bins)
     return float((counts * gaps).sum() / counts.sum()) if len(counts) else math.nan
 
 
 def maximum_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> float:
-    """Returns the largest |accuracy - mean confidence| of a bin that holds images; see `expected_calibration_error`.
+    """Returns the largest |accuracy - mean confidence| of a non-empty bin; see `expected_calibration_error`.
 
-    A bin of a single image counts like any other: with few images this figure says little.
+    A bin with a single image counts like any other, so with few images this value means little.
     """
     counts, gaps = _gaps(confidence, correct, bins)
     return float(gaps.max()) if len(counts) else math.nan
 
 
 def _gaps(confidence: ArrayLike, correct: ArrayLike, bins: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns count and |accuracy - confidence| of each bin that holds images; nothing where a confidence is NaN."""
+    """Returns count and |accuracy - confidence| of each non-empty bin; empty arrays if a confidence is NaN."""
     table = reliability(confidence, correct, bins)
     count, sure, right = (table[name].to_numpy() for name in ("count", "confidence", "accuracy"))
     filled = count > 0 if count.sum() == np.size(confidence) else np.zeros(bins, dtype=bool)

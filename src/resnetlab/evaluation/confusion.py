@@ -1,4 +1,4 @@
-"""What is taken for what."""
+"""The confusion matrix, and the most confused pairs of classes."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from resnetlab.core.errors import UserError
 
 
 def confusion_matrix(labels: Sequence[str], predictions: Sequence[str], class_names: Sequence[str]) -> pd.DataFrame:
-    """Returns how many images of each class (row) were taken for each class (column).
+    """Returns the number of images of each class (row) that are predicted as each class (column).
 
     Args:
-        labels: a class name for each image.
-        predictions: likewise.
-        class_names: of rows and columns, in order; classes without images included.
+        labels: one class name per image.
+        predictions: one class name per image.
+        class_names: of rows and columns, in order, including classes without images.
 
     Raises:
-        UserError: not as many predictions as labels, or a name that is no class's.
+        UserError: the numbers of labels and predictions differ, or a name is not in `class_names`.
     """
     if len(labels) != len(predictions):
         raise UserError(
-            f"there are {len(labels):,} labels and {len(predictions):,} predictions. Give one of each for every image."
+            f"expected one label and one prediction per image, got {len(labels):,} labels and {len(predictions):,} "
+            "predictions."
         )
     if unknown := (set(labels) | set(predictions)).difference(class_names):
         raise UserError(
-            f"expected labels and predictions among the {len(class_names):,} class names, got {sorted(unknown)} too. "
-            "Name every class in class_names."
+            f"expected labels and predictions from class_names, got {sorted(unknown)}, which are not among its "
+            f"{len(class_names):,} names. Add them to class_names."
         )
     counts = np.zeros((len(class_names), len(class_names)), dtype=np.int64)
-    if len(labels):  # scikit-learn refuses to count nothing
+    if len(labels):  # scikit-learn rejects empty input
         with warnings.catch_warnings():
-            # It suspects a mistake in a matrix of one class; here it is meant.
+            # scikit-learn warns about a matrix of one class, which is correct here.
             warnings.filterwarnings("ignore", message="A single label was found")
             counts = sklearn.metrics.confusion_matrix(list(labels), list(predictions), labels=list(class_names))
     return pd.DataFrame(
@@ -44,11 +45,11 @@ def confusion_matrix(labels: Sequence[str], predictions: Sequence[str], class_na
 
 
 def confused_pairs(labels: Sequence[str], predictions: Sequence[str], class_names: Sequence[str]) -> pd.DataFrame:
-    """Returns a row for each class that was taken for another, most frequent first; see `confusion_matrix`.
+    """Returns one row per pair of a class and a wrong prediction, most frequent first; see `confusion_matrix`.
 
     Returns:
-        label, prediction, count (images), share (of the label's images, from 0 to 1). Among equal counts the larger
-        share comes first.
+        The columns label, prediction, count (images) and share (fraction of the label's images, from 0 to 1). For equal
+        counts, the larger share comes first.
     """
     matrix = confusion_matrix(labels, predictions, class_names).to_numpy()
     rows, columns = np.nonzero(matrix * ~np.eye(len(matrix), dtype=bool))

@@ -1,4 +1,4 @@
-"""The residual's own story: what each block adds to its shortcut, how its layers respond, and what it is needed for."""
+"""Diagnostics of residual blocks: what each adds to its shortcut, how its layers respond, and what it is worth."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Diagnostics:
-    """What `diagnose` found.
+    """The result of `diagnose`.
 
     Attributes:
-        images: how many images were looked at.
-        top1, loss: of the whole network on them; None without labels, and so without lesions.
-        blocks: a row a block, in order; a figure that does not exist is NaN:
+        images: number of images used.
+        top1, loss: of the whole network on them; None without labels, and then there are no lesions.
+        blocks: one row per block, in order; a value that does not exist is NaN:
             block: its name in `ResNet.features`.
-            kind: what its shortcut is: identity, padded, projection or plain (none); or removed by surgery.
+            kind: of its shortcut: identity, padded, projection or plain (none); or removed by surgery.
             ratio: |branch| / |shortcut|, norms over C, H and W, mean over images.
             cosine: of the angle between branch and shortcut, mean over images.
-            variance_share: the branch's share of the variance of the sum before activation, the shortcut having
-                the rest: cov(branch, sum) / var(sum) over images and positions, each summed over channels. Below 0
-                or above 1 where the two counteract.
+            variance_share: fraction of the variance of the sum before activation that is due to the branch; the rest
+                is due to the shortcut: cov(branch, sum) / var(sum) over images and positions, each summed over
+                channels. It is below 0 or above 1 if branch and shortcut are negatively correlated enough.
             lesion_top1, lesion_loss: of the network with this block reduced to its shortcut (Veit et al. 2016).
-            top1_cost, loss_cost: what the lesion costs: the fall of top-1 and the rise of the loss.
-        responses: a row a 3x3 convolution, in order: layer, response, rank (1 is the largest). The response is the
+            top1_cost, loss_cost: the cost of the lesion: the decrease of top-1 and the increase of the loss.
+        responses: one row per 3x3 convolution, in order: layer, response, rank (1 is the largest). The response is the
             standard deviation over images and positions, mean over channels, of the output after normalization and
-            before activation or addition (He et al. 2016, Fig. 7). With pre-activation a normalization belongs to
-            the convolution after it, so that the convolution's own output is taken: compare such networks with
-            each other only.
+            before activation or addition (He et al. 2016, Fig. 7). With pre-activation, a normalization belongs to the
+            following convolution, so the response is that of the convolution's own output: compare such networks only
+            with each other.
     """
 
     images: int
@@ -66,9 +66,9 @@ class Diagnostics:
 
     @property
     def effective_depth(self) -> int | None:
-        """Number of blocks whose lesion alone costs more than one point of top-1; None without labels.
+        """Number of blocks whose single lesion costs more than one point of top-1; None without labels.
 
-        Blocks that cannot be taken out, those of a plain network that change the shape, are not counted.
+        Plain blocks that change the shape cannot be removed and are not counted.
         """
         if self.top1 is None:
             return None
@@ -92,7 +92,7 @@ class Diagnostics:
         for name in ("blocks", "responses"):
             path = folder / f"{name}.parquet"
             if not path.is_file():
-                raise UserError(f"there are no diagnostics in {folder}: {path.name} is missing. Run diagnose first.")
+                raise UserError(f"no diagnostics in {folder}: {path.name} not found. Run diagnose first.")
             tables[name] = pd.read_parquet(path)
             check_schema(path, tables[name].attrs.get("schema"), SCHEMA_VERSION)
         summary = tables["blocks"].attrs
@@ -104,7 +104,7 @@ class Diagnostics:
         else:
             yield (
                 f"{self.images:,} images: top-1 {self.top1:.2%}, loss {self.loss:.4f}; "
-                f"{self.effective_depth} of {len(self.blocks)} blocks cost more than a point of top-1 when taken out"
+                f"{self.effective_depth} of {len(self.blocks)} blocks cost more than one point of top-1 when removed"
             )
         table = Table()
         table.add_column("block")
@@ -117,7 +117,7 @@ class Diagnostics:
             table.add_row(str(row["block"]), str(row["kind"]), *figures, *costs)
         yield table
         if "plain" in set(self.blocks["kind"]):
-            yield "A plain block that changes the shape cannot be taken out: nothing can stand in for it."
+            yield "Plain blocks that change the shape cannot be removed."
         if len(self.responses):
             ranked = self.responses.sort_values("rank")
             ends = [f"{row['response']:.3f} ({row['layer']})" for row in ranked.iloc[[0, -1]].to_dict("records")]
@@ -132,19 +132,19 @@ class Diagnostics:
 def diagnose(
     model: ResNet, images: Tensor, labels: Tensor | None = None, *, at_most: int = 512, seed: int = 0
 ) -> Diagnostics:
-    """Returns what each block of a trained network does, on a sample of images.
+    """Returns diagnostics of each block of a trained network, on a sample of images.
 
-    The network is left as it is found: modes, buffers, gradients and the random state.
+    Modes, buffers and gradients of the network, and the random state, do not change.
 
     Args:
         model: a trained network.
         images: uint8 (N, C, H, W), of the network's size.
-        labels: int64 (N,), positions in `model.class_names`; None leaves the lesions out.
-        at_most: the most images to look at, drawn by `sample`.
-        seed: of the draw.
+        labels: int64 (N,), positions in `model.class_names`; without them there are no lesions.
+        at_most: maximum number of images, chosen by `sample`.
+        seed: of the sample.
 
     Raises:
-        UserError: the network was never trained, or images or labels do not fit it.
+        UserError: the network is untrained, or images or labels do not fit it.
     """
     preprocessing = check_images(model, images)
     _check_labels(model, labels, len(images))
@@ -168,7 +168,7 @@ def diagnose(
     figures = {}
     if labels is not None:
         sampled = labels.cpu()[positions]
-        figures = {name: overall(torch.cat(parts), sampled) for name, parts in logits.items()}
+        figures = {name: overall(torch.cat(batches), sampled) for name, batches in logits.items()}
     whole = figures.get(None, {"top1": None, "loss": None})
     rows = [
         {"block": name, "kind": _kind(block), **shares[name].figures(), **_costs(whole, figures.get(name))}
@@ -183,7 +183,7 @@ def diagnose(
 
 
 def sample(count: int, at_most: int = 512, seed: int = 0) -> Tensor:
-    """Returns positions of at most `at_most` of `count` images, int64, in order; a function of its arguments."""
+    """Returns at most `at_most` of `count` positions, int64, ascending; the same for the same arguments."""
     at_most = check_integer("at_most", at_most, 1)
     if count <= at_most:
         return torch.arange(count)
@@ -192,16 +192,16 @@ def sample(count: int, at_most: int = 512, seed: int = 0) -> Tensor:
 
 
 def response_layers(model: ResNet) -> dict[str, nn.Module]:
-    """Returns, by the name of each 3x3 convolution, the module whose output is its response; see `Diagnostics`."""
+    """Returns the module whose output is the response of each 3x3 convolution, by its name; see `Diagnostics`."""
     layers: dict[str, nn.Module] = {}
     stem = [
         (name, layer)
-        for part in model.stem_names
-        for name, layer in model.get_submodule(part).named_modules(prefix=part)
+        for module in model.stem_names
+        for name, layer in model.get_submodule(module).named_modules(prefix=module)
         if next(layer.children(), None) is None
     ]
     for (name, layer), (_, following) in itertools.pairwise([*stem, ("", nn.Identity())]):
-        if _is_3x3(layer):  # the stem's layers stand in the order in which they run
+        if _is_3x3(layer):  # the stem's layers are in the order in which they run
             is_normalized = isinstance(getattr(following, "running_var", None), Tensor)
             layers[f"stem.{name}"] = following if is_normalized else layer
     for name, block in model.blocks():
@@ -216,7 +216,7 @@ def response_layers(model: ResNet) -> dict[str, nn.Module]:
 def _lesioned(model: ResNet, taps: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Yields the logits without each block in turn.
 
-    What comes before a block does not change, so that only what comes after it is computed again.
+    The layers before a block do not change, so only those after it are computed again.
     """
     blocks = model.blocks()
     *closing, head = model.sections()["head"]
@@ -238,8 +238,8 @@ def _check_labels(model: ResNet, labels: Tensor | None, count: int) -> None:
     if not fits or labels.min() < 0 or labels.max() >= most:
         got = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
         raise UserError(
-            f"labels must be a tensor of {count} int64 values from 0 to {most - 1}, one for each image, got {got}. "
-            "They are positions in model.class_names; None leaves the lesions out."
+            f"labels must be a tensor of {count} int64 values from 0 to {most - 1}, one per image, got {got}. They are "
+            "positions in model.class_names; without labels there are no lesions."
         )
 
 
@@ -274,7 +274,7 @@ def _kind(block: nn.Module) -> str:
 
 @contextmanager
 def _listening(model: ResNet, spreads: dict[str, Comoment]) -> Iterator[None]:
-    """Adds what the response layers return within the block."""
+    """Adds the outputs of the response layers while the context is active."""
     handles = [
         layer.register_forward_hook(lambda _, __, output, spread=spreads[name]: spread.add(output, output))
         for name, layer in response_layers(model).items()

@@ -1,4 +1,4 @@
-"""A map of embeddings in the plane, and how far it can be believed."""
+"""A two-dimensional map of embeddings, and how well it preserves their neighborhoods."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from resnetlab.data.splits import limited
 SCHEMA_VERSION = 1
 METHODS = ("tsne", "pca")
 NEIGHBORS = 10
-"""How many neighbors vote in the accuracies of a map."""
+"""Number of neighbors that vote in the accuracies of a map."""
 
 _COMPONENTS, _PERPLEXITY = 50, 30.0
 _STEPS, _ANGLE = 350, 1.0
-"""Of t-SNE: coarser than scikit-learn's 1,000 and 0.5; a sixth of the time, for the same `map_accuracy`."""
+"""Settings of t-SNE, coarser than scikit-learn's 1,000 and 0.5: a sixth of the time for the same `map_accuracy`."""
 _ROUNDING = 1e-6
-"""Unit vectors that differ by less are the same one."""
+"""Unit vectors that differ by less count as equal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingMap:
-    """Embeddings as points in the plane, and how far the map can be believed.
+    """Embeddings as points in the plane, and how well the map preserves their neighborhoods.
 
     Attributes:
-        points: a row an embedding: index, x, y, label, and what else the table of embeddings had.
+        points: one row per embedding: index, x, y, label, and the other columns of the table of embeddings.
         method: "tsne" or "pca".
-        neighbor_accuracy: share of the points whose label is that of most of their nearest neighbors, in the full
-            space; see `embedding_map`. NaN of one point.
-        map_accuracy: the same in the map: where it is much lower, the map does not show what the network knows.
-        explained: shares of the variance along x and y, with "pca"; a t-SNE map has no such thing.
+        neighbor_accuracy: fraction of the points with the label of most of their nearest neighbors, in the full space;
+            see `embedding_map`. NaN for a single point.
+        map_accuracy: the same in the map. If it is much lower, the map does not show what the network has learned.
+        explained: fractions of the variance along x and y; only for "pca".
     """
 
     points: pd.DataFrame
@@ -53,7 +53,7 @@ class EmbeddingMap:
     explained: tuple[float, float] | None = None
 
     def save(self, folder: Path) -> None:
-        """Writes map.parquet: the points, and all else in its metadata."""
+        """Writes map.parquet: the points, and the other attributes in its metadata."""
         folder.mkdir(parents=True, exist_ok=True)
         table = self.points.copy(deep=False)
         names = ("method", "neighbor_accuracy", "map_accuracy", "explained")
@@ -66,7 +66,7 @@ class EmbeddingMap:
         """Reads what `save` wrote."""
         path = folder / "map.parquet"
         if not path.is_file():
-            raise UserError(f"there is no map in {folder}: {path.name} is missing. Run explore first.")
+            raise UserError(f"no map in {folder}: {path.name} not found. Run explore first.")
         points = pd.read_parquet(path)
         facts, points.attrs = points.attrs, {}
         check_schema(path, facts.get("schema"), SCHEMA_VERSION)
@@ -87,28 +87,28 @@ def embedding_map(
     seed: int = 0,
     limit: int | None = None,
 ) -> EmbeddingMap:
-    """Lays embeddings out in the plane, and measures what is left of their neighborhoods.
+    """Projects embeddings to the plane, and measures how well their neighborhoods are preserved.
 
-    Embeddings are scaled to length 1 first. "tsne" reduces them to 50 principal components and arranges these
-    (van der Maaten and Hinton, "Visualizing Data using t-SNE", JMLR 2008, by the method of Barnes and Hut) with
-    perplexity 30, or a third of the other points where they are few; near points of the map are alike, distances
-    between its groups mean nothing. "pca" takes the first two principal components.
+    Embeddings are first scaled to length 1. "tsne" reduces them to 50 principal components and applies t-SNE (van der
+    Maaten and Hinton, "Visualizing Data using t-SNE", JMLR 2008, with the Barnes-Hut method) with perplexity 30, or a
+    third of the other points if there are few. Near points in the map are similar; distances between groups have no
+    meaning. "pca" uses the first two principal components.
 
-    The accuracies are those of a vote of the 10 nearest other points, each with the rest as its examples. A tie goes
-    to the class, of those tied, that the nearest of the neighbors has.
+    The accuracies are those of a vote of the 10 nearest other points, leaving each point out in turn. A tie goes to the
+    tied class of the nearest neighbor.
 
-    One thread does the arranging, so that the same seed gives the same map however many there are. 10,000 points of
-    128 numbers take about 20 seconds of a slow core, and the time grows with the points.
+    The projection uses one thread, so the same seed gives the same map on any number of threads. 10,000 points of 128
+    numbers take about 20 seconds on a slow core, and the time grows with the number of points.
 
     Args:
         embeddings: the table that `evaluate` returns and writes (index, label, values), or (N, D) numbers.
-        labels: a label for each; without it the table's.
+        labels: one label per embedding; default those of the table.
         method: "tsne" or "pca".
-        seed: of the principal components and of what `limit` draws.
-        limit: the most points to show; of more, a part is drawn with the classes in proportion.
+        seed: of the principal components and of the sample of `limit`.
+        limit: maximum number of points; of more, a sample that keeps the proportions of the classes is shown.
 
     Raises:
-        UserError: there are no embeddings, not one label for each, or numbers that are not finite.
+        UserError: there are no embeddings, the number of labels differs, or values are not finite.
     """
     method, seed = check_choice("method", method, METHODS), check_integer("seed", seed, 0)
     frame, values = _read(embeddings, labels)
@@ -117,13 +117,13 @@ def embedding_map(
         kept = np.sort(limited(classes, len(names), limit, seed))
         frame, values, classes = frame.iloc[kept].reset_index(drop=True), values[kept], classes[kept]
     values = np.asarray(normalize(values))
-    with threadpool_limits(limits=1):  # several add up in another order, and small differences grow to other maps
-        places, shares = np.zeros((len(values), 2)), np.zeros(2)
+    with threadpool_limits(limits=1):  # several threads sum in another order, and t-SNE amplifies small differences
+        places, explained = np.zeros((len(values), 2)), np.zeros(2)
         if np.abs(values - values[0]).max() > _ROUNDING:
             if method == "pca":
-                places, shares = _principal(values, 2, seed)
+                places, explained = _principal(values, 2, seed)
             else:
-                places = _arranged(values, seed)
+                places = _tsne(values, seed)
         accuracy, map_accuracy = _neighbor_accuracy(values, classes), _neighbor_accuracy(places, classes)
     frame.insert(1, "x", places[:, 0])
     frame.insert(2, "y", places[:, 1])
@@ -132,7 +132,7 @@ def embedding_map(
         method=method,
         neighbor_accuracy=accuracy,
         map_accuracy=map_accuracy,
-        explained=(float(shares[0]), float(shares[1])) if method == "pca" else None,
+        explained=(float(explained[0]), float(explained[1])) if method == "pca" else None,
     )
 
 
@@ -144,11 +144,11 @@ def finite_rows(rows: Any) -> np.ndarray:
     except (TypeError, ValueError):
         values = np.empty(0)
     if values.ndim != 2 or not values.size:
-        raise UserError("expected embeddings: at least one row of numbers, all rows of the same length.")
+        raise UserError("expected embeddings as at least one row of numbers, with all rows of the same length.")
     if bad := int((~np.isfinite(values).all(1)).sum()):
         raise UserError(
-            f"{bad:,} of {len(values):,} embeddings hold NaN or infinite values. "
-            "The network that made them is damaged, or its training went wrong: look at its loss."
+            f"{bad:,} of {len(values):,} embeddings contain NaN or infinite values. The training of the network "
+            "probably diverged: look at its loss."
         )
     return values
 
@@ -156,11 +156,13 @@ def finite_rows(rows: Any) -> np.ndarray:
 def _read(
     embeddings: pd.DataFrame | np.ndarray | Tensor, labels: Sequence[Any] | np.ndarray | None
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """Returns a row a point (index, label, and what else there is), and their values (N, D)."""
+    """Returns one row per point (index, label, other columns), and their values (N, D)."""
     if isinstance(embeddings, pd.DataFrame):
         needed = ["index", "values", *(["label"] if labels is None else [])]
         if missing := [name for name in needed if name not in embeddings]:
-            raise UserError(f"a table of embeddings has index, label and values; this one lacks {', '.join(missing)}.")
+            raise UserError(
+                f"expected a table of embeddings with index, label and values; {', '.join(missing)} missing."
+            )
         values = finite_rows(embeddings["values"])
         frame = embeddings.drop(columns="values").reset_index(drop=True)
     else:
@@ -169,21 +171,21 @@ def _read(
     if labels is not None or "label" not in frame:
         count = 0 if labels is None else len(labels)
         if count != len(frame):
-            raise UserError(f"there are {len(frame):,} embeddings and {count:,} labels. Give a label for each.")
+            raise UserError(f"expected one label per embedding, got {len(frame):,} embeddings and {count:,} labels.")
         frame["label"] = np.asarray(labels)
     return pd.DataFrame(frame, columns=["index", "label", *frame.columns.drop(["index", "label"])]), values
 
 
 def _principal(values: np.ndarray, components: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the principal components (N, components or what there are) and their shares of the variance."""
+    """Returns at most `components` principal components (N, components) and their fractions of the variance."""
     pca = PCA(min(components, *values.shape), random_state=seed % 2**32)
-    places, shares = pca.fit_transform(values), pca.explained_variance_ratio_
-    lacking = max(0, 2 - places.shape[1])  # of points on a line: the plane's other axis
-    return np.pad(places, ((0, 0), (0, lacking))), np.pad(shares, (0, lacking))
+    places, explained = pca.fit_transform(values), pca.explained_variance_ratio_
+    missing = max(0, 2 - places.shape[1])  # points with a single component still need two axes
+    return np.pad(places, ((0, 0), (0, missing))), np.pad(explained, (0, missing))
 
 
-def _arranged(values: np.ndarray, seed: int) -> np.ndarray:
-    """Returns the t-SNE map (N, 2) of two or more points that are not all the same."""
+def _tsne(values: np.ndarray, seed: int) -> np.ndarray:
+    """Returns the t-SNE map (N, 2) of two or more points that are not all equal."""
     tsne = _ShortTSNE(
         perplexity=min(_PERPLEXITY, max(1.0, (len(values) - 1) / 3)),
         init="pca",
@@ -196,21 +198,21 @@ def _arranged(values: np.ndarray, seed: int) -> np.ndarray:
 
 
 class _ShortTSNE(TSNE):
-    """Half as many steps of exaggeration: groups that the principal components have apart already need no more.
+    """t-SNE with half as many steps of early exaggeration, enough for groups that PCA already separates.
 
-    scikit-learn has no argument for it; a version that calls it otherwise only takes longer.
+    scikit-learn has no argument for it. In a version with another name for this attribute, it only takes longer.
     """
 
     _EXPLORATION_MAX_ITER = 125
 
 
 def _neighbor_accuracy(places: np.ndarray, classes: np.ndarray) -> float:
-    """Returns the accuracy of the vote of each point's nearest others; see `embedding_map`."""
+    """Returns the accuracy of the vote of each point's nearest neighbors; see `embedding_map`."""
     count = min(NEIGHBORS, len(places) - 1)
     if not count:
         return float("nan")
     near = NearestNeighbors(n_neighbors=count).fit(places).kneighbors(return_distance=False)
-    # What is above 1 stays below 1 in sum, so that it decides between equal votes only, and there the nearest does.
+    # The additional weights sum to less than 1, so they only break ties, in favor of the nearest neighbor.
     weights = 1 + 0.5 ** np.arange(1, count + 1)
     votes = np.zeros((len(places), classes.max() + 1), np.float32)
     np.add.at(votes, (np.arange(len(places))[:, None], classes[near]), weights)

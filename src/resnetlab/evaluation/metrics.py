@@ -1,4 +1,4 @@
-"""Figures of a classifier, overall, by class and by image."""
+"""Metrics of a classifier: overall, by class and by image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from resnetlab.core.errors import UserError
 def overall(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     """Returns n, top1, top5 (0 to 1) and the mean cross-entropy loss.
 
-    With five classes or fewer top5 is 1 by definition.
+    With at most five classes, top5 is 1 by definition.
     """
     top5 = logits.topk(min(5, logits.shape[1])).indices
     return {
@@ -33,11 +33,11 @@ def overall(logits: Tensor, labels: Tensor) -> dict[str, Any]:
 
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Returns the confidence interval of a proportion, such as an accuracy; it holds near 0 and 1 too.
+    """Returns the confidence interval of a proportion, such as an accuracy; it is also valid near 0 and 1.
 
     With p = successes / n and z the quantile of the normal distribution at (1 + confidence) / 2, the ends are
     (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n): E. B. Wilson, "Probable Inference, the Law
-    of Succession, and Statistical Inference", JASA 1927. Of nothing, n = 0, nothing is known: 0 to 1.
+    of Succession, and Statistical Inference", JASA 1927. For n = 0, the interval is 0 to 1.
 
     Raises:
         UserError: `successes` is not between 0 and `n`, or `confidence` not between 0 and 1.
@@ -48,27 +48,27 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
         raise UserError(f"successes must be at most n, got {successes:,} of {n:,}.")
     if n == 0:
         return 0.0, 1.0
-    z, share = NormalDist().inv_cdf((1 + confidence) / 2), successes / n
-    center, scale = share + z**2 / (2 * n), 1 + z**2 / n
-    reach = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    # The ends of none and of all are exactly 0 and 1; rounding would miss them by a bit.
+    z, p = NormalDist().inv_cdf((1 + confidence) / 2), successes / n
+    center, scale = p + z**2 / (2 * n), 1 + z**2 / n
+    reach = z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    # For no success and for only successes the ends are exactly 0 and 1, which rounding would miss.
     low = 0.0 if successes == 0 else (center - reach) / scale
     return low, 1.0 if successes == n else (center + reach) / scale
 
 
 def by_class(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> pd.DataFrame:
-    """Returns a row a class; the precision of a class that was never predicted is 0.
+    """Returns one row per class; the precision of a class that is never predicted is 0.
 
-    Its columns are class, support, precision, recall, f1; recall_low and recall_high, the 95 % `wilson_interval` of
-    the recall; and mean_confidence, how sure the network is of its prediction, right or wrong, in the mean of the
-    class's images. A class without images has the interval 0 to 1 and otherwise no figures: they are NaN.
+    The columns are class, support, precision, recall, f1; recall_low and recall_high, the 95 % `wilson_interval` of
+    the recall; and mean_confidence, the mean confidence of the predictions, right or wrong, on the class's images. For
+    a class without images, the interval is 0 to 1 and the other values are NaN.
     """
     predictions = logits.argmax(1)
     precision, recall, f1, _ = precision_recall_fscore_support(
         labels.numpy(),
         predictions.numpy(),
         labels=list(range(len(class_names))),
-        zero_division=0,  # type: ignore[arg-type]  # scikit-learn's own annotation leaves numbers out
+        zero_division=0,  # type: ignore[arg-type]  # scikit-learn's annotation omits numbers
     )
     count, hits = (torch.bincount(some, minlength=len(class_names)) for some in (labels, labels[predictions == labels]))
     figures = (np.where(count > 0, values, math.nan) for values in (precision, recall, f1))
@@ -94,33 +94,33 @@ def by_image(
     paths: Sequence[str] | None = None,
     digests: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Returns a row an image, p being the probabilities of the classes in float64.
+    """Returns one row per image, where p are the probabilities of the classes in float64.
 
     Args:
         logits: (N, classes).
         labels: int64 (N,).
-        index: int64 (N,), what each image is called.
+        index: int64 (N,), the number of each image.
         class_names: of the columns of the logits.
-        paths: each image's file.
-        digests: of the images; equal ones, equal images.
+        paths: the file of each image.
+        digests: of the images; equal images have equal digests.
 
     Returns:
         A frame with these columns:
-            index, path: as given, path only where there are any.
-            label, prediction: names of classes.
+            index, path: as given; path only if paths are given.
+            label, prediction: class names.
             confidence: p of the prediction.
             loss: -ln p(label).
             correct: whether the prediction is the label.
             label_probability: p(label).
-            margin: the highest p minus the second highest; the highest where there is one class.
-            entropy: -sum p ln p, in nats: from 0, sure, to ln(classes), undecided.
-            suspicion: the highest logit of another class minus the label's, so the logarithm of how many times as
-                probable the other class is; above 0 where the prediction is not the label, NaN where there is one
-                class. Sorted by it, highest first, the images whose label is likeliest to be false come first; see
-                `suspects.suspect_labels` for its source and for what it needs.
-            top5, top5_confidence: lists of the names of the most probable classes, as many as there are up to
-                five, most probable first, and of their p.
-            group: only with digests: a number from 0 that equal images share, -1 for an image without an equal.
+            margin: the highest p minus the second highest; with one class, the highest.
+            entropy: -sum p ln p, in nats: from 0 (certain) to ln(classes) (undecided).
+            suspicion: the highest logit of another class minus the label's: the logarithm of how many times more
+                probable the other class is. It is above 0 if the prediction is not the label, and NaN with one class.
+                The images with the highest values are the most likely to be mislabeled; see `suspects.suspect_labels`
+                for its source and conditions.
+            top5, top5_confidence: lists of the names of the (at most five) most probable classes, most probable first,
+                and of their p.
+            group: only with digests: a number from 0 for each set of equal images, -1 for an image without an equal.
     """
     names = np.array(class_names, dtype=object)
     log_probabilities = logits.double().log_softmax(1)
@@ -156,7 +156,7 @@ def by_image(
 
 
 def embedding_frame(embeddings: Tensor, labels: Tensor, index: Tensor, class_names: Sequence[str]) -> pd.DataFrame:
-    """Returns a row an image: index, label, values (D float32 numbers)."""
+    """Returns one row per image: index, label, values (D float32 numbers)."""
     return pd.DataFrame(
         {
             "index": index.numpy(),
@@ -167,14 +167,14 @@ def embedding_frame(embeddings: Tensor, labels: Tensor, index: Tensor, class_nam
 
 
 def _of_each(values: Tensor, positions: Tensor) -> Tensor:
-    """Returns one value (N,) of each row of (N, classes)."""
+    """Returns one value of each row of (N, classes), as (N,)."""
     return values.gather(1, positions[:, None])[:, 0]
 
 
 def _best(logits: Tensor, count: int) -> Tensor:
-    """Returns the positions of the highest logits (N, count, or what there are), highest first.
+    """Returns the positions of the highest logits (N, at most count), highest first.
 
-    Of equal logits the first class comes first, as in argmax: topk alone promises no order, and sorts faster.
+    For equal logits, the first class comes first, as in argmax: topk alone guarantees no order, but is faster.
     """
     values, positions = logits.topk(min(count + 1, logits.shape[1]))
     unclear = ~(values[:, 1:] < values[:, :-1]).all(1)  # equal or NaN
@@ -183,7 +183,7 @@ def _best(logits: Tensor, count: int) -> Tensor:
 
 
 def _groups(digests: Sequence[str]) -> np.ndarray:
-    """Returns a number for each digest that is there more than once, by first appearance, and -1 for the others."""
+    """Returns a number for each digest that occurs more than once, by first appearance, and -1 for the others."""
     codes = pd.factorize(np.array(digests, dtype=object))[0]
     shared = np.bincount(codes)[codes] > 1
     groups = np.full(len(codes), -1, dtype=np.int64)

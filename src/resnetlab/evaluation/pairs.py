@@ -1,4 +1,4 @@
-"""Two networks against each other on the same images."""
+"""Comparison of two networks on the same images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from resnetlab.core.checks import check_integer, check_number
 from resnetlab.core.errors import UserError
 
 _FEW = 25
-"""Below so many images on which two networks differ, the distribution of chi-squared is too rough."""
+"""With fewer images on which two networks differ, the chi-squared distribution is too inaccurate."""
 _NEEDED = ("index", "label", "prediction", "confidence")
 _SHOWN_CLASSES = 10
 _REMEDY = "Evaluate both networks on the same split of the same data."
@@ -27,11 +27,11 @@ class PairComparison:
 
     Attributes:
         both_right, only_first, only_second, both_wrong: number of images by which network is right.
-        p_value: of McNemar's test, see `mcnemar`: how often two equally good networks would differ at least so much.
-        by_class: a row a class, see `compare_evaluations`.
-        disagreements: the images that one network gets right and the other wrong, in the order of the first table:
-            index, path where both have it, label, first and second (their predictions), first_confidence and
-            second_confidence, right ("first" or "second").
+        p_value: of McNemar's test, see `mcnemar`: how often two equally good networks would differ at least this much.
+        by_class: one row per class, see `compare_evaluations`.
+        disagreements: the images that only one network gets right, in the order of the first table: index, path if both
+            have it, label, first and second (their predictions), first_confidence and second_confidence, right ("first"
+            or "second").
     """
 
     both_right: int
@@ -49,7 +49,7 @@ class PairComparison:
 
     @property
     def difference(self) -> float:
-        """The accuracy of the second less that of the first, from -1 to 1; NaN of no images."""
+        """The accuracy of the second minus that of the first, from -1 to 1; NaN without images."""
         return (self.only_second - self.only_first) / self.n if self.n else math.nan
 
     @property
@@ -60,14 +60,14 @@ class PairComparison:
     def __str__(self) -> str:
         images = "image" if self.only_second == 1 else "images"
         return (
-            f"second is right where first is wrong on {self.only_second:,} {images}, the other way round on "
-            f"{self.only_first:,}; McNemar p = {self.p_value:.2g}"
+            f"only the second is right on {self.only_second:,} {images}, only the first on {self.only_first:,}; "
+            f"McNemar p = {self.p_value:.2g}"
         )
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        """Returns what a notebook shows: the sentence, the four counts, and the classes that differ."""
+        """Returns the notebook view: the summary, the four counts, and the classes that differ."""
         low, high = self.interval
         counts = pd.DataFrame(
             {"second right": [self.both_right, self.only_second], "second wrong": [self.only_first, self.both_wrong]},
@@ -82,19 +82,19 @@ class PairComparison:
 
 
 def compare_evaluations(first: pd.DataFrame, second: pd.DataFrame) -> PairComparison:
-    """Compares two networks by their `per_image` tables, in whatever order the images are there.
+    """Compares two networks by their `per_image` tables, in any order of images.
 
     Its `by_class` has the columns class, n (images), first_accuracy and second_accuracy, only_first, only_second
-    (images), difference (of the accuracies, second less first), low and high (its 95 % `difference_interval`),
-    p_value (of `mcnemar`) and p_holm (corrected by `holm` for the number of classes). The classes that differ most
-    clearly come first: by p_value, then by the size of the difference.
+    (images), difference (of the accuracies, second minus first), low and high (its 95 % `difference_interval`),
+    p_value (of `mcnemar`) and p_holm (corrected by `holm` for the number of classes). It is sorted by p_value, then by
+    the size of the difference.
 
     Args:
         first: a table of `evaluate`, or of per_image.parquet.
         second: of another network, on the same split of the same data.
 
     Raises:
-        UserError: the tables are not of the same images, see `align`.
+        UserError: the tables have different images, see `align`.
     """
     second = align(first, second)
     one, other = ({name: table[name].to_numpy() for name in _NEEDED} for table in (first, second))
@@ -126,24 +126,24 @@ def compare_evaluations(first: pd.DataFrame, second: pd.DataFrame) -> PairCompar
 def align(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     """Returns the rows of the second `per_image` table in the order of the images of the first.
 
-    Images are matched by path where each table has a path of its own for each image, otherwise by index.
+    Images are matched by path if both tables have a unique path for each image, otherwise by index.
 
     Raises:
-        UserError: a table lacks a column or has an image twice, or the images or their labels are not the same.
+        UserError: a table lacks a column or has an image twice, or the images or their labels differ.
     """
     for name, table in (("first", first), ("second", second)):
         if missing := [column for column in _NEEDED if column not in table]:
-            raise UserError(f"expected two per_image tables of evaluate; the {name} lacks {', '.join(missing)}.")
+            raise UserError(f"expected two per_image tables of evaluate; the {name} has no {', '.join(missing)}.")
     return _in_order_of(first, second, "path" if _have_paths(first, second) else "index")
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
     """Returns the two-sided p-value of McNemar's test that two networks are equally often right.
 
-    Only the images count on which one network is right and the other wrong. If they are equally good, each such image
-    is a toss of a coin. Of fewer than 25 the probability is the exact one, 2 P(X <= min(b, c)) for X of the binomial
-    distribution of b + c tosses, at most 1. Of 25 or more, chi^2 = (|b - c| - 1)^2 / (b + c) is compared with the
-    chi-squared distribution of one degree of freedom: Q. McNemar, "Note on the sampling error of the difference
+    The test uses only the images on which exactly one network is right. If the networks are equally good, each of these
+    images is a coin toss. For fewer than 25 of them, the probability is exact, 2 P(X <= min(b, c)) for X from the
+    binomial distribution of b + c tosses, at most 1. For 25 or more, chi^2 = (|b - c| - 1)^2 / (b + c) is compared with
+    the chi-squared distribution with one degree of freedom: Q. McNemar, "Note on the sampling error of the difference
     between correlated proportions or percentages", Psychometrika 1947, with the continuity correction of A. L.
     Edwards, Psychometrika 1948.
     """
@@ -155,13 +155,13 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def difference_interval(only_first: int, only_second: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Returns the confidence interval of the accuracy of the second network less that of the first.
+    """Returns the confidence interval of the accuracy of the second network minus that of the first.
 
-    Both have seen the same n images, so that only those count on which they differ. With z the quantile of the normal
-    distribution at (1 + confidence) / 2, b = (only_first + 1) / (n + 2) and c = (only_second + 1) / (n + 2), the ends
-    are c - b -+ z sqrt((b + c - (c - b)^2) / (n + 2)), and not beyond -1 and 1: D. G. Bonett and R. M. Price,
+    Both were evaluated on the same n images, so only those on which they differ matter. With z the quantile of the
+    normal distribution at (1 + confidence) / 2, b = (only_first + 1) / (n + 2) and c = (only_second + 1) / (n + 2), the
+    ends are c - b -+ z sqrt((b + c - (c - b)^2) / (n + 2)), limited to -1 and 1: D. G. Bonett and R. M. Price,
     "Adjusted Wald Confidence Interval for a Difference of Binomial Proportions Based on Paired Data", Journal of
-    Educational and Behavioral Statistics 2012. Close to 0 it and the test of `mcnemar` need not agree.
+    Educational and Behavioral Statistics 2012. Near 0, this interval and `mcnemar` may disagree.
 
     Raises:
         UserError: the networks differ on more than `n` images, or `confidence` is not between 0 and 1.
@@ -172,9 +172,7 @@ def difference_interval(only_first: int, only_second: int, n: int, confidence: f
     )
     confidence = check_number("confidence", confidence, 0, 1, above=True, below=True)
     if only_first + only_second > n:
-        raise UserError(
-            f"only_first and only_second must be at most n together, got {only_first:,} and {only_second:,} of {n:,}."
-        )
+        raise UserError(f"only_first + only_second must be at most n = {n:,}, got {only_first:,} + {only_second:,}.")
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     b, c = (only_first + 1) / (n + 2), (only_second + 1) / (n + 2)
     reach = z * math.sqrt((b + c - (c - b) ** 2) / (n + 2))
@@ -182,9 +180,9 @@ def difference_interval(only_first: int, only_second: int, n: int, confidence: f
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Returns the p-values of several tests, corrected so that the chance of any false alarm among them is kept.
+    """Returns the p-values of several tests, corrected for the chance of any false positive among them.
 
-    The smallest of m is multiplied by m, the next by m - 1 and so on; none becomes smaller than the one before it, nor
+    The smallest of m is multiplied by m, the next by m - 1 and so on; none becomes smaller than the previous one or
     larger than 1: S. Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of
     Statistics 1979.
     """
@@ -224,7 +222,7 @@ def _by_class(labels: np.ndarray, right: np.ndarray, also_right: np.ndarray) -> 
 
 
 def _have_paths(first: pd.DataFrame, second: pd.DataFrame) -> bool:
-    """Returns whether each image has a path of its own in both tables."""
+    """Returns whether each image has a unique path in both tables."""
     return all("path" in table and table["path"].is_unique and table["path"].notna().all() for table in (first, second))
 
 
@@ -233,12 +231,12 @@ def _in_order_of(first: pd.DataFrame, second: pd.DataFrame, key: str) -> pd.Data
     for name, table in (("first", first), ("second", second)):
         if not table[key].is_unique:
             twice = table.loc[table[key].duplicated(), key].iloc[0]
-            raise UserError(f"expected each image once, and the {name} table has {key} {twice} more than once.")
+            raise UserError(f"expected each image once; the {name} table has {key} {twice} more than once.")
     images, others = pd.Index(first[key]), pd.Index(second[key])
     lacking, added = len(images.difference(others)), len(others.difference(images))
     if lacking or added:
         raise UserError(
-            f"the two tables are of different images: by {key}, {lacking:,} of {len(images):,} are only in the first, "
+            f"the two tables have different images: by {key}, {lacking:,} of {len(images):,} are only in the first, "
             f"and {added:,} of {len(others):,} only in the second. {_REMEDY}"
         )
     second = second.iloc[others.get_indexer(images)]

@@ -40,11 +40,11 @@ def test_nearest_is_the_brute_force_cosine():
 def test_nearest_of_zeros_and_of_other_networks_embeddings():
     frame = pd.DataFrame({"index": [0, 1], "label": "a", "values": [[0.0, 0.0], [3.0, 4.0]]})
     assert nearest(frame, np.array([6.0, 8.0]), 2)["similarity"].tolist() == [1, 0]
-    with pytest.raises(UserError, match=r"have 2 values each, and the query has 3. Embed it with the network"):
+    with pytest.raises(UserError, match=r"2 values .* 3"):
         nearest(frame, np.zeros(3), 1)
-    with pytest.raises(UserError, match="1 of 1 embeddings hold NaN"):
+    with pytest.raises(UserError, match=r"1 of 1 .*NaN"):
         nearest(frame, np.array([1.0, np.nan]), 1)
-    with pytest.raises(UserError, match="k must be an integer of at least 1, got 0"):
+    with pytest.raises(UserError, match=r"k .*1, got 0"):
         nearest(frame, np.zeros(2), 0)
 
 
@@ -90,7 +90,7 @@ def test_images_in_files_are_named_and_their_neighbors_drawn(image_folder: Path,
     (tmp_path / "elsewhere").mkdir()
     moved = image_folder.rename(tmp_path / "elsewhere" / image_folder.name)
     assert neighbor_sheet(run, moved / "red" / "00.png", found, data=moved).tobytes() == sheet.tobytes()
-    with pytest.raises(UserError, match=r"there is nothing now\. Put them back there, or say where"):
+    with pytest.raises(UserError, match="photos"):
         neighbor_sheet(run, moved / "red" / "00.png", found)
-    with pytest.raises(UserError, match="are not those of the run"):
+    with pytest.raises(UserError, match="images"):
         neighbor_sheet(run, moved / "red" / "00.png", found, data=load_data("digits"))
