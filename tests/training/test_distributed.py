@@ -26,7 +26,7 @@ from tests.training.stepping import before_step
 from torch import nn
 
 import resnetlab
-from resnetlab.core.errors import Interrupted, ToldElsewhereError, UserError
+from resnetlab.core.errors import Interrupted, ReportedElsewhereError, UserError
 from resnetlab.core.runs import Run
 from resnetlab.data.batches import training_batches
 from resnetlab.data.storage.store import ImageData
@@ -205,7 +205,7 @@ def test_what_is_refused_is_refused_by_all_and_told_by_one(
     assert all(fact in message for _, message in refusals for fact in facts)
     reporter = 1 if name == "on one" else 0
     assert refusals[reporter][0] == "UserError"
-    assert refusals[1 - reporter][0] == "ToldElsewhereError"
+    assert refusals[1 - reporter][0] == "ReportedElsewhereError"
     assert not (folder / "refused").exists()
 
 
@@ -375,7 +375,7 @@ def test_what_several_processes_and_networks_cannot_do_is_told():
             check_recipe(recipe, ALONE, other, gpu)
     with pytest.raises(UserError, match=r"batch_size=6 .* 4 processes.*--batch-size 8"):
         check_recipe(Recipe(batch_size=6), Processes(rank=1, world_size=4), model, CPU)
-    with pytest.raises(ToldElsewhereError, match="bad"), Processes(rank=1, world_size=2).alike():
+    with pytest.raises(ReportedElsewhereError, match="bad"), Processes(rank=1, world_size=2).alike():
         raise UserError("bad")
 
 

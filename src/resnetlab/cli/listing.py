@@ -201,13 +201,14 @@ def _fields(kind: str, pattern: str, as_json: bool) -> None:
             output().print(f"\n[bold]{group}[/]")
         output().print(_field_table([row for row in rows if row["group"] == group]))
     prefix = "model." if kind == "models" else ""
-    _hint(f"Change a field: resnetlab train DATA --set {prefix}{names[0]}=VALUE")
+    _hint(f"To change a field: resnetlab train DATA --set {prefix}FIELD=VALUE")
 
 
 def _field_table(rows: list[dict[str, Any]]) -> Table:
     from rich.markup import escape
 
     table = _table("field", "default", "meaning and values")
+    table.columns[1].max_width = 18
     for row in rows:
         meaning = f"{escape(row['description'].rstrip('.'))}. [dim]{escape(row['values'])}[/]"
         table.add_row(row["name"], escape(_shown(row["default"])), meaning)

@@ -35,7 +35,7 @@ from resnetlab.cli import (
 )
 from resnetlab.cli.options import as_command
 from resnetlab.core.console import console, notice
-from resnetlab.core.errors import Interrupted, ToldElsewhereError, UserError
+from resnetlab.core.errors import Interrupted, ReportedElsewhereError, UserError
 
 USER_MISTAKE, FAILURE = 2, 1
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
@@ -84,7 +84,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             if _settings["debug"]:
                 traceback.print_exc()
             title, words, code = _explain(error)
-            if isinstance(error, ToldElsewhereError):
+            if isinstance(error, ReportedElsewhereError):
                 raise typer.Exit(code) from None
             console.print(f"[bold red]{title}:[/] {escape(words)}")
             raise typer.Exit(code) from None

@@ -1,7 +1,4 @@
-"""The errors that a user meets, and the words in them.
-
-Every message says what was expected, what came, and what to do.
-"""
+"""Errors that users see. Each message says what was expected, what was received, and what to do."""
 
 from __future__ import annotations
 
@@ -13,19 +10,20 @@ from pathlib import Path
 
 
 class UserError(ValueError):
-    """Something that the user can put right; the command line prints it alone and exits with 2."""
+    """A mistake that you can correct. The command line prints only the message, and exits with code 2."""
 
 
-class ToldElsewhereError(UserError):
-    """An error that another process of the same training tells; the command line exits with 2 and prints nothing."""
+class ReportedElsewhereError(UserError):
+    """An error that another process of the same training reports; this one exits with code 2 and prints nothing."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training was stopped by a signal, after its checkpoint was written.
+    """A signal stopped training, after a checkpoint was written.
 
     Attributes:
-        signal_number: SIGINT or SIGTERM; the command line exits with 128 plus it.
-        run: the run folder that `resnetlab.resume` continues, or a study's, with the command that goes on with it.
+        signal_number: SIGINT or SIGTERM; the command line exits with 128 plus this number.
+        run: the run folder, which `resnetlab.resume` continues; or the folder of a study, which its own command
+            continues.
     """
 
     def __init__(self, signal_number: int, run: Path, command: str | None = None) -> None:
@@ -41,13 +39,13 @@ def resume_command(run: Path) -> str:
 
 
 def nearest(name: object, choices: Iterable[str]) -> str:
-    """Returns "Did you mean 'x'? " for the choice closest to `name`, or nothing where none is close."""
+    """Returns "Did you mean 'x'? " for the choice closest to `name`, or "" if none is close."""
     close = difflib.get_close_matches(str(name), list(choices), n=1)
     return f"Did you mean {close[0]!r}? " if close else ""
 
 
 def unknown(what: str, name: object, choices: Iterable[str], *, likely: str | None = None) -> UserError:
-    """Returns the error for a name that is not one of `choices`: the nearest, or the `likely` one, then all."""
+    """Returns the error for a name that is not among `choices`; it suggests the nearest, or `likely`, and lists all."""
     known = list(choices)
     hint = f"Did you mean {likely!r}? " if likely else nearest(name, known)
     return UserError(f"unknown {what} {name!r}. {hint}Available: {', '.join(known)}.")

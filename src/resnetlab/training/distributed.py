@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from resnetlab.core.console import console
-from resnetlab.core.errors import ToldElsewhereError, UserError
+from resnetlab.core.errors import ReportedElsewhereError, UserError
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.network import Network
 from resnetlab.training.machine import Machine
@@ -79,7 +79,7 @@ class Processes:
         """Calls `make` in the first process, while the others wait, and returns its result in all of them.
 
         Raises:
-            ToldElsewhereError: in the other processes, if `make` raised an error in the first.
+            ReportedElsewhereError: in the other processes, if `make` raised an error in the first.
         """
         if self.is_alone:
             return make()
@@ -94,7 +94,7 @@ class Processes:
         if error is not None:
             raise error
         if answer[1] is not None:
-            raise ToldElsewhereError(answer[1])
+            raise ReportedElsewhereError(answer[1])
         return answer[0]
 
     @contextmanager
@@ -117,7 +117,7 @@ class Processes:
             return
         if error is not None and (self.rank == reporter or str(error) != message):
             raise error
-        raise ToldElsewhereError(message)
+        raise ReportedElsewhereError(message)
 
     @contextmanager
     def alike(self) -> Iterator[None]:
@@ -127,7 +127,7 @@ class Processes:
         except UserError as error:
             if self.is_first:
                 raise
-            raise ToldElsewhereError(str(error)) from error
+            raise ReportedElsewhereError(str(error)) from error
 
     def in_turn(self, load: Callable[[], _T]) -> _T:
         """Calls `load` in the processes of each host one after the other, so that later ones find cached files."""

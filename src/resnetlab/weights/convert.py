@@ -1,4 +1,4 @@
-"""`convert`: from one program's file of weights to another's."""
+"""`convert` writes the weights of one library in the form of another."""
 
 from __future__ import annotations
 
@@ -40,40 +40,42 @@ def convert(
     overrides: Mapping[str, Any] | None = None,
     to: str | None = None,
 ) -> LoadReport:
-    """Writes weights in the form of another program, and tells what was taken.
+    """Writes weights in the form of another library, and returns a report of the tensors.
 
-    Everything must fit: a conversion re-initializes nothing and leaves nothing over.
+    Every tensor must fit: a conversion neither re-initializes nor ignores any.
 
     Args:
-        source: as `load_weights` takes it.
-        destination: the file to write; one that is there is replaced.
-        model: the network's name in the catalog, where the source is not ours. Without it the catalog is
-            searched for a network of these tensors, and channels and classes are the file's.
-        overrides: fields of `ResNetConfig` to change in it.
-        to: "resnetlab", "torchvision", "timm", "cifar" (for the common training scripts) or "gluon". Without it the
-            suffix decides: `.safetensors` is ours, `.params` Gluon's, `.pth` and `.pt` torchvision's.
-            `.safetensors` can hold timm's too.
+        source: a run, a file or a name, as for `load_weights`.
+        destination: the file to write; an existing file is replaced.
+        model: the network's catalog name, if the source is not a resnetlab file. Default: the first network of the
+            catalog that has these tensors, with the file's channels and classes.
+        overrides: fields of `ResNetConfig` to change in that network.
+        to: "resnetlab", "torchvision", "timm", "cifar" (the common training scripts) or "gluon". Default: what the
+            suffix means: `.safetensors` resnetlab, `.params` gluon, `.pth` and `.pt` torchvision. Files for timm can
+            end in `.safetensors` too.
 
     Raises:
-        UserError: the weights cannot be read, no network fits them, or the other program has no such network.
+        UserError: the weights cannot be read, no network fits them, or the other library has no such network.
     """
     path = Path(destination)
     if to is None and path.suffix not in _BY_SUFFIX:
         raise UserError(
-            f"the suffix of {path.name} says of no form: it may be {', '.join(_BY_SUFFIX)}. Or name the form with "
-            f"--to: {', '.join(FORMS)}."
+            f"expected a file name that ends in {', '.join(_BY_SUFFIX)}, got {path.name}. Change it, or choose the "
+            f"form with --to: {', '.join(FORMS)}."
         )
     form = check_choice("form", to or _BY_SUFFIX[path.suffix], FORMS)
     named = None if model is None else model_config(model, overrides)
     found = open_weights(source, named)
     if found.config is not None and not isinstance(found.config, ResNetConfig):
-        raise UserError(f"{found.where} is not of a ResNet, so its tensors have the names of its own library already.")
+        raise UserError(
+            f"expected weights of a ResNet, got {found.where}, whose tensors already have the names of its own library."
+        )
     # If a network is named that does not fit, loading reports what does not.
     config = found.config or (recognize(found) if named is None else _fitted(found, named) or named)
     network = ResNet(config)
     report = load_source(network, found)
     if report.reinitialized or report.adapted:
-        raise UserError(f"{found.where} does not fit {model} as it is, so it was not converted.\n{report}")
+        raise UserError(f"{found.where} does not fit {model} exactly, so it was not converted.\n{report}")
     if form == "resnetlab":
         save(path, network.eval(), provenance={"source": found.where, "form": report.form})
     else:
@@ -83,16 +85,16 @@ def convert(
 
 
 def recognize(found: Source) -> ResNetConfig:
-    """Returns the architecture of the first network of the catalog that has exactly these tensors.
+    """Returns the architecture of the first catalog network that has exactly these tensors.
 
-    Its channels and classes are those of the tensors.
+    Channels and classes are those of the tensors.
 
     Raises:
-        UserError: there is none.
+        UserError: no network has these tensors.
     """
     kernels = sum(tensor.ndim == 4 for tensor in found.tensors.values())
     order = list(CATALOG)
-    if found.kind == "gluon":  # its networks move their statistics by another rule than those of the same tensors
+    if found.kind == "gluon":  # Gluon's networks update running statistics by their own rule
         order.sort(key=lambda name: CATALOG[name].config.running_variance != "biased")
     if found.network:
         order.insert(0, found.network)
@@ -102,18 +104,18 @@ def recognize(found: Source) -> ResNetConfig:
         if 2 * blocks <= kernels <= 6 * blocks + 4 and (fitted := _fitted(found, config)) is not None:
             return fitted
     raise UserError(
-        f"{found.where} has the tensors of no network of the catalog. Name the network that it is of and what is "
-        "different about it, such as --model resnet50 --set stem=deep."
+        f"no network of the catalog has the tensors of {found.where}. Name the network and the fields that differ, "
+        "such as --model resnet50 --set stem=deep."
     )
 
 
 def _fitted(found: Source, config: ResNetConfig) -> ResNetConfig | None:
-    """Returns the architecture with the tensors' channels and classes, or None where other tensors do not fit."""
+    """Returns the architecture with the tensors' channels and classes, or None if other tensors do not fit."""
     with torch.device("meta"):
         state = ResNet(config).state_dict()
     try:
         keys = key_map(found, config, list(state))
-    except UserError:  # it is no file of such a network
+    except UserError:  # not a file of this network
         return None
     first = "conv1.weight" if "conv1.weight" in state else "conv1.0.weight"
     given = keys.to_ours(found.tensors)
@@ -128,19 +130,25 @@ def _fitted(found: Source, config: ResNetConfig) -> ResNetConfig | None:
 
 
 def _map_to(form: str, network: ResNet) -> KeyMap:
-    """Returns the map to another program's form, which must have such a network."""
+    """Returns the map to another library's form.
+
+    Raises:
+        UserError: that library does not have this network.
+    """
     config, names = network.config, list(network.state_dict())
     if form == "gluon":
         return gluon_key_map_for(config)
     if form == "cifar":
         if config.stem != "cifar":
-            raise UserError(f"checkpoints for small images are of networks with stem 'cifar', not {config.stem!r}.")
+            raise UserError(
+                f"the form 'cifar' needs a network with stem 'cifar', got stem {config.stem!r}. Choose another form."
+            )
         return cifar_key_map(names)
     known = torchvision.NETWORKS if form == "torchvision" else timm.NETWORKS
     if torchvision.network_among(config, known) is None:
         raise UserError(
-            f"{form} has no network like this one ({config.block}, depths {config.depths}, stem {config.stem!r}); it "
-            f"has {', '.join(known)}. Convert to a file of ours: --to resnetlab."
+            f"{form} does not have this network ({config.block}, depths {config.depths}, stem {config.stem!r}). It "
+            f"has {', '.join(known)}. Export to a resnetlab file instead: --to resnetlab."
         )
     is_timms = form == "timm" and config.preactivation
     return timm.timm_key_map(names) if is_timms else torchvision.torchvision_key_map(names)
