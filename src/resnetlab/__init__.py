@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from resnetlab.models.summary import summarize
     from resnetlab.report.comparison.compare import compare
     from resnetlab.report.page import write_report
-    from resnetlab.training.find_lr import find_lr
     from resnetlab.training.fit import fit, resume
+    from resnetlab.training.lr_finder import find_lr
     from resnetlab.training.overfit import overfit_one_batch
     from resnetlab.training.recipe import Recipe
     from resnetlab.weights.convert import convert
@@ -57,7 +57,7 @@ _PUBLIC = {
     "diagnose": "resnetlab.evaluation.diagnostics",
     "embedding_map": "resnetlab.evaluation.embeddings",
     "evaluate": "resnetlab.evaluation.evaluate",
-    "find_lr": "resnetlab.training.find_lr",
+    "find_lr": "resnetlab.training.lr_finder",
     "fit": "resnetlab.training.fit",
     "grad_cam": "resnetlab.evaluation.attention",
     "inspect_data": "resnetlab.data.inspection.inspect",

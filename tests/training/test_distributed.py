@@ -382,7 +382,7 @@ def test_what_several_processes_and_networks_cannot_do_is_told():
 @pytest.mark.parametrize("seconds", ["soon", "0", "nan", "1e9"])
 def test_a_time_limit_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch, seconds: str):
     monkeypatch.setenv("RESNETLAB_RANK_TIMEOUT", seconds)
-    with pytest.raises(UserError, match=r"RESNETLAB_RANK_TIMEOUT must be a number of seconds, 1 to 43200, got"):
+    with pytest.raises(UserError, match=r"RESNETLAB_RANK_TIMEOUT.*1 to 43200"):
         distributed._timeout()
 
 

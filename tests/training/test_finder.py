@@ -19,10 +19,9 @@ from resnetlab.data.storage.store import ImageData
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.surgery import fold_batch_norm, freeze
-from resnetlab.training.find_lr import find_lr
+from resnetlab.training.lr_finder import LearningRates, find_lr, range_test
 from resnetlab.training.machine import choose_machine
 from resnetlab.training.optimizers import build_optimizer
-from resnetlab.training.range_test import LearningRates, range_test
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import resolve_recipe
 from resnetlab.training.step import balanced_weights, training_step
@@ -239,16 +238,16 @@ def test_auto_and_data_that_are_loaded_late(digits: ImageData):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"steps": 5}, "steps must be an integer of at least 20, got 5"),
-        ({"lowest": 0}, "lowest must be a finite number above 0, got 0"),
-        ({"lowest": 1.0, "highest": 0.1}, "the highest learning rate must be above the lowest, got 1 to 0.1"),
-        ({"lr": 0.1}, "lr is what the test looks for. Leave it out, or give lowest and highest"),
-        ({"seed": -1}, "seed must be an integer of at least 0, got -1"),
-        ({"recipe": "slow"}, "unknown recipe 'slow'"),
-        ({"model": "resnet21"}, "unknown model 'resnet21'"),
-        ({"overrides": {"shortcut": "B"}}, "overrides .* name"),
-        ({"model": fold_batch_norm(ResNet(TINY))}, "batch normalization was folded"),
-        ({"device": "abacus"}, "device 'abacus' cannot be used"),
+        ({"steps": 5}, "steps.*at least 20.*got 5"),
+        ({"lowest": 0}, "lowest.*above 0.*got 0"),
+        ({"lowest": 1.0, "highest": 0.1}, "highest.*lowest.*1 to 0.1"),
+        ({"lr": 0.1}, "lr.*lowest and highest"),
+        ({"seed": -1}, "seed.*at least 0.*got -1"),
+        ({"recipe": "slow"}, "recipe 'slow'"),
+        ({"model": "resnet21"}, "'resnet21'"),
+        ({"overrides": {"shortcut": "B"}}, "overrides"),
+        ({"model": fold_batch_norm(ResNet(TINY))}, "folded"),
+        ({"device": "abacus"}, "'abacus'"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_images_are_read(arguments: dict, message: str, digits: ImageData):

@@ -265,13 +265,13 @@ def test_an_optimizer_takes_the_rates_of_a_recipe_in_its_own_scale():
     assert (adam.lr, adam.weight_decay) == (pytest.approx(0.05 / 0.2 * 1e-3), 0.3)
     parts = resolve_recipe(Recipe(lr=0.1, rates={"stem": 0.02}), optimizer="adamw")
     assert (parts.lr, parts.rates) == (pytest.approx(5e-4), {"stem": pytest.approx(1e-4)})
-    with pytest.raises(UserError, match="unknown optimizer"):
+    with pytest.raises(UserError, match=r"optimizer"):
         resolve_recipe("quick", optimizer=["sgd"])
 
 
 def test_patience_needs_a_validation_split(tmp_path: Path):
     data = resnetlab.load_data("digits", validation_fraction=0.0)
-    with pytest.raises(UserError, match=r"patience=2 needs a validation split .*, and digits has none. Set patience=0"):
+    with pytest.raises(UserError, match=r"patience=2.*patience=0"):
         fit(TINY, data, out=tmp_path / "run", patience=2, quiet=True)
 
 

@@ -138,7 +138,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, uninterrupted: Run,
     newest.write_bytes(damaged)
     capfd.readouterr()
     _assert_equal(resume(run, quiet=True), uninterrupted)
-    assert "is damaged: its content does not match its digest" in capfd.readouterr().err
+    assert newest.name in capfd.readouterr().err
     for path in run.checkpoints.iterdir():
         path.write_bytes(path.read_bytes()[:1000])
     run.weights.unlink()
@@ -245,7 +245,7 @@ def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path: Path, uninterrupte
     newest = sorted(run.checkpoints.iterdir())[-1]
     tensors, description = read_tensors(newest)
     write_tensors(newest, tensors, {**description, "schema": 9})
-    with pytest.raises(UserError, match="has schema 9; this version reads schemas up to 1"):
+    with pytest.raises(UserError, match=r"schema 9.* 1\b"):
         resume(run, quiet=True)
 
 

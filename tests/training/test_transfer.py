@@ -19,12 +19,12 @@ from resnetlab.data.batches import Batch
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.surgery import freeze
-from resnetlab.training import find_lr as finder
+from resnetlab.training import lr_finder
 from resnetlab.training import overfit as sanity
 from resnetlab.training.distributed import restore_batch_norm
-from resnetlab.training.find_lr import find_lr
 from resnetlab.training.fit import fit, resume
 from resnetlab.training.loop import Training
+from resnetlab.training.lr_finder import find_lr
 from resnetlab.training.machine import Machine
 from resnetlab.training.optimizers import build_optimizer
 from resnetlab.training.overfit import overfit_one_batch
@@ -347,7 +347,7 @@ def test_the_summary_counts_what_is_never_reached_or_frozen_by_the_owner():
 
 
 def test_the_finder_trains_what_is_unfrozen_in_the_end(digits: ImageData, monkeypatch: pytest.MonkeyPatch):
-    seen = rates_of_steps(monkeypatch, finder)
+    seen = rates_of_steps(monkeypatch, lr_finder)
     states: list[ResNet] = []
     place = Machine.place
     monkeypatch.setattr(Machine, "place", lambda self, model: states.append(model) or place(self, model))

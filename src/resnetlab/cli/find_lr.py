@@ -24,7 +24,7 @@ from resnetlab.cli.options import (
 from resnetlab.core.console import notice
 
 if TYPE_CHECKING:
-    from resnetlab.training.range_test import LearningRates
+    from resnetlab.training.lr_finder import LearningRates
 
 NAME = "find-lr"
 _TEST = "Range test"
@@ -77,7 +77,7 @@ def command(
     changes, overrides = split_assignments(assign or [])
     changes = add_options(changes, batch_size=batch_size)
 
-    from resnetlab.training.find_lr import find_lr
+    from resnetlab.training.lr_finder import find_lr
 
     found = find_lr(
         model,

@@ -1,4 +1,4 @@
-"""What the machine does best, found out once and recorded with the run."""
+"""Device, precision and memory format of a training: what is fastest on this machine, recorded with the run."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from resnetlab.models.parts import parts_for
 PRECISIONS = ("float32", "bfloat16", "float64")
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 _CANDIDATES = (("float32", "contiguous"), ("float32", "channels_last"), ("bfloat16", "channels_last"))
-_ADVANTAGE = 1.15  # less is within the noise of a shared machine
+_ADVANTAGE = 1.15  # smaller differences are noise on a shared machine
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where and how the arithmetic of training is done.
+    """Where and how training computes.
 
     Attributes:
-        device: as torch names it.
-        precision: of the forward and backward pass; "bfloat16" is autocast over float32 weights.
+        device: a torch device.
+        precision: of the forward and backward pass; "bfloat16" is autocast with float32 weights.
         memory_format: of images and convolution weights, "contiguous" (NCHW) or "channels_last" (NHWC).
-        threads: of torch on the CPU; results on a CPU are equal bit for bit for the same number only.
+        threads: torch's threads on the CPU; results are bit-equal only for the same number.
     """
 
     device: str
@@ -47,7 +47,7 @@ class Machine:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of weights and input images."""
+        """Type of weights and input images."""
         return torch.float64 if self.precision == "float64" else torch.float32
 
     def place(self, model: nn.Module) -> nn.Module:
@@ -60,7 +60,7 @@ class Machine:
         return images.contiguous(memory_format=MEMORY_FORMATS[self.memory_format])
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The context of the forward pass."""
+        """Returns the context of the forward pass."""
         if self.precision == "bfloat16":
             return torch.autocast(torch.device(self.device).type, torch.bfloat16)
         return nullcontext()
@@ -69,21 +69,21 @@ class Machine:
         return f"{self.device}, {self.precision}, {self.memory_format}, {self.threads} threads"
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the fields, ready for a file."""
+        """Returns the fields as a file stores them."""
         return asdict(self)
 
 
 def choose_machine(device: str = "auto", precision: str = "auto", *, parts: str = "torch") -> Machine:
     """Returns the settings with which a residual block trains fastest on this machine.
 
-    Forward and backward passes of one block are timed, in well under a second, for each of float32,
-    float32 with channels last, and bfloat16 with channels last. The plainer is kept unless the other
-    is at least 1.15 times as fast, so that noise does not decide.
+    Forward and backward passes of one block are timed in well under a second, in float32, in float32 with channels
+    last, and in bfloat16 with channels last. A later candidate must be at least 1.15 times as fast as an earlier one,
+    so that noise does not decide.
 
     Args:
-        device: "auto", or a device of torch.
-        precision: "auto", or the one to take instead of the fastest.
-        parts: what the block is made of, as in `ResNetConfig`.
+        device: "auto", or a torch device.
+        precision: "auto", or a precision to use instead of the fastest.
+        parts: the kit of layers, as in `ResNetConfig`.
     """
     check_choice("precision", precision, ("auto", *PRECISIONS))
     name = str(resolve_device(device))

@@ -17,7 +17,7 @@ from resnetlab.training.recipe import Recipe
 from resnetlab.training.sections import optimizer_groups
 
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Of the polynomial that brings singular values from (0, 1] near to 1, as published with the method."""
+"""Coefficients of the polynomial that brings singular values from (0, 1] close to 1, as published."""
 _ITERATIONS = 5
 
 
@@ -48,17 +48,17 @@ class Muon(torch.optim.Optimizer):
         u <- orthogonal(u) * sqrt(max(1, rows / columns))      (kernels of convolutions only)
         p <- (1 - lr * weight_decay) * p - lr * u
 
-    A kernel is taken as a matrix of a row for each output channel. Its singular values all become about 1, so that
-    one learning rate suits all layers, and the length of the gradient does not matter. Everything else, the head and
-    the scales and shifts of normalization, moves as in stochastic gradient descent. Weight decay is apart from the
-    gradient (Loshchilov and Hutter 2019). Where the attribute `found_inf`, a scalar on the device, is 1, a step
-    changes nothing, as in torch's fused optimizers.
+    A kernel is treated as a matrix with one row per output channel. All its singular values become about 1, so one
+    learning rate suits all layers, and the length of the gradient does not matter. All other parameters, the head and
+    the scales and shifts of normalization, move as in stochastic gradient descent. Weight decay is decoupled from the
+    gradient (Loshchilov and Hutter 2019). If the attribute `found_inf`, a scalar on the device, is 1, a step changes
+    nothing, as in torch's fused optimizers.
 
     Args:
-        params: parameters, or groups of them, each with its own settings.
+        params: parameters, or groups of parameters with their own settings.
         lr: learning rate.
-        momentum: share of the last step's buffer.
-        weight_decay: share of the parameter, times the learning rate, that is taken away in a step.
+        momentum: fraction of the buffer that is kept in a step.
+        weight_decay: times the learning rate, the fraction of a parameter that a step removes.
         nesterov: look ahead along the buffer.
     """
 
@@ -74,7 +74,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Takes one step and returns the loss that `closure`, where given, computes afresh."""
+        """Takes one step and returns the loss that `closure`, if given, computes."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -95,7 +95,7 @@ class Muon(torch.optim.Optimizer):
                 else:
                     _move(parameter, update, group)
             for alike in kernels.values():
-                # In the order of channels_last, which is how kernels of such a network lie in memory.
+                # In the order of channels_last, the memory layout of such a network's kernels.
                 rows = [update.permute(0, 2, 3, 1).flatten(1) for _, update in alike]
                 for (parameter, _), matrix in zip(alike, orthogonal(torch.stack(rows)), strict=True):
                     out, per_group, height, width = parameter.shape
@@ -112,14 +112,13 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """Returns about the nearest matrices whose rows, or columns if they are fewer, are orthonormal.
+    """Returns approximately the nearest matrices with orthonormal rows, or columns if there are fewer of them.
 
-    Singular values become 0.68 to 1.13 instead of 1 where those of the matrix were not tiny, which is as good for
-    training and faster than exactness. A matrix of zeros stays one.
+    Singular values that are not tiny become 0.68 to 1.13 instead of 1, which is as good for training and faster. A
+    matrix of zeros stays zero.
 
-    Each iteration takes X to P X with P a polynomial of X X', so that the product of all P is worked out with small
-    square matrices, and multiplied by X once. That needs float32: rounded to bfloat16, X X' has negative eigenvalues,
-    and they grow.
+    Each iteration maps X to P X, where P is a polynomial of X X'. So the product of all P is computed with small square
+    matrices and multiplied by X once. This needs float32: rounded to bfloat16, X X' has negative eigenvalues that grow.
 
     Shapes: (N, rows, columns) -> (N, rows, columns).
     """
@@ -148,7 +147,7 @@ def _move(parameter: Tensor, update: Tensor, group: dict[str, Any]) -> None:
 
 
 def _unless(found_inf: Tensor, settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns the settings of a step, as scalars on the device: one that moves nothing where `found_inf` is 1."""
+    """Returns the settings of a step as scalars on the device; if `found_inf` is 1, they change nothing."""
     fine = 1 - found_inf
     return {**settings, "lr": settings["lr"] * fine, "momentum": settings["momentum"] * fine + found_inf}
 

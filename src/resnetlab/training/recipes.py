@@ -1,4 +1,4 @@
-"""The named recipes: functions whose docstrings state command, machine, time and accuracy."""
+"""The named recipes. Their docstrings state command, machine, time and accuracy."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _UNCHANGED = Augmentation(crop_padding=0.0, flip=False)
 def quick() -> Recipe:
     """A good network in minutes: Muon (Jordan et al. 2024) with one cycle (Smith and Topin 2018).
 
-    Images grow, weights are averaged, labels smoothed. Of so few images that an epoch would have less than 50 steps,
-    batches are smaller and so is the rate; `--batch-size` and `--lr` are taken as they are given.
+    Images grow during training, weights are averaged and labels smoothed. If an epoch would have fewer than 50 steps,
+    batches and learning rate are smaller; `--batch-size` and `--lr` are never changed.
 
-    Measured on two cores of an Intel Xeon with AMX, torch 2.15; accuracy on the test split:
+    Measured on two cores of an Intel Xeon with AMX, torch 2.15, accuracy on the test split:
 
     - `resnetlab train fashion_mnist`: quick_resnet, 5 minutes from start to end, 93.8 % (median of three seeds).
     - `resnetlab train digits --model resnet20 --epochs 60 --batch-size 64`: 68 s of training, 99.4 % (seed 0).
@@ -43,12 +43,12 @@ def quick() -> Recipe:
 
 
 def best() -> Recipe:
-    """The highest accuracy within an hour or so: a wider network, three times the epochs of `quick`, images erased.
+    """The highest accuracy within about an hour: a wider network, three times the epochs of `quick`, random erasing.
 
-    Measured on two cores of an Intel Xeon with AMX, torch 2.15; accuracy on the test split:
+    Measured on two cores of an Intel Xeon with AMX, torch 2.15, accuracy on the test split:
 
-    - `resnetlab train fashion_mnist --recipe best`: best_resnet, 57 minutes from start to end with other work beside
-      it, 95.4 % (seed 0); 47 minutes and 95.5 % with `--set augment.flip=true`.
+    - `resnetlab train fashion_mnist --recipe best`: best_resnet, 57 minutes from start to end on a machine with other
+      work, 95.4 % (seed 0); 47 minutes and 95.5 % with `--set augment.flip=true`.
     """
     return quick().changed(
         name="best",
@@ -60,19 +60,19 @@ def best() -> Recipe:
 
 
 def finetune() -> Recipe:
-    """A pretrained network made to fit a few images of one's own: the head first, then all, the lower the slower.
+    """Fine-tuning of a pretrained network on a few images: first the head, then everything, lower layers more slowly.
 
     `resnetlab train photos/ --pretrained runs/many-photos --recipe finetune`
 
-    In the first epoch the head alone is trained, so that its random gradients do not disturb what the network knows.
-    From then on each part has 0.7 times the rate of the part after it: lower layers are more general and need less
-    change (Howard and Ruder 2018). A rate lower than that of `quick` and a moving average keep the weights near
-    where they began. Give `--freeze stem,stage1,stage2` to leave the first parts as they are, which also takes less
-    time, and `--set unfreeze=[1,1]` to unfreeze one part after the other.
+    The first epoch trains only the head, so that its random gradients do not disturb the pretrained weights. After
+    that, each section has 0.7 times the learning rate of the next one, because lower layers are more general and need
+    less change (Howard and Ruder 2018). A lower rate than in `quick` and a moving average keep the weights near the
+    pretrained ones. `--freeze stem,stage1,stage2` does not train the first sections, which also saves time;
+    `--set unfreeze=[1,1]` unfreezes one section per epoch.
 
     Measured on two cores of an Intel Xeon with `--epochs 60 --batch-size 20`, on 20 images of each of five classes of
-    Imagenette at 96 pixels, ResNet-18 pretrained on the other five: 67.0 % in 2 to 3 minutes, 68.4 % with
-    `--layer-decay 1 --set unfreeze=0`, against 57.3 % from scratch (means of three seeds; benchmarks/transfer.py).
+    Imagenette at 96 pixels, with a ResNet-18 pretrained on the other five: 67.0 % in 2 to 3 minutes, 68.4 % with
+    `--layer-decay 1 --set unfreeze=0`, 57.3 % from scratch (means of three seeds; benchmarks/transfer.py).
     """
     return Recipe(
         name="finetune",
@@ -95,12 +95,12 @@ def paper_cifar() -> Recipe:
 
     `resnetlab train cifar10 --model resnet20 --recipe paper-cifar --set model.shortcut=A`
 
-    182 epochs of the 45,000 training images that the validation split leaves are 64,064 steps. Weight decay 1e-4
-    is on everything, images are padded by 4 pixels, cropped and mirrored. Published test error with it: resnet20
-    8.75 %, resnet32 7.51 %, resnet44 7.17 %, resnet56 6.97 %, resnet110 6.43 %. Where this differs from the paper:
-    normalized by the mean and deviation of each channel instead of each pixel's mean, and no slow start for
-    110 layers (give `--set schedule=cosine` and a warm-up for these). Not run to its end here: on two cores of an
-    Intel Xeon resnet20 takes about 1.5 minutes an epoch, 5 hours in all.
+    182 epochs of the 45,000 training images that the validation split leaves are 64,064 steps. Weight decay of 1e-4
+    applies to all parameters; images are padded by 4 pixels, cropped and flipped. Published test errors: resnet20
+    8.75 %, resnet32 7.51 %, resnet44 7.17 %, resnet56 6.97 %, resnet110 6.43 %. Two differences from the paper: images
+    are normalized by mean and deviation per channel instead of the mean per pixel, and there is no slow start for 110
+    layers (add `--set warmup=0.01`). We have not run all of it: on two cores of an Intel Xeon, resnet20 takes about
+    1.5 minutes per epoch, 5 hours in all.
     """
     return Recipe(
         name="paper-cifar",
@@ -120,9 +120,9 @@ def from_scratch() -> Recipe:
 
     `resnetlab train fashion_mnist --model scratch_resnet50 --image-size 96 --recipe from-scratch`
 
-    One of its 10 epochs (`--epochs 1`) reaches 62.9 % of the test images (61.9 to 63.8; one seed), in 39 minutes on one
-    of two cores of an Intel Xeon, the other busy, with bfloat16; all ten, six and a half hours, were not run. With
-    batches of 32 and a rate of 0.025, one pass over 12,000 images reaches 80.6 %.
+    One of its 10 epochs (`--epochs 1`) reaches 62.9 % test accuracy (61.9 to 63.8; one seed) in 39 minutes on one
+    of two cores of an Intel Xeon, the other busy, with bfloat16. We have not run all ten, which take six and a half
+    hours. With batches of 32 and a rate of 0.025, one pass over 12,000 images reaches 80.6 %.
     """
     networks = ("scratch_resnet50", "scratch_resnet50")
     scratch = {"optimizer": "scratch_sgd", "loss": "scratch_cross_entropy"}
@@ -134,8 +134,8 @@ def d2l_pytorch() -> Recipe:
 
     `resnetlab train fashion_mnist --model d2l_resnet18 --image-size 96 --recipe d2l-pytorch`
 
-    Published copies of its output end at 92.1 to 92.4 % test accuracy after 10 epochs. Here they reach 91.45 % (90.9
-    to 92.0; one seed), in 57 minutes on one of two cores of an Intel Xeon, the other busy, with bfloat16.
+    Published outputs show 92.1 to 92.4 % test accuracy after 10 epochs. Here they reach 91.45 % (90.9 to 92.0; one
+    seed) in 57 minutes on one of two cores of an Intel Xeon, the other busy, with bfloat16.
     """
     return Recipe(
         name="d2l-pytorch",
@@ -157,7 +157,7 @@ def imagenette_tutorial() -> Recipe:
     `resnetlab train imagenette --model resnet18 --image-size 224 --crop-mode squash --recipe imagenette-tutorial
     --seed 42`
 
-    Its 10 epochs reach 73.2 % of Imagenette's 3,925 validation photos (71.8 to 74.6; the best of ten validations), in
+    Its 10 epochs reach 73.2 % of Imagenette's 3,925 validation photos (71.8 to 74.6; the best of ten validations) in
     78 minutes on one of two cores of an Intel Xeon, the other busy, with bfloat16.
     """
     return Recipe(
@@ -205,17 +205,17 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 
 
 _ABOUT_EQUAL = {"sgd": (0.2, 5e-4), "scratch_sgd": (0.2, 5e-4), "muon": (0.2, 0.01), "adamw": (1e-3, 0.05)}
-"""Learning rates and weight decays that do about the same, by optimizer."""
+"""Learning rates and weight decays with about the same effect, by optimizer."""
 
 
 def resolve_recipe(recipe: str | Recipe, /, **changes: Any) -> Recipe:
-    """Returns the recipe called `recipe`, or the one given, with the changes applied.
+    """Returns the recipe with this name, or the given recipe, with the changes applied.
 
-    A batch size that is given is taken for any number of images, and learning rates for any batch size. An
-    optimizer that is given alone takes the recipe's learning rates and weight decay in its own scale.
+    A batch size that you set is used for any number of images, and learning rates for any batch size. If you change
+    only the optimizer, the recipe's learning rates and weight decay are converted to its scale.
 
     Raises:
-        UserError: there is no such recipe, no such field, or a value is out of range.
+        UserError: the recipe or a field is unknown, or a value is out of range.
     """
     if isinstance(recipe, str):
         if recipe not in RECIPES:
