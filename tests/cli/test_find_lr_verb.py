@@ -100,7 +100,7 @@ MISTAKES = {
     "a recipe": (["digits", "--recipe", "slow"], "unknown recipe 'slow'"),
     "a field": (["digits", "--set", "batch_sise=3"], "no field 'batch_sise'. Did you mean 'batch_size'?"),
     "a field twice": (["digits", "--batch-size", "8", "--set", "batch_size=9"], "batch_size"),
-    "the rate itself": (["digits", "--set", "lr=0.1"], "lr is what the test looks for"),
+    "the rate itself": (["digits", "--set", "lr=0.1"], "lowest and highest"),
     "few steps": (["digits", "--steps", "3"], "steps must be an integer of at least 20, got 3"),
     "a range": (["digits", "--lowest", "2", "--highest", "1"], "must be above the lowest, got 2 to 1"),
     "no picture": (
