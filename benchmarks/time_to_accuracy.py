@@ -1,13 +1,13 @@
 """Claim: `--recipe quick` reaches 93.5 % on Fashion-MNIST in a twentieth of the time of d2l's ten epochs.
 
-The peer is the recipe `d2l-pytorch`, unchanged: its ResNet-18 (biased convolutions, batch normalization) on images
-resized to 96x96, float32, batches of 128, SGD at 0.01, written as the plain torch loop that it is, with
-torchvision's own data set and transforms in a DataLoader. Its time per step is measured over at least 100 steps
-and multiplied to ten epochs of 60,000 images; what it spends on evaluation is not counted.
+The peer is the training of *Dive into Deep Learning*, unchanged: its ResNet-18 (biased convolutions, batch
+normalization) on images resized to 96x96, float32, batches of 128, SGD at 0.01, as a plain torch loop with
+torchvision's data set and transforms in a DataLoader. Its time per step is measured over at least 100 steps and
+extrapolated to ten epochs of 60,000 images; its evaluation is not counted.
 
-Ours is the command `resnetlab train fashion_mnist --recipe quick`, once for each seed, from its start to its end:
-reading the images, training, evaluation on the test images and the report are all within its time. The median of
-the seeds counts, for the time and for the test accuracy.
+Ours is the command `resnetlab train fashion_mnist --recipe quick`, once for each seed. Its time includes everything:
+reading the images, training, evaluation on the test images and the report. The result is the median over the seeds, of
+both time and test accuracy.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def peer_seconds(root: Path, steps: int, warmup: int = 5) -> float:
 
 
 def our_run(root: Path, out: Path, seed: int, more: list[str]) -> tuple[float, float]:
-    """Trains by the command line and returns seconds and test accuracy."""
+    """Trains with the command line and returns seconds and test accuracy."""
     command = [sys.executable, "-m", "resnetlab", "train", "fashion_mnist", "--data-root", str(root)]
     began = time.perf_counter()
     subprocess.run([*command, "--recipe", "quick", "--seed", str(seed), "--out", str(out), *more], check=True)
@@ -73,16 +73,16 @@ def our_run(root: Path, out: Path, seed: int, more: list[str]) -> tuple[float, f
 
 
 def main() -> int:
-    """Measures both in one run and prints a line for each claim."""
+    """Measures both in one run and prints one line per claim."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, default=Path(os.environ.get("RESNETLAB_DATA", "data")))
     parser.add_argument("--steps", type=int, default=100, help="steps of d2l-pytorch (default 100)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of ours (default 0 1 2)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of our runs (default 0 1 2)")
     options, more = parser.parse_known_args()
     print(f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}", flush=True)
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        # Half of the peer's steps before and half after ours, so that a machine that drifts meets both.
+        # Half of the peer's steps run before and half after ours, so that changes of the machine affect both.
         before = peer_seconds(options.data_root, options.steps // 2)
         for seed in options.seeds:
             found.append(our_run(options.data_root, Path(folder) / str(seed), seed, more))

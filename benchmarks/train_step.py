@@ -1,14 +1,14 @@
 """Claim: our training step is at least 2.3 times as fast as the plain float32 torchvision loop.
 
-Same network (ResNet-18, one channel, ten classes), same batch (64 images of 96x96), same machine, in
-one run, turn by turn so that drift of the machine meets both alike. The peer is the loop that every
-tutorial shows: torchvision's network in float32, SGD with momentum, images already normalized. Ours is
-the step that `fit` takes with the same optimizer, and begins earlier: it shuffles, crops, flips and normalizes from
-uint8. `--optimizer muon` takes that of `quick` instead.
+Both train the same network (ResNet-18, one channel, ten classes) on the same batch (64 images of 96x96) in one run on
+the same machine, and take turns, so that changes of the machine's speed affect both. The peer is the loop of most
+tutorials: torchvision's network in float32, SGD with momentum, normalized images. Ours is the step of `fit` with the
+same optimizer, and it does more: it also shuffles, crops, flips and normalizes uint8 images. `--optimizer muon` uses
+the optimizer of `quick`.
 
-The bar holds for processors with bfloat16 instructions; on others the ratio is printed without it.
+The bar applies to processors with bfloat16 instructions; on others, only the ratio is printed.
 
-`--profile` prints where the processor's time of our steps goes, by torch's profiler; at least 85 % is to be in the
+`--profile` prints how our steps spend processor time, measured by torch's profiler; at least 85 % must be in the
 kernels of convolution, normalization and pooling.
 """
 
@@ -65,7 +65,7 @@ def plain_step(batch_size: int) -> Callable[[], None]:
 
 
 def our_step(batch_size: int, steps: int, kind: str) -> tuple[Callable[[], None], str]:
-    """Returns one step of `fit`'s loop with a kind of optimizer, and the machine settings that it chose."""
+    """Returns one step of `fit` with the given optimizer, and the machine settings that were chosen."""
     machine = choose_machine()
     recipe = resolve_recipe("quick", **{"batch_size": batch_size, "augment.flip": True, "optimizer": kind})
     preprocessing = Preprocessing(image_size=SIZE, channels=CHANNELS, mean=(0.5,), std=(0.5,))
@@ -91,18 +91,18 @@ def our_step(batch_size: int, steps: int, kind: str) -> tuple[Callable[[], None]
 
 
 def _kind(event: FunctionEvent) -> str:
-    """Returns what an operation belongs to; products and copies within a convolution are of it, and so with pooling."""
+    """Returns the kind of an operation; products and copies within a convolution or pooling count as such."""
     names, above = [event.name], event.cpu_parent
     while above is not None:
         names.append(above.name)
         above = above.cpu_parent
-    within = (kind for kind in COUNTED if any(part in name for part in KERNELS[kind] for name in names))
-    itself = (kind for kind, parts in KERNELS.items() if any(part in event.name for part in parts))
+    within = (kind for kind in COUNTED if any(kernel in name for kernel in KERNELS[kind] for name in names))
+    itself = (kind for kind, names in KERNELS.items() if any(name in event.name for name in names))
     return next(within, None) or next(itself, "other")
 
 
 def profile(step: Callable[[], None], count: int) -> float:
-    """Prints the share of processor time by kind of kernel, and returns that of the network's own three."""
+    """Prints the fraction of processor time by kind of kernel, and returns the sum of the three counted kinds."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
         for _ in range(count):
             step()
@@ -116,13 +116,13 @@ def profile(step: Callable[[], None], count: int) -> float:
 
 
 def main() -> int:
-    """Runs both in turn and prints the ratio of their median speeds."""
+    """Runs both alternately and prints the ratio of their median speeds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=20, help="counted steps of each (default 20)")
-    parser.add_argument("--warmup", type=int, default=4, help="steps of each that are not counted (default 4)")
-    parser.add_argument("--batch-size", type=int, default=64, help="images of a step (default 64)")
-    parser.add_argument("--optimizer", choices=("sgd", "muon"), default="sgd", help="of ours (default sgd)")
-    parser.add_argument("--profile", action="store_true", help="print where the time goes instead")
+    parser.add_argument("--steps", type=int, default=20, help="steps to measure of each (default 20)")
+    parser.add_argument("--warmup", type=int, default=4, help="steps of each before measuring (default 4)")
+    parser.add_argument("--batch-size", type=int, default=64, help="images per step (default 64)")
+    parser.add_argument("--optimizer", choices=("sgd", "muon"), default="sgd", help="our optimizer (default sgd)")
+    parser.add_argument("--profile", action="store_true", help="print how our steps spend time instead")
     options = parser.parse_args()
 
     torch.manual_seed(0)
@@ -130,7 +130,7 @@ def main() -> int:
     ours, settings = our_step(options.batch_size, options.steps + options.warmup, options.optimizer)
     print(f"ResNet-18, {options.batch_size} images of {CHANNELS}x{SIZE}x{SIZE}; ours: {settings}")
     if options.profile:
-        keep_freed_memory()  # as `fit` does; the peer goes without it, so that the comparison does too
+        keep_freed_memory()  # as in `fit`; the peer does not, so the comparison does not either
         for _ in range(options.warmup):
             ours()
         share = profile(ours, options.steps)
@@ -141,7 +141,7 @@ def main() -> int:
     )
     ratio = times["plain"] / times["ours"]
     if "bfloat16" not in settings:
-        print(f"train_step: {ratio:.2f}x (no bar: bfloat16 is not the faster on this machine)")
+        print(f"train_step: {ratio:.2f}x (no bar: bfloat16 is not faster on this machine)")
         return 0
     print(f"train_step: {ratio:.2f}x (bar {BAR:.2f}x)")
     return 0 if ratio >= BAR else 1

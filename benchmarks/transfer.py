@@ -1,10 +1,10 @@
-"""Claim: with 20 images a class, a network pretrained on other classes beats the same network from scratch.
+"""Claim: with 20 images per class, a network pretrained on other classes beats the same network from scratch.
 
-ResNet-18 is trained on five classes of Imagenette, all their training images. Then it is fine-tuned on 20 images of
-each of the other five, in three ways: its backbone frozen, a learning rate for every stage (the recipe `finetune`),
-and all of it at one rate; and the same network is trained on the same images from scratch, for as many epochs.
-Accuracy is that on all validation images of those five classes. Each seed draws its own 20 images a class,
-which the four share.
+A ResNet-18 is trained on all training images of five classes of Imagenette. Then it is fine-tuned on 20 images of each
+of the other five classes in three ways: with a frozen backbone, with one learning rate per stage (the recipe
+`finetune`), and with one rate for everything. The same network is also trained from scratch on the same images for the
+same number of epochs. Accuracy is measured on all validation images of these five classes. Each seed draws 20 images
+per class, the same for all four.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from resnetlab.data.storage.store import ImageData
 BAR = 10.0
 _GROWING = {"start_size": 0.7, "grow_until": 0.6, "average": 0.998, "augment.crop_padding": 1 / 14}
 PRETRAINING = {"recipe": "quick", "label_smoothing": 0.0, "augment.crop_scale": (0.35, 1.0), **_GROWING}
-"""Label smoothing makes features that transfer less well (Kornblith et al. 2021)."""
+"""Features trained with label smoothing transfer less well (Kornblith et al. 2021)."""
 _BACKBONE = ("stem", "stage1", "stage2", "stage3", "stage4")
 WAYS: dict[str, dict[str, Any]] = {
     "from scratch": {"recipe": "quick", "lr": 0.05, **_GROWING},
     "frozen": {"recipe": "finetune", "rates": dict.fromkeys(_BACKBONE, 0), "unfreeze": 0},
-    "a rate a stage": {"recipe": "finetune"},
+    "a rate per stage": {"recipe": "finetune"},
     "full": {"recipe": "finetune", "rates": {}, "unfreeze": 0},
 }
 
 
 def write_table(path: Path, images: Path, classes: Sequence[str], per_class: int | None, seed: int) -> Path:
-    """Writes a table of the classes: so many training images of each, or all, and every validation image as test."""
+    """Writes a table with some or all training images of each class, and all validation images as test."""
     lines = ["path,label,split"]
     for name in classes:
         files = sorted((images / "train" / name).iterdir())
@@ -63,11 +63,11 @@ def main() -> int:
     parser.add_argument("--data-root", type=Path, default=Path(os.environ.get("RESNETLAB_DATA", "data")))
     parser.add_argument("--image-size", type=int, default=96)
     parser.add_argument("--pretrain-epochs", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=60, help="of fine-tuning, and of training from scratch")
-    parser.add_argument("--batch-size", type=int, default=20, help="of both")
-    parser.add_argument("--per-class", type=int, default=20, help="images of each class to fine-tune on")
+    parser.add_argument("--epochs", type=int, default=60, help="epochs of fine-tuning and of training from scratch")
+    parser.add_argument("--batch-size", type=int, default=20, help="batch size of both")
+    parser.add_argument("--per-class", type=int, default=20, help="images per class for fine-tuning")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--pretrained", type=Path, help="a run that was pretrained before, instead of pretraining")
+    parser.add_argument("--pretrained", type=Path, help="a run to use instead of pretraining")
     parser.add_argument("--keep", type=Path, help="keep the runs in this folder")
     options = parser.parse_args()
     print(f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}", flush=True)

@@ -86,7 +86,7 @@ def digest(model: nn.Module) -> str:
 
 
 def suite(folder: Path) -> None:
-    """One thing after the other, since starting processes takes longest; what was found is in <rank>.json."""
+    """Runs one thing after the other, because starting processes takes longest, and writes <rank>.json."""
     digits = load_data("digits")
     found: dict[str, Any] = {}
 
@@ -144,9 +144,9 @@ def suite(folder: Path) -> None:
         except UserError as error:
             found[f"refused {name}"] = [type(error).__name__, str(error)]
 
-    # Two processes go on where one was interrupted.
+    # Two processes continue where one was interrupted.
     fitting.ResNet = lambda config: frozen_norm()
-    found["begun alone"] = str(resume(folder / "begun alone", quiet=True).summary)
+    found["started alone"] = str(resume(folder / "started alone", quiet=True).summary)
     fitting.ResNet = ResNet
 
     # A signal to the second process alone.
@@ -159,7 +159,7 @@ def suite(folder: Path) -> None:
 
 
 def killed(folder: Path) -> None:
-    """The second process is killed in the second epoch of a training by the command line."""
+    """Kills the second process in the second epoch of a training by the command line."""
 
     def kill(training: Training) -> None:
         (folder / "killed-at").write_text(str(time.time()))
@@ -171,7 +171,7 @@ def killed(folder: Path) -> None:
 
 
 def resumed(folder: Path) -> None:
-    """Goes on by the command line."""
+    """Resumes with the command line."""
     main(["train", "--resume", str(folder / "run")])
 
 

@@ -116,7 +116,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict]
     """What two processes found, and the folder of their runs."""
     folder = tmp_path_factory.mktemp("together")
     with pytest.raises(Interrupted), before_step(18, lambda training: os.kill(os.getpid(), signal.SIGINT)):
-        fit(shared.frozen_norm(), "digits", out=folder / "begun alone", **shared.SETTINGS)
+        fit(shared.frozen_norm(), "digits", out=folder / "started alone", **shared.SETTINGS)
     with launch(folder) as processes:
         processes.start("suite", "--standalone", "--nproc-per-node=2")
         ((code, output),) = processes.finish()
@@ -212,7 +212,7 @@ def test_what_is_refused_is_refused_by_all_and_told_by_one(
 def test_a_signal_to_one_process_stops_all_after_the_same_step(
     together: tuple[Path, list[dict]], digits: ImageData, tmp_path: Path
 ):
-    """One process goes on where two were stopped, and ends where they would have."""
+    """One process continues where two were stopped, and ends where they would have."""
     folder, found = together
     for results in found:
         number, words = results["stopped"]
@@ -229,10 +229,10 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(
     _assert_close(run, Run(folder / "plain"))
 
 
-def test_two_processes_go_on_where_one_was_interrupted(together: tuple[Path, list[dict]]):
+def test_two_processes_continue_where_one_was_interrupted(together: tuple[Path, list[dict]]):
     folder, (first, second) = together
-    assert first["begun alone"] == second["begun alone"] == str(Run(folder / "plain").summary)
-    _assert_close(Run(folder / "begun alone"), Run(folder / "plain"))
+    assert first["started alone"] == second["started alone"] == str(Run(folder / "plain").summary)
+    _assert_close(Run(folder / "started alone"), Run(folder / "plain"))
 
 
 def _assert_close(ours: Run, theirs: Run) -> None:
@@ -363,7 +363,7 @@ def test_alone_nothing_is_exchanged(monkeypatch: pytest.MonkeyPatch):
     assert NO_EXCHANGE.agree_now(None) == 0
 
 
-def test_what_several_processes_and_networks_cannot_do_is_told():
+def test_settings_that_do_not_fit_processes_or_networks_are_refused():
     gpu = dataclasses.replace(CPU, device="cuda")
     model, recipe = ResNet(TINY), Recipe(sync_norm=True)
     with pytest.raises(UserError, match="sync_norm=True needs GPUs"):
@@ -380,7 +380,7 @@ def test_what_several_processes_and_networks_cannot_do_is_told():
 
 
 @pytest.mark.parametrize("seconds", ["soon", "0", "nan", "1e9"])
-def test_a_time_limit_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch, seconds: str):
+def test_a_wrong_time_limit_is_refused(monkeypatch: pytest.MonkeyPatch, seconds: str):
     monkeypatch.setenv("RESNETLAB_RANK_TIMEOUT", seconds)
     with pytest.raises(UserError, match=r"RESNETLAB_RANK_TIMEOUT.*1 to 43200"):
         distributed._timeout()

@@ -64,7 +64,7 @@ def test_noise_moves_the_steepest_point_little_and_is_not_taken_for_a_fall():
 
 
 def test_a_second_fall_after_an_explosion_has_no_say():
-    """As of a network that is thrown far away and learns anew, deeper and more steeply than before."""
+    """Like a network that is thrown far away and then learns again, deeper and more steeply than before."""
     losses = _fall(-3.0, depth=1.0)
     x = np.log10(RATES)
     losses[x > -1.5] = 3.5

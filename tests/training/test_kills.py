@@ -1,4 +1,4 @@
-"""Twenty deaths at random steps, over the recipes and what they can hold: every resumed run is equal bit for bit."""
+"""Twenty deaths at random steps, over several recipes: every resumed run is equal, bit for bit."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ def _run(arguments: Sequence[object], *, where: str = "never", number: int = 0, 
 def test_four_deaths_of_a_training_leave_no_trace(name: str, tmp_path: Path):
     recipe, *changes = RECIPES[name]
     settings = [word for change in changes for word in ("--set", change)]
-    # bfloat16, which has one memory format: what "auto" measures to be the fastest may differ between two runs.
+    # bfloat16 has one memory format; the fastest one that "auto" measures may differ between two runs.
     sizes = ("--epochs", 4, "--batch-size", 64, "--precision", "bfloat16")
-    sizes += ("--image-size", 24) if name == "quick" else ()  # of which there are smaller ones to begin with
+    sizes += ("--image-size", 24) if name == "quick" else ()  # so that the first images are smaller
     train = ("train", "digits", *NETWORK, "--recipe", recipe, *settings, *sizes)
     whole, mortal = tmp_path / "whole", tmp_path / "mortal"
     assert _run([*train, "--out", whole]) == 0

@@ -103,7 +103,7 @@ def test_a_network_learns_with_it(digits: ImageData, tmp_path: Path):
 
 @pytest.mark.parametrize("nesterov", [True, False])
 def test_a_step_that_is_not_finite_is_left_out_without_looking_at_it(nesterov: bool):
-    def moved(*, told: bool) -> list[torch.Tensor]:
+    def moved(*, skips: bool) -> list[torch.Tensor]:
         torch.manual_seed(0)
         parameters = [nn.Parameter(torch.randn(8, 4, 3, 3)), nn.Parameter(torch.randn(5))]
         optimizer = Muon(parameters, lr=0.1, momentum=0.8, weight_decay=0.5, nesterov=nesterov)
@@ -112,11 +112,11 @@ def test_a_step_that_is_not_finite_is_left_out_without_looking_at_it(nesterov: b
             for parameter in parameters:
                 gradient = torch.randn(parameter.shape)
                 parameter.grad = gradient / 0 if is_bad else gradient
-            if told:
+            if skips:
                 optimizer.found_inf = torch.tensor(float(is_bad))  # type: ignore[attr-defined]
-            if told or not is_bad:
+            if skips or not is_bad:
                 optimizer.step()
         return [*parameters, *(optimizer.state[parameter]["momentum_buffer"] for parameter in parameters)]
 
-    for ours, wanted in zip(moved(told=True), moved(told=False), strict=True):
+    for ours, wanted in zip(moved(skips=True), moved(skips=False), strict=True):
         torch.testing.assert_close(ours, wanted)

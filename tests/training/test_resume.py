@@ -1,4 +1,4 @@
-"""A run that was killed and resumed equals the run never interrupted, bit for bit and row for row."""
+"""A run that was killed and resumed equals an uninterrupted run, bit for bit and row for row."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path: Path, uninterrupte
         resume(run, quiet=True)
 
 
-def test_another_machine_is_told(tmp_path: Path, uninterrupted: Run, capfd: pytest.CaptureFixture[str]):
+def test_another_machine_is_reported(tmp_path: Path, uninterrupted: Run, capfd: pytest.CaptureFixture[str]):
     shutil.copytree(uninterrupted.path, tmp_path / "run")
     run = Run(tmp_path / "run")
     run.weights.unlink()

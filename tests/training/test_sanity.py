@@ -36,7 +36,7 @@ def test_what_cannot_be_learned_is_told(digits: ImageData):
 
 
 def test_overrides_are_for_a_network_given_by_name(digits: ImageData):
-    with pytest.raises(UserError, match="overrides"):
+    with refuses("overrides", "name"):
         overfit_one_batch(TINY, digits, overrides={"shortcut": "B"})
 
 

@@ -67,7 +67,7 @@ def test_a_log_without_an_epoch_leaves_nothing(tmp_path: Path):
     assert not (tmp_path / "events").exists()
 
 
-def test_without_the_package_one_is_told_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_the_package_the_error_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in list(sys.modules):
         if name.startswith("torch.utils.tensorboard"):
             monkeypatch.delitem(sys.modules, name)

@@ -49,7 +49,7 @@ def copied(model: nn.Module) -> dict[str, Tensor]:
 
 
 def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
-    """The parts of which any parameter or running statistic has changed."""
+    """Returns the sections in which a parameter or running statistic has changed."""
     return {SECTIONS[name.partition(".")[0]] for name in before if not torch.equal(before[name], after[name])}
 
 

@@ -105,9 +105,9 @@ def overfit_one_batch(
     check_sections(recipe, network)
     recipe = recipe.changed(label_smoothing=0.0, weight_decay=0.0, class_weights="none")
     machine.place(network).train()
-    parts = TrainedSections(network, recipe)
+    sections = TrainedSections(network, recipe)
     optimizer = build_optimizer(network, recipe)
-    parts.begin(recipe.epochs - 1)
+    sections.begin(recipe.epochs - 1)
     network.set_drop_progress(0.0)
     for module in network.modules():
         if isinstance(module, DropPath):
