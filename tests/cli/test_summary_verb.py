@@ -29,6 +29,19 @@ def test_the_help_loads_no_torch():
     assert done.returncode == 0, done.stderr
 
 
+def test_a_run_is_summarized_without_tables_and_pictures(digits_run: Run):
+    code = (
+        "import sys\n"
+        "from resnetlab.cli.main import main\n"
+        "try: main(['summary', sys.argv[1]])\n"
+        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        "assert not {'pandas', 'pyarrow', 'sklearn', 'matplotlib'} & set(sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(digits_run.path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_table_and_what_it_is_published_with(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COLUMNS", "80")
     code, table, err = cli("summary", "d2l_resnet18")

@@ -23,15 +23,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from resnetlab.core.checks import check_schema
 from resnetlab.core.errors import UserError, resume_command
 from resnetlab.core.files import atomic, exclusive_lock, file_name, read_toml, write_json, write_toml
 from resnetlab.core.html import render
 from resnetlab.core.pictures import NOTEBOOK_COLORS, learning_curves
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA_VERSION = 1
 HISTORY_COLUMNS = (
@@ -118,6 +119,8 @@ class Run:
     @property
     def history(self) -> pd.DataFrame:
         """A row an epoch: losses, accuracies (0 to 1), learning rate, speed."""
+        import pandas as pd  # slow to import, and not needed to load a network
+
         rows = self.history_rows()
         return pd.DataFrame(rows, columns=list(HISTORY_COLUMNS))
 

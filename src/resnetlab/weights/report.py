@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 LOADED, ADAPTED, REINITIALIZED, IGNORED = "loaded", "adapted", "re-initialized", "ignored"
 
@@ -66,6 +68,8 @@ class LoadReport:
     @property
     def table(self) -> pd.DataFrame:
         """A row a tensor: name, status, shape here, shape there, why."""
+        import pandas as pd  # slow to import, and not needed to load a network
+
         return pd.DataFrame([vars(row) for row in self.rows], columns=["name", "status", "here", "there", "why"])
 
     def __str__(self) -> str:
