@@ -662,7 +662,7 @@ def test_an_epoch_resumed_in_its_middle_is_bit_equal_with_everything_on(split: S
     rest = batches(split, policy, rank=rank, world_size=2, first_step=1)
     assert [batch.step for batch in rest] == [1, 2]
     for ours, theirs in zip(rest, whole[1:], strict=True):
-        for name in ("images", "labels", "partner_labels", "share"):
+        for name in ("images", "labels", "partner_labels", "mix_ratios"):
             assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
 
 

@@ -93,7 +93,7 @@ def _batches(data: ImageData, **arguments: int) -> list[Batch]:
 def _assert_same_batches(ours: list[Batch], theirs: list[Batch]) -> None:
     for one, other in zip(ours, theirs, strict=True):
         assert one.step == other.step
-        for field in ("images", "labels", "partner_labels", "share"):
+        for field in ("images", "labels", "partner_labels", "mix_ratios"):
             left, right = getattr(one, field), getattr(other, field)
             assert isinstance(left, torch.Tensor)
             assert isinstance(right, torch.Tensor)
