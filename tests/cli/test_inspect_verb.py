@@ -41,7 +41,7 @@ def test_inspect_lists_copies_and_leaves_unreadable_files_out(cli: Cli, image_fo
     assert "groups of equal images: 1, with different labels: 1" in out
     assert "blue/copy[1].png" in out
     text = " ".join(out.split())
-    assert "note: left out 1 unreadable file" in text
+    assert "note: skipped 1 unreadable file" in text
     assert "broken.png" in text
     assert "warning" not in err
     assert sorted(image_folder.rglob("*")) == before
@@ -72,7 +72,7 @@ def test_inspect_with_a_network_ranks_the_labels_that_it_doubts(cli: Cli, digits
         (("digits", "--split", "val"), "digits has no 'val' split"),
         (("digits", "--out", "sheet.jpg"), "sheet.png"),
         (("digits", "--out", "nowhere/sheet.png"), "does not exist"),
-        (("digits", "--model", "nowhere"), "nowhere is not a run: there is no such folder"),
+        (("digits", "--model", "nowhere"), "nowhere is not a run"),
         (("digit",), "Did you mean 'digits'?"),
     ],
 )

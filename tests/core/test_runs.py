@@ -26,16 +26,16 @@ def test_history_keeps_every_float_exactly(tmp_path: Path):
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"nowhere is not a run: there is no such folder\. Give the folder"):
+    with pytest.raises(UserError, match=r"nowhere is not a run"):
         Run("nowhere")
     Run.create(tmp_path / "runs" / "mine", EMPTY_SETTINGS, {})
-    with pytest.raises(UserError, match=r"it holds no run\.toml.*there are runs/mine"):
+    with pytest.raises(UserError, match=r"no run\.toml found.*there are runs/mine"):
         Run(tmp_path)
 
 
 def test_an_incomplete_run_is_refused(tmp_path: Path):
     (tmp_path / "run.toml").write_text("schema = 1\nseed = 0\n[model]\n[data]\n[recipe]\n[machine]")
-    with pytest.raises(UserError, match=r"run\.toml is incomplete: it lacks preprocessing\. Restore the file"):
+    with pytest.raises(UserError, match=r"run\.toml is incomplete: preprocessing"):
         Run(tmp_path)
 
 
@@ -48,7 +48,7 @@ def test_a_newer_schema_is_refused(tmp_path: Path):
 def test_nothing_is_ever_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"is not empty, and a run never overwrites anything.*with --out\.$"):
+    with pytest.raises(UserError, match=r"is not empty.*--out\.$"):
         check_folder(tmp_path / "full")
     with pytest.raises(UserError, match=r"thesis\.txt is a file, not a folder"):
         check_folder(tmp_path / "full" / "thesis.txt")

@@ -96,7 +96,7 @@ def test_fault_01_loading_stops_unless_skipping_is_asked_for(image_folder: Path)
         load_data(image_folder)
     assert "blue/text.jpg' cannot be read" in str(error.value)
     assert "red/empty.jpg' is empty (0 bytes)" in str(error.value)
-    with pytest.warns(UserWarning, match="left out 2 unreadable files"):
+    with pytest.warns(UserWarning, match="skipped 2 unreadable files"):
         data = load_data(image_folder, skip_unreadable=True)
     assert sum(len(split) for split in data.splits.values()) == 40
 
@@ -145,7 +145,7 @@ def test_fault_06_a_file_that_changed_since_it_was_listed_is_named(tmp_path: Pat
     assert decode_image(path, 3, stamp).shape == (48, 64, 3)
     status = path.stat()
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    with pytest.raises(UnreadableImageError, match=r"photo\.png' has changed since it was listed\. Leave the images"):
+    with pytest.raises(UnreadableImageError, match=r"photo\.png' has changed since it was listed"):
         decode_image(path, 3, stamp)
     stamp = file_stamp(path)
     path.write_bytes(b"not an image any more")
@@ -200,8 +200,8 @@ def test_fault_08_a_bomb_is_an_error_and_never_a_warning(tmp_path: Path, width: 
     with ThreadPoolExecutor(4) as pool:
         messages = set(pool.map(fate, range(8)))
     assert messages == {fate(0)}
-    assert f"bomb.png' cannot be read: {words} more than the 89,478,485 that are taken as honest; scale" in fate(0)
-    with pytest.raises(UnreadableImageError, match="taken as honest"):
+    assert f"bomb.png' cannot be read: {words} more than the limit of 89,478,485; scale" in fate(0)
+    with pytest.raises(UnreadableImageError, match="the limit of"):
         probe_image(path)
     assert limit == Image.MAX_IMAGE_PIXELS
     assert list(warnings.filters) == filters
@@ -377,7 +377,7 @@ def test_fault_12_floats_and_wide_integers_have_a_range(tmp_path: Path, values: 
 def test_fault_12_values_that_are_not_finite_are_refused(tmp_path: Path, value: float):
     path = tmp_path / "scan.tif"
     Image.fromarray(np.array([[0, value]], np.float32)).save(path)
-    with pytest.raises(UnreadableImageError, match=r"scan\.tif' cannot be read: it holds values that are not finite"):
+    with pytest.raises(UnreadableImageError, match=r"scan\.tif'.*not finite"):
         decode_image(path, 1)
 
 

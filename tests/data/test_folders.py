@@ -125,7 +125,7 @@ def test_linked_split_and_class_folders_alone_are_refused_with_the_remedy(tmp_pa
     root.mkdir()
     (root / "train").symlink_to(store / "train")
     assert split_folders(root) == {}
-    with pytest.raises(UserError, match=r"holds no class folders\..*data/train' leads out .*--follow-links"):
+    with pytest.raises(UserError, match=r"contains no class folders\..*data/train' leads out .*--follow-links"):
         list_classes(root)
     assert split_folders(root, follow_links=True) == {"train": root / "train"}
     make(root, "test/cat/2.jpg")

@@ -91,7 +91,7 @@ def test_images_of_one_color_are_told_and_evenly_colored_ones_are_no_photos(laid
         {"split": "train", "path": "train/red/plain.png", "label": "red", "deviation": 0.0}
     ]
     assert found.splits["constant"].tolist() == [1, 0]
-    assert "images that are nearly of one color: 1\n" in str(found)
+    assert "nearly constant images: 1\n" in str(found)
     gray = load_data((torch.full((40, 8, 8), 7, dtype=torch.uint8), [0, 1] * 20))
     assert len(inspect_data(gray).constant) == 40
 

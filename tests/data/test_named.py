@@ -127,7 +127,7 @@ def test_idx_files_are_read(tmp_path: Path, load, folder: str):
     ("changed", "words"),
     [
         ({"t10k_labels": np.zeros(3, dtype=np.uint8)}, r"images \(20, 28, 28\) and labels \(3,\) of test"),
-        ({"train_labels": np.full(30, 10, dtype=np.uint8)}, "labels of train that are none of 0 to 9"),
+        ({"train_labels": np.full(30, 10, dtype=np.uint8)}, "labels of train outside 0 to 9"),
         ({"train_images": np.zeros((30, 9, 9), dtype=np.uint8)}, r"images \(30, 9, 9\)"),
         ({"train_images": np.zeros((0, 28, 28), dtype=np.uint8)}, "MNIST is incomplete or damaged"),
     ],
@@ -301,13 +301,13 @@ def test_incomplete_imagenette_is_refused(tmp_path: Path):
 def test_an_archive_that_is_damaged_or_of_something_else_leaves_nothing_behind(tmp_path: Path, no_download: None):
     archive = pack(tmp_path / "imagenette2-160.tgz", make_imagenette(tmp_path, "imagenette2-160"))
     archive.write_bytes(archive.read_bytes()[:-200])
-    with pytest.raises(UserError, match=r"imagenette2-160\.tgz' is damaged or incomplete: .*Get it again"):
+    with pytest.raises(UserError, match=r"imagenette2-160\.tgz' is damaged or incomplete: .*Download it again"):
         find_imagenette(tmp_path, False, None)
     assert list(tmp_path.iterdir()) == [archive]
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "x").touch()
     pack(archive, tmp_path / "other")
-    with pytest.raises(UserError, match=r"holds no folder imagenette2-160\. Get it again from https://"):
+    with pytest.raises(UserError, match=r"contains no folder imagenette2-160\. Download it again from https://"):
         find_imagenette(tmp_path, False, None)
     assert list(tmp_path.iterdir()) == [archive]
 

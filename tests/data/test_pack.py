@@ -476,7 +476,7 @@ def test_a_file_that_changes_after_it_was_listed_is_named(
         patch.setattr(assemble, "_survey", meddling)
         for store in ("memory", "pack"):
             os.utime(photos / "red" / "x5.png")
-            with pytest.raises(UserError, match=r"x5\.png' has changed since it was listed\. Leave the images alone"):
+            with pytest.raises(UserError, match=r"x5\.png' has changed since it was listed"):
                 load_data(photos, image_size=24, store=store)
         os.utime(photos / "red" / "x5.png")
         with pytest.raises(UserError, match=r"x5\.png' has changed since it was listed"):
@@ -493,10 +493,10 @@ def test_unreadable_files_stop_a_pack_or_are_left_out(photos: Path, tmp_path: Pa
     (photos / "blue" / "empty.jpg").touch()
     with pytest.raises(UserError, match=r"2 unreadable files below .*--skip-unreadable"):
         pack_data(photos, tmp_path / "pack", image_size=24)
-    with pytest.warns(UserWarning, match=r"left out 2 unreadable files: .*broken\.png"):
+    with pytest.warns(UserWarning, match=r"skipped 2 unreadable files: .*broken\.png"):
         data = pack_data(photos, tmp_path / "pack", image_size=24, skip_unreadable=True)
     assert sum(map(len, data.splits.values())) == 60
-    with pytest.warns(UserWarning, match="left out 2 unreadable files"):
+    with pytest.warns(UserWarning, match="skipped 2 unreadable files"):
         memory = load_data(photos, image_size=24, store="memory", skip_unreadable=True)
     _assert_same(data, memory)
     _assert_same(load_data(tmp_path / "pack"), memory)
@@ -505,7 +505,7 @@ def test_unreadable_files_stop_a_pack_or_are_left_out(photos: Path, tmp_path: Pa
 def test_a_pack_found_again_tells_of_unreadable_files_again(photos: Path):
     (photos / "red" / "broken.png").write_bytes((photos / "red" / "00.png").read_bytes()[:60])
     for _ in range(2):
-        with pytest.warns(UserWarning, match=r"left out 1 unreadable file: .*broken\.png"):
+        with pytest.warns(UserWarning, match=r"skipped 1 unreadable file: .*broken\.png"):
             load_data(photos, image_size=24, store="pack", skip_unreadable=True)
     with pytest.raises(UserError, match=r"1 unreadable file below .*broken\.png.*--skip-unreadable"):
         load_data(photos, image_size=24, store="pack")
@@ -857,7 +857,7 @@ def test_what_could_not_be_read_is_tried_again(photos: Path, tmp_path: Path):
     [
         (lambda facts: facts.update(name="../../elsewhere"), "a name in pack.json is a path"),
         (lambda facts: facts["shards"].update({"../train-0": {}}), "a name in pack.json is a path"),
-        (lambda facts: facts.update(table="0"), "the digest of images.parquet is another"),
+        (lambda facts: facts.update(table="0"), "the digest of images.parquet differs"),
         (lambda facts: facts.pop("format"), "pack.json lacks format"),
     ],
 )

@@ -87,7 +87,7 @@ def test_data_print_themselves(digits: ImageData):
         ({"source": "digits", "limit_held_out": 0}, "limit_held_out must be an integer of at least 1, got 0"),
         ({"source": "digits", "limit": 1.5}, "limit must be an integer of at least 1, got 1.5"),
         ({"source": "digits", "split_seed": 2**32}, "split_seed .* 4294967295, got 4294967296"),
-        ({"source": Path("digits")}, "unknown data 'digits': there is no such folder"),
+        ({"source": Path("digits")}, "unknown data 'digits'"),
         ({"source": None}, "data must be the name of a data set, the path of a folder.*, got None"),
         ({"source": "digits", "channels": 2}, "channels must be 1 or 3, got 2"),
         ({"source": "digits", "validation_fraction": 1.0}, "validation_fraction must be .* below 1, got 1.0"),
@@ -194,7 +194,7 @@ def test_unreadable_files_are_named_and_left_out_only_when_asked(image_folder: P
         load_data(image_folder)
     for words in ("broken.png", "empty.jpg' is empty (0 bytes)", "notes.txt", "--skip-unreadable"):
         assert words in str(error.value)
-    with pytest.warns(UserWarning, match="left out 3 unreadable files"):
+    with pytest.warns(UserWarning, match="skipped 3 unreadable files"):
         data = load_data(image_folder, skip_unreadable=True)
     assert sum(len(split) for split in data.splits.values()) == 40
 
@@ -206,7 +206,7 @@ def test_an_empty_class_folder_is_named(image_folder: Path):
 
 
 def test_a_folder_without_class_folders_is_refused(tmp_path: Path):
-    with pytest.raises(UserError, match=r"holds no class folders\. Expected one folder for each class"):
+    with pytest.raises(UserError, match=r"contains no class folders\. Expected one folder for each class"):
         load_data(tmp_path)
 
 

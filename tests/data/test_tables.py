@@ -76,7 +76,7 @@ def test_names_are_numbered_by_the_classes_that_were_given(tmp_path: Path):
         (["cat", 1], "must be a sequence of names"),
         ([" "], "must be a sequence of names"),
         ([], r"class_names is empty\. Name every class"),
-        (["a", "b", "a"], "holds 'a' twice"),
+        (["a", "b", "a"], "contains 'a' twice"),
     ],
 )
 def test_class_names_must_be_distinct_texts(names, words: str):
@@ -97,7 +97,7 @@ def test_the_line_is_the_files_own(tmp_path: Path):
         ("a,x,train\nb, ,train", "line 3: the label is missing"),
         ("a,x,train\nb,x,", "line 3: the split is missing"),
         ("a,x,train\nb,x,tset", r"line 3: unknown split 'tset'\. Did you mean 'test'\? Expected train, validation or"),
-        ("a\0,x,train", r"line 2: 'a\\x00' is no path"),
+        ("a\0,x,train", r"line 2: 'a\\x00' is not a path"),
         ("a,x,train\nb,x", "line 3: 2 fields where the header has 3"),
         ("a,x,train\nb,x,train,", "line 3: 4 fields where the header has 3"),
         ('a,x,train\n"b,x,train\n', r"line 3: .*Correct it, with quotes around fields"),
@@ -163,7 +163,7 @@ def test_what_is_no_table_is_refused(tmp_path: Path):
     (tmp_path / "labels.csv").write_bytes("path,label\na,x\nb,é\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"labels\.csv, line 3: not UTF-8 text .*Save the table as UTF-8"):
         read_table(tmp_path / "labels.csv")
-    with pytest.raises(UserError, match="class_names holds 'a' twice"):
+    with pytest.raises(UserError, match="class_names contains 'a' twice"):
         read_table(tmp_path / "labels.csv", ["a", "a"])
 
 

@@ -206,7 +206,7 @@ def test_a_description_of_other_types_is_shown_as_it_is(tmp_path: Path, descript
 def test_no_file_and_no_run_are_told(tmp_path: Path):
     with pytest.raises(UserError, match=r"there is no file .*gone\.pt"):
         inspect_weights(tmp_path / "gone.pt")
-    with pytest.raises(UserError, match=r"is not a run: it holds no run\.toml"):
+    with pytest.raises(UserError, match=r"is not a run: no run\.toml found"):
         inspect_weights(tmp_path)
     Run.create(tmp_path / "run", EMPTY_SETTINGS, {})
     with pytest.raises(UserError, match="has no trained network yet"):

@@ -56,7 +56,7 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def write_toml(path: Path, values: dict[str, Any]) -> None:
-    """Writes a TOML file atomically; entries that are None are left out, since TOML has no null."""
+    """Writes a TOML file atomically; None entries are omitted, since TOML has no null."""
     write_text(path, tomli_w.dumps(_without_none(values)))
 
 

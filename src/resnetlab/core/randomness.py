@@ -1,8 +1,8 @@
 """Every random draw is a function of (seed, epoch, step, stream).
 
 Draws come from NumPy's counter-based Philox generator on the CPU (Salmon et al., "Parallel
-Random Numbers: As Easy as 1, 2, 3", SC 2011), never from a worker or from what was drawn
-before. So a resumed run draws what the uninterrupted one would have, and devices agree.
+Random Numbers: As Easy as 1, 2, 3", SC 2011), never from a worker or from earlier
+draws. So a resumed run draws the same numbers as an uninterrupted one, and devices agree.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from resnetlab.core.checks import check_integer
 
 
 def generator(seed: int, stream: str, *, epoch: int = 0, step: int = 0) -> np.random.Generator:
-    """Returns the generator of one place in the training.
+    """Returns the generator for one stream at one step of the training.
 
     Args:
         seed: the run's seed, 0 or more.
@@ -37,7 +37,7 @@ def generator(seed: int, stream: str, *, epoch: int = 0, step: int = 0) -> np.ra
 
 @dataclass(frozen=True)
 class Draws:
-    """The random draws of one step: a generator for each stream, so that one kind of draw never shifts another.
+    """The random draws of one step: one generator per stream, so that kinds of draws are independent.
 
     Attributes:
         seed: the run's seed, 0 or more.
@@ -50,7 +50,7 @@ class Draws:
     step: int = 0
 
     def stream(self, name: str) -> np.random.Generator:
-        """Returns the generator of one stream, at its beginning."""
+        """Returns the generator of one stream, at its start."""
         return generator(self.seed, name, epoch=self.epoch, step=self.step)
 
 

@@ -1,16 +1,16 @@
-"""The run folder: the unit of work that every later verb takes.
+"""The run folder, which every later verb takes.
 
 run.toml             the resolved configuration: enough to run it again
 environment.json     versions and machine
-history.csv          a row an epoch
+history.csv          one row per epoch
 checkpoints/         what resuming needs
-model.safetensors    the trained network, self-describing
-last.safetensors     that of the last step, where the best epoch's was kept
-evaluation/          figures and tables of the test split (or of validation where there is no test)
+model.safetensors    the trained network, with its description
+last.safetensors     the network after the last step, if that of the best epoch was kept
+evaluation/          figures and tables of the test split, or else of the validation split
 figures/*.png        the report's pictures
 report.html          one page, opens anywhere
-tensorboard/         the history as event files, where asked for
-bad_steps.csv        steps that were not finite, where there were any
+tensorboard/         the history as event files, with --tensorboard
+bad_steps.csv        steps that were not finite, if any
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ HISTORY_COLUMNS = (
 )  # fmt: skip
 _SETTINGS = ("seed", "model", "data", "preprocessing", "recipe", "machine")
 TIMING_COLUMNS = ("images_per_second", "seconds")
-"""The history's columns that tell of the machine, not of the training: two equal runs differ in them."""
+"""The columns of the history that depend on the machine: two equal runs differ in them."""
 
 
 class Run:
@@ -50,21 +50,21 @@ class Run:
         path: the folder, as `fit` returned it or `--out` named it.
 
     Raises:
-        UserError: there is no such folder, it is no run, or a newer version wrote it.
+        UserError: the folder does not exist, is not a run, or was written by a newer version.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not (self.path / "run.toml").is_file():
-            problem = "there is no such folder" if not self.path.exists() else "it holds no run.toml"
+            problem = "the folder does not exist" if not self.path.exists() else "no run.toml found"
             raise UserError(
-                f"{self.path} is not a run: {problem}. Give the folder that `resnetlab train` made{_known_runs()}."
+                f"{self.path} is not a run: {problem}. Give a folder that `resnetlab train` wrote{_known_runs()}."
             )
         self.settings: dict[str, Any] = read_toml(self.path / "run.toml")
         check_schema(self.path / "run.toml", self.settings.get("schema"), SCHEMA_VERSION)
         missing = [name for name in _SETTINGS if name not in self.settings]
         if missing:
-            raise UserError(f"{self.path}/run.toml is incomplete: it lacks {', '.join(missing)}. Restore the file.")
+            raise UserError(f"{self.path}/run.toml is incomplete: {', '.join(missing)} missing. Restore the file.")
 
     @classmethod
     def create(cls, path: Path, settings: Mapping[str, Any], environment: Mapping[str, Any]) -> Run:
@@ -112,20 +112,20 @@ class Run:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Versions and machine that made the run, as far as they are known."""
+        """The versions and the machine of the run; empty if unknown."""
         path = self.path / "environment.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     @property
     def history(self) -> pd.DataFrame:
-        """A row an epoch: losses, accuracies (0 to 1), learning rate, speed."""
+        """One row per epoch: losses, accuracies (0 to 1), learning rate, speed."""
         import pandas as pd  # slow to import, and not needed to load a network
 
         rows = self.history_rows()
         return pd.DataFrame(rows, columns=list(HISTORY_COLUMNS))
 
     def history_rows(self) -> list[dict[str, Any]]:
-        """The rows of history.csv, with every float exactly as it was written."""
+        """The rows of history.csv, with exact floats."""
         path = self.path / "history.csv"
         if not path.is_file():
             return []
@@ -170,7 +170,7 @@ class Run:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        """Returns what a notebook shows."""
+        """Returns the notebook view."""
         rows = self.history_rows()
         curves = learning_curves(rows)[:2] if rows else ()
         files = {
@@ -197,17 +197,17 @@ def default_folder(data_name: str, model_name: str) -> Path:
 
 
 def check_folder(path: str | Path) -> Path:
-    """Returns the path of a new run's folder, or raises `UserError` where it holds something or cannot be made.
+    """Returns the path of a new run's folder, or raises `UserError` if it is not empty or cannot be made.
 
-    Nothing is created: the images may be below the same folder, and are not read yet.
+    Nothing is created, since the images may be in the same folder and are not read yet.
     """
     path = Path(path)
     try:
         if path.is_dir() and any(path.iterdir()):
-            begun = (path / "run.toml").exists() and not (path / "model.safetensors").exists()
-            remedy = f", or continue the interrupted run in it with: {resume_command(path)}" if begun else "."
+            is_unfinished = (path / "run.toml").exists() and not (path / "model.safetensors").exists()
+            remedy = f", or continue the interrupted run in it with: {resume_command(path)}" if is_unfinished else "."
             raise UserError(
-                f"{path} is not empty, and a run never overwrites anything. Choose another folder with --out{remedy}"
+                f"{path} is not empty, and runs never overwrite anything. Choose another folder with --out{remedy}"
             )
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is a file, not a folder. Choose another folder with --out.")

@@ -1,4 +1,4 @@
-"""From a source to a data set: splits drawn, images decoded, in memory or in a pack."""
+"""Makes a data set from a source: draws splits, and decodes images into memory or a pack."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _WORTH_A_WORD = 2**28
 
 
 def from_arrays(source: ArraySource, options: LoadOptions) -> ImageData:
-    """Makes a data set of images in memory: squares of the size and channels asked for."""
+    """Makes a data set of images in memory: squares of the chosen size and channels."""
     drawn = _draw({split: labels for split, (_, labels) in source.splits.items()}, source.class_names, options)
     given, height, width = next(iter(source.splits.values()))[0].shape[1:]
     framing = options.resolve(image_size=min(height, width), channels=given)
@@ -174,7 +174,7 @@ def _survey(
 ) -> tuple[StoredFormat, int]:
     """Returns the form in which to keep images, and about how many bytes they will take.
 
-    Only the files' heads are read, and not of all where a sample tells enough.
+    Only the heads of the files are read, and only those of a sample if that suffices.
 
     Args:
         files: of every split.
@@ -216,7 +216,7 @@ def _probe(files: Sequence[tuple[str, Path]]) -> list[tuple[str, tuple[int, int,
 
 
 def _fits_in_memory(needed: int, count: int, *, insist: bool) -> bool:
-    """Whether so many bytes leave half of the free memory free; says what will be taken where it is much.
+    """Whether `needed` bytes leave half of the free memory free; large allocations are announced.
 
     Raises:
         UserError: they do not fit at all, and the user insists on memory.
@@ -227,14 +227,14 @@ def _fits_in_memory(needed: int, count: int, *, insist: bool) -> bool:
     needed *= max(1, processes)
     if free is not None and insist and needed > 0.8 * free:
         raise UserError(
-            f"{count:,} images take {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are free. Keep them "
-            "in a pack (--store pack), or choose a smaller image size (--image-size)."
+            f"{count:,} images take {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are free. Store "
+            "them in a pack (--store pack), or choose a smaller image size (--image-size)."
         )
     if free is not None and not insist and needed > 0.5 * free:
         return False
     if needed > _WORTH_A_WORD:
-        told = "" if free is None else f" of {free / 2**30:.1f} GiB that are free"
-        notice(f"reading {count:,} images into memory: {needed / 2**30:.1f} GiB{told}")
+        of_free = "" if free is None else f" of {free / 2**30:.1f} GiB free"
+        notice(f"reading {count:,} images into memory: {needed / 2**30:.1f} GiB{of_free}")
     return True
 
 
@@ -295,9 +295,9 @@ def _check_failures(messages: Sequence[str], root: Path, *, skip: bool) -> None:
     if not skip:
         raise UserError(
             f"{number} below {printable(root)}: {describe_failures(messages)} "
-            "Repair or remove them, or leave them out (--skip-unreadable)."
+            "Repair or remove them, or skip them (--skip-unreadable)."
         )
-    warnings.warn(f"left out {number}: {describe_failures(messages)}", stacklevel=3)
+    warnings.warn(f"skipped {number}: {describe_failures(messages)}", stacklevel=3)
 
 
 def _splits(
@@ -306,7 +306,7 @@ def _splits(
     drawn: Mapping[str, Drawn],
     source: FileSource,
 ) -> dict[str, Split]:
-    """Returns the files that could be read, with what the source says of them.
+    """Returns the splits of the files that could be read, with their labels and paths.
 
     Raises:
         UserError: a class is left without training images, or a split without any.
@@ -318,7 +318,7 @@ def _splits(
         present = set(labels.tolist())
         missing = [class_name for label, class_name in enumerate(source.class_names) if label not in present]
         if missing and (name == "train" or not kept):
-            raise UserError(f"the {name} split has no readable image of {', '.join(missing)}. Add some.")
+            raise UserError(f"the {name} split has no readable image of {', '.join(missing)}. Add images.")
         splits[name] = Split(
             images=part.images,
             labels=labels,
@@ -359,6 +359,6 @@ def _failures(contents: Mapping[str, ReadFiles]) -> list[str]:
 
 
 def _cache_folder() -> Path:
-    """Where packs go that have no folder of their own."""
+    """Returns the folder of packs that were not given a folder."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get(CACHE_VARIABLE) or Path(home) / "resnetlab") / "packs"

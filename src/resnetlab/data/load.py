@@ -1,4 +1,4 @@
-"""Where images come from: `load_data` and its sources."""
+"""`load_data` and `pack`: from the name of a source to a data set."""
 
 from __future__ import annotations
 
@@ -168,8 +168,8 @@ def reload_data(
         )
     if not is_named(place) and not Path(place).exists():
         raise UserError(
-            f"the run's images were in {place}, and there is nothing now. Put them back there, or say where "
-            "they are: resnetlab train FOLDER --resume RUN, resnetlab evaluate RUN --data FOLDER"
+            f"the run's images were in {place}, which no longer exists. Move them back, or give their "
+            "new place: resnetlab train FOLDER --resume RUN, resnetlab evaluate RUN --data FOLDER"
         )
     arguments = {key: recorded[key] for key in LoadOptions.__dataclass_fields__ if key in recorded}
     arguments["source"] = place
@@ -196,7 +196,7 @@ def check_same_data(data: ImageData, recorded: Mapping[str, Any], place: str) ->
 
 
 def may_be_recorded(source: str | Path, recorded: Mapping[str, Any]) -> bool:
-    """Whether `source` could be a run's own data, moved or not, as far as can be told without reading images."""
+    """Whether `source` could be a run's own data, moved or not; no image is read."""
     if is_named(source) or is_named(recorded["source"]):
         return source == recorded["source"]
     path = Path(source)
@@ -230,7 +230,7 @@ def _existing(path: Path, source: str) -> Path:
     known = ", ".join(NAMED_SOURCES)
     if not path.exists():
         raise UserError(
-            f"unknown data {source!r}: there is no such folder and no data set of that name. "
+            f"unknown data {source!r}: neither a data set nor an existing path. "
             f"{nearest(source, NAMED_SOURCES)}Available: {known}, or the path of a folder of class folders."
         )
     if not path.is_dir() and path.suffix.lower() not in _TABLES:

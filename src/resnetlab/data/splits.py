@@ -1,4 +1,4 @@
-"""Splits that a source does not come with: drawn from its training images, stratified, fixed by a seed."""
+"""Draws the splits that a source does not define from its training images, stratified and fixed by a seed."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def draw_splits(
     limits: Mapping[str, int] | None = None,
     seed: int,
 ) -> dict[str, Drawn]:
-    """Returns the splits to make of those that the source has.
+    """Returns the splits of the data set, given those of the source.
 
     A source with training images only gets a test split, and one without validation images a
     validation split; see `load_data`.
 
     Args:
         labels: int64 labels of each split of the source.
-        class_names: for the message where there are too few images.
+        class_names: for error messages.
         validation_fraction: of the training images.
         test_fraction: of all images; 1 makes all of them test images.
         limits: the most images to keep of a split, by its name; all of one that is not named.

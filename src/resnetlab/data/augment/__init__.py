@@ -1,10 +1,10 @@
 """Augmentation of a whole batch at once, on the device that the batch is on.
 
 The order is fixed. Geometry: crop, flip, rotation, shear, perspective, composed into one warp, so that a
-sample is resampled once whatever is asked for; pixels that a rotation or a shift uncovers are the
-photo's own as far as it reaches, and only beyond it the fill. Color: brightness, contrast, saturation,
-hue, composed into one affine map of the channels with one clamp. Then equalization, posterising,
-solarising, autocontrast, sharpness, blur, erasing, mixup and cutmix.
+sample is resampled once, whatever the policy; pixels that a rotation or a shift uncovers come from the
+photo as far as it reaches, and only beyond it from the fill. Color: brightness, contrast, saturation,
+hue, composed into one affine map of the channels with one clamp. Then equalization, posterization,
+solarization, autocontrast, sharpness, blur, erasing, mixup and cutmix.
 """
 
 from resnetlab.data.augment.pipeline import augment

@@ -1,4 +1,4 @@
-"""What happens to each sample of a batch, drawn from a policy."""
+"""The random parameters of augmentation, drawn from a policy for each sample of a batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OPERATIONS = (
 )  # fmt: skip
 """The fourteen of both papers; their "color" is saturation here."""
 
-_STRONGEST = {  # at the last step, by policy: tangents, shares or pixels, degrees, change of a factor, bits taken
+_STRONGEST = {  # at the last step, by policy: tangents, fractions or pixels, degrees, change of a factor, bits removed
     "trivial": {"shear": 0.99, "translate": 32.0, "rotate": 135.0, "factor": 0.99, "bits": 6},
     "rand": {"shear": 0.3, "translate": 150 / 331, "rotate": 30.0, "factor": 0.9, "bits": 4},
 }
@@ -27,21 +27,21 @@ _STRONGEST = {  # at the last step, by policy: tangents, shares or pixels, degre
 
 @dataclass(kw_only=True)
 class AugmentationParameters:
-    """The parameters of N samples, a row a sample; `AugmentationParameters.unchanged` makes one that changes nothing.
+    """The parameters of N samples, one row each; `unchanged` returns parameters that change nothing.
 
     Attributes:
         window: float (N, 4), left, top, width and height of what is shown, in pixels of the source.
         shift: float (N, 2), by which the image moves to the right and down, in pixels of the output.
-        flip: bool (N,), left and right change places.
-        vertical_flip: bool (N,), top and bottom change places.
+        flip: bool (N,), flipped left to right.
+        vertical_flip: bool (N,), flipped upside down.
         angle: float (N,), rotation against the clock in degrees.
         shear: float (N, 2), tangents of the horizontal and the vertical shear.
         corners: float (N, 4, 2), by which the corners top left, top right, bottom right and bottom left
-            move toward the center, as a share of half the side.
+            move toward the center, relative to half the side.
         brightness, contrast, saturation, sharpness: float (N,), factors.
-        hue: float (N,), share of the circle.
+        hue: float (N,), fraction of the circle.
         equalize, autocontrast: bool (N,).
-        bits: int (N,), kept by posterising, 8 for all.
+        bits: int (N,), kept by posterization, 8 for all.
         threshold: float (N,), values from it on are inverted, 256 for none.
         sigma: float (N,), of the blur in pixels, 0 for none.
         hole: int (N, 4), top, left, height and width of what is erased, in pixels.
@@ -80,7 +80,7 @@ class AugmentationParameters:
 
         Args:
             shapes: int (N, 2), heights and widths of the sources.
-            framing: what a sample shows of its image.
+            framing: the part of its image that a sample shows.
         """
         count = len(shapes)
         windows = [framing.window(height, width) for height, width in shapes.tolist()]
@@ -108,12 +108,12 @@ class AugmentationParameters:
 
 
 def draw_parameters(policy: Augmentation, shapes: np.ndarray, framing: Framing, draws: Draws) -> AugmentationParameters:
-    """Draws the parameters of a batch; each kind from a stream of its own, so that none shifts another.
+    """Draws the parameters of a batch; each kind from its own stream, so that kinds are independent.
 
     Args:
         policy: what may be done; `flip` must be resolved.
         shapes: int (N, 2), heights and widths of the sources.
-        framing: size of the output, and what a sample without a random crop shows.
+        framing: size of the output, and the part that a sample without a random crop shows.
         draws: those of this step.
     """
     count, size = len(shapes), framing.image_size
@@ -152,7 +152,7 @@ def add_operations(samples: AugmentationParameters, policy: Augmentation, size: 
 
     "trivial" (TrivialAugment Wide, Müller and Hutter 2021) draws one operation a sample and any of the 31
     strengths; translation is in pixels, up to 32. "rand" (RandAugment, Cubuk et al. 2020) draws
-    `rand_operations` of one strength; translation is a share of the side, as in torchvision. Several
+    `rand_operations` of one strength; translation is relative to the side, as in torchvision. Several
     operations are done in the order of this package, not in the order drawn, and equal ones add up.
     """
     if policy.policy == "none":
@@ -169,7 +169,7 @@ def add_operations(samples: AugmentationParameters, policy: Augmentation, size: 
 
 
 def _draw_shifts(policy: Augmentation, count: int, size: int, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
-    """Draws the shift to the right and down in whole pixels, int (N, 2), and who is mirrored, bool (N,)."""
+    """Draws the shift to the right and down in whole pixels, int (N, 2), and which samples are flipped, bool (N,)."""
     if policy.flip == "auto":
         raise ValueError('flip="auto" must be resolved before training')
     stream = draws.stream("augment")
@@ -182,7 +182,7 @@ def _draw_shifts(policy: Augmentation, count: int, size: int, draws: Draws) -> t
 def _resized_crops(
     scale: tuple[float, float], ratio: tuple[float, float], shapes: np.ndarray, draws: Draws
 ) -> np.ndarray:
-    """Returns windows float (N, 4) of a random share of the area and a random shape, anywhere in the image.
+    """Returns windows float (N, 4) of a random fraction of the area and a random aspect ratio, anywhere in the image.
 
     Where ten draws do not fit into the image, the largest window at its center whose shape is allowed
     (the rule of torchvision's RandomResizedCrop).

@@ -1,4 +1,4 @@
-"""`augment`: the images of a batch, cut and changed as a policy asks."""
+"""`augment`: cuts and changes the images of a batch according to a policy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from resnetlab.data.augment.warp import plan_warp, warp
 from resnetlab.data.storage.images import ImageSource, Ragged, Stack, cut_patches
 
 _CACHED_PIXELS = 24 * 224 * 224
-"""On a CPU so many output pixels are worked on at a time that they stay in its cache."""
+"""Number of output pixels that a CPU works on at a time, so that they stay in its cache."""
 
 
 def augment(
@@ -37,16 +37,16 @@ def augment(
     device: torch.device | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> Tensor:
-    """Returns a batch (N, C, size, size): uint8, values 0 to 255, where pixels only move, else float32.
+    """Returns a batch (N, C, size, size): uint8, values 0 to 255, if pixels are only moved, otherwise float32.
 
     Args:
         images: uint8 (M, C, H, W), or images of many sizes.
         positions: int (B,), the images of the whole batch.
-        policy: what to do; `flip` must be resolved, not "auto".
+        policy: the augmentation; `flip` must be resolved, not "auto".
         draws: those of this step.
         framing: height and width of the result, and what a sample without a random crop shows.
-        rows: int (N,), the part of the batch to make; None for all of it.
-        device: where to compute; the CPU without it.
+        rows: int (N,), the part of the batch to return; None for all of it.
+        device: where to compute; by default the CPU.
         preprocessing: normalizes what is float32, while it is in the processor's cache; else values are 0 to 255.
     """
     device, size = device or torch.device("cpu"), framing.image_size
@@ -68,7 +68,7 @@ def augment(
     plan = plan_warp(source.shapes[positions], maps, size)
     samples, positions, maps, plan = samples[rows], positions[rows], maps[rows], plan[rows]
     result = torch.empty(len(rows), source.channels, size, size, device=device)
-    # AugmentationParameters of a kind are worked on together, so that what only some need is not done for the others.
+    # Samples of a kind are processed together, so that no work is done for samples that do not need it.
     order = np.argsort(~samples.corners.any((1, 2)), kind="stable")
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     parts = min(1, len(rows))
@@ -137,7 +137,7 @@ def _changes_values(policy: Augmentation) -> bool:
 
 
 def _move(images: Tensor, samples: AugmentationParameters, fill: int) -> Tensor:
-    """Returns uint8 (N, C, H, W) moved by whole pixels, the fill where nothing was, and mirrored."""
+    """Returns uint8 (N, C, H, W) shifted by whole pixels, with the fill in uncovered places, and flipped."""
     shift, flips, upside_down = samples.shift.astype(np.int64), samples.flip, samples.vertical_flip
     count, _, height, width = images.shape
     padding = int(np.abs(shift).max(initial=0))

@@ -4,7 +4,7 @@
 by one clamp. Gray is the luma of ITU-R BT.601, 0.299 R + 0.587 G +
 0.114 B. Contrast scales the distance from the image's mean gray, saturation that from each pixel's own
 gray; both as torchvision has them, but for its rounding and clamping after each. Hue turns the chroma
-plane (I, Q) of the YIQ space by a share of the circle and leaves the gray as it is; torchvision instead
+plane (I, Q) of the YIQ space by a fraction of the circle and leaves the gray unchanged; torchvision instead
 shifts the hue of the HSV hexagon, which changes the gray. Images of one channel have brightness and contrast.
 
 **Effects.** Images are float32 (N, C, H, W), contiguous, values 0 to 255. Each function changes the images in place
@@ -100,7 +100,7 @@ def solarize(images: Tensor, threshold: Tensor) -> Tensor:
 def autocontrast(images: Tensor) -> Tensor:
     """Returns images each of whose channels reaches from 0 to 255.
 
-    A channel that is constant stays as it is, up to half a gray level of rounding.
+    A constant channel is unchanged, up to half a gray level of rounding.
     """
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     constant = high - low < 0.5
@@ -111,7 +111,7 @@ def autocontrast(images: Tensor) -> Tensor:
 def sharpen(images: Tensor, factor: Tensor) -> Tensor:
     """Returns factor * image + (1 - factor) * smoothed, clamped; factor (N, 1, 1, 1).
 
-    Smoothing is a 3x3 mean whose center counts five times; the outermost pixels stay as they are (Pillow's rule).
+    Smoothing is a 3x3 mean whose center counts five times; the outermost pixels are unchanged (Pillow's rule).
     """
     count, channels, height, width = images.shape
     if min(height, width) < 3:
@@ -150,8 +150,8 @@ def convolve(images: Tensor, taps: Tensor, dimension: int, *, edges: str, out: T
         images: float (N, C, H, W), contiguous.
         taps: (N, radius + 1), the center's first.
         dimension: 2 (down) or 3 (along the rows).
-        edges: what is taken to lie beyond the first and the last pixel: "repeat" has these pixels themselves,
-            "mirror" the image mirrored about them, for a radius below its length.
+        edges: the values beyond the first and last pixel: "repeat" repeats these pixels,
+            "mirror" mirrors the image about them, for a radius below its length.
         out: where the result goes, other memory than that of the images.
     """
     length, radius = images.shape[dimension], taps.shape[1] - 1

@@ -34,8 +34,8 @@ _SHARPEST = 1.1
 class WarpPlan:
     """What a warp of N samples reads of its sources.
 
-    All samples of a batch are planned together, so that how many are then made at a time, and by which rank,
-    has no say in the rounding.
+    All samples of a batch are planned together, so that rounding does not depend on how many are computed at a time,
+    nor by which process.
 
     Attributes:
         maps: float64 (N, 3, 3), from output points to source points.

@@ -41,14 +41,14 @@ def sheet_of(
     Args:
         data: where the images are.
         split: which of them.
-        per_class: how many of each class, drawn by `seed`; fewer where the class has no more.
+        per_class: how many of each class, drawn by `seed`; fewer if the class has fewer.
         seed: of the choice and of the augmentation.
         augmented: beneath each row the same images as training with this policy would show them to the
-            network; mixup and CutMix mix them with each other, and the captions tell the labels' shares.
-        max_classes: further classes are left out, which the title tells.
+            network; mixup and CutMix mix them with each other, and the captions show the weights of both labels.
+        max_classes: further classes are omitted, as the title says.
 
     Raises:
-        UserError: there is no such split, or a number is below 1.
+        UserError: the split does not exist, or a number is below 1.
     """
     per_class = check_integer("per_class", per_class, 1)
     shown = min(check_integer("max_classes", max_classes, 1), data.num_classes)
@@ -153,7 +153,7 @@ def _rows(values: Sequence, chosen: Sequence[np.ndarray]) -> list[list]:
 
 
 def _name(images: Split, position: int) -> str:
-    """Returns what tells an image from the others of its class: its file's name, else its index in the source."""
+    """Returns what identifies an image: the name of its file, or else its index in the source."""
     if images.paths is None:
         return f"#{int(images.index[position])}"
     return Path(images.paths[position]).stem
@@ -235,7 +235,7 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int, most: int) -> 
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """Returns text with an ellipsis for its middle: the end of a file's name is what tells it from others."""
+    """Returns text with an ellipsis for its middle: the end of a file's name often distinguishes it."""
     kept, result = len(text), text
     while kept and font.getlength(result) > width:
         kept -= 1

@@ -1,4 +1,4 @@
-"""`inspect_data`: what there is in a data set, and what is wrong with it."""
+"""`inspect_data`: the contents of a data set, and its problems."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from resnetlab.data.storage.reader import UnreadableImageError, map_files, probe
 from resnetlab.data.storage.store import ImageData
 
 CONSTANT_BELOW = 2.0
-"""An image whose pixels deviate by less than this in every channel, of 255, shows nothing."""
+"""An image whose pixels deviate by less than this in every channel, of 255, counts as constant."""
 
 _CHUNK = 1024
 
@@ -42,19 +42,19 @@ class Inspection:
     Attributes:
         name: of the data set.
         seen: what the network sees of an image, such as "3x128x128, crop".
-        splits: a row a split: split, images, share; stored_height and stored_width, each with _min, _median
-            and _max, of the images as they are kept (training photos are shrunk, others are squares);
+        splits: one row per split: split, images, share; stored_height and stored_width, each with _min, _median
+            and _max, of the stored images (training photos are shrunk, others framed);
             channels; smallest_class, smallest_count, largest_class, largest_count, ratio; copies, the images
             that repeat another of their split; also_in_<split>, those with an equal in that split; constant.
-            Where the image files are at hand also their size before anything was done to it, file_height_...
+            If the image files are available, also their original size, file_height_...
             and file_width_..., and file_gray and file_color, how many there are of each.
         classes: a row a class: class, and how many images each split has of it.
         duplicates: a row an image that has an equal one: group, split, index, path where it has one, label,
             conflict (the group has several labels). Conflicts first, then groups across splits, then large ones.
         constant: a row an image that shows nothing: split, index, path, label, deviation.
-        mean: mean of the training images by channel, 0 to 1; none where there is no training split.
+        mean: mean of the training images by channel, 0 to 1; empty without a training split.
         std: their standard deviation by channel.
-        notes: what was said while the images were loaded, such as which files were left out.
+        notes: warnings from loading, such as which files were skipped.
     """
 
     name: str
@@ -90,8 +90,8 @@ class Inspection:
 def inspect_data(data: str | Path | ImageData, *, notes: Sequence[str] = ()) -> Inspection:
     """Counts, measures and compares the images of every split.
 
-    Equal images are told by `Split.digests`: copies of a file are found under any name, and arrays by their
-    pixels; a photo that was resized or saved anew is not.
+    Equal images have equal `Split.digests`: copies of a file are found under any name, and arrays by their
+    pixels. A photo that was resized or saved again is not found.
 
     Args:
         data: what `load_data` returned; or the name of a data set, a folder, a table or a pack, of which unreadable
@@ -181,7 +181,7 @@ def _spread(kind: str, shapes: np.ndarray) -> dict[str, int]:
 
 
 def _describe_files(root: Path | None, paths: Sequence[str] | None) -> dict[str, int]:
-    """Returns sizes and channels of image files from their heads; nothing where the files are not at hand."""
+    """Returns sizes and channels of image files from their heads; nothing if the files are not available."""
     if root is None or not paths:
         return {}
     heads = [
@@ -242,7 +242,7 @@ def _constant(data: ImageData, deviations: Mapping[str, np.ndarray]) -> pd.DataF
 
 
 def _facts(data: ImageData, name: str, position: int) -> dict[str, Any]:
-    """Returns what tells an image: split, index, path where it has one, label."""
+    """Returns what identifies an image: split, index, path if it has one, label."""
     split = data.splits[name]
     path = {} if split.paths is None else {"path": split.paths[position]}
     label = data.class_names[int(split.labels[position])]

@@ -43,7 +43,7 @@ def split_table(splits: pd.DataFrame) -> Table:
 
 
 def class_table(classes: pd.DataFrame) -> Iterator[Table | str]:
-    """Yields the counts of the classes, of the rarest only where there are many."""
+    """Yields the counts of the classes, only of the rarest if there are many."""
     table, shown, splits = Table(), classes, list(classes.columns[1:])
     if len(classes) > _SHOWN_CLASSES:
         yield f"the {_SHOWN_CLASSES} rarest classes of {len(classes):,}, by {splits[0]} images:"
@@ -78,11 +78,11 @@ def duplicate_table(duplicates: pd.DataFrame) -> Iterator[Table | str]:
 
 
 def constant_table(constant: pd.DataFrame) -> Iterator[Table | str]:
-    """Yields the first images that show nothing, where there are any."""
+    """Yields the first images that are nearly constant, if any."""
     if constant.empty:
         return
     yield ""
-    title = f"images that are nearly of one color: {len(constant):,}"
+    title = f"nearly constant images: {len(constant):,}"
     yield title + (f"; the first {_SHOWN_CONSTANT}:" if len(constant) > _SHOWN_CONSTANT else "")
     table = _table_of_images(constant, None, "deviation")
     for row in constant.head(_SHOWN_CONSTANT).to_dict("records"):
@@ -121,7 +121,7 @@ def _table_of_images(rows: pd.DataFrame, first: str | None, last: str) -> Table:
 
 
 def _place(row: Mapping[Hashable, Any]) -> list[str]:
-    """Returns the cells that tell an image: split, index, path where any image has one, label."""
+    """Returns the cells that identify an image: split, index, path if any image has one, label."""
     names = ("split", "index", "path", "label") if "path" in row else ("split", "index", "label")
     # In a data set where only some splits have paths, the others' are NaN.
     return [escape(str(row[name])) if pd.notna(row[name]) else "" for name in names]

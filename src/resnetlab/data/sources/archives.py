@@ -1,4 +1,4 @@
-"""Archives, extracted whole or not at all: nothing outside the folder, nothing beyond a budget.
+"""Extracts archives completely or not at all, never outside the folder or beyond a budget.
 
 The names, kinds and sizes of all entries are checked before the first byte is written. What is
 written goes to a temporary folder beside the target, which takes its name when it is complete.
@@ -53,7 +53,7 @@ class _Budget:
 
 
 def extract_archive(archive: Path, folder: Path, *, max_bytes: int, max_files: int) -> None:
-    """Extracts a .tar, .tar.gz or .zip archive, told by its content, into a new folder.
+    """Extracts a .tar, .tar.gz or .zip archive, recognized by its content, into a new folder.
 
     Owners, times and permissions of the archive are not taken over: files and folders are made as any
     new ones are.
@@ -71,7 +71,7 @@ def extract_archive(archive: Path, folder: Path, *, max_bytes: int, max_files: i
     shown = f"'{printable(archive)}'"
     if folder.exists() or folder.is_symlink():
         raise UserError(
-            f"'{printable(folder)}' exists already, and {shown} is only extracted to a new folder. Move it away."
+            f"'{printable(folder)}' already exists, and {shown} is only extracted to a new folder. Move it away."
         )
     with ExitStack() as stack:
         with _reading(shown):
@@ -91,7 +91,7 @@ def extract_archive(archive: Path, folder: Path, *, max_bytes: int, max_files: i
         except OSError as error:
             raise UserError(
                 f"{shown} could not be extracted to '{printable(folder)}': {error.strerror or error}. "
-                "Make space and see to the permissions there, or choose another place."
+                "Free disk space, check permissions, or choose another folder."
             ) from error
 
 
@@ -134,7 +134,7 @@ def _check_entries(archive: str, entries: Iterable[_Entry], max_bytes: int, max_
         above = entry.parts if entry.is_folder else entry.parts[:-1]
         folders.update(above[:depth] for depth in range(1, len(above) + 1))
         if entry.parts in files:
-            raise _refused(archive, entry.name, "which it holds twice")
+            raise _refused(archive, entry.name, "which it contains twice")
         if not entry.is_folder:
             files.add(entry.parts)
             budget.take(entry.size)
@@ -144,7 +144,7 @@ def _check_entries(archive: str, entries: Iterable[_Entry], max_bytes: int, max_
     if clashes := files & folders:
         raise _refused(archive, "/".join(min(clashes)), "as a file and as a folder")
     if not files:
-        raise UserError(f"{archive} holds no files. Get it again.")
+        raise UserError(f"{archive} contains no files. Download it again.")
     return plan
 
 
@@ -178,7 +178,7 @@ def _open_entries(archive: Path, stack: ExitStack, longest: int) -> Iterator[_En
     elif head[257:262] == b"ustar":
         unpacked = stream
     else:
-        raise UserError(f"{shown} is not a .tar, .tar.gz or .zip archive, whatever its name is. Get it again.")
+        raise UserError(f"{shown} is not a .tar, .tar.gz or .zip archive, whatever its name. Download it again.")
     return _tar_entries(shown, _BoundedStream(shown, unpacked, longest), stack)
 
 
@@ -259,20 +259,20 @@ def _reading(archive: str) -> Iterator[None]:
         raise
     except Exception as error:  # decoders raise anything on damaged files
         if isinstance(error, OSError) and error.errno:
-            raise UserError(f"{archive} cannot be read: {error.strerror}. See to its permissions and disk.") from error
+            raise UserError(f"{archive} cannot be read: {error.strerror}. Check permissions and disk.") from error
         reason = str(error).rstrip(" .") or type(error).__name__
-        raise UserError(f"{archive} is damaged or incomplete: {printable(reason)}. Get it again.") from error
+        raise UserError(f"{archive} is damaged or incomplete: {printable(reason)}. Download it again.") from error
 
 
 def _refused(archive: str, name: str, problem: str) -> UserError:
     return UserError(
-        f"{archive} holds '{printable(name)}', {problem}. Only plain files and folders are extracted, and nothing of "
-        "this archive was. Get it from a source that you trust."
+        f"{archive} contains '{printable(name)}', {problem}. Only plain files and folders are extracted, so "
+        "nothing was extracted. Get the archive from a source that you trust."
     )
 
 
 def _over_budget(archive: str, budget: str) -> UserError:
     return UserError(
-        f"{archive} holds more than {budget}, which is more than this data set has. Nothing was kept of it; get it "
+        f"{archive} contains more than {budget}, more than this data set has. Nothing was extracted; get it "
         "from a source that you trust, or extract it yourself."
     )

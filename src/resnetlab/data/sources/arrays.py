@@ -26,7 +26,7 @@ class ArraySource:
         name: a short name, for folders and titles.
         splits: images, uint8 (N, C, H, W), and labels, int64 (N,), by split.
         class_names: the classes in the order of the labels.
-        mirrors: whether a mirrored image still shows its class, and could be among the images.
+        mirrors: whether a flipped image still shows its class and could be among the images.
     """
 
     name: str
@@ -38,7 +38,7 @@ class ArraySource:
 def check_arrays(value: object, class_names: Sequence[str] | None, name: str) -> ArraySource:
     """Returns copies of the user's images and labels, checked and in the form that the store has.
 
-    Whether a mirrored image still shows its class is unknown, so `mirrors` is False: training flips none.
+    Whether a flipped image still shows its class is unknown, so `mirrors` is False and training does not flip.
 
     Args:
         value: (images, labels), which become the training images, or a dict of such pairs with the keys
@@ -96,7 +96,7 @@ def _check_images(value: object, split: str) -> Tensor:
         raise UserError(f"the {split} images are empty: their shape is {array.shape}. Leave the split out.")
     first, last = (array.ndim == 4 and array.shape[at] in _CHANNELS for at in (1, -1))
     if array.ndim != 3 and first == last:
-        problem = "may be both of the last two" if first else "is none of them"
+        problem = "may be both of the last two" if first else "fits none of them"
         raise UserError(
             f"the {split} images must have the shape (N, H, W), (N, C, H, W) or (N, H, W, C) with C 1 or 3; "
             f"{array.shape} {problem}. Bring them to another shape."
@@ -115,7 +115,7 @@ def _check_images(value: object, split: str) -> Tensor:
 def _scaled(images: np.ndarray, split: str) -> np.ndarray:
     values = images.astype(np.float64 if images.dtype.itemsize > 4 else np.float32)
     if np.isnan(values).any():
-        raise UserError(f"the {split} images hold NaN. Float images must be in [0, 1]; repair or leave these out.")
+        raise UserError(f"the {split} images contain NaN. Float images must be in [0, 1]; repair or remove these.")
     lowest, highest = float(values.min()), float(values.max())
     if lowest < 0 or highest > 1:
         raise UserError(
@@ -161,13 +161,13 @@ def _number_labels(
     for split, found in labels.items():
         if extra := sorted(set(found.tolist()) - trained):
             raise UserError(
-                f"the {split} labels hold {extra[0]!r}, which no train image has. Give every class train images."
+                f"the {split} labels contain {extra[0]!r}, which no train image has. Give every class train images."
             )
     if are_names["train"]:
         class_names = class_names or tuple(sorted(trained))
         for label in sorted(trained - set(class_names)):
             raise UserError(
-                f"the labels hold {label!r}, which is not among class_names. {nearest(label, class_names)}"
+                f"the labels contain {label!r}, which is not among class_names. {nearest(label, class_names)}"
                 f"Classes: {', '.join(class_names)}."
             )
         numbered = {label: number for number, label in enumerate(class_names)}

@@ -1,9 +1,9 @@
-"""What lies in an image folder: its split folders, its classes, its files.
+"""Lists image folders and tables: their splits, classes and files, without reading an image.
 
 FOLDER/cat/1.jpg  FOLDER/dog/2.jpg                  split by seed
 FOLDER/train/cat/1.jpg  FOLDER/val/cat/2.jpg        as laid out; also FOLDER/test
 
-Hidden files and folders, and what file managers leave behind, are passed over. Links:
+Hidden files and folders, and what file managers leave behind, are skipped. Links:
 
 - The folder that the user named may be a link itself.
 - A link to a file inside that folder is read; a split or class folder may be a link to a folder inside it.
@@ -54,8 +54,8 @@ class FileSource:
 
     Attributes:
         name: a short name, for folders and titles.
-        root: the folder that paths are told relative to.
-        files: by split; training files only where the source has no splits.
+        root: the folder that recorded paths are relative to.
+        files: by split; only training files if the source has no splits.
         class_names: the classes in the order of the labels.
     """
 
@@ -88,7 +88,7 @@ def split_folders(root: Path, *, follow_links: bool = False) -> dict[str, Path]:
     """Returns the split folders of `root` by split name; none where its folders are the classes.
 
     Raises:
-        UserError: two folders are of one split, or there is no training folder among them.
+        UserError: two folders are the same split, or the training folder is missing.
     """
     found: dict[str, Path] = {}
     links = _Links(root, follow_links)
@@ -105,9 +105,9 @@ def split_folders(root: Path, *, follow_links: bool = False) -> dict[str, Path]:
         there = ", ".join(folder.name for folder in found.values())
         raise UserError(
             f"{printable(root)} has {there} but no train folder. Add one, or name the folder whose folders are the "
-            f"classes, such as {printable(next(iter(found.values())))}.{links.told(' ')}"
+            f"classes, such as {printable(next(iter(found.values())))}.{links.describe(' ')}"
         )
-    if found:  # else the links are among the class folders, and told with these
+    if found:  # else the links are among the class folders, and described with these
         links.warn()
     return found
 
@@ -116,19 +116,19 @@ def list_classes(folder: Path, *, root: Path | None = None, follow_links: bool =
     """Returns the names of the class folders, sorted.
 
     Args:
-        folder: holds the class folders.
+        folder: contains the class folders.
         root: the folder that links may not leave, where it is not `folder` itself.
         follow_links: follow links to folders outside of `root`.
 
     Raises:
-        UserError: there are none, or a name is no text.
+        UserError: there are none, or a name is not valid text.
     """
     links = _Links(root or folder, follow_links)
     names = tuple(sorted(path.name for path in links.folders_in(folder)))
     if not names:
         raise UserError(
-            f"{printable(folder)} holds no class folders. Expected one folder for each class with its images in it, "
-            f"such as {printable(folder)}/cat/1.jpg and {printable(folder)}/dog/2.jpg.{links.told(' ')}"
+            f"{printable(folder)} contains no class folders. Expected one folder for each class with its images in it, "
+            f"such as {printable(folder)}/cat/1.jpg and {printable(folder)}/dog/2.jpg.{links.describe(' ')}"
         )
     for name in names:
         if printable(name) != name:
@@ -173,7 +173,7 @@ def list_files(
     """Returns every file below the class folders with its label and stamp, sorted class by class.
 
     Args:
-        folder: holds the class folders.
+        folder: contains the class folders.
         class_names: as `list_classes` returned them.
         root: the folder that links may not leave, where it is not `folder` itself.
         follow_links: follow links to files and folders outside of `root`.
@@ -192,7 +192,7 @@ def list_files(
         named = ", ".join(map(printable, empty))
         raise UserError(
             f"{printable(folder)} has class folders without any image: {named}. Add images, or remove the folders."
-            f"{links.told(' ')}"
+            f"{links.describe(' ')}"
         )
     links.warn()
     return files
@@ -247,20 +247,20 @@ class _Links:
                     found.append(path)
         return sorted(found)
 
-    def told(self, before: str = "") -> str:
-        """Returns the sentences that name the links not followed, after `before`; nothing where there are none."""
+    def describe(self, before: str = "") -> str:
+        """Returns the sentences that name the links not followed, after `before`; empty if there are none."""
         if not self.refused:
             return ""
         named = ", ".join(f"'{printable(path)}' {fault}" for path, fault in self.refused[:_SHOWN])
         more = f", and {len(self.refused) - _SHOWN} more" if len(self.refused) > _SHOWN else ""
         out = any(fault == _LEADS_OUT for _, fault in self.refused)
-        remedy = " To follow those that lead out of it, ask for follow_links (--follow-links)." if out else ""
+        remedy = " To follow those that lead out of it, use follow_links (--follow-links)." if out else ""
         return f"{before}Links below {printable(self.root)} were not followed: {named}{more}.{remedy}"
 
     def warn(self) -> None:
         """Warns the caller of the function that calls this, when links were not followed."""
         if self.refused:
-            warnings.warn(self.told(), stacklevel=3)
+            warnings.warn(self.describe(), stacklevel=3)
 
     def _fault(self, link: Path, *, deep: bool = False) -> str | None:
         """Returns why a link is not followed; None where it is."""
@@ -280,7 +280,7 @@ class _Links:
 
 
 def _children(folder: Path) -> list[os.DirEntry[str]]:
-    """Returns what is in a folder, sorted by name; hidden entries are left out."""
+    """Returns the entries of a folder, sorted by name, without hidden ones."""
     try:
         with os.scandir(folder) as entries:
             return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
@@ -289,7 +289,7 @@ def _children(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _identity(folder: Path) -> tuple[int, int]:
-    """Returns what is the same for two paths of one folder."""
+    """Returns an identity that is equal for two paths of the same folder."""
     try:
         status = folder.stat()
     except OSError as error:
@@ -299,7 +299,7 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 def _unlisted(folder: Path, error: OSError) -> UserError:
     reason = error.strerror or error
-    return UserError(f"cannot list the folder {printable(folder)}: {reason}. Make it readable, or take it away.")
+    return UserError(f"cannot list the folder {printable(folder)}: {reason}. Make it readable, or remove it.")
 
 
 def _is_undecodable(name: str) -> bool:

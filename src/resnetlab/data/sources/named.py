@@ -1,4 +1,4 @@
-"""Data sets known by name, in torchvision's layout below one folder: read, and got where allowed."""
+"""Data sets known by name, in torchvision's layout below one folder: read, and downloaded if allowed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from resnetlab.core.console import notice
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import printable
 from resnetlab.data.sources.arrays import ArraySource
-from resnetlab.data.sources.packages import DATA_ROOT_VARIABLE, DOWNLOAD_FAILURES, Package, beside, provide, reason
+from resnetlab.data.sources.packages import (
+    DATA_ROOT_VARIABLE,
+    DOWNLOAD_FAILURES,
+    Package,
+    provide,
+    reason,
+    temporary_sibling,
+)
 
 IMAGENETTE_CLASSES = {
     "n01440764": "tench",
@@ -50,7 +57,7 @@ _IMAGENETTE = {  # by the pixels of the shorter side; each has 13,394 images
 
 
 def load_digits() -> ArraySource:
-    """Returns the 1,797 handwritten digits of 8x8 pixels that scikit-learn holds; they have no splits."""
+    """Returns the 1,797 handwritten digits of 8x8 pixels that scikit-learn contains; they have no splits."""
     from sklearn.datasets import load_digits as load
 
     pixels, labels = load(return_X_y=True)
@@ -64,7 +71,7 @@ def load_mnist(root: Path, download: bool) -> ArraySource:
 
     Args:
         root: the folder that holds MNIST/raw.
-        download: get it where it is absent, after saying what, how much and where to.
+        download: download it if it is missing, after a notice of source, size and target.
 
     Raises:
         UserError: it is absent, damaged, or could not be downloaded.
@@ -78,7 +85,7 @@ def load_mnist(root: Path, download: bool) -> ArraySource:
 def load_fashion_mnist(root: Path, download: bool) -> ArraySource:
     """Returns Fashion-MNIST, of the same form as MNIST: clothes of ten classes; see `load_mnist`.
 
-    Its shoes all point to the left, so that training mirrors none: eight epochs end 0.4 points higher for that.
+    Its shoes all point to the left, so training does not flip: eight epochs end 0.4 points higher without flips.
     """
     from torchvision.datasets import FashionMNIST
 
@@ -90,12 +97,12 @@ def find_imagenette(root: Path, download: bool, image_size: int | None) -> tuple
     """Returns Imagenette's folder of `train` and `val` folders, and the name of each class by its folder.
 
     Of the three sizes that it is offered in, the smallest that has `image_size` pixels is taken: of the
-    folders first, then of the archives (.tgz or .tar), which are extracted. Where what is there is all
-    smaller, the largest is taken, and that is said.
+    folders first, then of the archives (.tgz or .tar), which are extracted. If all of them are
+    smaller, the largest is taken, with a notice.
 
     Args:
         root: the folder that holds imagenette2-160, imagenette2-320 or imagenette2, or an archive of it.
-        download: get the size that fits where none is there, after saying what, how much and where to.
+        download: download the fitting size if none is there, after a notice of source, size and target.
         image_size: of the images that are wanted, in pixels; None for any.
 
     Raises:
@@ -129,14 +136,14 @@ def _load_idx(
     present = any(raw.glob("*-ubyte"))
     remedy = (
         f"Put its four IDX files, uncompressed, into {printable(raw)}, "
-        f"or name the folder that holds {reader.__name__}/raw with --data-root or ${DATA_ROOT_VARIABLE}."
+        f"or give the folder that contains {reader.__name__}/raw with --data-root or ${DATA_ROOT_VARIABLE}."
     )
     if not present and not download:
         raise UserError(f"{title} is not under {printable(root)}, and downloading was not allowed. {remedy}")
     if not present:
         notice(f"downloading {title} ({offer}) to {printable(raw.parent)}")
         try:
-            with beside(raw) as holder:
+            with temporary_sibling(raw) as holder:
                 reader(holder, download=True)
                 raw.mkdir(exist_ok=True)
                 for path in (holder / reader.__name__ / "raw").glob("*-ubyte"):
@@ -151,7 +158,7 @@ def _load_idx(
             if images.shape[1:] != (1, 28, 28) or images.dtype != torch.uint8 or len(images) != len(labels):
                 raise ValueError(f"images {tuple(part.data.shape)} and labels {tuple(labels.shape)} of {split}")
             if not len(labels) or not 0 <= int(labels.min()) <= int(labels.max()) < 10:
-                raise ValueError(f"labels of {split} that are none of 0 to 9")
+                raise ValueError(f"labels of {split} outside 0 to 9")
             splits[split] = images, labels
     except Exception as error:  # torchvision's readers raise anything on damaged files
         raise UserError(f"{title} is incomplete or damaged ({reason(error)}). {remedy}") from error

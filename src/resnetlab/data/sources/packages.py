@@ -1,4 +1,4 @@
-"""Archives that the authors of data sets offer: found, downloaded where allowed, and unpacked safely."""
+"""Archives that the authors of data sets offer: found, downloaded if allowed, and unpacked safely."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Package:
         return next((root / name for name in names if (root / name).is_file()), None)
 
     def remedy(self, root: Path) -> str:
-        """Returns what a user can do who has none, for messages."""
+        """Returns what the user can do if it is missing, for messages."""
         return (
             f"Put {self.url.rsplit('/', 1)[1]}, from {self.url}, or the folder {self.folder} that it unpacks to, into "
-            f"{printable(root)}, or name the folder that holds it with --data-root or ${DATA_ROOT_VARIABLE}."
+            f"{printable(root)}, or give the folder that contains it with --data-root or ${DATA_ROOT_VARIABLE}."
         )
 
 
@@ -60,13 +60,13 @@ def provide(package: Package, root: Path, download: bool) -> Path:
             f"{package.title} is not under {printable(root)}, and downloading was not allowed. {package.remedy(root)}"
         )
     try:
-        with beside(folder) as holder:
+        with temporary_sibling(folder) as holder:
             archive = local or _fetch(package, holder)
             extract_archive(archive, holder / "contents", max_bytes=package.max_bytes, max_files=package.max_files)
             unpacked = holder / "contents" / package.folder
             if not unpacked.is_dir():
                 raise UserError(
-                    f"{printable(archive)} holds no folder {package.folder}. Get it again from {package.url}."
+                    f"{printable(archive)} contains no folder {package.folder}. Download it again from {package.url}."
                 )
             unpacked.rename(folder)
     except DOWNLOAD_FAILURES as error:
@@ -87,8 +87,8 @@ def _fetch(package: Package, holder: Path) -> Path:
 
 
 @contextmanager
-def beside(target: Path) -> Iterator[Path]:
-    """Gives a temporary folder beside `target`, so that what is complete in it can be renamed to its place."""
+def temporary_sibling(target: Path) -> Iterator[Path]:
+    """Yields a temporary folder in the folder of `target`, so that complete contents can be renamed to `target`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", suffix=".part") as holder:
         yield Path(holder)

@@ -52,7 +52,7 @@ class _Row:
 
 
 class _Problems:
-    """Everything that is wrong with the rows, told at once."""
+    """Everything that is wrong with the rows, reported together."""
 
     def __init__(self, table: str) -> None:
         self.table, self.found = table, list[str]()
@@ -68,16 +68,16 @@ class _Problems:
 
 
 def read_table(path: Path, class_names: Sequence[str] | None = None) -> Table:
-    """Reads which image files there are, of which class, in which split; the files themselves are not looked at.
+    """Reads which image files there are, of which class, in which split; without looking at the files.
 
     Columns are found by name, whatever the case: path (or file, filename, image, image_path), label (or
-    class, class_name, target) and, where there are splits, split (or subset, set) with train, validation
-    or test in it. Paths are relative to the table's folder. Text stays as it is: "NA" and "01" are names.
+    class, class_name, target) and optionally split (or subset, set) with train, validation
+    or test in it. Paths are relative to the table's folder. Text is not interpreted: "NA" and "01" are names.
 
     Args:
         path: a .csv, .tsv or .parquet file; text is UTF-8, with fields apart by comma, semicolon or tab.
         class_names: the classes in the order of the labels. A table whose labels are all integers then
-            holds positions in it, unless class names are integers themselves. Without it the labels are
+            contains positions in it, unless class names are integers themselves. Without it the labels are
             the names, sorted, and integers by value.
 
     Raises:
@@ -121,7 +121,7 @@ def check_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
     if not class_names:
         raise UserError("class_names is empty. Name every class, or leave it out.")
     if twice := sorted({name for name in class_names if list(class_names).count(name) > 1}):
-        raise UserError(f"class_names holds {twice[0]!r} twice. Give every class its own name.")
+        raise UserError(f"class_names contains {twice[0]!r} twice. Give every class its own name.")
     return tuple(class_names)
 
 
@@ -138,7 +138,7 @@ def _read_rows(records: Iterator[tuple[str, dict[str, object]]], problems: _Prob
                 expected = "a name or an integer" if column == "label" else "text"
                 problems.add(line, f"the {column} must be {expected}, got {value!r}.")
             elif column == "path" and "\0" in str(value):
-                problems.add(line, f"{value!r} is no path.")
+                problems.add(line, f"{value!r} is not a path.")
             elif column == "split" and str(value).strip().lower() not in known:
                 hint = nearest(str(value).strip().lower(), known)
                 problems.add(line, f"unknown split {value!r}. {hint}Expected train, validation or test.")
@@ -202,7 +202,7 @@ def _check_training(rows: list[_Row], problems: _Problems) -> None:
 
 
 def _find_columns(header: Sequence[str], table: str) -> dict[str, int]:
-    """Returns the position of the path, the label and, where there is one, the split."""
+    """Returns the position of the path, the label and the split, if there is one."""
     names = [str(name).strip().lower() for name in header]
     found: dict[str, int] = {}
     for column, words in _COLUMNS.items():
@@ -254,7 +254,7 @@ def _find_delimiter(text: str) -> str:
     def score(delimiter: str) -> tuple[int, int]:
         try:
             header = next(filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)), [])
-        except csv.Error:  # told with its line when the table is read
+        except csv.Error:  # reported with its line when the table is read
             return 0, 0
         return sum(name.strip().lower() in words for name in header), len(header)
 

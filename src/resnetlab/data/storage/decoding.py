@@ -1,6 +1,6 @@
-"""From image files to shards of pixels: what decoding threads and decoding processes do alike.
+"""From image files to shards of pixels: what decoding threads and decoding processes share.
 
-Nothing here imports torch, so that a decoding process starts in a moment and takes little memory.
+This module does not import torch, so that decoding processes start quickly and take little memory.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class StoredFormat(Framing):
 
 @dataclass(frozen=True, kw_only=True)
 class ShardFacts:
-    """What there is to know of consecutive files of a split that were decoded, in values that JSON has.
+    """Facts about consecutive decoded files of a split, ready for JSON.
 
     Attributes:
         rows: the positions in the list of files of those that could be read, K of them.
@@ -80,7 +80,7 @@ def decode_shard(
     training: bool,
     keep: Callable[[np.ndarray], object],
 ) -> ShardFacts:
-    """Decodes files, hands over the pixels of each, uint8 (H, W, C), and returns what they are.
+    """Decodes files, passes the pixels of each, uint8 (H, W, C), to `keep`, and returns facts about them.
 
     Args:
         files: with the stamps that they had when they were listed.
@@ -119,7 +119,7 @@ def pixel_digest(pixels: np.ndarray) -> str:
 def count_values(pixels: np.ndarray) -> np.ndarray:
     """Returns how often each value occurs, int (C, 256), in every eighth row and column of a large image.
 
-    That many are enough for a mean and a deviation, and cost next to nothing beside decoding.
+    These suffice for a mean and a standard deviation, at a negligible cost.
     """
     step = 8 if min(pixels.shape[:2]) >= 64 else 1
     channels = pixels.shape[2]

@@ -1,4 +1,4 @@
-"""Images of many sizes, and how rectangles are cut from them; images of one size are a plain tensor."""
+"""Images of many sizes, and how to cut rectangles from them; images of one size are a plain tensor."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Ragged:
     """Images of many sizes: uint8 (H, W, C) one after another, in arrays in memory or in files.
 
     Args:
-        arrays: opens the flat uint8 arrays that hold the pixels, one function each; called when needed.
+        arrays: functions that open the flat uint8 arrays of pixels, called when needed.
         array: int (N,), which of them each image is in.
         offsets: int (N,), where in it the image begins.
         shapes: int (N, 2), heights and widths.

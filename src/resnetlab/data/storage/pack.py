@@ -1,11 +1,11 @@
 """A pack: decoded images in files that are mapped into memory, built once by several processes.
 
-    pack.json            what is in it; written last, so that it vouches for the rest
-    images.parquet       a row an image
+    pack.json            its contents; written last, so that it marks a complete pack
+    images.parquet       one row per image
     shards/train-00000.bin ...   pixels, uint8 (H, W, C) one image after another
 
-While it is being built, a file called "unfinished" marks it, and each finished shard has a .json beside it.
-A build that was stopped at any moment goes on from those shards that are whole and of unchanged files.
+While it is being built, it contains a file called "unfinished", and each finished shard has a .json file.
+A build that was stopped at any moment continues with the shards that are complete and whose files are unchanged.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ _SHARD = re.compile(r"(train|validation|test)-\d+")
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a folder holds a complete pack."""
+    """Whether a folder contains a complete pack."""
     return (folder / "pack.json").is_file()
 
 
 def is_pack(folder: Path) -> bool:
-    """Whether a folder holds a complete pack.
+    """Whether a folder contains a complete pack.
 
     Raises:
-        UserError: it holds an unfinished one.
+        UserError: it contains an unfinished one.
     """
     if not is_complete(folder) and (folder / _MARKER).is_file() and (folder / "shards").is_dir():
         raise UserError(
-            f"{printable(folder)} holds an unfinished pack. Finish it by the command that began it: "
+            f"{printable(folder)} is an unfinished pack. Finish it with the command that started it: "
             f"resnetlab pack DATA --out {printable(folder)}"
         )
     return is_complete(folder)
@@ -89,15 +89,15 @@ def pack_lock(folder: Path) -> Iterator[None]:
 def build_pack(
     folder: Path, files: Mapping[str, Sequence[ListedFile]], stored: StoredFormat, *, workers: int | None = None
 ) -> dict[str, ReadFiles]:
-    """Decodes files into the shards of a pack, or goes on with those that are there, and opens them.
+    """Decodes files into the shards of a pack, keeping finished shards, and opens them.
 
     The pack is complete when `finish_pack` is called.
 
     Args:
-        folder: held by `pack_lock`.
+        folder: locked by `pack_lock`.
         files: of every split.
         stored: the form in which images are kept.
-        workers: decoding processes; None is one for each processor.
+        workers: number of decoding processes; None is one per processor.
 
     Raises:
         UserError: a decoding process died.
@@ -141,7 +141,7 @@ def finish_pack(folder: Path, table: pd.DataFrame, facts: Mapping[str, Any]) -> 
 
     Args:
         folder: of the pack.
-        table: a row an image: split, label, index and path, and what `Ragged.table` gives, where "array"
+        table: one row per image: split, label, index and path, and what `Ragged.table` gives, where "array"
             counts the split's shards.
         facts: what else to record.
     """
@@ -162,9 +162,9 @@ def finish_pack(folder: Path, table: pd.DataFrame, facts: Mapping[str, Any]) -> 
 
 
 def open_pack(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, dict[str, Ragged]]:
-    """Opens a complete pack and returns its facts, its table (a row an image), and the images of each split.
+    """Opens a complete pack and returns its facts, its table (one row per image), and the images of each split.
 
-    A shard's checksum is compared when the first image of it is asked for.
+    A shard's checksum is compared when its first image is read.
 
     Raises:
         UserError: the pack is damaged, or a newer version wrote it.
@@ -175,7 +175,7 @@ def open_pack(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, dict[str, Rag
         if facts["name"] != Path(facts["name"]).name or not all(map(_SHARD.fullmatch, facts["shards"])):
             raise ValueError("a name in pack.json is a path")
         if hashlib.sha256((folder / "images.parquet").read_bytes()).hexdigest() != facts["table"]:
-            raise ValueError("the digest of images.parquet is another")
+            raise ValueError("the digest of images.parquet differs")
         table = pd.read_parquet(folder / "images.parquet")
         missing = [name for name in ("name", "class_names", "format", "arguments", "failures") if name not in facts]
         if missing:
@@ -250,7 +250,7 @@ def _opener(path: Path, facts: Mapping[str, Any]) -> Callable[[], np.ndarray]:
             return np.zeros(0, dtype=np.uint8)
         try:
             array = np.memmap(path, dtype=np.uint8, mode="r")
-            problem = "" if zlib.crc32(array.data) == facts["crc32"] else "its checksum is another"
+            problem = "" if zlib.crc32(array.data) == facts["crc32"] else "its checksum differs"
         except (OSError, ValueError) as error:  # absent, or of no bytes
             problem = str(error)
         if problem:
@@ -307,14 +307,14 @@ def _run_workers(tasks: Sequence[dict[str, Any]], workers: int, folder: Path) ->
 
 
 def _failure(line: str, process: subprocess.Popen[str], folder: Path) -> Exception | None:
-    """Returns what went wrong with a task, told by the line that a process answered; "" where it died."""
+    """Returns what went wrong with a task, given the line that a process answered; "" if it died."""
     try:
         answer = json.loads(line)
     except ValueError:
         process.kill()
         return UserError(
             f"a decoding process ended before its work was done (exit status {process.wait()}; killed, or out of "
-            f"memory). What was packed is kept in {printable(folder)}: run the same again to go on."
+            f"memory). What was packed is kept in {printable(folder)}: run the same command again to continue."
         )
     if "error" in answer:
         return OSError(answer["errno"], answer["error"], str(folder))

@@ -1,4 +1,4 @@
-"""A process that decodes images for a pack: a task a line on standard input, an answer a line on standard output.
+"""A process that decodes images for a pack: reads tasks from standard input and writes answers to standard output.
 
 It is started as `python -m resnetlab.data.storage.pack_worker`, so that no script of the user's is run again, and
 ends when its input does, so that it does not outlive who started it.

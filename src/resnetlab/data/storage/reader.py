@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""The formats that are read, told by a file's content and never by its name."""
+"""The formats that are read; the content of a file decides, never its name."""
 
 Stamp = tuple[int, int]
 """A file's size in bytes and time of its last change in nanoseconds: another stamp, another content."""
@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 
 class UnreadableImageError(UserError):
-    """A file that is no image, or a broken one; the message names it."""
+    """A file that is not an image, or a broken one; the message names it."""
 
 
 class FirstFrameWarning(UserWarning):
@@ -58,7 +58,7 @@ def file_stamp(path: Path) -> Stamp:
     """Returns the stamp of a file, which `decode_image` compares with the file that it reads.
 
     Raises:
-        UnreadableImageError: there is no such file, or it is out of reach.
+        UnreadableImageError: the file does not exist or cannot be accessed.
     """
     try:
         status = path.stat()
@@ -71,14 +71,14 @@ def probe_image(path: Path) -> tuple[int, int, int]:
     """Returns (channels, height, width) from the file's head, without decoding the pixels.
 
     Channels are 1 for gray images and 3 for all others. EXIF rotation is counted in, except in a PNG
-    file that holds its EXIF data behind the pixels.
+    file whose EXIF data follow the pixels.
 
     Raises:
         UnreadableImageError: the head is not that of an image, or declares too many pixels.
     """
     with _reading(path), path.open("rb") as file, _opened(file) as image:
         width, height = image.size
-        # Pillow tells a TIFF file's size upright already.
+        # Pillow already reports a TIFF file's size upright.
         if image.format != "TIFF" and _orientation(image) >= 5:
             width, height = height, width
         return (1 if image.mode in _GRAY_MODES else 3), height, width
@@ -97,11 +97,11 @@ def decode_image(path: Path, channels: int, stamp: Stamp | None = None) -> np.nd
     Args:
         path: a file in one of `FORMATS`.
         channels: 1 for gray, 3 for RGB.
-        stamp: what `file_stamp` was when the file was listed; None takes the file as it is.
+        stamp: what `file_stamp` was when the file was listed; None accepts any content.
 
     Raises:
-        UnreadableImageError: the file is no image, is damaged, holds values that are not finite, is
-            too large to be honest, or is another than the one listed.
+        UnreadableImageError: the file is not an image, is damaged, contains values that are not finite,
+            has too many pixels, or has changed since it was listed.
 
     Warns:
         FirstFrameWarning: the file has further frames or pages.
@@ -117,7 +117,7 @@ def read_content(path: Path, stamp: Stamp | None = None) -> bytes:
             content = file.read()
         if stamp is not None and not stamp == (status.st_size, status.st_mtime_ns) == file_stamp(path):
             raise UnreadableImageError(
-                f"'{printable(path)}' has changed since it was listed. Leave the images alone while they are read."
+                f"'{printable(path)}' has changed since it was listed. Do not modify images while they load."
             )
         return content
 
@@ -182,7 +182,7 @@ def describe_failures(failures: Sequence[object], shown: int = 10) -> str:
 class _QuietPillow:
     """Silences the warnings of Pillow's own modules while any thread is inside.
 
-    Damaged metadata are no business of the user's, and a warning turned into an error would make a
+    Damaged metadata do not concern the user, and a warning turned into an error would make a
     sound photo unreadable. `warnings.catch_warnings` would swap the filters of every other thread;
     this adds one filter that matches Pillow's modules only.
     """
@@ -229,7 +229,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _opened(file: IO[bytes]) -> Iterator[ImageFile.ImageFile]:
-    """Opens an image in a format that is read, and of an honest size."""
+    """Opens an image in a format that is read, unless it declares too many pixels."""
     with _quiet_pillow, Image.open(file, formats=FORMATS) as image:
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and image.width * image.height > limit:
@@ -238,7 +238,7 @@ def _opened(file: IO[bytes]) -> Iterator[ImageFile.ImageFile]:
 
 
 def _raw_mode(image: ImageFile.ImageFile) -> str:
-    """Returns how values lie in the file, which the pixels no longer tell; nothing where it is not known."""
+    """Returns how values lie in the file, which the pixels no longer show; empty if unknown."""
     arguments = image.tile[0].args if image.tile else ""
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
@@ -265,7 +265,7 @@ def _scaled(image: ImageFile.ImageFile, raw: str) -> Image.Image:
     if raw == "I;32N":  # unsigned in the file, signed in Pillow
         values = values.view(np.uint32)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise ValueError("it holds values that are not finite numbers")
+        raise ValueError("it contains values that are not finite numbers")
     low, high = 0.0, (1.0 if values.dtype.kind == "f" else 4095.0 if raw == "I;12" else 65535.0)
     smallest, largest = float(values.min()), float(values.max())
     if smallest < low or largest > high:
@@ -324,4 +324,4 @@ def _unreadable(path: Path, error: Exception) -> UnreadableImageError:
 
 
 def _too_many(limit: int) -> str:
-    return f"more than the {limit:,} that are taken as honest; scale the image down"
+    return f"more than the limit of {limit:,}; scale the image down"

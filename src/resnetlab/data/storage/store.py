@@ -1,4 +1,4 @@
-"""The images of a data set, by split, with what a network needs to know about them."""
+"""A loaded data set: its images by split, and what a network needs to know about them."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ class ImageData:
 
     Attributes:
         name: a short name, for folders and titles.
-        splits: "train", "validation" and "test", as far as there are any.
+        splits: "train", "validation" and "test", those that it has.
         class_names: the classes in the order of the labels.
-        mirrors: whether a mirrored image still shows its class and could be among the images, so that training flips.
+        mirrors: whether a flipped image still shows its class and could be among the images, so that training flips.
         arguments: what `load_data` was called with, enough to load the same again.
         framing: how an image becomes the square that the network sees.
     """
@@ -87,7 +87,7 @@ class ImageData:
         return len(self.class_names)
 
     def split(self, name: str) -> Split:
-        """Returns one split, or raises `UserError` saying which there are."""
+        """Returns one split, or raises `UserError` naming those that exist."""
         if name not in self.splits:
             raise UserError(f"{self.name} has no {name!r} split. It has: {', '.join(self.splits)}.")
         return self.splits[name]
@@ -138,7 +138,7 @@ class ImageData:
         return digest.hexdigest()
 
     def describe(self) -> dict[str, Any]:
-        """Returns what a run folder records of the data: enough to load the same and to know it again."""
+        """Returns what a run folder records of the data: enough to load it again and to verify it."""
         return {
             **self.arguments,
             "fingerprint": self.fingerprint,
