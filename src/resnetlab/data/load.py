@@ -169,7 +169,7 @@ def reload_data(
     if not is_named(place) and not Path(place).exists():
         raise UserError(
             f"the run's images were in {place}, which no longer exists. Move them back, or give their "
-            "new place: resnetlab train FOLDER --resume RUN, resnetlab evaluate RUN --data FOLDER"
+            "new place: resnetlab train FOLDER --resume RUN, or resnetlab evaluate RUN --data FOLDER."
         )
     arguments = {key: recorded[key] for key in LoadOptions.__dataclass_fields__ if key in recorded}
     arguments["source"] = place
