@@ -6,6 +6,7 @@ import math
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -27,9 +28,11 @@ from resnetlab.core.pictures import (
     css_variables,
     learning_curves,
     on_axes,
+    save_svg,
     to_png,
 )
 
+SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = """</text><script>alert("#a8480f")</script> $\\frac{$ & 'x'"""
 
 
@@ -108,10 +111,28 @@ def test_marks_lie_on_the_curve_that_is_drawn():
 
 def test_an_svg_takes_its_colors_from_the_page():
     svg = labelled("x", TRAINING).svg("x")
-    assert "var(--training)" in svg and TRAINING not in svg and "font-family" not in svg
+    assert "var(--training)" in svg and TRAINING not in svg and svg.count("font-family") == 1
     shown = labelled("x").svg("x", NOTEBOOK_COLORS)
     assert "currentColor" in shown and "var(" not in shown
     assert not re.search(r"<style|<metadata|<!|<\?", svg)
+
+
+def test_an_svg_file_has_colors_of_its_own_and_those_of_a_page(tmp_path: Path):
+    save_svg(path := tmp_path / "x.svg", labelled("x", TRAINING))
+    (line,) = (item for item in ElementTree.parse(path).iter(SVG + "path") if item.get("clip-path"))
+    assert f"stroke: var(--training, {TRAINING})" in line.attrib["style"]
+    assert not re.search(r"var\(--\w+\)", path.read_text())
+
+
+def test_text_and_lines_have_colors_of_the_palette_by_default():
+    def draw(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], color=TRAINING, label="a")
+        axes.set(xlabel="b", ylabel="c", title="d")
+        axes.legend()
+
+    page = parsed(Picture(title="", words="", draw=on_axes(draw)).svg("x"))
+    texts = {text.text: text.attrib["style"] for text in page.iter("text")}
+    assert {"a", "b", "c", "d"} <= set(texts) and all("fill: var(--" in style for style in texts.values())
 
 
 def test_an_svg_is_deterministic_and_its_ids_are_its_own():

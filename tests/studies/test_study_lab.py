@@ -76,7 +76,7 @@ def test_a_study_leaves_tables_picture_verdict_and_page(few: ImageData, tmp_path
     found = {path.name for path in (tmp_path / "s").iterdir()}
     assert found == {
         "study.toml", "runs", "measurements", "result.json", "table.parquet", "published.parquet", "line.png",
-        "study.html",
+        "line.svg", "study.html",
     }  # fmt: skip
     page = (tmp_path / "s" / "study.html").read_text()
     for text in ("Is &lt;this&gt; a question?", HOLDS, "as it must", "a line &amp; no more", "Nobody 2026", "1.5"):
@@ -301,4 +301,4 @@ def test_every_picture_is_drawn_on_its_own_figure(few: ImageData, setup: SetUp):
         return dataclasses.replace(answer(study, options), figures={"a.png": (draw, "a"), "b.png": (draw, "b")})
 
     conduct(QUESTION, few, setup, two, Options())
-    assert len(set(map(id, seen))) == 2
+    assert len(set(map(id, seen))) == len(seen) == 4  # as PNG and as SVG

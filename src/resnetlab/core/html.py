@@ -74,7 +74,7 @@ def _environment() -> Environment:
         finalize=lambda value: value if isinstance(value, Markup) else printable(str(value)),
     )
     environment.filters |= {"number": number, "address": address}
-    environment.globals |= {"counted": counted, "json_script": json_script, "source": source}
+    environment.globals |= {"counted": counted, "json_script": json_script, "source": source, "zip": zip}
     return environment
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from resnetlab.core.files import atomic
+from resnetlab.core.files import atomic, write_text
 from resnetlab.core.html import json_script
 
 if TYPE_CHECKING:
@@ -164,12 +164,16 @@ class Picture:
         from matplotlib.figure import Figure
 
         buffer, figure = io.StringIO(), Figure(figsize=self.size, layout="constrained")
-        with _quiet(), rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        with _style(), rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
             self.draw(figure)
-            figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(_METADATA))
+            figure.savefig(
+                buffer, format="svg", transparent=True, dpi=_DOTS_PER_INCH, metadata=dict.fromkeys(_METADATA)
+            )
         width, height = (72 * inches for inches in self.size)
-        head = Markup('<svg class="picture" viewBox="0 0 {:g} {:g}" width="{:.0f}" role="img" aria-label="{}">')
-        head = head.format(width, height, _SCREEN_SCALE * width, self.words)
+        head = Markup(
+            '<svg class="picture" viewBox="0 0 {:g} {:g}" width="{:.0f}" role="img" font-family="sans-serif" '
+            'aria-label="{}">'
+        ).format(width, height, _SCREEN_SCALE * width, self.words)
         return head + _content(buffer.getvalue(), colors) + Markup("</svg>"), figure
 
     def png(self) -> bytes:
@@ -187,7 +191,7 @@ def to_png(pictures: Sequence[Picture]) -> bytes:
     if len(pictures) > 1:
         parts = figure.subfigures(1, len(pictures), width_ratios=widths, squeeze=False)[0]
     buffer = io.BytesIO()
-    with _quiet():
+    with _style():
         for part, picture in zip(parts, pictures, strict=True):
             picture.draw(part)
             if picture.title and part.axes:
@@ -202,6 +206,16 @@ def save_png(path: Path, *pictures: Picture) -> None:
     content = to_png(pictures)
     with atomic(path) as temporary:
         temporary.write_bytes(content)
+
+
+def save_svg(path: Path, picture: Picture) -> None:
+    """Writes a picture as an SVG file, atomically.
+
+    Within a page it has the page's colors, and on its own the light ones.
+    """
+    colors = {light: f"{color[:-1]}, {light})" for light, color in PAGE_COLORS.items()}
+    svg = str(picture.svg(path.stem, colors)).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    write_text(path, svg)
 
 
 def sentence(text: str, *, title: str = "") -> Picture:
@@ -397,8 +411,18 @@ def _content(svg: str, colors: Mapping[str, str]) -> Markup:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Draws without a warning about a script that the font lacks: an SVG shows it right, and a PNG as boxes."""
-    with warnings.catch_warnings():
+def _style() -> Iterator[None]:
+    """Draws text and lines in the palette's colors unless a picture says otherwise.
+
+    A script that the font lacks is no reason for a warning: an SVG shows it right, and a PNG as boxes.
+    """
+    from matplotlib import rc_context
+
+    colors: dict[Any, str] = {
+        **dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor", "legend.labelcolor"), INK),
+        **dict.fromkeys(("xtick.color", "ytick.color"), MUTED),
+        "axes.edgecolor": RULE,
+    }
+    with rc_context(colors), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield

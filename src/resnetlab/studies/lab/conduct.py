@@ -12,7 +12,7 @@ import pandas as pd
 from resnetlab.core.checks import check_number
 from resnetlab.core.console import notice
 from resnetlab.core.errors import Interrupted, UserError
-from resnetlab.core.pictures import Picture, save_png
+from resnetlab.core.pictures import Picture, save_png, save_svg
 from resnetlab.data.load import load_data
 from resnetlab.data.storage.store import ImageData
 from resnetlab.studies.lab.lab import Lab
@@ -74,7 +74,9 @@ def conduct(
         raise
     figures = {}
     for name, (draw, caption) in finding.figures.items():
-        save_png(lab.folder / name, Picture(title="", words=caption, draw=draw, size=_SIZE))
+        picture = Picture(title="", words=caption, draw=draw, size=_SIZE)
+        save_png(lab.folder / name, picture)
+        save_svg((lab.folder / name).with_suffix(".svg"), picture)
         figures[name] = caption
     result = StudyResult(
         question=question,

@@ -216,7 +216,7 @@ def draw_surfaces(figure: Figure, surfaces: pd.DataFrame, data: str) -> None:
         limits = np.log10(low), np.log10(high)
         panel.plot_surface(  # type: ignore[attr-defined]
             x, y, heights, cmap=_COLORS, vmin=limits[0], vmax=limits[1], rstride=1, cstride=1,
-            linewidth=0.2, edgecolor=(0, 0, 0, 0.3),
+            linewidth=0.2, edgecolor=(0, 0, 0, 0.3), rasterized=True,
         )  # fmt: skip
         panel.set_zlim(*limits)  # type: ignore[attr-defined]
         ticks = _ticks(low, high)
