@@ -185,7 +185,7 @@ def test_a_single_image_of_any_number_of_classes_has_all_figures(digits: ImageDa
     assert evaluation.per_class["support"].tolist() == [0] * (classes - 1) + [1]
     text = str(evaluation)
     assert ", 1 image\n" in text
-    assert ("no image of" in text) == (classes > 1)
+    assert ("no images of" in text) == (classes > 1)
 
 
 def test_a_network_that_returns_nan_has_figures(digits_run: Run, digits: ImageData, tmp_path: Path):
@@ -242,7 +242,7 @@ def test_images_of_some_of_the_classes_are_enough(digits_run: Run, digits: Image
     text = str(evaluation)
     assert "8 of the network's 10 classes: 0, 1, 2, 4, 5, 6, 8, 9\n" in text
     assert "nan" not in text
-    assert "no image of" not in str(whole)
+    assert "no images of" not in str(whole)
 
 
 def test_many_classes_without_images_are_not_all_named(digits: ImageData, tmp_path: Path):

@@ -238,7 +238,7 @@ def test_the_command_says_what_it_does(cli: Cli, run: Run, monkeypatch: pytest.M
     code, _, err = cli("evaluate", run.path, "--no-explore")
     assert code == 0, err
     assert Exploration.load(run.evaluation()) is None
-    monkeypatch.setattr(explore_module, "_WORTH_A_WORD", 100)
+    monkeypatch.setattr(explore_module, "_WORTH_A_MESSAGE", 100)
     code, _, err = cli("evaluate", run.path)
     assert code == 0, err
     assert "360 embeddings" in err and "9 blocks" in err

@@ -40,7 +40,7 @@ def test_nearest_is_the_brute_force_cosine():
 def test_nearest_of_zeros_and_of_other_networks_embeddings():
     frame = pd.DataFrame({"index": [0, 1], "label": "a", "values": [[0.0, 0.0], [3.0, 4.0]]})
     assert nearest(frame, np.array([6.0, 8.0]), 2)["similarity"].tolist() == [1, 0]
-    with pytest.raises(UserError, match=r"2 values .* 3"):
+    with pytest.raises(UserError, match=r"2 values.* 3"):
         nearest(frame, np.zeros(3), 1)
     with pytest.raises(UserError, match=r"1 of 1 .*NaN"):
         nearest(frame, np.array([1.0, np.nan]), 1)

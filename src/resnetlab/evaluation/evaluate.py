@@ -1,4 +1,4 @@
-"""`evaluate`: a trained network against labeled images."""
+"""Evaluation of a trained network on labeled images."""
 
 from __future__ import annotations
 
@@ -42,27 +42,27 @@ def evaluate(
     mirrored: bool = False,
     explore: bool | None = None,
 ) -> Evaluation:
-    """Evaluates a network in float32, and writes the tables where the subject is a run.
+    """Evaluates a network in float32, and writes the tables if the subject is a run.
 
-    The run's own data go to `evaluation/` (another split than the usual one to `evaluation/<split>/`),
-    another data set to `evaluation/<name>/`.
+    Results on the run's own data go to `evaluation/` (for another split than the default to `evaluation/<split>/`),
+    those on another data set to `evaluation/<name>/`.
 
     Args:
         subject: a run folder, a weights file, or a network.
-        data: other images than the run's own; needed where the subject is no run. A folder without
-            split folders is taken whole, unless it holds the run's own images: those keep their splits.
-        model: as `load` takes it, for a run of your own network.
-        split: "train", "validation" or "test"; without it test, or validation where there is no test.
-        device: "auto", or a device of torch; a network is evaluated on the device that it is on.
-        data_root: where the data sets are now, if they have moved.
-        skip_unreadable: leave unreadable files of other images out with a warning instead of raising.
-        mirrored: measure in addition, under names of their own, what the network says when it may look at each
-            image and its mirror image (test-time augmentation). Everything else stays as without.
-        explore: lay the embeddings out in a map and look what each block does, too, see `explore.explore`; of
-            10,000 images it takes about half a minute. None does so where the subject is a run.
+        data: other images than the run's own; required unless the subject is a run. A folder without split folders is
+            one split, unless it contains the run's own images, which keep their splits.
+        model: as for `load`, for a run of your own network.
+        split: "train", "validation" or "test"; by default test, or validation if there is no test split.
+        device: "auto", or a device of torch; a network that you pass stays on its device.
+        data_root: the folder of the data sets, if they have moved.
+        skip_unreadable: skip unreadable files of other images with a warning instead of raising.
+        mirrored: also evaluate the mean of each image and its mirror image (test-time augmentation), as separate
+            metrics.
+        explore: also compute the map of the embeddings and the diagnostics of the blocks, see `explore.explore`; about
+            half a minute for 10,000 images. By default only if the subject is a run.
 
     Raises:
-        UserError: no data, classes that the network does not know, or a network never trained on data.
+        UserError: there are no data, the network does not know their classes, or it is untrained.
     """
     run = _run_of(subject)
     if isinstance(subject, Network):
@@ -71,10 +71,10 @@ def evaluate(
         network = load(run or subject, model=model).to(resolve_device(device))
         if network.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    trained_on(network)  # a mistake is told before images are read
+    trained_on(network)  # an error must come before images are read
     if data is None:
         if run is None:
-            raise UserError("evaluate needs data: only a run folder knows which images it was trained on.")
+            raise UserError("evaluate needs data: only a run records its images. Pass data.")
         data = reload_data(run.settings["data"], data_root=data_root)
     elif run is not None and not isinstance(data, ImageData) and may_be_recorded(data, run.settings["data"]):
         data = _own_or_whole(data, run, network, data_root, skip_unreadable)
@@ -94,9 +94,9 @@ def evaluate_split(
     answers: Answers | None = None,
     mirrored: bool = False,
 ) -> Evaluation:
-    """Evaluates a trained network on one split of loaded data, by its answers if they are there; see `evaluate`.
+    """Evaluates a trained network on one split of loaded data, from its outputs if they are given; see `evaluate`.
 
-    Images of some of the network's classes are enough: the others then have no figures.
+    The data may lack some of the network's classes, which then have no metrics.
     """
     preprocessing, class_names = trained_on(model)
     _check_fits(model, data)
@@ -130,12 +130,12 @@ def evaluate_split(
 
 
 def default_split(data: ImageData) -> str:
-    """Returns "test", or "validation" where there is no test split."""
+    """Returns "test", or "validation" if there is no test split."""
     return "test" if "test" in data.splits else "validation"
 
 
 def _folder(run: Run, data: ImageData, split: str) -> Path:
-    """Returns where an evaluation on these images goes."""
+    """Returns the folder for an evaluation on these images."""
     if data.fingerprint != run.settings["data"]["fingerprint"]:
         # A name that is a split's would take the place of that split of the run's own.
         return run.evaluation(f"{data.name}-images" if data.name in SPLITS else data.name)
@@ -157,7 +157,7 @@ def _explored(evaluation: Evaluation, model: Network, data: ImageData) -> Evalua
 def _own_or_whole(
     source: str | Path, run: Run, model: Network, data_root: str | Path | None, skip_unreadable: bool
 ) -> ImageData:
-    """The run's own images by another path keep its splits: what was trained on must not pass for test images."""
+    """Loads data by another path; the run's own images keep their splits, so that no training image is a test image."""
     try:
         return reload_data(run.settings["data"], source=source, data_root=data_root)
     except UserError:
@@ -165,7 +165,7 @@ def _own_or_whole(
 
 
 def _whole(source: str | Path, model: Network, data_root: str | Path | None, skip_unreadable: bool) -> ImageData:
-    """Loads other images than the run's, as the network wants them; a folder without splits is one test split."""
+    """Loads other images than the run's with the network's framing; a folder without splits is one test split."""
     preprocessing, class_names = trained_on(model)
     keeps_splits = is_named(source) or is_complete(Path(source))
     return load_data(
@@ -191,7 +191,7 @@ def _check_fits(model: Network, data: ImageData) -> None:
     if unknown := [name for name in data.class_names if name not in class_names]:
         raise UserError(
             f"{data.name} has classes that the network does not know: {_listed(unknown)}. It knows "
-            f"{_listed(class_names)}. Give the classes these names, or leave the others out."
+            f"{_listed(class_names)}. Rename the classes, or remove the others."
         )
     wanted, found = (dataclasses.asdict(one.framing) for one in (preprocessing, data))
     differing = [name for name in wanted if found[name] != wanted[name]]

@@ -1,4 +1,4 @@
-"""What there is to explore in an evaluation: the map of its embeddings, and what each block of the network does."""
+"""Exploration of an evaluation: the map of its embeddings, and the diagnostics of each block of the network."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from resnetlab.models.summary.summary import count
 
 _POINTS = 10_000
 _IMAGES, _FEWEST = 512, 32
-"""Images to diagnose: with fewer than the second, a point of top-1 is no figure, and there are no lesions."""
+"""Images for the diagnostics: with fewer than the second, top-1 is too rough for lesions, and there are none."""
 _AFFORDABLE = 1.5e12
-"""Multiply-accumulates that the diagnostics may always take: about half a minute of two slow cores."""
-_WORTH_A_WORD = 1000
+"""Multiply-accumulates that the diagnostics may always use: about half a minute on two slow cores."""
+_WORTH_A_MESSAGE = 1000
 
 
 def explore(model: Network, data: ImageData, evaluation: Evaluation, *, seed: int = 0) -> Exploration:
-    """Returns the t-SNE map of an evaluation's embeddings, and what each block of the network does.
+    """Returns the t-SNE map of an evaluation's embeddings, and the diagnostics of each block of the network.
 
-    The map shows at most 10,000 images. The diagnostics look at 512 images of the evaluated split, or at fewer where
-    that would be more work than 1.5e12 multiply-accumulates and than the evaluation was; below 32, lesions are left
-    out. Both depend on the images, the network and the seed only.
+    The map shows at most 10,000 images. The diagnostics use 512 images of the evaluated split, or fewer if that would
+    be more work than 1.5e12 multiply-accumulates and than the evaluation. With fewer than 32 images there are no
+    lesions. Both depend only on the images, the network and the seed.
 
     Args:
-        model: the network that was evaluated; only a `ResNet` is diagnosed.
-        data: the images that it was evaluated on.
-        evaluation: what `evaluate` returned.
-        seed: of the map, and of the images that are drawn.
+        model: the evaluated network; diagnostics need a `ResNet`.
+        data: the images of the evaluation.
+        evaluation: the result of `evaluate`.
+        seed: of the map, and of the sample of images.
 
     Raises:
         UserError: the embeddings are not finite, or `data` are not the images of the evaluation.
@@ -50,16 +50,16 @@ def explore(model: Network, data: ImageData, evaluation: Evaluation, *, seed: in
 
 
 def exploration_of(folder: Path, model: Network, data: ImageData, *, seed: int = 0) -> Exploration:
-    """Returns the exploration of an evaluation that was saved; where it has none, makes it and writes it beside.
+    """Returns the exploration of a saved evaluation; if there is none, computes and saves it.
 
     Args:
         folder: of the evaluation, such as `run.evaluation()`.
         model: as in `explore`.
-        data: likewise.
-        seed: likewise; what is there already has the seed it was made with.
+        data: as in `explore`.
+        seed: as in `explore`; a saved exploration keeps the seed it was made with.
 
     Raises:
-        UserError: as of `explore`.
+        UserError: as for `explore`.
     """
     found = Exploration.load(folder)
     if found is None:
@@ -70,15 +70,15 @@ def exploration_of(folder: Path, model: Network, data: ImageData, *, seed: int =
 
 
 def affordable(macs: int, blocks: int, evaluated: int) -> int:
-    """Returns on how many images a network is diagnosed.
+    """Returns the number of images for the diagnostics of a network.
 
-    With each image go the whole network and, for the lesion of each block, what comes after it: in the mean, half of
-    the network.
+    Each image passes through the whole network and, for the lesion of each block, through the layers after it: on
+    average half of the network.
 
     Args:
-        macs: multiply-accumulates of the network for an image.
-        blocks: how many it has.
-        evaluated: how many images were evaluated: as much work is taken as that was, or more where it was little.
+        macs: multiply-accumulates of the network for one image.
+        blocks: number of its blocks.
+        evaluated: number of evaluated images: the diagnostics may always take as much work as the evaluation.
     """
     passes = max(_AFFORDABLE / macs, evaluated)
     return min(_IMAGES, evaluated, int(passes / (1 + blocks / 2)))
@@ -88,7 +88,7 @@ def _explore(model: Network, data: ImageData, name: str, embeddings: pd.DataFram
     split = data.split(name)
     if split.index.tolist() != embeddings["index"].tolist():
         raise UserError(
-            f"the {name} split of {data.name} has other images than the evaluation. Evaluate again on these images."
+            f"the {name} split of {data.name} does not have the images of the evaluation. Evaluate these images first."
         )
     _, class_names = trained_on(model)
     if not isinstance(model, ResNet):
@@ -101,22 +101,22 @@ def _explore(model: Network, data: ImageData, name: str, embeddings: pd.DataFram
     labels = order[split.labels[positions]] if has_lesions else None
     pixels = data.squares(name, positions)
     with (
-        _told(f"mapping {len(split):,} embeddings, diagnosing {blocks:,} blocks", len(split)),
+        _progress(f"mapping {len(split):,} embeddings, diagnosing {blocks:,} blocks", len(split)),
         ThreadPoolExecutor(1) as pool,
     ):
-        # The map takes one thread whatever there are, so that the network may have the others meanwhile.
+        # The map uses one thread, so the network can use the others at the same time.
         diagnosing = pool.submit(diagnose, model, pixels, labels, seed=seed)
         arranged = embedding_map(embeddings, seed=seed, limit=_POINTS)
         return Exploration(map=arranged, diagnostics=diagnosing.result())
 
 
 @contextmanager
-def _told(message: str, images: int) -> Iterator[None]:
-    """Says what takes its time within the block."""
+def _progress(message: str, images: int) -> Iterator[None]:
+    """Shows a message while the context is active."""
     if is_live():
         with console.status(message):
             yield
     else:
-        if images >= _WORTH_A_WORD:
+        if images >= _WORTH_A_MESSAGE:
             notice(message)
         yield

@@ -1,4 +1,4 @@
-"""What every look at a trained network needs: batches it takes, evaluation mode, and its answers in float32."""
+"""Forward passes of trained networks: batches that fit, evaluation mode, and outputs in float32."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from resnetlab.models.network import Network
 from resnetlab.models.resnet import check_network
 
 _PIXELS_PER_BATCH = {"cpu": 2**19, "accelerator": 2**22}
-"""Input pixels of a batch: a ResNet's widest activations then take some hundred megabytes, or up to a gigabyte."""
+"""Input pixels of a batch: a ResNet's largest activations then take a few hundred megabytes, up to a gigabyte."""
 _LARGEST_BATCH = {"cpu": 128, "accelerator": 512}
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a network said, on the CPU, in float32.
+    """The outputs of a network, on the CPU, in float32.
 
     Attributes:
-        logits: (N, num_classes); (0, 0) of no images.
-        embeddings: (N, D), pooled; likewise.
+        logits: (N, num_classes); (0, 0) without images.
+        embeddings: (N, D), pooled; (0, 0) without images.
     """
 
     logits: Tensor
@@ -36,11 +36,11 @@ class Answers:
 
 
 def trained_on(model: Network) -> tuple[Preprocessing, tuple[str, ...]]:
-    """Returns the preprocessing and class names of a trained network, or raises `UserError` for any other."""
+    """Returns the preprocessing and class names of a trained network; raises `UserError` for an untrained one."""
     if model.preprocessing is None or model.class_names is None:
         raise UserError(
-            "the network has no preprocessing or class names: it was never trained on data. "
-            "Train it with fit, or set model.preprocessing and model.class_names."
+            "expected a trained network, got one without preprocessing or class names. Train it with fit, or set "
+            "model.preprocessing and model.class_names."
         )
     return model.preprocessing, model.class_names
 
@@ -48,7 +48,7 @@ def trained_on(model: Network) -> tuple[Preprocessing, tuple[str, ...]]:
 def answer(model: Network, images: Tensor, preprocessing: Preprocessing) -> Answers:
     """Returns logits and embeddings of uint8 images (N, C, H, W) of the network's size.
 
-    The network stays on its device, and each of its modules returns to the mode that it was in.
+    The network stays on its device, and its modules keep their modes.
     """
     return _answer(model, images.split(batch_size(model, images.shape[2] * images.shape[3])), preprocessing)
 
@@ -64,11 +64,11 @@ def answer_split(
     mirrored: bool = False,
     label: str | None = None,
 ) -> Answers:
-    """Returns logits and embeddings of all images of a split, a batch at a time; see `answer`.
+    """Returns logits and embeddings of all images of a split, computed in batches; see `answer`.
 
     Args:
         model: the network.
-        data: its `split` is answered.
+        data: the images.
         split: name of the split.
         preprocessing: normalizes the images.
         rank: the index of this process. Each process evaluates consecutive batches, so that joining the answers in
@@ -87,11 +87,11 @@ def answer_split(
 
 @contextmanager
 def evaluating(model: Network) -> Iterator[None]:
-    """Sets evaluation mode and full float32 within the block; afterwards all is as it was, module by module."""
+    """Sets evaluation mode and full float32 while the context is active; then restores the mode of each module."""
     modes = {module: module.training for module in model.modules()}
     tf32 = torch.backends.cudnn.allow_tf32
     model.eval()
-    torch.backends.cudnn.allow_tf32 = False  # else a GPU rounds float32 convolutions to 10 bits
+    torch.backends.cudnn.allow_tf32 = False  # otherwise a GPU rounds float32 convolutions to 10 bits
     try:
         yield
     finally:
@@ -101,13 +101,13 @@ def evaluating(model: Network) -> Iterator[None]:
 
 
 def batch_size(model: Network, pixels: int, *, keeping: bool = False) -> int:
-    """Returns how many images of so many pixels a network takes at once; a quarter of it where it keeps its maps."""
-    kind, share = _kind(model), 4 if keeping else 1
-    return max(1, min(_LARGEST_BATCH[kind], _PIXELS_PER_BATCH[kind] // pixels) // share)
+    """Returns the batch size for images with this many pixels; a quarter of it if the network keeps feature maps."""
+    kind, divisor = _kind(model), 4 if keeping else 1
+    return max(1, min(_LARGEST_BATCH[kind], _PIXELS_PER_BATCH[kind] // pixels) // divisor)
 
 
 def normalized_batches(model: Network, images: Tensor, preprocessing: Preprocessing) -> Iterator[tuple[slice, Tensor]]:
-    """Yields uint8 images (N, C, H, W) in batches for a network that keeps its maps, each with its place in them."""
+    """Yields images (N, C, H, W) as normalized batches with their slices, for a network that keeps feature maps."""
     count = batch_size(model, images.shape[2] * images.shape[3], keeping=True)
     for first in range(0, len(images), count):
         place = slice(first, first + count)
@@ -115,24 +115,23 @@ def normalized_batches(model: Network, images: Tensor, preprocessing: Preprocess
 
 
 def check_images(model: Network, images: Tensor) -> Preprocessing:
-    """Returns how images for this network are normalized; raises `UserError` unless these fit it."""
+    """Returns the preprocessing of a trained network; raises `UserError` unless the images fit it."""
     preprocessing, _ = trained_on(check_network(model))
     check_pixels(images)
     if not len(images) or images.shape[1] != preprocessing.channels:
         raise UserError(
-            f"expected at least one image of {preprocessing.channels} channels, as the network was trained on, got "
-            f"images of shape {tuple(images.shape)}. Load them with channels={preprocessing.channels}."
+            f"expected at least one image with {preprocessing.channels} channels, as in training, got images of shape "
+            f"{tuple(images.shape)}. Load them with channels={preprocessing.channels}."
         )
     return preprocessing
 
 
 def check_pixels(images: Tensor) -> None:
-    """Raises `UserError` unless these are images as they are loaded."""
+    """Raises `UserError` unless these are images as loaded, before normalization."""
     if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
         got = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         raise UserError(
-            f"expected images as a tensor, uint8 (N, C, H, W), got {got}. Give them as they are loaded, "
-            "before normalization."
+            f"expected images as a tensor, uint8 (N, C, H, W), got {got}. Pass them as loaded, before normalization."
         )
 
 

@@ -1,4 +1,4 @@
-"""The images that a network finds most alike to an image."""
+"""The images most similar to an image, by a network's embeddings."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ _SHEET_COLUMNS = 9
 
 
 def nearest(embeddings: pd.DataFrame, query: np.ndarray | Tensor, k: int) -> pd.DataFrame:
-    """Returns the `k` embeddings that are most alike to a query, by the cosine of the angle between them.
+    """Returns the `k` embeddings most similar to a query, by cosine similarity.
 
     Args:
         embeddings: a table with a column `values`, such as `evaluate` returns.
         query: (D,) numbers.
-        k: how many; fewer where the table has fewer.
+        k: number of rows; fewer if the table has fewer.
 
     Returns:
-        The table's rows, most alike first, without `values`: rank (from 1), the table's other columns, and similarity
-        (-1 to 1; 0 where one of the two is all zeros). The frame's own index is the row's position in the table.
+        The rows of the table, most similar first, without `values`: rank (from 1), the other columns, and similarity
+        (-1 to 1; 0 if one of the two is all zeros). The index of the frame is the row's position in the table.
 
     Raises:
-        UserError: the query has another number of values than the embeddings, or some are not finite.
+        UserError: the query has a different number of values, or some values are not finite.
     """
     values = finite_rows(embeddings["values"])
     wanted = finite_rows([query])
     if wanted.shape[1] != values.shape[1]:
         raise UserError(
-            f"the embeddings have {values.shape[1]} values each, and the query has {wanted.shape[1]}. "
-            "Embed it with the network that made them."
+            f"expected a query of {values.shape[1]} values, as the embeddings, got {wanted.shape[1]}. Embed it with "
+            "the same network."
         )
     similarity = cosine_similarity(values.astype(np.float64), wanted.astype(np.float64))[:, 0].clip(-1, 1)
     order = np.argsort(-similarity, kind="stable")[: check_integer("k", k, 1)]
@@ -66,22 +66,22 @@ def neighbors(
     model: str | nn.Module | None = None,
     device: str = "auto",
 ) -> pd.DataFrame:
-    """Returns the images of a run's evaluated split that its network finds most alike to an image.
+    """Returns the images of a run's evaluated split that are most similar to an image.
 
     Args:
         subject: a run that has been evaluated.
-        image: a file, which is read and resized as `predict` does; or the `index` of an image of the split, which is
-            then left out of what is found. Other images with the same pixels are not.
-        k: how many; fewer where there are fewer.
-        model: as `load` takes it, for a run of your own network and an image in a file.
-        device: where the network embeds a file: "auto", or a device of torch.
+        image: a file, which is read and resized as by `predict`; or the `index` of an image of the split, which is
+            then left out of the result. Other images with the same pixels are kept.
+        k: number of images; fewer if the split has fewer.
+        model: as for `load`, for a run of your own network and an image in a file.
+        device: for embedding a file: "auto", or a device of torch.
 
     Returns:
-        A row an image, most alike first: rank (from 1), index, path where it has one, label, similarity (cosine, -1 to
-        1). The frame's own index is the image's position in the split.
+        One row per image, most similar first: rank (from 1), index, path if it has one, label, similarity (cosine, -1
+        to 1). The index of the frame is the position of the image in the split.
 
     Raises:
-        UserError: the run has no evaluation, no image has this index, or the file is no image.
+        UserError: the run has no evaluation, no image has this index, or the file is not an image.
     """
     k = check_integer("k", k, 1)
     run = subject if isinstance(subject, Run) else Run(subject)
@@ -104,12 +104,12 @@ def neighbor_sheet(
     data: ImageData | str | Path | None = None,
     data_root: str | Path | None = None,
 ) -> Image.Image:
-    """Returns a picture of an image and of its neighbors after it, as the network sees them.
+    """Returns a picture of an image and its neighbors, as the network sees them.
 
     Args:
         subject: the run.
-        image: what was passed to `neighbors`.
-        found: what it returned.
+        image: as passed to `neighbors`.
+        found: the result of `neighbors`.
         data: the run's images, or where they are now, if they have moved.
         data_root: where the data sets are now, if they have moved.
 
@@ -136,17 +136,17 @@ def neighbor_sheet(
         [query, *data.squares(split, positions)],
         [caption, *captions],
         columns=min(_SHEET_COLUMNS, 1 + len(found)),
-        title=f"{data.name}, {split}\nthe {len(found):,} images most alike to {name}, and their cosine similarity",
+        title=f"{data.name}, {split}\nthe {len(found):,} images most similar to {name}, with cosine similarity",
     )
 
 
 def _evaluated(run: Run) -> pd.DataFrame:
-    """Returns the embeddings of the run's own evaluation, with each image's path where it has one."""
+    """Returns the embeddings of the run's own evaluation, with paths if the images have them."""
     file = run.evaluation() / "embeddings.parquet"
     if run.summary is None or not file.is_file():
         weights_path(run)  # a run that cannot be evaluated yet says so itself
         raise UserError(
-            f"{run.path} has no embeddings to compare: it has not been evaluated. "
+            f"{run.path} has no embeddings, because it has not been evaluated. "
             f"Run this first: resnetlab evaluate {shlex.quote(str(run.path))}"
         )
     table = pd.read_parquet(file)
@@ -157,17 +157,17 @@ def _evaluated(run: Run) -> pd.DataFrame:
 
 
 def _position(table: pd.DataFrame, index: int | np.integer, run: Run) -> int:
-    """Returns which row of the evaluated split has this index."""
+    """Returns the row of the evaluated split with this index."""
     found = np.flatnonzero(table["index"] == int(index))
     if not len(found):
         raise UserError(
-            f"no image of the evaluated split has index {index}: it has {len(table):,} images, whose indices are "
-            f"between {table['index'].min()} and {table['index'].max()}. Take one from the column index of "
+            f"no image of the evaluated split has index {index}: its {len(table):,} images have indices from "
+            f"{table['index'].min()} to {table['index'].max()}. Use one from the column index of "
             f"{run.evaluation() / 'per_image.parquet'}."
         )
     return int(found[0])
 
 
 def _square(image: str | Path, preprocessing: Preprocessing) -> Tensor:
-    """Returns a file's pixels as the network wants them, uint8 (C, H, W)."""
+    """Returns the pixels of a file for the network, uint8 (C, H, W)."""
     return to_tensor(preprocessing.square(decode_image(Path(image), preprocessing.channels)))

@@ -1,4 +1,4 @@
-"""`predict`: classes of images in files and folders."""
+"""Predicted classes of images in files and folders."""
 
 from __future__ import annotations
 
@@ -34,25 +34,24 @@ def predict(
     device: str = "auto",
     skip_unreadable: bool = False,
 ) -> pd.DataFrame:
-    """Returns the most probable classes of every image.
+    """Returns the most probable classes of each image.
 
-    Images are read and resized as the network's training images were.
+    Images are read and resized like the network's training images.
 
     Args:
         subject: a run folder, a weights file, or a trained network.
-        images: a file, a folder (with all that is below it, but hidden files), several of both, or
-            uint8 (N, C, H, W) of the network's channels.
-        model: as `load` takes it, for a run of your own network.
-        top: how many classes to tell for each image.
-        device: "auto", or a device of torch; a network answers on the device that it is on.
-        skip_unreadable: leave unreadable files out with a warning instead of raising.
+        images: a file, a folder (with its subfolders, without hidden files), a list of them, or uint8 (N, C, H, W) with
+            the network's channels.
+        model: as for `load`, for a run of your own network.
+        top: number of classes per image.
+        device: "auto", or a device of torch; a network that you pass stays on its device.
+        skip_unreadable: skip unreadable files with a warning instead of raising.
 
     Returns:
-        A row an image: path (or index), prediction, confidence (0 to 1), then prediction_2,
-        confidence_2 and so on.
+        One row per image: path (or index), prediction, confidence (0 to 1), then prediction_2, confidence_2 and so on.
 
     Raises:
-        UserError: no images, or files that cannot be read (all are named).
+        UserError: there are no images, or some files cannot be read (all are named).
     """
     check_integer("top", top, 1)
     network = subject if isinstance(subject, Network) else load(subject, model=model).to(resolve_device(device))
@@ -61,7 +60,7 @@ def predict(
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != preprocessing.channels:
             raise UserError(
                 f"expected uint8 images of shape (N, {preprocessing.channels}, H, W), got {images.dtype} "
-                f"of shape {tuple(images.shape)}. Give values from 0 to 255; normalization is done here."
+                f"of shape {tuple(images.shape)}. Pass values from 0 to 255, without normalization."
             )
         return _table({"index": range(len(images))}, network, preprocessing.squares(images), top)
     if not isinstance(images, (str, Path, Sequence)):
@@ -70,7 +69,7 @@ def predict(
     files = list(_files(sources))
     if not files:
         named = ", ".join(map(str, sources)) or "nothing"
-        raise UserError(f"there are no images below {named}. Give image files, or folders that hold some.")
+        raise UserError(f"no images in {named}. Give image files, or folders that contain some.")
 
     def read(path: Path) -> Tensor:
         return to_tensor(preprocessing.square(decode_image(path, preprocessing.channels)))
@@ -78,16 +77,16 @@ def predict(
     frames: list[pd.DataFrame] = []
     failures: list[UnreadableImageError] = []
     for start in range(0, len(files), _FILES_AT_ONCE):
-        part = files[start : start + _FILES_AT_ONCE]
-        results = list(zip(part, map_files(read, part), strict=True))
+        chunk = files[start : start + _FILES_AT_ONCE]
+        results = list(zip(chunk, map_files(read, chunk), strict=True))
         failures += [image for _, image in results if isinstance(image, UnreadableImageError)]
         if good := [(path, image) for path, image in results if isinstance(image, Tensor)]:
             paths, pixels = zip(*good, strict=True)
             frames.append(_table({"path": map(printable, paths)}, network, torch.stack(pixels), top))
     if failures and (not skip_unreadable or not frames):
         raise UserError(
-            f"{len(failures)} of {len(files)} files are not images that can be read: "
-            f"{describe_failures(failures)} Remove them, or leave them out (--skip-unreadable)."
+            f"{len(failures)} of {len(files)} files cannot be read as images: {describe_failures(failures)} Remove "
+            "them, or skip them with --skip-unreadable."
         )
     if failures:
         number = f"{len(failures)} unreadable file{'s' if len(failures) > 1 else ''}"
@@ -98,7 +97,7 @@ def predict(
 def _files(sources: Sequence[str | Path]) -> Iterator[Path]:
     for source in map(Path, sources):
         if not source.exists():
-            raise UserError(f"there is no file or folder {str(source)!r}.")
+            raise UserError(f"{str(source)!r} is not a file or folder. Check the path.")
         if source.is_dir():
             yield from visible_files(source)
         else:

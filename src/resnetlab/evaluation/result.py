@@ -1,4 +1,4 @@
-"""`Evaluation`: what `evaluate` finds, as files and in print."""
+"""The result of `evaluate`, as files and as text."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _EXPLORED = ("map", "blocks", "responses")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Exploration:
-    """What `explore` finds.
+    """The result of `explore`.
 
     Attributes:
         map: the embeddings as points in the plane.
-        diagnostics: what each block does, on a sample of the images; None for a network without residual blocks.
+        diagnostics: of each block, on a sample of the images; None for a network without residual blocks.
     """
 
     map: EmbeddingMap
@@ -62,21 +62,21 @@ class Exploration:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Figures and tables of one network on one split.
+    """Metrics and tables of one network on one split.
 
     Attributes:
         summary: split, n, top1, top5 (0 to 1), loss; top1_low and top1_high, the 95 % interval of top1 (see
             `metrics.wilson_interval`); ece and mce, the expected and the maximum calibration error (see
-            `calibration`); and where asked for mirrored_top1, mirrored_top5 and mirrored_loss, those of the mean
+            `calibration`); with `mirrored`, also mirrored_top1, mirrored_top5 and mirrored_loss, for the mean
             of the logits of each image and its mirror image.
-        per_class: a row a class, see `metrics.by_class`.
-        per_image: a row an image, see `metrics.by_image`. Its column group tells equal images of the split: copies
-            of a file where photos are kept as files have them, equal pixels as the network sees them otherwise.
-        embeddings: a row an image: index, label, values.
-        reliability: a row a bin of the confidence, see `calibration.reliability`.
-        confused_pairs: a row for each class that was taken for another, see `pairs.confused_pairs`.
-        folder: where the tables were written, if they were.
-        exploration: the map of the embeddings and what the blocks do, where asked for; see `explore`.
+        per_class: one row per class, see `metrics.by_class`.
+        per_image: one row per image, see `metrics.by_image`. Its column group marks equal images of the split: copies
+            of a file if photos are stored as in their files, otherwise equal pixels as the network sees them.
+        embeddings: one row per image: index, label, values.
+        reliability: one row per bin of the confidence, see `calibration.reliability`.
+        confused_pairs: one row per pair of a class and a wrong prediction, see `confusion.confused_pairs`.
+        folder: the folder of the tables, if they are saved.
+        exploration: the map of the embeddings and the diagnostics of the blocks, if requested; see `explore`.
     """
 
     summary: dict[str, Any]
@@ -89,9 +89,9 @@ class Evaluation:
     exploration: Exploration | None = None
 
     def save(self, folder: Path) -> Evaluation:
-        """Writes summary.json and the tables as parquet; the summary last, so that it vouches for them.
+        """Writes the tables as parquet, then summary.json, which marks them as complete.
 
-        An exploration that is there already is of an older evaluation: it is removed, or replaced.
+        An existing exploration belongs to an older evaluation and is removed or replaced.
         """
         folder.mkdir(parents=True, exist_ok=True)
         Exploration.remove(folder)
@@ -107,7 +107,7 @@ class Evaluation:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         summary = self.summary
-        top5 = f"top-5 {summary['top5']:.2%}, " if len(self.per_class) > 5 else ""  # else it is 1 by definition
+        top5 = f"top-5 {summary['top5']:.2%}, " if len(self.per_class) > 5 else ""  # otherwise it is 1 by definition
         yield (
             f"{summary['split']}: top-1 {summary['top1']:.2%} "
             f"({summary['top1_low']:.2%} to {summary['top1_high']:.2%}), {top5}"
@@ -115,13 +115,13 @@ class Evaluation:
         )
         if "mirrored_top1" in summary:
             yield (
-                f"with each image's mirror image too: top-1 {summary['mirrored_top1']:.2%}, "
+                f"averaged with mirrored images: top-1 {summary['mirrored_top1']:.2%}, "
                 f"loss {summary['mirrored_loss']:.4f}"
             )
         absent = self.per_class.loc[self.per_class["support"] == 0, "class"].tolist()
         if absent:
             names = ", ".join(map(str, absent[:_SHOWN_ABSENT])) + (", ..." if len(absent) > _SHOWN_ABSENT else "")
-            yield escape(f"no image of {len(absent)} of the network's {len(self.per_class):,} classes: {names}")
+            yield escape(f"no images of {len(absent)} of the network's {len(self.per_class):,} classes: {names}")
         table, shown = Table(), self.per_class.loc[self.per_class["support"] > 0]
         if len(shown) > _SHOWN_CLASSES:
             table.title = f"the {_SHOWN_CLASSES} classes with the lowest F1, of {len(shown)}"
@@ -140,7 +140,7 @@ class Evaluation:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        """Returns what a notebook shows."""
+        """Returns the notebook view."""
         with_images = self.per_class.loc[self.per_class["support"] > 0]
         classes = with_images.nsmallest(_HTML_CLASSES, "f1").to_dict("records")
         pairs = self.confused_pairs.head(_HTML_PAIRS).to_dict("records")

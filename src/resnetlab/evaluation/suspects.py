@@ -1,4 +1,4 @@
-"""Images whose label a trained network doubts, most suspect first; nothing is deleted or changed."""
+"""Images that are probably mislabeled, by the outputs of a trained network; nothing is deleted or changed."""
 
 from __future__ import annotations
 
@@ -16,34 +16,33 @@ from resnetlab.models.network import Network
 
 
 def suspect_labels(model: Network, data: ImageData, split: str) -> pd.DataFrame:
-    """Returns the images whose label the network doubts, ranked by the margin of the logits.
+    """Returns the images that the network assigns to another class than their label, ranked by margin.
 
     The margin is the label's logit minus the highest of another class: ln p(label) - ln p(other class). Pleiss et
     al., "Identifying Mislabeled Data using the Area Under the Margin Ranking", NeurIPS 2020, take its mean over the
-    epochs of a training; here it is the finished network's. Images with a negative one are those that the network
-    puts into another class. Of these, `likely` marks the ones that confident learning counts as mislabeled: the
-    network is at least as sure of the other class as it is, in the mean, of the images that carry that class's label
-    (Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 2021; other
-    than there, only the most probable class is compared).
+    epochs of a training; here it is that of the finished network. Images with a negative margin are those that the
+    network assigns to another class. Among them, `likely` marks those that confident learning counts as mislabeled: the
+    network is at least as confident in the other class as it is, on average, for the images with that label
+    (Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 2021; here only
+    the most probable class is compared).
 
-    The split is meant to be one that the network was not fitted to: validation, test, or other images. A network
-    learns the labels it is trained on, false ones included. On the training split the ranking still works as long
-    as they are not learned by heart, so with few epochs and label smoothing, and is weaker; for a sharp one, train on
-    one half of the images and rank the other. `evaluate` ranks all images, doubted or not, in the column suspicion of
-    its table by image: the margin with the opposite sign.
+    Use a split that the network was not trained on: validation, test, or other images. A network also learns false
+    labels that it is trained on. On the training split, the ranking works only while labels are not memorized (few
+    epochs, label smoothing), and is weaker. For a better one, train on one half of the images and rank the other.
+    `evaluate` ranks all images in the column suspicion of its per-image table: the margin with the opposite sign.
 
     Args:
         model: trained on the same classes.
         data: loaded with the network's channels and image size.
-        split: which images.
+        split: name of the split.
 
     Returns:
-        A row an image, most suspect first: index, path where it has one, label, prediction, confidence (of
-        the prediction), label_probability, score (the margin), likely. The frame's own index is the image's
-        position in the split.
+        One row per image, lowest margin first: index, path if it has one, label, prediction, confidence (of the
+        prediction), label_probability, score (the margin), likely. The index of the frame is the position of the image
+        in the split.
 
     Raises:
-        UserError: the classes or the size are not the network's, or it was never trained on data.
+        UserError: classes or image size differ from the network's, or it is untrained.
     """
     images = evaluate_split(model, data, split).per_image
     kept = ("index", "path", "label", "prediction", "confidence", "label_probability")
@@ -54,7 +53,7 @@ def suspect_labels(model: Network, data: ImageData, split: str) -> pd.DataFrame:
     needed = dict(zip(names.tolist(), usual.tolist(), strict=True))
     columns["likely"] = np.array(
         [
-            # A class that no image is labeled with has no usual confidence: nothing is likely to be of it.
+            # A class without labeled images has no usual confidence, so no image is likely to belong to it.
             confidence >= needed.get(name, np.inf)
             for name, confidence in zip(columns["prediction"], columns["confidence"], strict=True)
         ]
@@ -65,20 +64,20 @@ def suspect_labels(model: Network, data: ImageData, split: str) -> pd.DataFrame:
 
 
 def suspect_sheet(data: ImageData, split: str, suspects: pd.DataFrame, count: int = 40) -> Image.Image:
-    """Returns a picture of the first `count` suspects, each with its label and what the network takes it for.
+    """Returns a picture of the first `count` suspects, each with its label and prediction.
 
     Args:
-        data: where the images are.
-        split: the split that `suspects` are of.
-        suspects: what `suspect_labels` returned for them.
-        count: how many to show.
+        data: the images.
+        split: the split of the suspects.
+        suspects: the result of `suspect_labels`.
+        count: number of images to show.
     """
     shown = suspects.head(count)
     captions = [_caption(row) for row in shown.to_dict("records")]
-    title = f"{data.name}, {split}\n{len(shown):,} of {len(suspects):,} images whose label the network doubts"
+    title = f"{data.name}, {split}\n{len(shown):,} of {len(suspects):,} images that are probably mislabeled"
     positions = torch.tensor(shown.index.to_numpy(dtype=np.int64))
     return contact_sheet(list(data.squares(split, positions)), captions, columns=8, title=title)
 
 
 def _caption(row: dict[Hashable, object]) -> str:
-    return f"labeled {row['label']}\nseen as {row['prediction']}, {row['confidence']:.0%}"
+    return f"labeled {row['label']}\npredicted {row['prediction']}, {row['confidence']:.0%}"
