@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from tests.training.stepping import Step, around_steps, before_step
@@ -111,13 +112,10 @@ def suite(folder: Path) -> None:
         training.check_layout = True
         return step(training, batch)
 
-    measured = fitting.choose_machine
     machine = Machine(device="cpu", precision="float32", memory_format="channels_last", threads=1)
-    fitting.choose_machine = lambda *args, **named: machine
     model = ResNet(dataclasses.replace(TINY, block="bottleneck"))
-    with around_steps(checked):
+    with around_steps(checked), mock.patch.object(fitting, "machine_for", return_value=machine):
         fit(model, digits, out=folder / "channels_last", epochs=1, accumulate=2, quiet=True)
-    fitting.choose_machine = measured
     found["channels_last"] = [digest(model), model.layer1[0].conv2.weight.stride()]
 
     # Images that are not finite, in this process only where it is the second.
@@ -145,9 +143,8 @@ def suite(folder: Path) -> None:
             found[f"refused {name}"] = [type(error).__name__, str(error)]
 
     # Two processes continue where one was interrupted.
-    fitting.ResNet = lambda config: frozen_norm()
-    found["started alone"] = str(resume(folder / "started alone", quiet=True).summary)
-    fitting.ResNet = ResNet
+    with mock.patch.object(fitting, "rebuild", return_value=frozen_norm()):
+        found["started alone"] = str(resume(folder / "started alone", quiet=True).summary)
 
     # A signal to the second process alone.
     with before_step(13, lambda training: RANK == 1 and os.kill(os.getpid(), signal.SIGTERM)):

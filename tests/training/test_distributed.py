@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -222,9 +223,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(
     newest = max((tmp_path / "run" / "checkpoints").iterdir())
     assert newest.name == "step-00000014.safetensors"  # the step after the one before which the signal came
 
-    frozen = shared.frozen_norm()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("resnetlab.training.fit.ResNet", lambda config: frozen)
+    with mock.patch("resnetlab.training.fit.rebuild", return_value=shared.frozen_norm()):
         run = resume(tmp_path / "run", quiet=True)
     _assert_close(run, Run(folder / "plain"))
 

@@ -205,7 +205,7 @@ def test_a_network_is_left_with_what_its_owner_froze(digits: ImageData, tmp_path
     assert trained == {
         name for name in dict(model.named_parameters()) if SECTIONS[name.partition(".")[0]] != "stem"
     } - {"layer2.0.conv1.weight"}
-    assert run.settings["model"]["frozen_parts"] == ["stem"]
+    assert run.settings["model"]["frozen_sections"] == ["stem"]
     assert run.settings["recipe"]["rates"] == {"stage1": 0}
 
 

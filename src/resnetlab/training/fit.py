@@ -257,7 +257,7 @@ def _settings(start: _Start, tensorboard: bool, world_size: int) -> dict[str, An
             "name": start.name,
             "config": network.config.to_dict(),
             "frozen": [name for name, parameter in network.named_parameters() if not parameter.requires_grad],
-            "frozen_parts": sorted(network.frozen),
+            "frozen_sections": sorted(network.frozen),
         },
         "data": start.data.describe(),
         "preprocessing": dataclasses.asdict(start.preprocessing),
@@ -277,7 +277,7 @@ def _freeze_as_recorded(network: Network, recorded: Mapping[str, Any]) -> None:
     frozen = recorded.get("frozen", [])
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in frozen)
-    if sections := recorded.get("frozen_parts"):
+    if sections := recorded.get("frozen_sections"):
         freeze(network, *sections)
 
 

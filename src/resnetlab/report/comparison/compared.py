@@ -80,7 +80,7 @@ def changed_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
 def _defaults() -> dict[str, Any]:
     """Returns the settings that loading a run fills in, named and typed as in run.toml."""
     tables = {
-        "model": {"config": asdict(ResNetConfig()), "frozen": [], "frozen_parts": []},
+        "model": {"config": asdict(ResNetConfig()), "frozen": [], "frozen_sections": []},
         "recipe": asdict(Recipe()),
         "data": asdict(LoadOptions(source="")),
     }
