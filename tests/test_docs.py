@@ -154,6 +154,20 @@ FOLDERS = {("resnetlab", path.stem) for path in Path(resnetlab.__file__).parent.
 }
 
 
+MYNET = """
+from torch import nn
+
+class SmallNet(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        self.convolution = nn.Conv2d(in_channels, 8, 3, padding=1)
+        self.head = nn.Linear(8, num_classes)
+
+    def forward(self, images):
+        return self.head(self.convolution(images).relu().mean(dim=(2, 3)))
+"""
+
+
 @pytest.fixture(scope="session")
 def readers_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files that the documentation's examples use, small."""
@@ -165,6 +179,7 @@ def readers_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = draws.integers(0, 256, (40, int(draws.integers(32, 48)), 3), dtype=np.uint8)
             pixels[..., 0] //= 1 if folder.endswith("dog") else 4
             Image.fromarray(pixels).save(root / folder / ("cat.png" if folder == "new" else f"{number:02d}.png"))
+    (root / "mynet.py").write_text(MYNET)
     with contextlib.chdir(root):
         digits = resnetlab.load_data("digits", limit=200)
         for number, name in enumerate(("digits", "first", "second")):
@@ -172,6 +187,7 @@ def readers_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
             resnetlab.evaluate(run)
         photos = resnetlab.load_data("photos", image_size=72)
         resnetlab.evaluate(resnetlab.fit("resnet18", photos, out="runs/photos", epochs=1, quiet=True))
+        resnetlab.fit("mynet.py:SmallNet", photos, out="runs/mine", epochs=1, quiet=True)
         resnetlab.pack("photos", "packs/photos", image_size=32)
         torch.save(resnetlab.create_model("resnet50").state_dict(), "resnet50.pth")
         shutil.copy("resnet50.pth", "resnet50-11ad3fa6.pth")
@@ -235,5 +251,6 @@ def written(words: list[str]) -> set[str]:
 
 def is_missing(word: str) -> bool:
     """Whether a word of a command is a data set, published weights, or a file or run that does not exist here."""
-    published = word in ("mnist", "fashion_mnist", "cifar10", "cifar100", "imagenette") or ":" in word
+    data = word in ("mnist", "fashion_mnist", "cifar10", "cifar100", "imagenette")
+    published = data or re.match(r"torchvision:|timm:.*(\.|DEFAULT)", word) is not None
     return published or (re.search(r"\.(pth|params|csv)$|^(runs|packs)/", word) is not None and not Path(word).exists())

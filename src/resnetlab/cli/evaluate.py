@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resnetlab.cli.inspection import own_images
-from resnetlab.cli.options import DataRoot, Device, RunFolder, SkipUnreadable, given_options
+from resnetlab.cli.options import DataRoot, Device, OwnModel, RunFolder, SkipUnreadable, given_options
 from resnetlab.core.console import notice, output
 from resnetlab.core.errors import UserError
 
@@ -40,6 +40,7 @@ def command(
     page_only: Annotated[
         bool, typer.Option("--page-only", help="Write the page again from the tables of the last evaluation.")
     ] = False,
+    model: OwnModel = None,
     data_root: DataRoot = None,
     device: Device = "auto",
     skip_unreadable: SkipUnreadable = False,
@@ -66,6 +67,7 @@ def command(
     evaluation = evaluate(
         opened,
         data if images is None else images,
+        model=model,
         split=split,
         device=device,
         data_root=data_root,
@@ -104,6 +106,6 @@ def _write_page(run: Run, images: ImageData | None, data_root: Path | None) -> N
 
 def _refuse_measuring(context: typer.Context) -> None:
     """Refuses options of an evaluation, which --page-only would ignore."""
-    measuring = ("split", "mirrored", "explore", "device", "skip_unreadable")
+    measuring = ("split", "model", "mirrored", "explore", "device", "skip_unreadable")
     if given := [name for name in given_options(context) if name in measuring]:
         raise UserError(f"--page-only measures nothing and does not take {', '.join(given)}. Remove them.")

@@ -51,7 +51,8 @@ SkipUnreadable = Annotated[
 Model = Annotated[
     str,
     typer.Option(
-        help="A name from `resnetlab list models`; auto chooses by image size.",
+        help="A name from `resnetlab list models`, timm:NAME, or your own class as FILE.py:NAME, which executes the "
+        "file, or package.module:NAME; auto chooses by image size.",
         rich_help_panel=TRAINING,
     ),
 ]
@@ -72,6 +73,13 @@ SetFields = Annotated[
 ]
 Seed = Annotated[
     int, typer.Option(help="Seed of the initial weights, the order of images and augmentation.", rich_help_panel=RUN)
+]
+OwnModel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE.py:NAME",
+        help="For a run of your own network: the class or function that builds it, which executes the file.",
+    ),
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that `resnetlab train` wrote.")]
 

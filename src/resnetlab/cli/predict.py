@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from resnetlab.cli.files import check_file, write_csv, write_png
-from resnetlab.cli.options import DataRoot, Device, SkipUnreadable, given_options
+from resnetlab.cli.options import DataRoot, Device, OwnModel, SkipUnreadable, given_options
 from resnetlab.core.console import output
 from resnetlab.core.errors import UserError
 
@@ -37,6 +37,7 @@ def command(
         Path | None,
         typer.Option(metavar="FILE.csv", help="Write a CSV file instead of a table; - is standard output."),
     ] = None,
+    model: OwnModel = None,
     device: Device = "auto",
     skip_unreadable: SkipUnreadable = False,
     similar: Annotated[
@@ -72,7 +73,7 @@ def command(
     check_file(sheet, "--sheet", "similar.png")
     if similar is not None:
         _refuse(context, ("top", "skip_unreadable"), "--similar shows no classes")
-        _similar(network, images, similar, out, sheet, data, data_root, device)
+        _similar(network, images, similar, out, sheet, data, data_root, model=model, device=device)
         return
     _refuse(context, ("sheet", "data", "data_root"), "without --similar, predict needs no other images")
 
@@ -81,7 +82,7 @@ def command(
 
     from resnetlab.evaluation.predict import predict
 
-    frame = predict(network, images, top=top, device=device, skip_unreadable=skip_unreadable)
+    frame = predict(network, images, model=model, top=top, device=device, skip_unreadable=skip_unreadable)
     if out is not None:
         write_csv(frame, out, f"{len(frame)} predictions")
         return
@@ -104,7 +105,7 @@ def _similar(
     sheet: Path | None,
     data: str | None,
     data_root: Path | None,
-    device: str,
+    **given: Any,
 ) -> None:
     if sheet is not None and (len(images) > 1 or Path(images[0]).is_dir()):
         raise UserError("--sheet draws the images similar to one image. Give one image file, or one index.")
@@ -117,7 +118,7 @@ def _similar(
     run = Run(network)
     tables = []
     for query in _queries(images):
-        found = neighbors(run, query, k=count, device=device)
+        found = neighbors(run, query, k=count, **given)
         if sheet is not None:
             write_png(neighbor_sheet(run, query, found, data=data, data_root=data_root), sheet, "similar images")
         found.insert(0, "image", str(query))

@@ -38,6 +38,8 @@ USUAL = (
     "device",
 )  # fmt: skip
 
+_WITH_RESUME = ("resume", "data", "data_root", "device", "model")
+
 
 def command(
     context: typer.Context,
@@ -85,7 +87,7 @@ def command(
         typer.Option(
             metavar="RUN",
             help="Continue an interrupted run with its own settings. Give DATA only if a folder of images has moved, "
-            "and --device only to continue on another device.",
+            "--device only to continue on another device, and --model only for your own network.",
             rich_help_panel=RUN,
         ),
     ] = None,
@@ -101,7 +103,7 @@ def command(
         bool,
         typer.Option(
             "--overfit-one-batch",
-            help="Only check whether the network can learn one batch by heart; write nothing.",
+            help="Only check whether the network can memorize one batch; write nothing.",
             rich_help_panel=RUN,
         ),
     ] = False,
@@ -118,7 +120,8 @@ def command(
     """
     if resume is not None:
         _refuse_settings(context)
-        run = _resume(resume, data, options.data_root, None if device == "auto" else device)
+        given = {"model": None if model == "auto" else model, "device": None if device == "auto" else device}
+        run = _resume(resume, data=data, data_root=options.data_root, **given)
         _report(run, lambda: None if data is None else _moved_images(run, data, options.data_root), options.data_root)
         return
     if data is None:
@@ -171,10 +174,10 @@ def _overfit(model: str, images: ImageData, **settings: Any) -> None:
     notice(f"{result}")
 
 
-def _resume(folder: Path, data: str | None, data_root: Path | None, device: str | None) -> Run:
+def _resume(folder: Path, **given: Any) -> Run:
     from resnetlab.training.fit import resume
 
-    return resume(folder, data=data, data_root=data_root, device=device)
+    return resume(folder, **given)
 
 
 def _moved_images(run: Run, folder: str, data_root: Path | None) -> ImageData:
@@ -186,7 +189,7 @@ def _moved_images(run: Run, folder: str, data_root: Path | None) -> ImageData:
 
 def _refuse_settings(context: typer.Context) -> None:
     """Refuses settings next to --resume, which would be ignored."""
-    if given := [name for name in given_options(context) if name not in ("resume", "data", "data_root", "device")]:
+    if given := [name for name in given_options(context) if name not in _WITH_RESUME]:
         raise UserError(
             f"--resume continues with the settings of the run, and does not take {', '.join(given)}. Remove that, or "
             "start a new run."
