@@ -28,6 +28,7 @@ from resnetlab.models.architectures import build, open_architecture, read_archit
 from resnetlab.models.network import Network
 from resnetlab.models.surgery import freeze
 from resnetlab.report.command import train_command
+from resnetlab.report.mistakes import to_picture
 from resnetlab.studies.lab.plan import Cell, make_plan, seconds_per_image
 from resnetlab.training.machine import Machine
 from resnetlab.training.optimizers import build_optimizer
@@ -217,6 +218,25 @@ def test_your_file_is_executed_only_when_you_say_so(own: str, few: ImageData, tm
     assert executed.is_file()
     words = train_command(run.settings, mirrors=False)
     assert words is None or ["--model", own] in words
+
+
+def test_the_shell_takes_your_file(own: str, tmp_path: Path, cli: Callable[..., tuple]):
+    out = tmp_path / "run"
+    settings = ["--epochs", 1, "--limit", 60, "--set", "model.width=2", "--out", out]
+    code, _, said = cli("train", "digits", "--model", own, *settings)
+    assert code == 0, said
+    assert "executing" in said
+    image = tmp_path / "image.png"
+    to_picture(load_data("digits", limit=10).splits["test"].images[0]).save(image)
+    for verb in (("evaluate", out), ("predict", out, image), ("predict", out, image, "--similar", 2)):
+        code, _, said = cli(*verb)
+        assert (code, f"--model {own}" in " ".join(said.split())) == (2, True), said
+        assert cli(*verb, "--model", own)[0] == 0
+    (out / "model.safetensors").unlink()
+    (out / "evaluation" / "summary.json").unlink()
+    assert cli("train", "--resume", out)[0] == 2
+    assert cli("train", "--resume", out, "--model", own)[0] == 0
+    assert Run(out).summary is not None
 
 
 def load_from(data: ImageData) -> Callable[[Run], Run]:

@@ -23,7 +23,7 @@ from resnetlab import weights
 from resnetlab.core.errors import UserError
 from resnetlab.models.resnet import ResNet
 from resnetlab.weights.contents import inspect_weights
-from resnetlab.weights.foreign import read_weights_file
+from resnetlab.weights.foreign import MOST_SHARING, read_weights_file
 from resnetlab.weights.gluon.params import write_params
 from resnetlab.weights.tensors import read_tensors, write_tensors
 
@@ -246,13 +246,23 @@ VALUES = st.recursive(
 
 
 @pytest.mark.parametrize("wrap", [archive, legacy])
-def test_pickles_of_random_values(tmp_path: Path, wrap: Callable[[bytes], bytes]):
+def test_pickles_of_random_values(tmp_path: Path, files: dict[str, bytes], wrap: Callable[[bytes], bytes]):
+    """What is read lies within the file, and a sound file of the same form is still read."""
+
     @quick(100)
     @given(value=VALUES, key=KEYS)
     def with_value(value: bytes, key: bytes) -> None:
-        check(tmp_path / "file", wrap(b"\x80\x02}" + key + value + b"s."))
+        content = wrap(b"\x80\x02}" + key + value + b"s.")
+        found = check(tmp_path / "file", content)
+        tensors = [] if found is None else found.tensors.values()
+        assert found is None or tensors
+        assert sum(tensor.numel() * tensor.element_size() for tensor in tensors) <= MOST_SHARING * len(content)
 
     with_value()
+    sound = check(tmp_path / "file", archive(files["stream"]) if wrap is archive else files["legacy"])
+    assert {name: tuple(value.shape) for name, value in sound.tensors.items()} == {
+        name: tuple(value.shape) for name, value in WEIGHTS.items()
+    }
 
 
 @given(
@@ -265,8 +275,10 @@ def test_pickles_of_random_values(tmp_path: Path, wrap: Callable[[bytes], bytes]
 @example(magic=b"\x02" + bytes(7) + b"{}", content=b"")
 @quick(100)
 def test_random_bytes_behind_what_files_begin_with(tmp_path: Path, magic: bytes, content: bytes):
-    check(tmp_path / "file", magic + content)
-    check(tmp_path / "file", struct.pack("<Q", len(content)) + b"{" + content)
+    for damaged in (magic + content, struct.pack("<Q", len(content)) + b"{" + content):
+        (tmp_path / "file").write_bytes(damaged)
+        with pytest.raises(UserError):
+            read_weights_file(tmp_path / "file")
 
 
 def leaves(value: Any, way: tuple = ()) -> Iterator[tuple]:

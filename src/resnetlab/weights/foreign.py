@@ -35,7 +35,8 @@ _DTYPES = frozenset(
         *(torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64),
     }
 )
-_MOST_SHARING = 4  # names of the same memory, on average
+MOST_SHARING = 4
+"""Names that may share the same memory, on average."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +181,7 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tenso
                 "wrote it."
             )
     claimed, size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()), path.stat().st_size
-    if claimed > _MOST_SHARING * size:
+    if claimed > MOST_SHARING * size:
         raise DamagedFileError(
             f"{printable(path)} has tensors of {claimed:,} bytes in a file of {size:,} bytes. It is damaged, or made "
             "to fill the memory; use another copy."
