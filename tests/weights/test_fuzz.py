@@ -25,7 +25,7 @@ from resnetlab.models.resnet import ResNet
 from resnetlab.weights.contents import inspect_weights
 from resnetlab.weights.foreign import MOST_SHARING, read_weights_file
 from resnetlab.weights.gluon.params import write_params
-from resnetlab.weights.tensors import read_tensors, write_tensors
+from resnetlab.weights.tensors import DamagedFileError, read_tensors, write_tensors
 
 MEMORY = 300 * 2**20  # bytes that the whole of this file may add to the process, whatever the files say
 WEIGHTS = {"conv.weight": torch.arange(6.0).reshape(2, 3), "conv.bias": torch.tensor([1.0, -2.0])}
@@ -263,6 +263,21 @@ def test_pickles_of_random_values(tmp_path: Path, files: dict[str, bytes], wrap:
     assert {name: tuple(value.shape) for name, value in sound.tensors.items()} == {
         name: tuple(value.shape) for name, value in WEIGHTS.items()
     }
+
+
+@pytest.mark.parametrize("wrap", [archive, legacy])
+@pytest.mark.parametrize("function", ["__builtin__ set", "collections Counter", "torch Size"])
+def test_iterating_over_a_tensor_without_memory_takes_none(
+    tmp_path: Path, wrap: Callable[[bytes], bytes], function: str
+):
+    """A stride of 0 gives one number 2^31 rows, and a container of its rows would take 16 GiB."""
+    held = storage(named("torch FloatStorage"), text("0"), b"K\x06", b"NtQ" if wrap is legacy else b"tQ")
+    rows = pickle.dumps(2**31, protocol=2)[2:-1]
+    tensor = named("torch._utils _rebuild_tensor_v2") + b"(" + held + b"K\x00(" + rows + b"t(K\x00t\x89}tR"
+    content = wrap(b"\x80\x02}" + text("w") + named(function) + b"(" + tensor + b"tRs.")
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(DamagedFileError, match="larger than the file"):
+        read_weights_file(tmp_path / "file")
 
 
 @given(

@@ -53,6 +53,9 @@ _KINDS = {
 }
 _GLOBALS = ("GLOBAL", "STACK_GLOBAL", "INST")
 _CALLS = ("REDUCE", "NEWOBJ")
+_REBUILD = "torch._utils._rebuild_"
+_MOST_SHARING = 4
+"""Sizes of a tensor, as a multiple of the file's bytes; names may share memory."""
 _FILLS = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")
 _PUTS, _GETS = ("PUT", "BINPUT", "LONG_BINPUT"), ("GET", "BINGET", "LONG_BINGET")
 
@@ -159,12 +162,14 @@ class _Value:
         is_global: whether it is one of these.
         size: values that it unfolds to.
         depth: of containers in it.
+        largest: the largest number in it.
     """
 
     text: str = ""
     is_global: bool = False
     size: int = 1
     depth: int = 1
+    largest: int = 0
 
 
 @dataclass(slots=True)
@@ -213,6 +218,7 @@ def _follow(path: Path, pickle: IO[bytes], needs: _Needs) -> None:
     stack: list[_Value] = []
     marks: list[int] = []
     memo: dict[Any, _Value] = {}
+    most = _MOST_SHARING * path.stat().st_size
     for count, (code, argument, _) in enumerate(pickletools.genops(pickle)):
         needs.protocol = max(needs.protocol, code.proto)
         if code.name == "MARK":
@@ -228,7 +234,15 @@ def _follow(path: Path, pickle: IO[bytes], needs: _Needs) -> None:
             made = _make(code.name, argument, taken)
             if made.is_global and not _is_allowed(made.text):
                 needs.refused[made.text] = None
+            makes_tensor = code.name == "BINPERSID" or taken[0].text.startswith(_REBUILD) if taken else False
+            if makes_tensor and any(value.largest > most for value in taken):
+                # With a stride of 0 a tensor of 2^31 rows takes no memory, until something iterates over it.
+                raise DamagedFileError(
+                    f"{printable(path)} has a tensor that is larger than the file. It is damaged, or made to fill the "
+                    "memory; use another copy."
+                )
             if code.name in _CALLS:
+                made.largest = 0
                 _refuse_kinds(path, taken[0], stack)
                 needs.calls_values |= not taken[0].is_global
             if count > _MOST_OPERATIONS or made.size > _LARGEST or made.depth > _DEEPEST:
@@ -259,9 +273,14 @@ def _make(operation: str, argument: Any, taken: list[_Value]) -> _Value:
         name = argument.replace(" ", ".", 1) if by_name else ".".join(value.text for value in taken)
         return _Value(name, is_global=True)
     if not taken:
-        return _Value(argument if isinstance(argument, str) else "")
+        return _Value(
+            text=argument if isinstance(argument, str) else "", largest=abs(argument) if type(argument) is int else 0
+        )
+    made = taken[0] if operation in _FILLS else _Value()  # a container that is filled may be in the memo already
     depth = max(value.depth for value in taken)
-    return _Value(size=1 + sum(value.size for value in taken), depth=depth if operation in _FILLS else depth + 1)
+    made.size, made.largest = 1 + sum(value.size for value in taken), max(value.largest for value in taken)
+    made.depth = depth if operation in _FILLS else depth + 1
+    return made
 
 
 def _refuse_kinds(path: Path, function: _Value, stack: list[_Value]) -> None:
