@@ -159,7 +159,7 @@ def test_what_cannot_be_compared_is_refused(function, tmp_path):
     with pytest.raises(UserError) as none:
         function([])
     assert str(none.value) == "expected at least one run, got none. Give the folders that `resnetlab train` made."
-    with pytest.raises(UserError, match=r"golden/run is given twice. Leave one of them out\.$"):
+    with pytest.raises(UserError, match="golden/run is given twice"):
         function([GOLDEN, GOLDEN.parent / ".." / "golden" / "run"])
     with pytest.raises(UserError, match="gone is not a run"):
         function([GOLDEN, tmp_path / "gone"])
@@ -269,7 +269,7 @@ def test_time_is_told_in_a_unit_that_is_read_easily(runs, tmp_path, drawn):
         axes = drawn([run], x="minutes")[0].axes[0]
         assert axes.get_xlabel() == label and axes.get_xlim()[0] == 0
         assert curves(axes)[1][2] == [[last * epoch / 4, 1 / epoch] for epoch in range(1, 5)]
-    with pytest.raises(UserError, match=r"^unknown x 'epochs'. Did you mean 'epoch'\? Available: epoch, minutes.$"):
+    with pytest.raises(UserError, match=r"epochs.*epoch, minutes"):
         draw_comparison([GOLDEN], tmp_path / "never.png", x="epochs")
     assert not (tmp_path / "never.png").exists()
 

@@ -134,7 +134,7 @@ class Picture:
         words: what a screen reader says instead of the picture.
         draw: puts the content on an empty figure, or on a part of one.
         marks: values to show under the pointer, of the first axes.
-        data: more for the program of the page, beside the marks.
+        data: further data for the program of the page.
         size: width and height in inches.
     """
 
@@ -219,7 +219,7 @@ def save_svg(path: Path, picture: Picture) -> None:
 
 
 def sentence(text: str, *, title: str = "") -> Picture:
-    """Returns a picture of a sentence, for where there is nothing to draw."""
+    """Returns a picture of a sentence, in place of a picture without data."""
 
     def draw(figure: Figure | SubFigure) -> None:
         figure.text(0.5, 0.5, text, ha="center", va="center", color=INK, wrap=True, parse_math=False)
@@ -363,7 +363,7 @@ def _marks(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], form: 
 
 
 _METADATA = ("Date", "Creator", "Format", "Type")
-"""What matplotlib would write into an SVG besides the picture."""
+"""Metadata that matplotlib would write into an SVG."""
 
 
 def places(figure: Figure, marks: Sequence[Mark] = ()) -> dict[str, Any]:
@@ -414,7 +414,7 @@ def _content(svg: str, colors: Mapping[str, str]) -> Markup:
 def _style() -> Iterator[None]:
     """Draws text and lines in the palette's colors unless a picture says otherwise.
 
-    A script that the font lacks is no reason for a warning: an SVG shows it right, and a PNG as boxes.
+    Characters that the font lacks cause no warning: an SVG shows them, a PNG shows boxes.
     """
     from matplotlib import rc_context
 

@@ -1,4 +1,4 @@
-"""The command line that makes a run again, worked out of what its folder records."""
+"""The command that repeats a run, from the settings in its folder."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import RECIPES, resolve_recipe
 
 _RECIPE_OPTIONS = {"epochs": "--epochs", "batch_size": "--batch-size", "lr": "--lr"}
-_TAKEN = ("source", "class_names")  # the first is the argument; the second is what the images themselves say
+_TAKEN = ("source", "class_names")  # the first is the argument; the second comes from the images
 
 
 def train_command(settings: Mapping[str, Any], *, mirrors: bool | None = None) -> list[list[str]] | None:
     """Returns the words of `resnetlab train ...`, every option with its value; None where Python is needed.
 
-    What the names of network and recipe imply is left out; what differs from them is given.
+    Options that the network's and recipe's names imply are left out.
 
     Args:
         settings: a run's settings.
         mirrors: whether the data may be mirrored, which decides what `augment.flip="auto"` means; None
-            where the data are not at hand.
+            if the data are not available.
     """
     if settings["data"]["source"] == ARRAYS or settings["data"].get("limit_held_out"):
         return None
@@ -51,7 +51,7 @@ def train_command(settings: Mapping[str, Any], *, mirrors: bool | None = None) -
 
 def _recipe_options(recorded: Mapping[str, Any], mirrors: bool | None) -> Iterator[list[str]]:
     unchanged = RECIPES[recorded["name"]]()
-    # An optimizer that is given brings its own scale of the rates, from which the others are told.
+    # Choosing an optimizer also changes the learning rate and other defaults.
     named = {
         **resolve_recipe(unchanged, optimizer=recorded["optimizer"]).to_dict(),
         **{"optimizer": unchanged.optimizer, "epochs": None},
@@ -68,7 +68,7 @@ def _model_options(settings: Mapping[str, Any]) -> Iterator[list[str]]:
     if "library" in recorded:  # a network of timm, or your own
         yield from (_set(f"model.{key}", value) for key, value in recorded.get("arguments", {}).items())
         return
-    if name == PRETRAINED:  # its file says what it is; where it is gone, these say it
+    if name == PRETRAINED:  # the options describe the network in case its file is gone
         named = {**ResNetConfig().to_dict(), **taken}
     else:
         named = config_for_data(name, image_size=settings["preprocessing"]["image_size"], **taken).to_dict()
@@ -87,12 +87,12 @@ def _data_options(recorded: Mapping[str, Any]) -> Iterator[list[str]]:
 
 
 def _differences(recorded: Mapping[str, Any], named: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yields what is recorded otherwise than the name implies.
+    """Yields the settings that differ from what the name implies.
 
     Raises:
-        UserError: something is recorded as None that the name implies: no option says that.
+        UserError: a setting is None that the name sets: no option can unset it.
     """
-    # As a file holds them: no tuples, and nothing where there is None.
+    # As in a file: lists instead of tuples, and no entry for None.
     ours, theirs = (dict(flatten(json.loads(json.dumps(values)))) for values in (recorded, named))
     if missing := [key for key, value in theirs.items() if ours.get(key) is None and value is not None]:
         raise UserError(f"no option sets {', '.join(missing)} to nothing.")

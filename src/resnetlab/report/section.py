@@ -1,4 +1,4 @@
-"""What a section of the page is, and what it can show.
+"""The form of a section of the page, and the data it can show.
 
 To add a section, put a module into `sections/`, with its `SECTION`, and a template of the same name into `templates/`.
 """

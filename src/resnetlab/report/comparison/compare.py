@@ -1,4 +1,4 @@
-"""Several runs side by side: what came out, and what was changed between them."""
+"""Several runs side by side: their results and the settings that differ."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["compare", "compare_answers", "compare_classes", "differences", "disa
 
 
 def compare(runs: RunsLike) -> pd.DataFrame:
-    """Returns what came out of several runs, a row a run in the order given.
+    """Returns the results of several runs, one row for each run in the order given.
 
     The columns are run (the folder's name, with as many of the folders around it as tell it from the others),
     model, data, recipe, seed, epochs (done) and epochs_planned, parameters, best_val_top1 and best_epoch,
@@ -30,7 +30,7 @@ def compare(runs: RunsLike) -> pd.DataFrame:
         runs: run folders, finished or not, or one alone.
 
     Raises:
-        UserError: there is no run, a folder is none, or one is given twice.
+        UserError: no run is given, a folder is not a run, or one is given twice.
     """
     opened = open_runs(runs)
     if (caution := data_caution(list(opened.values()))) is not None:
@@ -40,17 +40,16 @@ def compare(runs: RunsLike) -> pd.DataFrame:
 
 
 def differences(runs: RunsLike) -> pd.DataFrame:
-    """Returns the settings in which runs differ: a row a setting, a column a run.
+    """Returns the settings in which runs differ: one row for each setting, one column for each run.
 
     Settings are those of run.toml by their full name, such as "model.config.shortcut", "recipe.augment.rotation"
-    or "data.limit". A value that a run does not record, because an older version wrote it, is the default, as it
-    is when the run is loaded; None where there is none.
+    or "data.limit". A value that a run does not record is the default; None if the setting has no default.
 
     Args:
         runs: run folders, finished or not, or one alone.
 
     Raises:
-        UserError: there is no run, a folder is none, or one is given twice.
+        UserError: no run is given, a folder is not a run, or one is given twice.
     """
     opened = open_runs(runs)
     changed = changed_settings(list(opened.values()))

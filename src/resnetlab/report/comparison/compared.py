@@ -1,4 +1,4 @@
-"""The runs of a comparison: opened, named apart, and what differs between them."""
+"""The runs of a comparison: opening them, naming them, and finding the settings that differ."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from resnetlab.training.recipe import Recipe
 
 _COMPARED = ("model", "recipe", "data", "seed", "machine")
 _ONLY_TRAINING = {"data.limit", "data.counts.train", "data.detail"}
-"""Settings of the data that leave the images of validation and test as they are."""
+"""Settings of the data that do not change the images of validation and test."""
 _ONLY_PLACES = {"data.fingerprint", "data.source", "data.data_root", "data.store"}
 
 RunsLike = Sequence[Run | str | Path] | Run | str | Path
@@ -45,13 +45,13 @@ def _name(place: Path, places: Sequence[Path]) -> str:
 
 
 def data_name(run: Run) -> str:
-    """Returns what the run's images are called: a data set's name, or the last part of a path."""
+    """Returns the name of the run's data: a data set's name, or the last part of a path."""
     source = run.settings["data"]["source"]
     return printable(Path(source).name or source)
 
 
 def data_caution(runs: Sequence[Run]) -> str | None:
-    """Returns a sentence where the images that the runs were measured on are not the same."""
+    """Returns a warning if the runs were evaluated on different images, else None."""
     if len({run.settings["data"]["fingerprint"] for run in runs}) == 1:
         return None
     names = list(dict.fromkeys(data_name(run) for run in runs))

@@ -45,9 +45,9 @@ _TRAINING_LINE: dict[str, Any] = {
 _LONGEST_NAME, _LINE_LENGTH = 100, 135
 """Of a run's name and of a line of text in the picture, in characters."""
 _FEW = 3
-"""Runs of no more epochs than this get a point at each, as a line of one would not be seen."""
+"""Runs of at most this many epochs get a point at each epoch, since a line through one point is invisible."""
 _MARKED = 8
-"""About so many points are marked on a longer line, where it has markers."""
+"""About this many points are marked on a longer line that has markers."""
 _WIDTH, _HEIGHT = 10.0, 4.0
 """Of the picture in inches, without the lines of text below the curves."""
 
@@ -68,7 +68,7 @@ def draw_comparison(runs: RunsLike, path: str | Path, *, x: str = "epoch") -> Pa
         The file's path.
 
     Raises:
-        UserError: there is no run, a folder is none, one is given twice, or there is no such `x`.
+        UserError: no run is given, a folder is not a run, one is given twice, or `x` is unknown.
     """
     check_choice("x", x, X_AXES)
     opened = open_runs(runs)
@@ -158,7 +158,7 @@ def _add_legends(
     )  # fmt: skip
     runs.get_title().set_color(INK)
     for label in (runs.get_title(), *runs.get_texts()):
-        label.set_parse_math(False)  # a dollar sign in a folder's name is no formula
+        label.set_parse_math(False)  # a dollar sign in a folder's name starts no formula
     marker = "o" if any(handle.get_marker() == "o" for handle in handles) else ""
     kinds = {
         kind: Line2D([], [], color=MUTED, marker=marker, **look)
@@ -169,6 +169,6 @@ def _add_legends(
 
 
 def _shorten(name: str) -> str:
-    """Cuts a long name in the middle: runs are told apart by where their names begin and end."""
+    """Cuts a long name in the middle: names of runs differ at their beginning and end."""
     half = _LONGEST_NAME // 2
     return name if len(name) <= _LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"

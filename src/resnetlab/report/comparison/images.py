@@ -1,4 +1,4 @@
-"""Several runs image by image: what one network gets right that another gets wrong."""
+"""Several runs compared image by image: which images one network gets right and another gets wrong."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _BY_CLASS = ("class", "n", "first_accuracy", "second_accuracy", "only_first", "o
 
 
 def compare_answers(runs: RunsLike, *, data: str | None = None, pairs: str = "first") -> pd.DataFrame:
-    """Returns how often one run's network is right where another's is wrong, a row a pair of runs.
+    """Returns how often one network is right and another wrong, one row for each pair of runs.
 
     The columns are first and second (the runs' names), split and n (images); both_right, only_first, only_second and
     both_wrong (images); difference, the accuracy of the second less that of the first, with low and high, its 95 %
@@ -42,8 +42,8 @@ def compare_answers(runs: RunsLike, *, data: str | None = None, pairs: str = "fi
         pairs: "first", each run against the first, or "all".
 
     Raises:
-        UserError: there is no run, a folder is none, one is given twice, there is no such `pairs`, or a run has not
-            been evaluated on `data`.
+        UserError: no run is given, a folder is not a run, one is given twice, `pairs` is unknown, or a run has not been
+            evaluated on `data`.
     """
     rows = []
     for pair in _pairs(runs, data, pairs):
@@ -62,7 +62,7 @@ def compare_answers(runs: RunsLike, *, data: str | None = None, pairs: str = "fi
 
 
 def compare_classes(runs: RunsLike, *, data: str | None = None, pairs: str = "first") -> pd.DataFrame:
-    """Returns in which classes runs differ, a row a pair and class.
+    """Returns in which classes runs differ, one row for each pair and class.
 
     The columns are first and second (the runs' names), class, and those of `pairs.compare_evaluations`, whose order
     the classes of a pair have: what differs most clearly comes first. Pairs that cannot be compared have no rows.
@@ -102,7 +102,7 @@ def disagreements(runs: RunsLike, *, data: str | None = None) -> pd.DataFrame:
     evaluations = _Evaluations(open_runs(runs), data)
     start, *others = evaluations.names
     if not others:
-        raise UserError(f"expected two runs or more that may disagree, got {start} alone. Give another one.")
+        raise UserError(f"expected at least two runs, got only {start}. Give another one.")
     tables = {start: evaluations.of(start).images}
     for name in others:
         try:
@@ -122,7 +122,7 @@ def disagreements(runs: RunsLike, *, data: str | None = None) -> pd.DataFrame:
 
 @dataclass(frozen=True, kw_only=True)
 class _Evaluated:
-    """An evaluation of a run, as its folder holds it."""
+    """An evaluation of a run, read from its folder."""
 
     split: str
     images: pd.DataFrame
@@ -160,7 +160,7 @@ class _Evaluations:
                 self.of(name)
 
     def pairs(self, which: str) -> Iterator[_Pair]:
-        """Gives each run against the first, or all pairs."""
+        """Yields each run compared with the first, or all pairs."""
         for first, second in itertools.combinations(self.names, 2):
             if which == "all" or first == self.names[0]:
                 try:
@@ -171,12 +171,12 @@ class _Evaluations:
                     yield _Pair(first=first, second=second, split=self.of(first).split, answers=answers)
 
     def on_same_split(self, first: str, second: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Returns the tables of two runs, or raises `UserError` where they are of different splits or data."""
+        """Returns the tables of two runs, or raises `UserError` if their splits or data differ."""
         one, other = self.of(first), self.of(second)
         if one.split != other.split:
             raise UserError(
                 f"{first} was evaluated on its {one.split} split, and {second} on its {other.split} split: "
-                "only answers to the same images are compared."
+                "only the same images can be compared."
             )
         is_own = self._data is None or self._data in SPLITS
         if is_own and (caution := data_caution([self._runs[first], self._runs[second]])) is not None:
@@ -190,7 +190,7 @@ def _pairs(runs: RunsLike, data: str | None, which: str) -> Iterator[_Pair]:
 
 
 def _read(run: Run, data: str | None) -> _Evaluated:
-    """Returns the run's own evaluation, or that on other data, or raises `UserError` where there is none."""
+    """Returns the run's own evaluation, or the one on other data; raises `UserError` if it does not exist."""
     folder = run.evaluation(None if data is None else Path(data).name)
     summary, images = folder / "summary.json", folder / "per_image.parquet"
     if not summary.is_file() or not images.is_file():

@@ -21,7 +21,7 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 _LONGEST_VALUE = 24
 """Characters of a setting's value; a longer one is cut in the middle."""
 _LONGEST_LIST = 8
-"""Entries of a setting's value; of a longer list their number is told."""
+"""Entries of a setting's value; a longer list is shown as a count."""
 _SHOWN_CLASSES = 5
 """Of each pair of runs."""
 
@@ -39,17 +39,17 @@ def comparison_tables(
     answers: pd.DataFrame | None = None,
     classes: pd.DataFrame | None = None,
 ) -> Iterator[Table | str]:
-    """Yields what a terminal shows of a comparison, a table or a line at a time.
+    """Yields a comparison for the terminal, a table or a line at a time.
 
     How good the runs are comes first, then what they took, then the settings that differ, a column a run, then what
     one gets right that another gets wrong. Runs are numbered where their names are too long.
 
     Args:
-        figures: what `compare` returned.
-        settings: what `differences` returned of the same runs.
+        figures: the result of `compare`.
+        settings: the result of `differences` for the same runs.
         width: of the lines, in characters.
-        answers: what `compare_answers` returned of them; without it nothing is said of single images.
-        classes: what `compare_classes` returned of them.
+        answers: the result of `compare_answers` for them; without it, single images are not compared.
+        classes: the result of `compare_classes` for them.
     """
     columns, values = {name: figures[name].tolist() for name in figures}, settings.map(_value)
     heads = names = columns["run"]
@@ -104,7 +104,7 @@ def _effort(figures: _Columns) -> dict[str, Sequence[str]]:
 def _image_by_image(
     answers: pd.DataFrame, classes: pd.DataFrame | None, heads: Mapping[str, str]
 ) -> Iterator[Table | str]:
-    """Yields what one run gets right that another gets wrong, and why pairs are left out."""
+    """Yields the comparison image by image, and why pairs are left out."""
     compared = _compared(answers)
     if len(compared):
         yield f"\n{_images_compared(compared, heads)}\n"
@@ -204,7 +204,7 @@ def _table(columns: Mapping[str, Sequence[str]], texts: Collection[str] = _TEXTS
 
 
 def _shown(column: Sequence[Any], show: Callable[[Any], str]) -> list[str]:
-    """Returns the values as text; what is missing is a dash."""
+    """Returns the values as text, with a dash for a missing one."""
     return ["-" if pd.isna(value) else show(value) for value in column]
 
 
