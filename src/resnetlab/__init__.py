@@ -27,7 +27,14 @@ if TYPE_CHECKING:
     from resnetlab.models.config import ResNetConfig
     from resnetlab.models.resnet import ResNet, block
     from resnetlab.models.summary import summarize
-    from resnetlab.report.comparison.compare import compare
+    from resnetlab.report.comparison.compare import (
+        compare,
+        compare_answers,
+        compare_classes,
+        differences,
+        disagreements,
+        draw_comparison,
+    )
     from resnetlab.report.page import write_report
     from resnetlab.training.fit import fit, resume
     from resnetlab.training.lr_finder import find_lr
@@ -52,9 +59,14 @@ _PUBLIC = {
     "block": "resnetlab.models.resnet",
     "class_activation": "resnetlab.evaluation.attention",
     "compare": "resnetlab.report.comparison.compare",
+    "compare_answers": "resnetlab.report.comparison.compare",
+    "compare_classes": "resnetlab.report.comparison.compare",
     "convert": "resnetlab.weights.convert",
     "create_model": "resnetlab.weights.load",
     "diagnose": "resnetlab.evaluation.diagnostics",
+    "differences": "resnetlab.report.comparison.compare",
+    "disagreements": "resnetlab.report.comparison.compare",
+    "draw_comparison": "resnetlab.report.comparison.compare",
     "embedding_map": "resnetlab.evaluation.embeddings",
     "evaluate": "resnetlab.evaluation.evaluate",
     "find_lr": "resnetlab.training.lr_finder",
@@ -91,9 +103,14 @@ __all__ = [
     "block",
     "class_activation",
     "compare",
+    "compare_answers",
+    "compare_classes",
     "convert",
     "create_model",
     "diagnose",
+    "differences",
+    "disagreements",
+    "draw_comparison",
     "embedding_map",
     "evaluate",
     "find_lr",
