@@ -4,9 +4,18 @@ The public names are imported on first use (PEP 562), so that `import resnetlab`
 `resnetlab --help` do not import torch.
 """
 
-from __future__ import annotations
-
 import importlib
+import sys
+
+# `python -m resnetlab` searches the working directory first, where a file such as numpy.py would be executed.
+# No module that such a file could replace is imported before this.
+if (
+    sys.argv[:1] == ["-m"]
+    and sys.orig_argv[-len(sys.argv)].removeprefix("-m").partition(".")[0] == __name__
+    and not sys.flags.safe_path
+):
+    del sys.path[0]
+
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:

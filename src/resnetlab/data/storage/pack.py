@@ -266,10 +266,10 @@ def _run_workers(tasks: Sequence[dict[str, Any]], workers: int, folder: Path) ->
     done: SimpleQueue[Exception | None] = SimpleQueue()
     for task in tasks:
         waiting.put(task)
-    package = Path(__file__).parents[3]
-    paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, "-m", "resnetlab.data.storage.pack_worker"]
+    # Neither -m nor an empty entry of PYTHONPATH makes the processes import from the working directory.
+    paths = [str(Path(__file__).absolute().parents[3]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    command = [sys.executable, "-P", "-m", "resnetlab.data.storage.pack_worker"]
     processes = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, encoding="ascii")
         for _ in range(workers)

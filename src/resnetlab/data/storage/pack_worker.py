@@ -1,6 +1,6 @@
 """A process that decodes images for a pack: reads tasks from standard input and writes answers to standard output.
 
-It is started as `python -m resnetlab.data.storage.pack_worker`, so that no script of the user's is run again, and
+It is started as `python -P -m resnetlab.data.storage.pack_worker`, so that no script of the user's is run again, and
 ends when its input does, so that it does not outlive who started it.
 """
 

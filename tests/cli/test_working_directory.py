@@ -1,0 +1,86 @@
+"""No process of the program imports modules from the working directory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+NAMES = (
+    "numpy", "torch", "torchvision", "PIL", "pandas", "pyarrow", "sklearn", "scipy", "matplotlib", "safetensors",
+    "typer", "click", "rich", "filelock", "tomli_w", "timm", "jinja2",
+    "__future__", "typing", "json", "dataclasses", "pathlib", "zlib", "tempfile", "subprocess", "hashlib", "random",
+    "statistics", "logging", "csv", "queue", "resource",
+)  # fmt: skip
+MODULE = """
+with open(__file__.removesuffix(__name__ + ".py") + "executed", "a") as file:
+    file.write(__name__)
+raise SystemExit("a file of the working directory was executed")
+"""
+OWN = """
+from torch import nn
+def net(num_classes, in_channels):
+    return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * 16 * 16, num_classes))
+"""
+INSTALLED = (str(Path(sys.executable).with_name("resnetlab")),)
+AS_MODULE = (sys.executable, "-m", "resnetlab")
+TRAIN = ("train", "photos", "--image-size", "16", "--model", "quick_resnet", "--epochs", "1")
+
+
+def run(folder: Path, *command: str, pythonpath: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": pythonpath, "RESNETLAB_CACHE": str(folder / "cache")}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    executed = folder / "executed"
+    assert not executed.exists(), executed.read_text()
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def hostile(image_folder: Path, tmp_path: Path) -> Path:
+    """A working directory with a folder of images and a module for each dependency that leaves a trace."""
+    folder = tmp_path / "hostile"
+    folder.mkdir()
+    image_folder.rename(folder / "photos")
+    for name in NAMES:
+        (folder / f"{name}.py").write_text(MODULE)
+    return folder
+
+
+@pytest.fixture
+def source() -> str:
+    """Where the tested package is, for processes in another working directory."""
+    import resnetlab
+
+    return str(Path(resnetlab.__file__).absolute().parents[1])
+
+
+def test_the_modules_of_the_test_leave_a_trace(hostile: Path):
+    done = subprocess.run([sys.executable, "-c", "import numpy"], cwd=hostile, capture_output=True)
+    assert done.returncode == 1
+    assert (hostile / "executed").read_text() == "numpy"
+
+
+@pytest.mark.parametrize("program", [INSTALLED, AS_MODULE], ids=["installed", "module"])
+def test_a_command_executes_nothing_of_the_working_directory(program: tuple[str, ...], hostile: Path, source: str):
+    run(hostile, *program, *TRAIN, "--store", "pack", "--out", "run", pythonpath=source)
+    run(hostile, *program, "pack", "photos", "--out", "packed", "--image-size", "16", pythonpath=source)
+    run(hostile, *program, "predict", "run", "photos/red/00.png", pythonpath=source)
+
+
+def test_decoding_processes_ignore_an_empty_entry_of_the_search_path(hostile: Path, source: str):
+    """The entry means the working directory, and is often left by `PYTHONPATH=$PYTHONPATH:...`."""
+    program = "import sys; sys.path[:] = [p for p in sys.path if p not in ('', sys.argv[1])]; sys.argv[:2] = ['']; "
+    program += "from resnetlab.cli.main import main; main()"
+    command = (sys.executable, "-P", "-c", program, str(hostile), "pack", "photos", "--out", "packed")
+    run(hostile, *command, "--image-size", "16", pythonpath=f"{source}{os.pathsep}")
+
+
+def test_your_own_module_is_found_in_the_working_directory(hostile: Path, source: str):
+    (hostile / "own.py").write_text(OWN)
+    for model in ("own:net", "own.py:net"):
+        command = (*TRAIN[:4], "--epochs", "1", "--model", model, "--out", model.replace(":", "-"))
+        run(hostile, *AS_MODULE, *command, pythonpath=source)
