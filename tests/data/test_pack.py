@@ -427,7 +427,7 @@ def test_an_unfinished_pack_goes_on_with_what_is_whole(photos: Path, unfinished:
     (shards / "train-00004.bin").unlink()
     (shards / "train-00005.json").unlink()
     _tear(shards / "test-00000.json")
-    for leftover in ("train-00000.bin.part", "train-00099.bin", "train-00099.json", "other-00000.bin"):
+    for leftover in ("train-00000.bin.123.part", "train-00099.bin", "train-00099.json"):
         (shards / leftover).write_bytes(b"left")
     rebuilt: dict[str, tuple[int, int]] = {}
     with pytest.MonkeyPatch.context() as patch:
@@ -440,6 +440,73 @@ def test_an_unfinished_pack_goes_on_with_what_is_whole(photos: Path, unfinished:
     pack_data(photos, unfinished, image_size=24)
     pack_data(photos, tmp_path / "whole", image_size=24)
     assert _files(unfinished) == _files(tmp_path / "whole")
+
+
+def _home(folder: Path) -> dict[str, bytes]:
+    """Makes a folder that is not a pack's and has names of one; returns its files."""
+    (folder / "shards").mkdir(parents=True)
+    for name in ("unfinished", "thesis.txt", ".lock", "shards/train-00000.bin", "shards/notes.json", "shards/a.part"):
+        (folder / name).write_text(f"mine: {name}")
+    return _files(folder)
+
+
+@pytest.mark.parametrize("marker", ["mine", "", "longer"])
+def test_a_folder_with_a_file_called_unfinished_loses_nothing(marker: str, photos: Path, tmp_path: Path, cli: Cli):
+    _home(tmp_path / "home")
+    text = {"longer": pack._MARKER_TEXT + "mine"}.get(marker, marker)
+    (tmp_path / "home" / "unfinished").write_text(text)
+    before = _files(tmp_path / "home")
+    code, _, err = cli("pack", photos, "--out", tmp_path / "home", "--image-size", 24)
+    assert (code, "not empty" in err) == (2, True)
+    assert _files(tmp_path / "home") == before
+    assert not pack.is_pack(tmp_path / "home")
+
+
+@pytest.mark.parametrize("name", ["shards", ".lock", "unfinished", "."])
+def test_nothing_is_lost_through_a_link(name: str, photos: Path, unfinished: Path, tmp_path: Path):
+    before = _home(tmp_path / "home")
+    link, target = unfinished / name, tmp_path / "home"
+    if name == ".":
+        shutil.rmtree(unfinished)
+        unfinished.symlink_to(target)
+    else:
+        shutil.rmtree(link) if link.is_dir() else link.unlink(missing_ok=True)
+        link.symlink_to(target / name)
+    with pytest.raises(UserError, match="not empty"):
+        pack_data(photos, unfinished, image_size=24)
+    assert _files(target) == before
+
+
+@pytest.mark.parametrize("name", ["train-00000.bin", "train-00099.bin", "test-00000.json", "train-00000.bin.7.part"])
+def test_a_link_among_the_shards_is_an_error(name: str, photos: Path, unfinished: Path, tmp_path: Path):
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    (unfinished / "shards" / name).unlink(missing_ok=True)
+    (unfinished / "shards" / name).symlink_to(mine)
+    with pytest.raises(UserError, match=name):
+        pack_data(photos, unfinished, image_size=24)
+    assert (unfinished / "shards" / name).readlink() == mine
+    assert mine.read_text() == "mine"
+
+
+def test_other_files_in_an_unfinished_pack_are_kept(photos: Path, unfinished: Path, tmp_path: Path):
+    mine = {unfinished / name for name in ("thesis.txt", "shards/a.json", "shards/b.part", "shards/other-00000.bin")}
+    for path in mine:
+        path.write_text(path.name)
+    (unfinished / "shards" / "link.json").symlink_to(tmp_path / "elsewhere")
+    _assert_same(pack_data(photos, unfinished, image_size=24), load_data(photos, image_size=24, store="memory"))
+    assert all(path.read_text() == path.name for path in mine)
+    assert (unfinished / "shards" / "link.json").is_symlink()
+    assert not (unfinished / "unfinished").exists()
+
+
+@pytest.mark.parametrize("written", [0, 10, None])
+def test_a_packer_killed_while_it_claimed_the_folder_is_continued(written: int | None, photos: Path, tmp_path: Path):
+    folder = tmp_path / "pack"
+    folder.mkdir()
+    (folder / ".unfinished.abcdefgh.part").write_text(pack._MARKER_TEXT[:written])
+    pack_data(photos, folder, image_size=24)
+    assert sorted(path.name for path in folder.iterdir()) == ["images.parquet", "pack.json", "shards"]
 
 
 def test_an_unfinished_pack_is_not_trained_from(unfinished: Path):
@@ -578,7 +645,7 @@ write, written = pack_worker.write_shard, 0
 def write_shard(task):
     global written
     if written == 2:
-        open(task["target"] + ".bin.part", "wb").write(b"half")
+        open(f"{task['target']}.bin.{os.getpid()}.part", "wb").write(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
     written += 1
     write(task)
@@ -596,9 +663,9 @@ def test_a_killed_decoding_process_ends_the_packing_and_loses_nothing(
     with pytest.raises(UserError, match=r"a decoding process ended .*\(exit status -9; .*kept in .*pack: run the same"):
         pack_data(photos, tmp_path / "pack", image_size=24, workers=1)
     before = _identities(tmp_path / "pack")
-    assert sorted(before) == [
-        "train-00000.bin", "train-00000.json", "train-00001.bin", "train-00001.json", "train-00002.bin.part",
-    ]  # fmt: skip
+    *finished, part = sorted(before)
+    assert finished == ["train-00000.bin", "train-00000.json", "train-00001.bin", "train-00001.json"]
+    assert part.startswith("train-00002.bin.")
     monkeypatch.setattr(sys, "executable", interpreter)
     data = pack_data(photos, tmp_path / "pack", image_size=24, workers=2)
     after = _identities(tmp_path / "pack")

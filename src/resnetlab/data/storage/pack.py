@@ -4,8 +4,9 @@
     images.parquet       one row per image
     shards/train-00000.bin ...   pixels, uint8 (H, W, C) one image after another
 
-While it is being built, it contains a file called "unfinished", and each finished shard has a .json file.
-A build that was stopped at any moment continues with the shards that are complete and whose files are unchanged.
+While it is being built, it contains a file called "unfinished" with a sentence of ResNetLab's, and each finished shard
+has a .json file. A build that was stopped at any moment continues with the shards that are complete and whose files are
+unchanged. Only regular files with the names of shards are ever deleted, and only in a folder with that sentence.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from rich.progress import track
 from resnetlab.core.checks import check_schema
 from resnetlab.core.console import console, is_live
 from resnetlab.core.errors import UserError
-from resnetlab.core.files import atomic, exclusive_lock, printable, write_json
+from resnetlab.core.files import atomic, exclusive_lock, printable, write_json, write_text
 from resnetlab.data.sources.folders import FileSource, ListedFile
 from resnetlab.data.storage.decoding import ShardFacts, StoredFormat
 from resnetlab.data.storage.images import Ragged, ReadFiles, join_shards
@@ -42,8 +43,10 @@ from resnetlab.data.storage.reader import describe_failures
 SCHEMA_VERSION = 1
 FILES_IN_A_SHARD = 256
 _MARKER = "unfinished"
+_MARKER_TEXT = "ResNetLab is building a pack in this folder. It is finished by the command that started it.\n"
 _MOST_SHARDS = 400  # each is an open file
 _SHARD = re.compile(r"(train|validation|test)-\d+")
+_SHARD_FILE = re.compile(r"(?P<shard>(train|validation|test)-\d{5,})\.(bin|json)(?P<part>\.\d+\.part)?")
 
 
 def is_complete(folder: Path) -> bool:
@@ -57,7 +60,7 @@ def is_pack(folder: Path) -> bool:
     Raises:
         UserError: it contains an unfinished one.
     """
-    if not is_complete(folder) and (folder / _MARKER).is_file() and (folder / "shards").is_dir():
+    if not is_complete(folder) and _is_unfinished(folder):
         raise UserError(
             f"{printable(folder)} is an unfinished pack. Finish it with the command that started it: "
             f"resnetlab pack DATA --out {printable(folder)}"
@@ -72,18 +75,44 @@ def pack_lock(folder: Path) -> Iterator[None]:
     Raises:
         UserError: the folder contains something else, cannot be written, or is locked by another process.
     """
-    marker, lock = folder / _MARKER, folder / ".lock"
+    lock = folder / ".lock"
     try:
-        if folder.exists() and any(folder.iterdir()) and not marker.is_file():
-            raise UserError(f"{folder} is not empty and contains no unfinished pack. Choose another folder.")
-        (folder / "shards").mkdir(parents=True, exist_ok=True)
-        marker.touch()
+        if not _is_unfinished(folder):
+            if folder.exists() and not all(map(_is_part_of_marker, folder.iterdir())):
+                raise UserError(f"{folder} is not empty and contains no unfinished pack. Choose another folder.")
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(folder / _MARKER, _MARKER_TEXT)
+        (folder / "shards").mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the pack's folder {folder}: {error.strerror}. Choose another folder.") from error
     with exclusive_lock(lock, f"{folder} is being packed by another process. Wait for it, or stop it."):
+        for path in folder.iterdir():
+            if _is_part_of_marker(path):
+                path.unlink()
         yield
     if is_complete(folder):
         lock.unlink(missing_ok=True)
+
+
+def _is_unfinished(folder: Path) -> bool:
+    """Whether a folder contains a pack that was begun here and not finished; a link in it is not of a pack."""
+    marker, shards, lock = folder / _MARKER, folder / "shards", folder / ".lock"
+    if any(path.is_symlink() for path in (marker, shards, lock)) or (shards.exists() and not shards.is_dir()):
+        return False
+    return marker.is_file() and _starts(marker) == _MARKER_TEXT.encode()
+
+
+def _is_part_of_marker(path: Path) -> bool:
+    """Whether a file is what a process that was killed while it wrote the marker left."""
+    is_named = path.name.startswith(f".{_MARKER}.") and path.name.endswith(".part")
+    is_own = is_named and not path.is_symlink() and path.is_file()
+    return is_own and _MARKER_TEXT.encode().startswith(_starts(path))
+
+
+def _starts(path: Path) -> bytes:
+    """Returns the content of a file, at most one byte more than the marker has."""
+    with path.open("rb") as file:
+        return file.read(len(_MARKER_TEXT) + 1)
 
 
 def build_pack(
@@ -94,19 +123,19 @@ def build_pack(
     The pack is complete when `finish_pack` is called.
 
     Args:
-        folder: locked by `pack_lock`.
+        folder: locked by `pack_lock`. Files in it that are not named like a shard's are kept.
         files: of every split.
         stored: the form in which images are kept.
         workers: number of decoding processes; None is one per processor.
 
     Raises:
-        UserError: a decoding process died.
+        UserError: a decoding process died, or a link or a folder has the name of a shard.
     """
     tasks = _tasks(files, stored, folder / "shards")
     wanted = {Path(task["target"]).name for task in tasks}
-    for leftover in (folder / "shards").iterdir():
-        if leftover.suffix == ".part" or leftover.stem not in wanted:
-            leftover.unlink()
+    for path, name in _shard_files(folder):
+        if name["part"] or name["shard"] not in wanted:
+            path.unlink()
     missing = [task for task in tasks if _written(task, check=True) is None]
     if missing:
         _run_workers(missing, min(workers or os.cpu_count() or 1, len(missing)), folder)
@@ -146,7 +175,8 @@ def finish_pack(folder: Path, table: pd.DataFrame, facts: Mapping[str, Any]) -> 
         facts: what else to record.
     """
     shards = {}
-    for path in sorted((folder / "shards").glob("*.json")):
+    facts_files = sorted(path for path, name in _shard_files(folder) if path.suffix == ".json")
+    for path in facts_files:
         fact = json.loads(path.read_text(encoding="utf-8"))
         shards[path.stem] = {"bytes": fact["bytes"], "crc32": fact["crc32"], "histogram": fact["histogram"]}
     names = [_shard_name(split, number) for split, number in zip(table["split"], table["array"], strict=True)]
@@ -156,7 +186,7 @@ def finish_pack(folder: Path, table: pd.DataFrame, facts: Mapping[str, Any]) -> 
         table.to_parquet(temporary, index=False)
     digest = hashlib.sha256((folder / "images.parquet").read_bytes()).hexdigest()
     write_json(folder / "pack.json", {"schema": SCHEMA_VERSION, **facts, "table": digest, "shards": shards})
-    for path in (folder / "shards").glob("*.json"):
+    for path in facts_files:
         path.unlink()
     (folder / _MARKER).unlink(missing_ok=True)
 
@@ -200,6 +230,20 @@ def open_pack(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, dict[str, Rag
             raise
         raise UserError(f"the pack {folder} is damaged ({error}). Remove it and pack again.") from error
     return facts, table, images
+
+
+def _shard_files(folder: Path) -> list[tuple[Path, re.Match[str]]]:
+    """Returns the files of a pack's shards, and the parts of their names.
+
+    Raises:
+        UserError: something that is not a regular file has the name of one.
+    """
+    found = [(path, _SHARD_FILE.fullmatch(path.name)) for path in (folder / "shards").iterdir()]
+    files = [(path, name) for path, name in found if name is not None]
+    for path, _ in files:
+        if path.is_symlink() or not path.is_file():
+            raise UserError(f"{printable(path)} is not a file of a pack. Move it, or choose another folder.")
+    return files
 
 
 def _shard_name(split: str, number: int) -> str:
