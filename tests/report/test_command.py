@@ -50,9 +50,11 @@ def test_every_difference_is_given(settings):
 def test_what_has_no_value_by_default_is_given_and_what_lost_its_value_has_no_command(settings):
     settings["recipe"]["augment"]["crop_scale"] = [0.5, 1.0]
     settings["model"]["config"]["stem_width"] = 12
-    settings["machine"] = {"device": "cpu", "precision": "float64"}
+    settings["machine"] = {"device": "cpu", "precision": "float64", "memory_format": "contiguous"}
     assert "--set 'augment.crop_scale=[0.5, 1.0]'" in line(settings, mirrors=False)
-    assert line(settings, mirrors=False).endswith("--set model.stem_width=12 --seed 3 --precision float64")
+    assert line(settings, mirrors=False).endswith(
+        "--set model.stem_width=12 --seed 3 --precision float64 --memory-format contiguous"
+    )
     cropped = RECIPES["finetune"]().changed(**{"augment.crop_scale": None, "augment.flip": False})
     assert train_command({**settings, "recipe": cropped.to_dict()}) is None
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from resnetlab.data.batches import Batch, training_batches
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.resnet import ResNet
 from resnetlab.training.distributed import Exchange
-from resnetlab.training.machine import Machine, choose_machine
+from resnetlab.training.machine import Machine, choose_machine, has_bfloat16, suitable
 from resnetlab.training.optimizers import build_optimizer
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import RECIPES, resolve_recipe
@@ -161,6 +163,48 @@ def test_the_learning_rate_rises_and_falls_along_cosines():
     assert Recipe(lr=0.4, warmup=1.0).learning_rate(99, 100) < 0.4
 
 
+@pytest.mark.parametrize(
+    ("kind", "bfloat16", "precision", "expected"),
+    [
+        ("cpu", True, "auto", ("bfloat16", "channels_last")),
+        ("cpu", False, "auto", ("float32", "channels_last")),
+        ("cuda", True, "auto", ("bfloat16", "channels_last")),
+        ("cuda", False, "auto", ("float32", "contiguous")),
+        ("mps", False, "auto", ("float32", "contiguous")),
+        ("cpu", True, "float32", ("float32", "channels_last")),
+        ("cpu", False, "bfloat16", ("bfloat16", "channels_last")),
+        ("cpu", True, "float64", ("float64", "contiguous")),
+    ],
+)
+def test_precision_and_memory_format_follow_from_the_hardware(
+    kind: str, bfloat16: bool, precision: str, expected: tuple[str, str]
+):
+    assert suitable(kind, bfloat16, precision) == expected
+
+
+def test_a_busy_machine_makes_the_same_choice():
+    burn = [sys.executable, "-c", "while True: pass"]
+    busy = [subprocess.Popen(burn) for _ in range(os.cpu_count() or 1)]
+    try:
+        choices = {choose_machine("cpu") for _ in range(20)}
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    expected = suitable("cpu", has_bfloat16(torch.device("cpu")))
+    assert [(machine.precision, machine.memory_format) for machine in choices] == [expected]
+
+
+def test_options_override_the_rule():
+    machine = choose_machine("cpu", "float32", "contiguous")
+    assert (machine.precision, machine.memory_format) == ("float32", "contiguous")
+    assert choose_machine("cpu", "float64", "channels_last").memory_format == "channels_last"
+    measured = choose_machine("cpu", "measured", "contiguous")
+    assert (measured.precision, measured.memory_format) == ("float32", "contiguous")
+    with pytest.raises(UserError, match="memory_format 'channels'"):
+        choose_machine("cpu", memory_format="channels")
+
+
 def test_the_machine_is_chosen_and_checked():
     machine = choose_machine("cpu")
     assert machine == choose_machine("cpu")
@@ -171,12 +215,12 @@ def test_the_machine_is_chosen_and_checked():
         choose_machine("cpu", "float16")
 
 
-def test_choosing_the_machine_draws_nothing_from_the_programs_generator():
+def test_measuring_the_machine_draws_nothing_from_the_programs_generator():
     from resnetlab.training.machine import _fastest
 
     _fastest.cache_clear()
     state = torch.get_rng_state()
-    choose_machine("cpu")
+    choose_machine("cpu", "measured")
     assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -13,6 +13,7 @@ from resnetlab.cli.options import (
     Data,
     DataOptions,
     Device,
+    MemoryFormat,
     Model,
     Precision,
     RecipeName,
@@ -65,6 +66,7 @@ def command(
     seed: Seed = 0,
     device: Device = "auto",
     precision: Precision = "auto",
+    memory_format: MemoryFormat = "auto",
 ) -> None:
     """Find a learning rate: train a few steps at rising rates, and see where the loss falls fastest.
 
@@ -89,6 +91,7 @@ def command(
         seed=seed,
         device=device,
         precision=precision,
+        memory_format=memory_format,
         overrides=overrides,
         **changes,
     )

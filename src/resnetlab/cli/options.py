@@ -35,7 +35,14 @@ Device = Annotated[
     str,
     typer.Option(help="auto, cpu, cuda, cuda:1, ...; auto uses a GPU if there is one.", rich_help_panel=MACHINE),
 ]
-Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float64.", rich_help_panel=MACHINE)]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="auto (by what the processor or GPU offers), float32, bfloat16, float64, or measured (the fastest).",
+        rich_help_panel=MACHINE,
+    ),
+]
+MemoryFormat = Annotated[str, typer.Option(help="auto, contiguous or channels_last.", rich_help_panel=MACHINE)]
 DataRoot = Annotated[
     Path | None,
     typer.Option(

@@ -15,6 +15,7 @@ from resnetlab.cli.options import (
     BatchSize,
     DataOptions,
     Device,
+    MemoryFormat,
     Model,
     OptionalData,
     Precision,
@@ -109,6 +110,7 @@ def command(
     ] = False,
     device: Device = "auto",
     precision: Precision = "auto",
+    memory_format: MemoryFormat = "auto",
 ) -> None:
     """Train a network on images, evaluate it and write its page.
 
@@ -145,6 +147,7 @@ def command(
         "seed": seed,
         "device": device,
         "precision": precision,
+        "memory_format": memory_format,
     }
     if one_batch:
         if pretrained is not None:

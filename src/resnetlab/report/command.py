@@ -43,10 +43,16 @@ def train_command(settings: Mapping[str, Any], *, mirrors: bool | None = None) -
             *_model_options(settings),
             *_data_options(settings["data"]),
             ["--seed", str(settings["seed"])],
-            *([["--precision", settings["machine"]["precision"]]] if "machine" in settings else []),
+            *_machine_options(settings.get("machine", {})),
         ]
     except (KeyError, UserError):  # a name or a setting that the command line does not have
         return None
+
+
+def _machine_options(recorded: Mapping[str, Any]) -> Iterator[list[str]]:
+    for name in ("precision", "memory_format"):
+        if name in recorded:
+            yield [f"--{name.replace('_', '-')}", recorded[name]]
 
 
 def _recipe_options(recorded: Mapping[str, Any], mirrors: bool | None) -> Iterator[list[str]]:

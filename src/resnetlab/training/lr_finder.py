@@ -130,6 +130,7 @@ def find_lr(
     seed: int = 0,
     device: str = "auto",
     precision: str = "auto",
+    memory_format: str = "auto",
     overrides: Mapping[str, Any] | None = None,
     quiet: bool = False,
     **changes: Any,
@@ -152,7 +153,9 @@ def find_lr(
         steps: number of steps, at least 20.
         seed: seed of initial weights, order and augmentation.
         device: "auto", or a torch device.
-        precision: "auto", "float32", "bfloat16" or "float64".
+        precision: "auto" for the rule of `machine.suitable`, "float32", "bfloat16", "float64", or "measured" for the
+            fastest in a short timing.
+        memory_format: "auto", "contiguous" or "channels_last".
         overrides: fields of `ResNetConfig` to change, if the model is a name.
         quiet: print nothing.
         **changes: fields of the recipe to change, such as `batch_size=64`.
@@ -166,7 +169,7 @@ def find_lr(
         raise UserError("the test searches for lr, so it cannot be set. Set lowest and highest instead.")
     recipe = resolve_recipe(recipe, **changes)
     opened = copy.deepcopy(open_model(model, overrides or {}))
-    machine = machine_for(opened, overrides or {}, device, precision)
+    machine = machine_for(opened, overrides or {}, device, precision, memory_format)
     if callable(data):
         data = data()
     elif not isinstance(data, ImageData):

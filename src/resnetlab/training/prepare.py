@@ -65,16 +65,21 @@ def automatic_network(recipe: Recipe, data: ImageData, pretrained: Source | None
 
 
 def machine_for(
-    model: str | Architecture | Network, overrides: Mapping[str, Any], device: str = "auto", precision: str = "auto"
+    model: str | Architecture | Network,
+    overrides: Mapping[str, Any],
+    device: str = "auto",
+    precision: str = "auto",
+    memory_format: str = "auto",
 ) -> Machine:
     """Returns the machine settings for a network that `open_model` returned."""
     config = model.config if isinstance(model, Network) else model
     if model == "auto":  # the network is chosen when the images are known
-        return choose_machine(device, precision, parts=overrides.get("parts", "torch"))
+        return choose_machine(device, precision, memory_format, parts=overrides.get("parts", "torch"))
     if isinstance(config, str):
         config = model_config(config, overrides, image_size=1)
     parts = config.parts if isinstance(config, ResNetConfig) else "torch"
-    return suited(choose_machine(device, precision, parts=parts), config)
+    machine = suited(choose_machine(device, precision, memory_format, parts=parts), config)
+    return machine if memory_format == "auto" else dataclasses.replace(machine, memory_format=memory_format)
 
 
 def open_pretrained(

@@ -111,7 +111,7 @@ class Lab:
 
     @property
     def precision(self) -> str:
-        """The precision as given: "auto", "float32", "bfloat16" or "float64"."""
+        """The precision as given, such as "auto" or "float32"."""
         return self._conditions.precision
 
     @functools.cached_property
@@ -163,7 +163,7 @@ class Lab:
                     evaluated=len(self._held_out), minutes=self.minutes, fraction=fraction,
                     may_leave_out=self._source is not None, measure=measure,
                 )  # fmt: skip
-            # "auto" could choose another precision later, and networks of two precisions are not comparable.
+            # Another machine could choose another precision, and networks of two precisions are not comparable.
             self._settings |= {"trained_in": machine.precision, "plan": dataclasses.asdict(plan)}
             write_toml(self.folder / "study.toml", self._settings)
         plan = self.plan

@@ -14,6 +14,7 @@ from resnetlab.core.errors import UserError, unknown
 from resnetlab.core.fields import check_fields, documented, setting
 from resnetlab.data.storage.store import ImageData
 from resnetlab.studies.lab.plan import Plan
+from resnetlab.training.machine import PRECISION_CHOICES
 
 BUDGET = 4.0
 """Minutes of a study without budget and plan."""
@@ -69,7 +70,7 @@ class Conditions:
         None, "folder of the data sets, if the study loads the data", check=_check_path, accepts="path"
     )
     device: str = setting("auto", "device that trains, as torch names it", check=_check_device, accepts="text")
-    precision: str = setting("auto", "precision of the training", choices=("auto", "float32", "bfloat16", "float64"))
+    precision: str = setting("auto", "precision of the training", choices=PRECISION_CHOICES)
     quiet: bool = setting(False, "print no progress")
 
     def __post_init__(self) -> None:

@@ -79,7 +79,7 @@ def make_effort(
         precision = lab.precision
         if precision not in taken:
             is_better = max(deviations) <= _TOLERANCE and taken["bfloat16"] * _ADVANTAGE < taken["float32"]
-            precision = "bfloat16" if is_better and precision == "auto" else "float32"
+            precision = "bfloat16" if is_better and precision in ("auto", "measured") else "float32"
         allowed = _IMAGES[1] if seconds is None else int(seconds / taken[precision])
         return pd.DataFrame([{"images": allowed, "precision": precision, "deviation": max(deviations)}])
 
