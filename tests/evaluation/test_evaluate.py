@@ -265,6 +265,25 @@ def test_another_split_does_not_overwrite_the_test_splits_tables(digits: ImageDa
     assert run.summary == before
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+def test_evaluation_does_not_depend_on_the_memory_format_of_training(
+    memory_format: str, precision: str, digits: ImageData, tmp_path: Path
+):
+    config = dataclasses.replace(TINY, block="bottleneck")  # 1x1 kernels
+    model = resnetlab.ResNet(config)
+    settings = {"precision": precision, "memory_format": memory_format}
+    run = fit(model, digits, out=tmp_path / "run", epochs=1, quiet=True, **settings)
+    assert run.settings["machine"]["memory_format"] == memory_format
+    after_fit = run.summary
+    strides = {name: weight.stride() for name, weight in model.named_parameters()}
+    other = resnetlab.load(run).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    by_hand = [resnetlab.evaluate(network, digits).summary for network in (model, other, resnetlab.load(run))]
+    assert by_hand == [resnetlab.evaluate(run).summary] * 3
+    assert run.summary == after_fit
+    assert {name: weight.stride() for name, weight in model.named_parameters()} == strides
+
+
 def test_images_that_were_trained_on_do_not_pass_for_test_images(tmp_path: Path):
     data = resnetlab.load_data("digits", split_seed=5)
     run = fit(TINY, data, out=tmp_path / "run", epochs=1, quiet=True)

@@ -42,7 +42,7 @@ def evaluate(
     mirrored: bool = False,
     explore: bool | None = None,
 ) -> Evaluation:
-    """Evaluates a network in float32, and writes the tables if the subject is a run.
+    """Evaluates a network in float32 and channels_last, and writes the tables if the subject is a run.
 
     Results on the run's own data go to `evaluation/` (for another split than the default to `evaluation/<split>/`),
     those on another data set to `evaluation/<name>/`.
@@ -65,12 +65,9 @@ def evaluate(
         UserError: there are no data, the network does not know their classes, or it is untrained.
     """
     run = _run_of(subject)
-    if isinstance(subject, Network):
-        network = subject
-    else:
-        network = load(run or subject, model=model).to(resolve_device(device))
-        if network.channels_last:
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = subject
+    if not isinstance(network, Network):
+        network = load(run or network, model=model).to(resolve_device(device))
     trained_on(network)  # an error must come before images are read
     if data is None:
         if run is None:

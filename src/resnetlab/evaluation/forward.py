@@ -87,14 +87,21 @@ def answer_split(
 
 @contextmanager
 def evaluating(model: Network) -> Iterator[None]:
-    """Sets evaluation mode and full float32 while the context is active; then restores the mode of each module."""
+    """Sets evaluation mode, full float32 and one memory format while the context is active; then restores them.
+
+    Kernels of one memory format round differently from those of another, so the kernels of all convolutions are in
+    channels_last, or contiguous if the network does not accept that, whatever training used.
+    """
     modes = {module: module.training for module in model.modules()}
     tf32 = torch.backends.cudnn.allow_tf32
     model.eval()
     torch.backends.cudnn.allow_tf32 = False  # otherwise a GPU rounds float32 convolutions to 10 bits
+    changed = _arrange_weights(model)
     try:
         yield
     finally:
+        for weight, before in changed:
+            weight.data = before
         torch.backends.cudnn.allow_tf32 = tf32
         for module, training in modes.items():
             module.training = training
@@ -142,7 +149,28 @@ def _kind(model: Network) -> str:
 def _normalized(model: Network, images: Tensor, preprocessing: Preprocessing) -> Tensor:
     parameter = next(model.parameters())
     batch = preprocessing.normalize(images.to(parameter.device), parameter.dtype)
-    return batch.contiguous(memory_format=torch.channels_last if model.channels_last else torch.contiguous_format)
+    return batch.contiguous(memory_format=_memory_format(model))
+
+
+def _memory_format(model: Network) -> torch.memory_format:
+    return torch.channels_last if model.channels_last else torch.contiguous_format
+
+
+def _arrange_weights(model: Network) -> list[tuple[Tensor, Tensor]]:
+    """Brings weights with four dimensions into the memory format of evaluation; returns those changed, and as before.
+
+    Strides are compared, since a 1x1 kernel counts as contiguous in both formats.
+    """
+    changed, memory_format = [], _memory_format(model)
+    with torch.inference_mode(False), torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim != 4:
+                continue
+            strides = torch.empty(weight.shape, device="meta", memory_format=memory_format).stride()
+            if weight.stride() != strides:
+                changed.append((weight, weight.data))
+                weight.data = weight.data.clone(memory_format=memory_format)
+    return changed
 
 
 def _answer(model: Network, batches: Iterable[Tensor], preprocessing: Preprocessing) -> Answers:
