@@ -82,5 +82,5 @@ def test_decoding_processes_ignore_an_empty_entry_of_the_search_path(hostile: Pa
 def test_your_own_module_is_found_in_the_working_directory(hostile: Path, source: str):
     (hostile / "own.py").write_text(OWN)
     for model in ("own:net", "own.py:net"):
-        command = (*TRAIN[:4], "--epochs", "1", "--model", model, "--out", model.replace(":", "-"))
+        command = (*TRAIN[:4], "--epochs", "1", "--model", model, "--overfit-one-batch")
         run(hostile, *AS_MODULE, *command, pythonpath=source)
