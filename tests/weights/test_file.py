@@ -117,7 +117,7 @@ def test_files_are_readable_by_those_who_may_read_the_folder(tmp_path: Path):
 def test_a_truncated_file_is_refused(tmp_path: Path):
     path = _file(tmp_path)
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(DamagedFileError, match=r"model\.safetensors cannot be read as safetensors"):
+    with pytest.raises(DamagedFileError, match=r"model\.safetensors.*safetensors"):
         resnetlab.load(path)
 
 
@@ -130,13 +130,13 @@ def test_a_huge_header_is_refused(tmp_path: Path):
 
 def test_files_of_others_and_checkpoints_are_told_apart(tmp_path: Path):
     save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(DamagedFileError, match="no description by resnetlab"):
+    with pytest.raises(DamagedFileError, match="header"):
         resnetlab.load(tmp_path / "other.safetensors")
     write_tensors(tmp_path / "step.safetensors", {"x": torch.zeros(2)}, {"schema": 1})
-    with pytest.raises(DamagedFileError, match="is a checkpoint or another file of tensors, not a network"):
+    with pytest.raises(DamagedFileError, match="checkpoint"):
         resnetlab.load(tmp_path / "step.safetensors")
     write_tensors(tmp_path / "new.safetensors", {"x": torch.zeros(2)}, {"schema": 9})
-    with pytest.raises(UserError, match="has schema 9; this version reads schemas up to 1"):
+    with pytest.raises(UserError, match=r"schema 9.* 1"):
         resnetlab.load(tmp_path / "new.safetensors")
     pickled = tmp_path / "pickled.safetensors"
     torch.save({"x": torch.zeros(2)}, pickled)
@@ -145,12 +145,12 @@ def test_files_of_others_and_checkpoints_are_told_apart(tmp_path: Path):
 
 
 def test_a_missing_file_and_an_unfinished_run_are_told(tmp_path: Path):
-    with pytest.raises(UserError, match=r"there is no file .*gone\.safetensors"):
+    with pytest.raises(UserError, match=r"gone\.safetensors"):
         resnetlab.load(tmp_path / "gone.safetensors")
-    with pytest.raises(UserError, match="expected a weights file or a run folder, got None"):
+    with pytest.raises(UserError, match="None"):
         resnetlab.load(None)  # type: ignore[arg-type]
     Run.create(tmp_path / "run", EMPTY_SETTINGS, {})
-    with pytest.raises(UserError, match=r"has no trained network yet.*resnetlab train --resume"):
+    with pytest.raises(UserError, match="resnetlab train --resume"):
         resnetlab.load(tmp_path / "run")
 
 

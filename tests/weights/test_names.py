@@ -82,7 +82,7 @@ def test_torchvisions_weights_are_downloaded_checked_and_kept(
     content = bytearray(file.read_bytes())
     content[5000] ^= 1
     file.write_bytes(content)
-    with pytest.raises(DamagedFileError, match=r"its SHA-256 begins with \w{8}, and its name says \w{8}\. Delete it"):
+    with pytest.raises(DamagedFileError, match=r"SHA-256 .*\w{8}, .*\w{8}\. Delete"):
         resnetlab.load_weights(again, "torchvision:DEFAULT")
 
 
@@ -91,7 +91,7 @@ def test_without_a_network_torchvisions_file_is_named_and_where_to_put_it(
 ):
     (tmp_path / "away").mkdir()
     _publish(tmp_path / "away", "http://127.0.0.1:9", monkeypatch)
-    with pytest.raises(UserError, match=r"http://127.0.0.1:9/resnet18-\w+.pth could not be .* put it to .*checkpoints"):
+    with pytest.raises(UserError, match=r"http://127.0.0.1:9/resnet18-\w+.pth .*checkpoints"):
         resnetlab.create_model("resnet18", pretrained="torchvision:IMAGENET1K_V1")
 
 
@@ -146,7 +146,7 @@ def test_older_weights_of_timms_are_pickled(tmp_path: Path, monkeypatch: pytest.
 def test_without_a_network_timms_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    words = r"'timm:resnet50.a1_in1k' could not be got .* Download https://\S+/timm/resnet50.a1_in1k/resolve/main/model"
+    words = r"'timm:resnet50.a1_in1k' .* Download https://\S+/timm/resnet50.a1_in1k/resolve/main/model"
     with pytest.raises(UserError, match=words):
         resnetlab.create_model("resnet50", pretrained="timm:resnet50.a1_in1k")
 

@@ -148,7 +148,7 @@ def test_what_is_read_here_is_told_by_its_first_bytes(tmp_path: Path):
 def test_a_bomb_in_a_checkpoint_does_not_run(tmp_path: Path, form: str):
     marker = tmp_path / "marker"
     path = save(form, {"state_dict": WEIGHTS, "extra": Bomb(marker)}, tmp_path / "bomb.pt")
-    with pytest.raises(UserError, match=r"bomb\.pt needs posix\.system to be read: code, which a file from anywhere"):
+    with pytest.raises(UserError, match=r"bomb\.pt needs posix\.system"):
         read_pickled(path)
     assert not marker.exists()
     torch.load(path, weights_only=False)
@@ -175,7 +175,7 @@ def test_a_bomb_in_an_archive_does_not_run(tmp_path: Path):
     with zipfile.ZipFile(hidden, "w") as target:
         target.writestr("weights/model.pt", inner)
         target.writestr("weights/model.pkl", bare)
-    with pytest.raises(UserError, match=r"is a zip archive that torch\.save did not write: it has no data\.pkl. If"):
+    with pytest.raises(UserError, match=r"zip archive .*data\.pkl"):
         read_pickled(hidden)
     sound = io.BytesIO()
     torch.save(WEIGHTS, sound)
@@ -233,11 +233,8 @@ def test_objects_of_classes_are_refused_by_name(tmp_path: Path, form: str, conte
     with pytest.raises(UserError) as error:
         read_pickled(path)
     message = str(error.value)
-    assert re.search(rf"checkpoint\.pt needs {refused} to be read: code, which a file from anywhere could", message)
-    assert "nothing of a file is ever run here. Tensors, numbers, text, lists and dicts are read." in message
-    assert (
-        "In the program that wrote it, and only where the file is trusted, load it and save the state dict" in message
-    )
+    assert re.search(rf"checkpoint\.pt needs {refused} to be read", message)
+    assert "If you trust the file" in message
     assert 'torch.save(model.state_dict(), "weights.pt")' in message
     assert "weights_only" not in message
     assert "safe_globals" not in message
@@ -255,7 +252,7 @@ def test_objects_of_classes_are_refused_by_name(tmp_path: Path, form: str, conte
 )
 def test_tensors_that_are_not_dense_are_refused_by_name(tmp_path: Path, form: str, content: torch.Tensor, kind: str):
     path = save(form, {**WEIGHTS, "layer.weight": content}, tmp_path / "checkpoint.pt")
-    words = rf"checkpoint\.pt: its tensor 'layer\.weight' is {kind}, and a network's weights are dense numbers\. Save"
+    words = rf"checkpoint\.pt: .*'layer\.weight' is {kind}"
     with pytest.raises(UserError, match=words):
         read_pickled(path)
 
@@ -263,7 +260,7 @@ def test_tensors_that_are_not_dense_are_refused_by_name(tmp_path: Path, form: st
 @HAND_MADE
 def test_quantized_tensors_are_refused_by_name(tmp_path: Path, wrap: Callable):
     path = wrap(tmp_path / "checkpoint.pt", b"\x80\x02}X\x02\x00\x00\x00fcctorch._utils\n_rebuild_qtensor\n)Rs.")
-    with pytest.raises(UserError, match=r"checkpoint\.pt: its tensor 'fc' is quantized, and a network's weights are"):
+    with pytest.raises(UserError, match=r"checkpoint\.pt: .*'fc' is quantized"):
         read_pickled(path)
 
 
@@ -272,17 +269,17 @@ def test_a_torchscript_program_is_refused(tmp_path: Path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 1), torch.ones(1, 2)), path)
-    with pytest.raises(UserError, match=r"is a TorchScript program \(torch\.jit\.save\), which gives its weights only"):
+    with pytest.raises(UserError, match=r"TorchScript .*torch\.jit\.save"):
         read_pickled(path)
 
 
 def test_other_pickles_are_refused(tmp_path: Path):
     path = tmp_path / "weights.pkl"
     path.write_bytes(pickle.dumps({"weight": [1.0]}, protocol=2))
-    with pytest.raises(UserError, match=r"is a pickle that torch\.save did not write, and nothing of it is loaded"):
+    with pytest.raises(UserError, match=r"a pickle that torch\.save did not write"):
         read_pickled(path)
     torch.save(WEIGHTS, path, pickle_protocol=4)
-    with pytest.raises(UserError, match=r"was written with pickle protocol 4, and torch reads weights in protocol 2\."):
+    with pytest.raises(UserError, match=r"pickle protocol 4.* protocol 2"):
         read_pickled(path)
 
 
@@ -318,7 +315,7 @@ def test_a_zip_bomb_is_refused(tmp_path: Path):
     path = archive(tmp_path / "bomb.pt", stream, zeros, compression=zipfile.ZIP_DEFLATED)
     del zeros
     assert path.stat().st_size < 2**19
-    words = r"bomb\.pt declares 67,1\d\d,\d\d\d bytes of content in a file of \d+,\d+ bytes, and torch\.save"
+    words = r"bomb\.pt declares 67,1\d\d,\d\d\d bytes .* \d+,\d+ bytes"
     refuse_within_memory(path, words)
 
 
@@ -369,7 +366,7 @@ def test_a_longer_tensor_than_is_stored_is_refused(tmp_path: Path):
 
 @HAND_MADE
 def test_small_pickles_that_unfold_to_much_are_refused(tmp_path: Path, wrap: Callable, monkeypatch: pytest.MonkeyPatch):
-    unfolding = "unfolds to more than any checkpoint holds. It is damaged, or made to fill the memory"
+    unfolding = "unfolds to more than"
     pairs = b")" + b"q\x00h\x00\x86" * 60  # a pair of twice the same pair of twice ...
     refuse_within_memory(wrap(tmp_path / "pairs.pt", b"\x80\x02}" + pairs + b"Ns."), unfolding)
     deep = b")" + b"\x85" * 100_000  # as a key of a dict, more than the stack of C holds
@@ -390,7 +387,7 @@ def test_functions_that_fill_memory_are_not_called(tmp_path: Path, wrap: Callabl
         wrap(tmp_path / "doubled.pt", b"\x80\x02" + doubled + b"."), r"needs _codecs\.encode to be read"
     )
     called = b"\x80\x02])R."  # torch would print the list
-    refuse_within_memory(wrap(tmp_path / "called.pt", called), "its pickle calls what is no function")
+    refuse_within_memory(wrap(tmp_path / "called.pt", called), "not a function")
 
 
 @HAND_MADE

@@ -1,4 +1,4 @@
-"""Files of weights of any program that we know, told by their content, and what of them is tensors of a network."""
+"""`read_weights_file`: the tensors in a file of any known program, recognized by its content."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from resnetlab.weights.tensors import (
 )
 
 _NESTS = ("state_dict", "model_state_dict", "model", "net", "state_dict_ema", "model_ema")
-"""Under which keys training scripts keep their tensors; those of the training itself come before its averages."""
+"""Keys under which training scripts save a state dict; trained weights come before averaged ones."""
 _DEEPEST_NEST = 2
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.")
-"""Before all names: of DataParallel, of torch.compile, and of a module that has the network as its attribute."""
+"""Prefixes of all names, from DataParallel, torch.compile, or a module that has the network as an attribute."""
 _MOST_WRAPPERS = 8
 _DTYPES = frozenset(
     {
@@ -41,14 +41,14 @@ MOST_SHARING = 4
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignWeights:
-    """The tensors of a file.
+    """The tensors in a file.
 
     Attributes:
-        tensors: dense, on the CPU, of the file's types, by its names without what wrappers put before them.
-        description: the header of a file of ours, else None.
+        tensors: dense, on the CPU, in the file's types, by name without the prefixes of wrappers.
+        description: the header, if ResNetLab wrote the file.
         form: "safetensors", "torch" or "gluon".
-        nesting: what was unwrapped, such as "'state_dict', names without 'module.'"; empty where nothing was.
-        ignored: what else the file holds, such as "epoch" and "optimizer".
+        nesting: what was unwrapped, such as "'state_dict', names without 'module.'"; or empty.
+        ignored: what else the file contains, such as "epoch" and "optimizer".
     """
 
     tensors: dict[str, Tensor]
@@ -59,14 +59,14 @@ class ForeignWeights:
 
 
 def read_weights_file(path: str | Path) -> ForeignWeights:
-    """Reads a file of weights, whatever it is called; nothing in it is executed.
+    """Reads a file of weights; nothing in it is executed. The file's suffix does not matter.
 
     Args:
         path: a safetensors file, a checkpoint of `torch.save`, or Gluon's `.params`.
 
     Raises:
-        DamagedFileError: the file is of none of these forms, truncated or altered.
-        UserError: there is no such file, or it holds no weights, or more than weights that can be read safely.
+        DamagedFileError: the file is in none of these formats, truncated or altered.
+        UserError: the file does not exist, has no weights, or has objects that cannot be read safely.
     """
     path = Path(path)
     head = read_head(path)
@@ -76,36 +76,36 @@ def read_weights_file(path: str | Path) -> ForeignWeights:
         return ForeignWeights(tensors=_check_tensors(path, read_params(path)), form="gluon")
     if is_pickled(head):
         return _read_checkpoint(path)
-    problem = "is empty" if not head else "is no file of weights, whatever it is called"
+    problem = "is empty" if not head else "is not a file of weights"
     raise DamagedFileError(
-        f"{printable(path)} {problem}. Safetensors files, checkpoints of torch.save and Gluon's .params are read; "
-        "unpack an archive first, and fetch a damaged file again."
+        f"{printable(path)} {problem}. Supported are safetensors files, checkpoints of torch.save and Gluon's "
+        ".params. Unpack an archive first, and download a damaged file again."
     )
 
 
 def read_head(path: Path) -> bytes:
-    """Returns how a file begins; `UserError` where there is none."""
+    """Returns the first bytes of a file; raises `UserError` if it cannot be read."""
     try:
         if path.is_dir():
-            raise UserError(f"{printable(path)} is a folder, and a file of weights is wanted. Name the file in it.")
+            raise UserError(f"{printable(path)} is a folder, not a file of weights. Name the file in it.")
         if not path.is_file():
             raise UserError(f"there is no file {printable(path)}. Give a file of weights.")
         with path.open("rb") as file:
             return file.read(512)
     except OSError as error:
-        raise UserError(f"{printable(path)} cannot be read: {error.strerror}. See to its permissions.") from error
+        raise UserError(f"{printable(path)} cannot be read: {error.strerror}. Check its permissions.") from error
 
 
 def check_finite_weights(tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """Raises `UserError` where tensors of a file hold NaN or infinite values: what came of them would mean nothing."""
+    """Raises `UserError` if tensors of a file contain NaN or infinite values."""
     counts = {name: value.numel() - int(value.isfinite().sum()) for name, value in tensors.items()}
     if bad := {name: count for name, count in counts.items() if count}:
         listed = [f"{name[:80]!r} ({count:,} of {tensors[name].numel():,})" for name, count in bad.items()]
         more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
         raise UserError(
-            f"{printable(path)} holds NaN or infinite values in {len(bad)} of its {len(tensors)} tensors: "
-            f"{', '.join(listed[:5])}{more}. Its training has diverged, or the file was converted wrongly: use weights "
-            "from before that."
+            f"{printable(path)} contains NaN or infinite values in {len(bad)} of its {len(tensors)} tensors: "
+            f"{', '.join(listed[:5])}{more}. Its training diverged, or the file was converted incorrectly. Use earlier "
+            "weights."
         )
 
 
@@ -122,8 +122,8 @@ def _read_checkpoint(path: Path) -> ForeignWeights:
     keys = _way_to_tensors(content)
     if keys is None:
         raise UserError(
-            f"{printable(path)} holds no weights: it is {_holds(content)}. Expected a dict of named tensors, or one "
-            f"that has such a dict under one of {', '.join(map(repr, _NESTS))}."
+            f"{printable(path)} has no weights: it contains {_kind(content)}. Expected a dict of named tensors, or one "
+            f"that contains such a dict under one of {', '.join(map(repr, _NESTS))}."
         )
     ignored: list[str] = []
     for depth, key in enumerate(keys):
@@ -141,7 +141,7 @@ def _read_checkpoint(path: Path) -> ForeignWeights:
 
 
 def _way_to_tensors(content: Any, depth: int = 0) -> tuple[str, ...] | None:
-    """Returns the keys that lead to a dict of tensors, or None where none does."""
+    """Returns the keys that lead to a dict of tensors, or None."""
     if not isinstance(content, dict):
         return None
     entries = dict(_items(content))
@@ -153,12 +153,12 @@ def _way_to_tensors(content: Any, depth: int = 0) -> tuple[str, ...] | None:
 
 
 def _items(content: dict) -> Iterable[tuple[Any, Any]]:
-    """Returns the entries of a dict out of a pickle, which may have given it an attribute called `items`."""
+    """Returns the entries of a dict from a pickle, which may have set an attribute called `items` on it."""
     return dict.items(content)
 
 
 def _without_wrappers(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Returns tensors without what wrappers put before all of their names, and that."""
+    """Returns tensors without the prefix that wrappers gave all of their names, and the prefix."""
     prefix = ""
     for _ in range(_MOST_WRAPPERS):
         for wrapper in _WRAPPERS:
@@ -171,20 +171,19 @@ def _without_wrappers(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor],
 
 def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if not tensors:
-        raise UserError(f"{printable(path)} holds no tensors. Give a file of weights.")
+        raise UserError(f"{printable(path)} has no tensors. Give a file of weights.")
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in _DTYPES:
             kind = str(tensor.dtype).removeprefix("torch.")
             raise UserError(
                 f"{printable(path)}: its tensor {name[:80]!r} is of type {kind} and of layout {tensor.layout}, and a "
-                "network's weights are dense floats of 16 to 64 bits, or integers. Save it so in the program that "
-                "wrote it."
+                "network needs dense floats of 16 to 64 bits, or integers. Convert it in the program that wrote it."
             )
     claimed, size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()), path.stat().st_size
     if claimed > MOST_SHARING * size:
         raise DamagedFileError(
             f"{printable(path)} has tensors of {claimed:,} bytes in a file of {size:,} bytes. It is damaged, or made "
-            "to fill the memory; use another copy."
+            "to fill the memory. Use another copy."
         )
     return {name: tensor.detach() for name, tensor in tensors.items()}
 
@@ -194,7 +193,7 @@ def _nesting(keys: tuple[str, ...], prefix: str) -> str:
     return ", ".join([*inside, *([f"names without {prefix!r}"] if prefix else [])])
 
 
-def _holds(content: Any) -> str:
+def _kind(content: Any) -> str:
     if isinstance(content, dict):
         entries = [f"{_key(key)} ({type(value).__name__})" for key, value in _items(content)]
         more = f" and {len(entries) - 8} more" if len(entries) > 8 else ""

@@ -60,26 +60,26 @@ _FILLS = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")
 _PUTS, _GETS = ("PUT", "BINPUT", "LONG_BINPUT"), ("GET", "BINGET", "LONG_BINGET")
 
 _WAY_OUT = (
-    "In the program that wrote it, and only where the file is trusted, load it and save the state dict alone: "
+    "If you trust the file, load it in the program that wrote it and save only the state dict: "
     'safetensors.torch.save_file(model.state_dict(), "weights.safetensors") '
     'or torch.save(model.state_dict(), "weights.pt").'
 )
 
 
 def is_pickled(head: bytes) -> bool:
-    """Whether a file that begins so is a checkpoint of `torch.save`, or another zip archive or pickle."""
+    """Whether a file that starts with these bytes is a checkpoint of `torch.save`, or another zip archive or pickle."""
     return head.startswith((*_ZIP, _PICKLE))
 
 
 def read_pickled(path: Path) -> Any:
-    """Returns what a checkpoint holds: tensors, on the CPU, numbers, text and plain containers.
+    """Returns the content of a checkpoint: tensors on the CPU, numbers, text and plain containers.
 
     Args:
-        path: a file of `torch.save`, in its zip form or in the one before torch 1.6.
+        path: a file of `torch.save`, in its zip format or in that before torch 1.6.
 
     Raises:
-        DamagedFileError: it is truncated or altered, or declares more than it holds.
-        UserError: it holds anything else, such as an object of a class, or is a TorchScript program.
+        DamagedFileError: it is truncated or altered, or declares more than it contains.
+        UserError: it contains anything else, such as an object of a class, or is a TorchScript program.
     """
     with refuse_damage(path, "a checkpoint of torch.save"), path.open("rb") as file:
         head = file.read(len(_LEGACY))
@@ -91,7 +91,7 @@ def read_pickled(path: Path) -> Any:
         else:
             _check_pickles(path, [file])
             raise UserError(
-                f"{printable(path)} is a pickle that torch.save did not write, and nothing of it is loaded. {_WAY_OUT}"
+                f"{printable(path)} is a pickle that torch.save did not write, so it is not loaded. {_WAY_OUT}"
             )
         file.seek(0)
         with warnings.catch_warnings():
@@ -100,7 +100,7 @@ def read_pickled(path: Path) -> Any:
 
 
 def _pickles_of_archive(path: Path, file: IO[bytes]) -> list[IO[bytes]]:
-    """Returns the pickles of a zip archive that holds no more than it takes up, and whose checksums are right."""
+    """Returns the pickles of an uncompressed zip archive with correct checksums."""
     size = file.seek(0, io.SEEK_END)
     _check_directory(file, size)
     with zipfile.ZipFile(file) as archive:
@@ -108,8 +108,8 @@ def _pickles_of_archive(path: Path, file: IO[bytes]) -> list[IO[bytes]]:
         names = [entry.filename.rpartition("/")[2].lower() for entry in entries]  # torch's reader ignores case
         if "constants.pkl" in names:
             raise UserError(
-                f"{printable(path)} is a TorchScript program (torch.jit.save), which gives its weights only when it is "
-                f"run, and nothing of a file is ever run here. {_WAY_OUT}"
+                f"{printable(path)} is a TorchScript program (torch.jit.save), whose weights can only be read by "
+                f"running it, and ResNetLab never runs code from a file. {_WAY_OUT}"
             )
         if "data.pkl" not in names:
             raise UserError(
@@ -124,7 +124,7 @@ def _pickles_of_archive(path: Path, file: IO[bytes]) -> list[IO[bytes]]:
             )
         pickles: list[IO[bytes]] = []
         for entry, name in zip(entries, names, strict=True):
-            if entry.CRC == 0:  # torch was told to leave checksums out
+            if entry.CRC == 0:  # torch can omit checksums
                 entry.CRC = None  # type: ignore[assignment] # zipfile's word for one that is not known
             content = archive.read(entry)  # compares the checksum, as torch does not
             if name == "data.pkl":
@@ -133,10 +133,10 @@ def _pickles_of_archive(path: Path, file: IO[bytes]) -> list[IO[bytes]]:
 
 
 def _check_directory(file: IO[bytes], size: int) -> None:
-    """Raises unless the archive's directory lies right before its end, where every reader finds it.
+    """Raises unless the archive's directory is right before its end, where every reader finds it.
 
-    zipfile, which is asked here, and torch search for it in ways of their own: an archive with two directories could
-    show each of them another content.
+    zipfile, which checks the archive here, and torch search for it in different ways: an archive with two directories
+    could show them different contents.
     """
     file.seek(max(0, size - 98))
     tail = file.read()
@@ -155,13 +155,13 @@ def _check_directory(file: IO[bytes], size: int) -> None:
 
 @dataclass(slots=True)
 class _Value:
-    """What a pickle has on its stack, as far as it matters here: never the object itself.
+    """What is known about a value on the stack of a pickle; the value itself is never made.
 
     Attributes:
-        text: what it is, where it is text; the name of a class or function.
-        is_global: whether it is one of these.
-        size: values that it unfolds to.
-        depth: of containers in it.
+        text: of a string, or the name of a class or function.
+        is_global: whether it is a class or function.
+        size: number of values that it unfolds to.
+        depth: of its nested containers.
         largest: the largest number in it.
     """
 
@@ -174,12 +174,12 @@ class _Value:
 
 @dataclass(slots=True)
 class _Needs:
-    """What pickles take to be read.
+    """What reading pickles requires.
 
     Attributes:
-        refused: the classes and functions that are not among what is allowed, in the order of the file.
-        protocol: the newest of pickle that they use.
-        calls_values: whether they call something other than a class or function.
+        refused: the classes and functions that are not allowed, in the order of the file.
+        protocol: the newest pickle protocol that they use.
+        calls_values: whether they call a value that is not a class or function.
     """
 
     refused: dict[str, None] = field(default_factory=dict)
@@ -188,7 +188,7 @@ class _Needs:
 
 
 def _check_pickles(path: Path, pickles: Iterable[IO[bytes]]) -> None:
-    """Raises unless pickles make tensors and plain containers alone, and not more of them than they are long."""
+    """Raises unless pickles make only tensors and plain containers, in a number that fits their length."""
     needs = _Needs()
     for pickle in pickles:
         _follow(path, pickle, needs)
@@ -196,9 +196,9 @@ def _check_pickles(path: Path, pickles: Iterable[IO[bytes]]) -> None:
         names = [shown(name[:100]) for name in needs.refused]
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise UserError(
-            f"{printable(path)} needs {', '.join(names[:3])}{more} to be read: code, which a file from anywhere could "
-            "choose to do harm, so nothing of a file is ever run here. Tensors, numbers, text, lists and dicts are "
-            f"read. {_WAY_OUT}"
+            f"{printable(path)} needs {', '.join(names[:3])}{more} to be read. That is code, and running code from a "
+            "file is unsafe, so ResNetLab reads only tensors, numbers, text, lists and dicts. "
+            f"{_WAY_OUT}"
         )
     if needs.protocol > 2:
         raise UserError(
@@ -206,14 +206,14 @@ def _check_pickles(path: Path, pickles: Iterable[IO[bytes]]) -> None:
             "2. Save it again by torch.save without pickle_protocol."
         )
     if needs.calls_values:
-        raise ValueError("its pickle calls what is no function")
+        raise ValueError("its pickle calls a value that is not a function")
 
 
 def _follow(path: Path, pickle: IO[bytes], needs: _Needs) -> None:
-    """Goes through a pickle without carrying it out.
+    """Follows the operations of a pickle without executing them.
 
-    A few hundred bytes can unfold to more than any memory, such as a pair of twice the same pair of twice ..., and
-    comparing or printing that takes for ever. So each value's size and depth is bounded.
+    A few hundred bytes can unfold to more than any memory holds, for example a pair that contains the same pair twice,
+    and so on. So the size and depth of every value are limited.
     """
     stack: list[_Value] = []
     marks: list[int] = []
@@ -239,7 +239,7 @@ def _follow(path: Path, pickle: IO[bytes], needs: _Needs) -> None:
                 # With a stride of 0 a tensor of 2^31 rows takes no memory, until something iterates over it.
                 raise DamagedFileError(
                     f"{printable(path)} has a tensor that is larger than the file. It is damaged, or made to fill the "
-                    "memory; use another copy."
+                    "memory. Use another copy."
                 )
             if code.name in _CALLS:
                 made.largest = 0
@@ -247,14 +247,14 @@ def _follow(path: Path, pickle: IO[bytes], needs: _Needs) -> None:
                 needs.calls_values |= not taken[0].is_global
             if count > _MOST_OPERATIONS or made.size > _LARGEST or made.depth > _DEEPEST:
                 raise DamagedFileError(
-                    f"{printable(path)} unfolds to more than any checkpoint holds. It is damaged, or made to fill the "
-                    "memory; use another copy."
+                    f"{printable(path)} unfolds to more than any checkpoint contains. It is damaged, or made to fill "
+                    "the memory. Use another copy."
                 )
             stack += [made] * len(code.stack_after)
 
 
 def _take(code: pickletools.OpcodeInfo, stack: list[_Value], marks: list[int]) -> list[_Value]:
-    """Takes the values that an operation works on off the stack."""
+    """Removes the operands of an operation from the stack and returns them."""
     before = code.stack_before
     if pickletools.markobject in before:
         start = marks.pop() - before.index(pickletools.markobject)
@@ -267,7 +267,7 @@ def _take(code: pickletools.OpcodeInfo, stack: list[_Value], marks: list[int]) -
 
 
 def _make(operation: str, argument: Any, taken: list[_Value]) -> _Value:
-    """Returns what an operation puts in place of the values that it took."""
+    """Returns the result of an operation on its operands."""
     if operation in _GLOBALS:
         by_name = operation != "STACK_GLOBAL"
         name = argument.replace(" ", ".", 1) if by_name else ".".join(value.text for value in taken)
@@ -284,12 +284,12 @@ def _make(operation: str, argument: Any, taken: list[_Value]) -> _Value:
 
 
 def _refuse_kinds(path: Path, function: _Value, stack: list[_Value]) -> None:
-    """Raises where a function makes a tensor that is not dense; below it on the stack is the name."""
+    """Raises `UserError` if a function makes a tensor that is not dense; its name is below it on the stack."""
     if function.text in _KINDS:
         name = next((value.text for value in reversed(stack) if value.text and not value.is_global), "")
         raise UserError(
-            f"{printable(path)}: its tensor {name[:80]!r} is {_KINDS[function.text]}, and a network's weights are "
-            "dense numbers. Save it so in the program that wrote it."
+            f"{printable(path)}: its tensor {name[:80]!r} is {_KINDS[function.text]}, and a network needs dense "
+            "tensors. Convert it in the program that wrote it."
         )
 
 

@@ -74,7 +74,7 @@ def open_weights(source: str | Path | Run, config: Architecture | None = None) -
         path, description = timm.timm_weights(_published(config) if name == TIMM_DEFAULT else name[len("timm:") :])
     else:
         path = weights_path(source)
-        description = timm.description_beside(path)
+        description = timm.description_of(path)
     if not description and isinstance(config, TimmConfig):
         description = pretrained_config(config)
     stated = {"network": timm.architecture(description), "preprocessing": timm.preprocessing_of(description)}

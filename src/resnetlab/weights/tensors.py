@@ -26,16 +26,16 @@ _DTYPES = {
     **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"},
     **{f"{kind}{bits}": f"{name}{bits}" for kind, name in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)},
 }
-"""torch's names for safetensors' types; what is not here keeps its own."""
+"""torch's names for safetensors' types; other types keep their names."""
 
 
 class DamagedFileError(UserError):
-    """A file of tensors that is truncated, altered, or none of ours."""
+    """A file of tensors that is truncated, altered or not in a known format."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorInfo:
-    """What a file says of one tensor; `dtype` is "float32" and the like, as torch calls it."""
+    """What a file says about one tensor; `dtype` is torch's name, such as "float32"."""
 
     name: str
     dtype: str
@@ -58,7 +58,7 @@ class Header:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
     """Writes tensors and a JSON-ready description atomically.
 
-    Tensors are stored contiguous: whoever restores them copies into memory of the layout needed.
+    Tensors are stored contiguous. Copy them into a network to restore its memory format.
     """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {**description, "digest": digest_of(stored, description)}
@@ -74,7 +74,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     tensors, metadata = read_safetensors(path)
     if not is_ours(metadata):
-        raise DamagedFileError(f"{path} holds tensors but no description by resnetlab; it is another program's.")
+        raise DamagedFileError(f"{path} has no ResNetLab header: another program wrote it.")
     description, digest = read_description(path, metadata)
     if not matches_digest(path, tensors, description, digest):
         raise DamagedFileError(f"{path} is damaged: its content does not match its digest. Use another copy.")
@@ -103,7 +103,7 @@ def own_memory(tensor: Tensor) -> Tensor:
 
 
 def read_header(path: Path) -> Header:
-    """Returns what the header of any program's safetensors file says; no tensor is loaded.
+    """Reads the header of any program's safetensors file, without loading tensors.
 
     Raises:
         DamagedFileError: the file is truncated, or its header is not one of safetensors.
@@ -119,17 +119,17 @@ def read_header(path: Path) -> Header:
 
 
 def is_safetensors(head: bytes) -> bool:
-    """Whether a file that begins so is a safetensors file: eight bytes of length, then a header in JSON."""
+    """Whether a file that starts with these bytes is safetensors: eight bytes of length, then a JSON header."""
     return head[8:9] == b"{"
 
 
 def is_ours(metadata: Mapping[str, str]) -> bool:
-    """Whether the header of a file has a description by `write_tensors`."""
+    """Whether `write_tensors` wrote the file of this header."""
     return _KEY in metadata
 
 
 def read_description(path: Path, metadata: Mapping[str, str]) -> tuple[dict[str, Any], Any]:
-    """Returns the description in a header of ours, and the digest that was written with it.
+    """Returns the description in a ResNetLab header, and the digest that was written with it.
 
     Raises:
         DamagedFileError: it is not the JSON that `write_tensors` writes.
@@ -156,19 +156,19 @@ def digest_of(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> 
 
 
 def matches_digest(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any], digest: Any) -> bool:
-    """Whether what was read of a file of ours is what its digest was made of."""
+    """Whether the content of a ResNetLab file matches its digest."""
     with refuse_damage(path, "a file of resnetlab"):  # a description may be nested deeper than JSON can be written
         return digest == digest_of(tensors, description)
 
 
 def shown(text: str) -> str:
-    """Returns text out of a file as every terminal takes it; see `printable`."""
+    """Returns text from a file in a form that every terminal can show; see `printable`."""
     return printable(text.encode("utf-8", "backslashreplace").decode())
 
 
 @contextmanager
 def refuse_damage(path: Path, form: str) -> Iterator[None]:
-    """Turns whatever a reader raises on damaged data into one error."""
+    """Turns every exception that a reader raises on damaged data into a `DamagedFileError`."""
     try:
         yield
     except UserError:
@@ -182,7 +182,7 @@ def refuse_damage(path: Path, form: str) -> Iterator[None]:
 
 
 def _refuse_doubles(path: Path) -> None:
-    """Raises `ValueError` where a header names a tensor twice, of which safetensors would take the last."""
+    """Raises `ValueError` if a header names a tensor twice; safetensors would silently take the last."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = dict(pairs)

@@ -1,4 +1,4 @@
-"""The graph that Gluon's `export` writes beside its file of weights: which layer takes which tensor, and when."""
+"""The graph that Gluon's `export` writes with its weights: which layer uses which tensor, in which order."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _OPERATORS = {
     _NORMALIZATION: ("weight", "bias", "running_mean", "running_var"),
     "FullyConnected": ("weight", "bias"),
 }
-"""What each operator with weights takes after its data, by our names."""
+"""The inputs of each operator with weights after its data, by our names."""
 _EPSILON = 1e-5
-"""What our normalizations add to the variance, and Gluon's where nobody chose otherwise."""
+"""What normalizations add to the variance, in ResNetLab and by default in Gluon."""
 
 _MOST_NODES = 10_000
 """Seven times those of the deepest network of the zoo; the work grows with their square."""
@@ -51,11 +51,11 @@ def read_graph(path: Path, names: Iterable[str]) -> list[Layer]:
 
     Args:
         path: NAME-symbol.json.
-        names: of the tensors in the file of weights, which begin in "arg:" or "aux:" there and not in the graph.
+        names: of the tensors in the file of weights, which start with "arg:" or "aux:" there, but not in the graph.
 
     Raises:
-        DamagedFileError: the file is no graph of MXNet's.
-        UserError: a normalization is computed in another way than ours.
+        DamagedFileError: the file is not a graph of MXNet.
+        UserError: a normalization has another eps.
     """
     stored = {re.sub("^(arg|aux):", "", name): name for name in names}
     try:
@@ -83,7 +83,7 @@ def _execution(nodes: list[dict[str, Any]], head: int) -> tuple[int, ...]:
     of the two the graph has first.
     """
     if len(nodes) > _MOST_NODES:
-        raise ValueError(f"{len(nodes)} nodes, where a network has at most {_MOST_NODES}")
+        raise ValueError(f"{len(nodes)} nodes, and a network has at most {_MOST_NODES}")
     ways: list[tuple[int, ...]] = []
     for place, node in enumerate(nodes):
         arriving = sorted((ways[entry[0]] for entry in node["inputs"]), key=len, reverse=True)
@@ -94,14 +94,14 @@ def _execution(nodes: list[dict[str, Any]], head: int) -> tuple[int, ...]:
 
 def _layer(path: Path, nodes: list[dict[str, Any]], place: int, stored: Mapping[str, str]) -> Layer:
     node = nodes[place]
-    name, operator, told = node["name"], node["op"], node.get("attrs", {})
+    name, operator, attributes = node["name"], node["op"], node.get("attrs", {})
     taken = [nodes[entry[0]]["name"] for entry in node["inputs"][1:]]
     kind = "dense layer"
     if operator == "Convolution":
-        kind = kind_of_convolution(re.findall(r"\d+", told["kernel"]))
+        kind = kind_of_convolution(re.findall(r"\d+", attributes["kernel"]))
     elif operator == _NORMALIZATION:
         kind = "normalization"
-        if not math.isclose(epsilon := float(told.get("eps", 1e-3)), _EPSILON):
+        if not math.isclose(epsilon := float(attributes.get("eps", 1e-3)), _EPSILON):
             raise UserError(
                 f"{printable(path)} has a normalization, {name!r}, whose eps is {epsilon:g}. Ours have {_EPSILON:g} "
                 "and would compute something else, so these weights cannot be used."
@@ -110,5 +110,5 @@ def _layer(path: Path, nodes: list[dict[str, Any]], place: int, stored: Mapping[
         name=name,
         kind=kind,
         tensors={part: stored.get(tensor, tensor) for part, tensor in zip(_OPERATORS[operator], taken, strict=False)},
-        fixed_scale=operator == _NORMALIZATION and told.get("fix_gamma", "True") == "True",
+        fixed_scale=operator == _NORMALIZATION and attributes.get("fix_gamma", "True") == "True",
     )

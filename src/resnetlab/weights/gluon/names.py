@@ -1,4 +1,4 @@
-"""Weights of Gluon, the networks of MXNet: how a name of ours becomes a name of theirs.
+"""Weights of Gluon (MXNet): the map between our names and Gluon's.
 
 `save_parameters` names a tensor by its layer's place, "features.4.0.body.0.weight". `export` names it by the kind of
 its layer and a counter, "arg:conv7_weight", and the counter may have begun anywhere: the layer is known by the graph
@@ -113,11 +113,11 @@ def gluon_form(config: ResNetConfig) -> str:
     possible = {**_FIELDS_OF_ALL, **NETWORKS[form].fields}
     if form == "zoo_v1":
         possible |= _FIELDS_OF_ZOO_V1.get(config.block, {})
-    told = {**vars(config), "dilate": config.dilate if any(config.dilate) else ()}
+    fields = {**vars(config), "dilate": config.dilate if any(config.dilate) else ()}
     wrong = [
-        f"{name}={told[name]!r}, where it has {' or '.join(map(repr, values))}"
+        f"{name}={fields[name]!r} instead of {' or '.join(map(repr, values))}"
         for name, values in possible.items()
-        if told[name] not in values
+        if fields[name] not in values
     ]
     if wrong:
         raise UserError(
@@ -158,26 +158,26 @@ def gluon_key_map(config: ResNetConfig, tensors: Mapping[str, Tensor], path: Pat
     Args:
         config: of the network.
         tensors: of the file, in its order.
-        path: the file, beside which `export` leaves the graph.
+        path: the file; `export` writes the graph into the same folder.
 
     Raises:
         UserError: Gluon has no such network, or the file is of another one.
-        DamagedFileError: the graph beside the file cannot be read.
+        DamagedFileError: the graph of the file cannot be read.
     """
     where = printable(path or "the file")
     if any(_EXPORTED.fullmatch(name) for name in tensors):
-        return _exported_key_map(where, config, tensors, symbol_beside(path) if path else None)
+        return _exported_key_map(where, config, tensors, symbol_of(path) if path else None)
     saved = gluon_key_map_for(config)
     if (first := saved.names["layer1.0.conv1.weight"]) not in tensors:
         raise UserError(
             f"{where} is not of Gluon's {gluon_form(config)}, which this network is: it has no {first!r}, but "
-            f"{', '.join(map(repr, list(tensors)[:3]))}, ... Build the network that the file is of."
+            f"{', '.join(map(repr, list(tensors)[:3]))}, ... Build the network that the file belongs to."
         )
     return saved
 
 
-def symbol_beside(path: Path) -> Path | None:
-    """Returns the graph `NAME-symbol.json` that `export` wrote beside `NAME-0000.params`, where there is one."""
+def symbol_of(path: Path) -> Path | None:
+    """Returns the graph `NAME-symbol.json` that `export` wrote with `NAME-0000.params`, or None."""
     exported = re.fullmatch(r"(.+)-\d{4,}\.params", path.name)
     if exported is None:
         return None
@@ -252,11 +252,11 @@ def _mismatch(where: str, ours: Sequence[Layer], theirs: Sequence[Layer]) -> Use
         here, there = (", ".join(f"{kind}: {number}" for kind, number in count.items()) for count in counts)
         return UserError(
             f"{where} is of another architecture: this network has {len(ours)} layers with weights ({here}), the file "
-            f"{len(theirs)} ({there}). Build the network that the file is of."
+            f"{len(theirs)} ({there}). Build the network that the file belongs to."
         )
     at = next(place for place, (mine, other) in enumerate(zip(ours, theirs, strict=True)) if mine.kind != other.kind)
     return UserError(
         f"{where} has the layers of this network in another order than they are executed in: as number {at + 1} a "
-        f"{theirs[at].kind} ({theirs[at].name!r}), where the network has a {ours[at].kind} ({ours[at].name!r}). Put "
-        "the graph that export wrote, NAME-symbol.json, beside the file NAME-0000.params."
+        f"{theirs[at].kind} ({theirs[at].name!r}), and the network has a {ours[at].kind} ({ours[at].name!r}). Put "
+        "the graph that export wrote, NAME-symbol.json, into the folder of NAME-0000.params."
     )

@@ -48,8 +48,8 @@ def read_params(path: Path) -> dict[str, Tensor]:
     parameter that was never given a shape, are left out. The device that an array was on does not matter.
 
     Raises:
-        DamagedFileError: the file cannot be read, is truncated or altered, is none of Gluon's, or holds a sparse
-            array, which no network of ours has. The message says at which byte.
+        DamagedFileError: the file cannot be read, is truncated or altered, is not Gluon's, or contains a sparse array.
+            The message says at which byte.
     """
     try:
         with path.open("rb") as file:
@@ -66,7 +66,7 @@ def write_params(path: Path, tensors: Mapping[str, Tensor]) -> None:
         tensors: in the order of the file. Tensors on other devices are written from a copy.
 
     Raises:
-        UserError: a tensor has a type that Gluon has not, or is a scalar or empty, which version 2 cannot hold.
+        UserError: a tensor has a type that Gluon lacks, or is a scalar or empty, which version 2 cannot store.
     """
     for name, tensor in tensors.items():
         _check_writable(name, tensor)
@@ -84,12 +84,12 @@ def write_params(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def is_params(head: bytes) -> bool:
-    """Returns whether a file that begins with these 8 bytes or more is a `.params` file, of either byte order."""
+    """Whether a file that starts with these bytes (8 or more) is a `.params` file, of either byte order."""
     return head[:8] in (struct.pack("<Q", mark) for mark in (_FILE_MARK, _REVERSED_FILE_MARK))
 
 
 class _Reader:
-    """A file that is read from its beginning to its end, and knows what is left of it."""
+    """A file that is read from start to end, with the number of bytes left."""
 
     def __init__(self, path: Path, file: BufferedReader) -> None:
         self.where = printable(path)
@@ -118,7 +118,7 @@ class _Reader:
         return struct.unpack(layout, memory)
 
     def count(self, what: str, smallest: int) -> int:
-        """Returns a number of things, of each of which the file must still have `smallest` bytes."""
+        """Returns a count of items that take at least `smallest` bytes each, checked against the bytes left."""
         at = self.at
         (number,) = self.numbers("<Q", f"the number of {what}")
         if number * smallest > self.left:
@@ -134,7 +134,7 @@ def _read_file(file: _Reader) -> dict[str, Tensor]:
             "Write it again on a little-endian one."
         )
     if mark != _FILE_MARK:
-        file.fail(f"a .params file begins with the number {_FILE_MARK:#x}, this one with {mark:#x}", 0)
+        file.fail(f"a .params file starts with the number {_FILE_MARK:#x}, this one with {mark:#x}", 0)
     if reserved:
         file.fail(f"expected the number 0, got {reserved}", 8)
     arrays = [_read_array(file, place) for place in range(file.count("arrays", 4))]
@@ -149,7 +149,7 @@ def _read_file(file: _Reader) -> dict[str, Tensor]:
 
 
 def _read_array(file: _Reader, place: int) -> np.ndarray | None:
-    """Returns the next array, or None where the entry is empty."""
+    """Returns the next array, or None for an empty entry."""
     start, what = file.at, f"the header of array {place}"
     (mark,) = file.numbers("<I", what)
     ndim, dimension = mark, "I"  # version 0 has no mark
@@ -177,7 +177,7 @@ def _read_array(file: _Reader, place: int) -> np.ndarray | None:
 def _check_dense(file: _Reader, storage: int, *, place: int, start: int) -> None:
     if storage in (_ROW_SPARSE, _CSR):
         raise DamagedFileError(
-            f"{file.where} has a sparse array, array {place} at byte {start}, and no network of ours has one. "
+            f"{file.where} has a sparse array, array {place} at byte {start}, which ResNetLab cannot read. "
             "Write the file again after tostype('default')."
         )
     if storage != _DENSE:
@@ -220,9 +220,9 @@ def _read_names(file: _Reader, arrays: int) -> list[str]:
 
 def _check_writable(name: str, tensor: Tensor) -> None:
     if tensor.dtype not in [kind for _, kind in _TYPES]:
-        raise UserError(f"Gluon has no type {tensor.dtype}, which {name!r} has. Convert the network with float().")
+        raise UserError(f"Gluon has no type {tensor.dtype}, the type of {name!r}. Convert the network with float().")
     if tensor.numel() == 0 or tensor.ndim == 0:
         raise UserError(
-            f"{name!r} has the shape {tuple(tensor.shape)}, and a .params file of version 2 holds neither scalars nor "
+            f"{name!r} has the shape {tuple(tensor.shape)}, and a .params file of version 2 stores neither scalars nor "
             "empty tensors. Give it one dimension, or leave it out."
         )

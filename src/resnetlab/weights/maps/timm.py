@@ -1,4 +1,4 @@
-"""Weights of timm: names as ours but for pre-activation, and published files from its hub."""
+"""Weights of timm: its names, which differ from ours only with pre-activation, and its published files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from resnetlab.weights.maps.keymap import KeyMap
 
 _NAMES = r"(resnet(18|26|34|50|101|152)d?|seresnet\d+|resnetv2_\d+|wide_resnet\d+_2|resnext\d+_.*)"
 NETWORKS = tuple(name for name in CATALOG if re.fullmatch(_NAMES, name) and name != "resnet26d")
-"""The networks that timm has, which are called the same here."""
+"""The networks of the catalog that timm has under the same names."""
 _PREACTIVATION = (
     (r"^conv1\.", "stem.conv."),
     (r"^layer(\d)\.(\d+)\.", lambda match: f"stages.{int(match[1]) - 1}.blocks.{match[2]}."),
@@ -27,9 +27,9 @@ _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def timm_key_map(names: Sequence[str]) -> KeyMap:
-    """Returns the map for our tensors of these names, those of a network with pre-activation.
+    """Returns the map for these tensors of a network with pre-activation.
 
-    Its head there is a 1x1 convolution. All other networks of timm have torchvision's names.
+    Its head in timm is a 1x1 convolution. All other networks of timm have torchvision's names.
     """
     renamed = {}
     for name in names:
@@ -41,22 +41,22 @@ def timm_key_map(names: Sequence[str]) -> KeyMap:
 
 
 def timm_weights(name: str) -> tuple[Path, dict[str, Any]]:
-    """Returns the file of weights published under a name, and the description beside it.
+    """Returns the file of weights published under a name, and its description.
 
-    Safetensors where the hub has them. Files that were got before are used without a network.
+    Safetensors are preferred. Files that were downloaded before are used without a connection.
 
     Args:
-        name: as timm has it, such as "resnet50.a1_in1k".
+        name: as in timm, such as "resnet50.a1_in1k".
 
     Raises:
-        UserError: huggingface_hub is not installed, or the files cannot be got.
+        UserError: huggingface_hub is not installed, or the download failed.
     """
     try:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
     except ModuleNotFoundError as error:
         raise UserError(
-            f"'timm:{name}' is got by the package huggingface_hub, which is not installed. Install it: "
+            f"'timm:{name}' needs the package huggingface_hub, which is not installed: "
             "pip install 'resnetlab[hub]'. Or download the file yourself and give its path."
         ) from error
     repository = f"timm/{name}"
@@ -75,35 +75,35 @@ def timm_weights(name: str) -> tuple[Path, dict[str, Any]]:
         else:
             return path, _read_description(description)
     raise UserError(
-        f"'timm:{name}' could not be got ({type(reason).__name__}): there is no network, or no such name. Download "
-        f"https://huggingface.co/{repository}/resolve/main/{_WEIGHTS[0]} on a machine that is online, with its "
-        "config.json beside it, and give the path of the file instead of the name."
+        f"'timm:{name}' could not be downloaded ({type(reason).__name__}): no connection, or no such name. Download "
+        f"https://huggingface.co/{repository}/resolve/main/{_WEIGHTS[0]} on another machine, keep its "
+        "config.json in the same folder, and give the path of the file instead of the name."
     ) from reason
 
 
-def description_beside(path: Path) -> dict[str, Any]:
-    """Returns what the `config.json` beside a file of weights says, or nothing where there is none of timm's."""
-    beside = path.parent / "config.json"
-    return _read_description(beside) if beside.is_file() else {}
+def description_of(path: Path) -> dict[str, Any]:
+    """Returns the content of timm's `config.json` in the folder of a file of weights; empty if there is none."""
+    config = path.parent / "config.json"
+    return _read_description(config) if config.is_file() else {}
 
 
 def architecture(description: Mapping[str, Any]) -> str | None:
-    """Returns the name of the network that a description is of, where it is of the catalog."""
+    """Returns the name of the described network, if the catalog has it."""
     name = description.get("architecture")
     return name if name in NETWORKS else None
 
 
 def preprocessing_of(description: Mapping[str, Any]) -> Preprocessing | None:
-    """Returns the preprocessing that a description tells, or None."""
-    told = description.get("pretrained_cfg", description)
+    """Returns the preprocessing in a description, or None."""
+    found = description.get("pretrained_cfg", description)
     try:
         return Preprocessing(
-            image_size=told["input_size"][-1],
-            channels=told["input_size"][0],
-            mean=tuple(told["mean"]),
-            std=tuple(told["std"]),
-            interpolation=told.get("interpolation", "bilinear"),
-            crop_pct=told.get("crop_pct", 1.0),
+            image_size=found["input_size"][-1],
+            channels=found["input_size"][0],
+            mean=tuple(found["mean"]),
+            std=tuple(found["std"]),
+            interpolation=found.get("interpolation", "bilinear"),
+            crop_pct=found.get("crop_pct", 1.0),
         )
     except (KeyError, TypeError, IndexError, UserError):
         return None
