@@ -204,31 +204,21 @@ OTHER = "0" * 64
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "fact"),
     [
-        (
-            {"data.source": "/data/photos", "data.fingerprint": OTHER},
-            "the runs are on different data (digits, photos): figures of different data are not comparable.",
-        ),
-        (
-            {"data.split_seed": 3, "data.fingerprint": OTHER},
-            "the runs are on different images of digits (data.split_seed): "
-            "figures of different images are not comparable.",
-        ),
-        (
-            {"data.fingerprint": OTHER},
-            "the runs are on different images of digits (their content has changed): "
-            "figures of different images are not comparable.",
-        ),
+        ({"data.source": "/data/photos", "data.fingerprint": OTHER}, "different data (digits, photos)"),
+        ({"data.split_seed": 3, "data.fingerprint": OTHER}, "different images of digits (data.split_seed)"),
+        ({"data.fingerprint": OTHER}, "different images of digits (their content has changed)"),
     ],
 )
-def test_figures_of_other_images_are_cautioned_against(runs, tmp_path, drawn, settings, words):
+def test_figures_of_other_images_are_cautioned_against(runs, tmp_path, drawn, settings, fact):
     other = copy_of(runs["first"], tmp_path / "other", settings=settings)
     with pytest.warns(UserWarning) as caught:
         compare([runs["first"], other])
-    assert [str(warning.message) for warning in caught] == [words]
+    (warning,) = [str(warning.message) for warning in caught]
+    assert fact in warning
     figure, _ = drawn([runs["first"], other])
-    assert f"Caution: {words}" in [text.replace("\n", " ") for text in words_of(figure)]
+    assert f"Caution: {warning}" in [text.replace("\n", " ") for text in words_of(figure)]
 
 
 def test_fewer_training_images_or_another_place_are_no_other_figures(runs, tmp_path, drawn):

@@ -162,7 +162,7 @@ def test_other_data_and_splits_are_compared_by_name(runs):
     for name in ("photos", "/somewhere/photos", "photos/"):
         assert compare_answers(runs[:2], data=name)["both_right"].tolist() == [6]
     table = compare_answers(runs[:2], data="validation")
-    assert table["reason"].tolist()[0].startswith("the runs are on different data (digits, others): ")
+    assert "different data (digits, others)" in table["reason"].tolist()[0]
     with pytest.raises(UserError) as missing:
         compare_answers(runs, data="photos")
     assert str(missing.value) == (
@@ -180,22 +180,17 @@ def test_other_data_and_splits_are_compared_by_name(runs):
 def test_the_terminal_tells_it_in_eighty_columns(runs):
     lines = shown(runs)
     start = lines.index("Image by image, on the same 12 test images, against one:")
-    assert lines[start + 2 : start + 14] == [
+    assert lines[start + 2 : start + 6] == [
         "         both   only    only   both",
         "second  right  first  second  wrong  points     95 % interval    p",
         "two         8      3       0      1  -25.00   -50.65 to +7.79  0.5",
         "three      10      1       1      0   +0.00  -28.00 to +28.00    1",
-        "",
-        "points: accuracy of the second run less that of the first, in percent. p:",
-        "McNemar's test that both are right equally often, corrected for 2 pairs by",
-        "Holm's method.",
-        "",
-        "The classes that differ most clearly, p corrected for their number:",
-        "",
-        "                        only    only",
     ]
-    assert lines[start + 14].split()[:6] == ["second", "class", "images", "first", "second", "points"]
-    assert [line.split()[:6] for line in lines[start + 15 :]] == [
+    legend = " ".join(lines[start + 6 :])
+    assert all(fact in legend for fact in ("points: ", "p: ", "McNemar's test", "2 pairs", "Holm's method"))
+    head = next(at for at, line in enumerate(lines) if "class" in line.split())
+    assert lines[head].split()[:6] == ["second", "class", "images", "first", "second", "points"]
+    assert [line.split()[:6] for line in lines[head + 1 :]] == [
         ["two", "a", "6", "3", "0", "-50.00"], ["three", "a", "6", "0", "1", "+16.67"],
         ["three", "b", "6", "1", "0", "-16.67"],
     ]  # fmt: skip
@@ -208,7 +203,8 @@ def test_the_terminal_tells_it_in_eighty_columns(runs):
 
 def test_two_runs_are_told_without_their_names_in_every_row(runs):
     lines = shown(runs[:2])
-    assert "McNemar's test that both are right equally often." in " ".join(lines)
+    text = " ".join(lines)
+    assert "McNemar's test" in text and "Holm" not in text
     assert lines[-2].split() == ["class", "images", "first", "second", "points", "95", "%", "interval", "p"]
     assert lines[-1].split()[:4] == ["a", "6", "3", "0"]
 
@@ -222,16 +218,13 @@ def test_long_names_are_numbered_and_hostile_ones_stay_in_their_line(tmp_path):
     assert "Image by image, on the same 12 test images, against 1:" in lines
     assert lines[-1].split()[:4] == [r"[bold]\nx", "12", "0", "12"]
     lines = shown(runs[:2])
-    (start,) = [at for at, line in enumerate(lines) if line.startswith("Not compared image by image, ")]
-    assert " ".join(lines[start:]).startswith(
-        "Not compared image by image, digits-resnet20-20261122-095500 and digits-resnet20-20261122-095501: "
-        "the two tables label 12 of 12 images differently"
-    )
+    (start,) = [at for at, line in enumerate(lines) if line.startswith(f"{names[0]} and {names[1]}")]
+    assert "12 of 12 images" in " ".join(lines[start:])
 
 
 def test_runs_that_agree_have_no_classes_to_tell(runs):
     lines = shown([runs[0], answered(runs[0].parent / "same", "baaaaabbbbbb")])
-    assert "The classes that differ most clearly, p corrected for their number:" not in lines
+    assert not any("class" in line.split() for line in lines)
     assert [line for line in lines if line.startswith("same ")][-1].split()[-1] == "1"
     assert len(compare_answers(runs[:1])) == len(compare_classes(runs[:1])) == 0
     assert not any("Image by image" in line for line in shown(runs[:1]))

@@ -56,12 +56,12 @@ def data_caution(runs: Sequence[Run]) -> str | None:
         return None
     names = list(dict.fromkeys(data_name(run) for run in runs))
     if len(names) > 1:
-        return f"the runs are on different data ({', '.join(names)}): figures of different data are not comparable."
+        return f"the runs were evaluated on different data ({', '.join(names)}), so their metrics are not comparable."
     changed = [key for key in changed_settings(runs) if key.startswith("data.") and key not in _ONLY_PLACES]
     if changed and _ONLY_TRAINING.issuperset(changed):
         return None
     why = ", ".join(changed) or "their content has changed"
-    return f"the runs are on different images of {names[0]} ({why}): figures of different images are not comparable."
+    return f"the runs were evaluated on different images of {names[0]} ({why}), so their metrics are not comparable."
 
 
 def changed_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:

@@ -31,7 +31,7 @@ def compare_answers(runs: RunsLike, *, data: str | None = None, pairs: str = "fi
     """Returns how often one network is right and another wrong, one row for each pair of runs.
 
     The columns are first and second (the runs' names), split and n (images); both_right, only_first, only_second and
-    both_wrong (images); difference, the accuracy of the second less that of the first, with low and high, its 95 %
+    both_wrong (images); difference, the accuracy of the second minus that of the first, with low and high, its 95 %
     interval (see `pairs.difference_interval`); p_value of McNemar's test that both are right equally often (see
     `pairs.mcnemar`), and p_holm, corrected for the number of pairs (see `pairs.holm`); and reason, which says why a
     pair was not compared: not evaluated, or on other images. Then all else is missing (NA, NaN).

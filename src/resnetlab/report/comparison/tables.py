@@ -111,14 +111,14 @@ def _image_by_image(
         yield _table(_pair_columns(compared, heads))
         corrected = f", corrected for {len(compared)} pairs by Holm's method" if len(compared) > 1 else ""
         yield (
-            "\npoints: accuracy of the second run less that of the first, in percent. "
-            f"p: McNemar's test that both are right equally often{corrected}."
+            "\npoints: accuracy of the second run minus that of the first, in percentage points.\n"
+            f"p: p-value of McNemar's test (null hypothesis: both runs are right equally often){corrected}."
         )
     if classes is not None and len(_class_columns(classes, heads)["class"]):
-        yield "\nThe classes that differ most clearly, p corrected for their number:\n"
+        yield "\nThe classes that differ most; p is corrected for the number of classes:\n"
         yield _table(_class_columns(classes, heads))
     for first, second, reason in answers.loc[answers["reason"].notna(), ["first", "second", "reason"]].values:
-        yield escape(f"\nNot compared image by image, {first} and {second}: {reason}")
+        yield escape(f"\n{first} and {second} were not compared image by image: {reason}")
 
 
 def _compared(answers: pd.DataFrame) -> pd.DataFrame:
