@@ -233,7 +233,7 @@ def test_the_map_shows_and_marks_images(trained, browser):
         page.keyboard.press("Enter")
         assert page.evaluate("document.activeElement.id") == "images-title"
         before = page.evaluate(pixels)
-        page.get_by_role("button", name="By right or wrong").click()
+        page.get_by_role("button", name="By correct or wrong").click()
         assert page.locator(".key").inner_text().split() == ["correct", "wrong"]
         assert page.evaluate(pixels) != before
         page.get_by_role("button", name="By class").click()
@@ -241,7 +241,7 @@ def test_the_map_shows_and_marks_images(trained, browser):
         entry, before = page.locator(".key button").nth(3), page.evaluate(pixels)
         entry.click()
         assert entry.get_attribute("aria-pressed") == "false" and page.evaluate(pixels) != before
-        page.get_by_role("button", name="Closer").click()
+        page.get_by_role("button", name="Zoom in").click()
         page.get_by_role("button", name="Whole map").click()
         canvas.scroll_into_view_if_needed()
         box = canvas.bounding_box()

@@ -1,1 +1,1 @@
-"""The sections of the page, one module each; see `resnetlab.report.section`."""
+"""The sections of the report, one module each; see `resnetlab.report.section`."""

@@ -1,4 +1,4 @@
-"""The publications that the page rests on."""
+"""The publications whose methods the report uses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from resnetlab.report.section import Report, Section
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A publication, with BibTeX's fields; `use` says what the page takes from it."""
+    """A publication, with BibTeX's fields; `use` names what the report uses it for."""
 
     key: str
     kind: str
@@ -27,14 +27,14 @@ class Work:
 
 WORKS = (
     Work(
-        key="he2016deep", kind="inproceedings", use="Residual networks, and the responses of their layers",
+        key="he2016deep", kind="inproceedings", use="Residual networks and layer responses",
         author="He, Kaiming and Zhang, Xiangyu and Ren, Shaoqing and Sun, Jian",
         title="Deep Residual Learning for Image Recognition", year=2016,
         venue="IEEE Conference on Computer Vision and Pattern Recognition (CVPR)", fields="pages = {770--778}",
         link="https://arxiv.org/abs/1512.03385",
     ),
     Work(
-        key="veit2016residual", kind="inproceedings", use="Taking out a block",
+        key="veit2016residual", kind="inproceedings", use="Removing a block",
         author="Veit, Andreas and Wilber, Michael J. and Belongie, Serge",
         title="Residual Networks Behave Like Ensembles of Relatively Shallow Networks", year=2016,
         venue="Advances in Neural Information Processing Systems", fields="volume = {29}",
@@ -48,20 +48,20 @@ WORKS = (
         link="https://arxiv.org/abs/1512.04150",
     ),
     Work(
-        key="maaten2008visualizing", kind="article", use="The map",
+        key="maaten2008visualizing", kind="article", use="Map of the images (t-SNE)",
         author="van der Maaten, Laurens and Hinton, Geoffrey",
         title="Visualizing Data using t-SNE", year=2008, venue="Journal of Machine Learning Research",
         fields="volume = {9}, pages = {2579--2605}", link="https://jmlr.org/papers/v9/vandermaaten08a.html",
     ),
     Work(
-        key="guo2017calibration", kind="inproceedings", use="Reliability",
+        key="guo2017calibration", kind="inproceedings", use="Reliability diagram and calibration error",
         author="Guo, Chuan and Pleiss, Geoff and Sun, Yu and Weinberger, Kilian Q.",
         title="On Calibration of Modern Neural Networks", year=2017,
         venue="International Conference on Machine Learning (ICML)", fields="pages = {1321--1330}",
         link="https://arxiv.org/abs/1706.04599",
     ),
     Work(
-        key="wilson1927probable", kind="article", use="The interval of an accuracy", author="Wilson, Edwin B.",
+        key="wilson1927probable", kind="article", use="Confidence interval of an accuracy", author="Wilson, Edwin B.",
         title="Probable Inference, the Law of Succession, and Statistical Inference", year=1927,
         venue="Journal of the American Statistical Association",
         fields="volume = {22}, number = {158}, pages = {209--212}",

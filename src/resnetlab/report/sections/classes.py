@@ -1,4 +1,4 @@
-"""The figures of each class."""
+"""The metrics of each class."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from resnetlab.report.section import Report, Section
 
 
 def view(report: Report) -> dict[str, Any]:
-    """Returns the classes, the lowest F1 first; those without images have no figures and come last."""
+    """Returns the classes, the lowest F1 first; those without images have no metrics and come last."""
     results = report.results
     table = results.per_class.assign(absent=results.per_class["support"] == 0)
     table = table.sort_values(["absent", "f1", "recall"], kind="stable")

@@ -16,10 +16,10 @@ _COLUMNS = {
 
 
 def view(report: Report) -> dict[str, Any]:
-    """Returns the curves, where they end, and every epoch's figures."""
+    """Returns the curves, where they end, and every epoch's metrics."""
     history = report.run.history
     if history.empty:
-        return {"missing": f"The history has no epoch. Train the run with: {resume_command(report.run.path)}"}
+        return {"missing": f"No epoch is finished yet. Continue training with: {resume_command(report.run.path)}"}
     validated = history.dropna(subset=["val_top1"])
     best = validated.iloc[int(validated["val_top1"].argmax())] if len(validated) else None
     return {
@@ -37,7 +37,7 @@ def view(report: Report) -> dict[str, Any]:
 def figures(report: Report) -> Mapping[str, Sequence[Picture]]:
     """Returns curves.png."""
     rows = report.run.history_rows()
-    return {"curves": learning_curves(rows) if rows else [sentence("The history of this run has no epoch.")]}
+    return {"curves": learning_curves(rows) if rows else [sentence("No epoch of this run is finished yet.")]}
 
 
 SECTION = Section(order=20, name="curves", title="Learning curves", link="Curves", view=view, figures=figures)

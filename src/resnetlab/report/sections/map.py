@@ -24,7 +24,7 @@ _NAMED = 10
 def view(report: Report) -> dict[str, Any]:
     """Returns the map's size and how faithful it is; the program has the points."""
     if report.results.exploration is None:
-        return {"missing": f"This run was evaluated without a map. Make it with: {report.results.command}"}
+        return {"missing": f"This run was evaluated without a map. Create it with: {report.results.command}"}
     found = report.results.exploration.map
     return {
         "method": found.method,
@@ -37,11 +37,11 @@ def view(report: Report) -> dict[str, Any]:
 def figures(report: Report) -> Mapping[str, Sequence[Picture]]:
     """Returns map.png."""
     if report.results.exploration is None:
-        return {"map": [sentence(f"No map. Make it with: {report.results.command}")]}
+        return {"map": [sentence(f"There is no map. Create it with: {report.results.command}")]}
     found, names = report.results.exploration.map, report.results.names
     picture = Picture(
         title="",
-        words=f"Map of {len(found.points):,} embeddings, a point each, colored by class.",
+        words=f"Map of {len(found.points):,} embeddings, one point for each, colored by class.",
         draw=on_axes(lambda axes: _draw(axes, found, names)),
         size=(9, 7),
     )

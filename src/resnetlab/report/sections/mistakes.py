@@ -1,4 +1,4 @@
-"""The mistakes worth a look, each with its image, what the network looked at, and its first answers."""
+"""The worst and the most surprising mistakes: image, class activation and most likely classes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def figures(report: Report) -> Mapping[str, Sequence[Picture]]:
     pictured = [mistake for mistake in worst if mistake.picture is not None]
     if not pictured:
         missing = report.images.missing
-        return {"mistakes": [sentence(missing if worst and missing else "The network made no mistake.")]}
+        return {"mistakes": [sentence(missing if worst and missing else "The network made no mistakes.")]}
     picture = Picture(
         title="",
         words=f"The {len(pictured)} worst mistakes, with true class, prediction and confidence.",

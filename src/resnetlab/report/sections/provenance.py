@@ -1,4 +1,4 @@
-"""Where the result comes from: how to make it again, settings, environment and data."""
+"""Where the result comes from: the command that repeats the run, settings, environment and data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LONGEST_LIST = 12
 
 
 def view(report: Report) -> dict[str, Any]:
-    """Returns the command that makes the run again, and everything that run.toml and environment.json record."""
+    """Returns the command that repeats the run, and everything that run.toml and environment.json record."""
     settings, images = report.run.settings, report.images
     command = train_command(settings, mirrors=None if images.data is None else images.data.mirrors)
     tables = {key: value for key, value in settings.items() if isinstance(value, Mapping)}

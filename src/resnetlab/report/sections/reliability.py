@@ -1,4 +1,4 @@
-"""The reliability diagram: whether the network is right as often as it is confident."""
+"""The reliability diagram: accuracy compared with confidence."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def view(report: Report) -> dict[str, Any]:
     """Returns the diagram, its calibration errors and its bins."""
     results = report.results
     if math.isnan(results.summary["ece"]):
-        return {"missing": f"The network's confidence is not a number for some images. Train it again, then run: "
+        return {"missing": f"The confidence is not a number (NaN) for some images. Train again, then run: "
                            f"{results.command}"}  # fmt: skip
     return {
         "pictures": reliability_pictures(results.reliability),

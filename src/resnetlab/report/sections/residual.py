@@ -1,4 +1,4 @@
-"""The residual blocks: what each adds to its shortcut, what removing it costs, and how the layers respond."""
+"""The residual blocks: size of the branch, accuracy lost without the block, and layer responses."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ _COLUMNS = {
 
 
 def view(report: Report) -> dict[str, Any]:
-    """Returns the pictures of the blocks and layers, and their figures."""
+    """Returns the pictures of the blocks and layers, and their values."""
     if report.results.exploration is None:
-        return {"missing": f"This run was evaluated without diagnostics. Make them with: {report.results.command}"}
+        return {"missing": f"This run was evaluated without diagnostics. Create them with: {report.results.command}"}
     found = report.results.exploration.diagnostics
     if found is None:  # the network has no residual blocks
         return {}
@@ -66,7 +66,7 @@ def view(report: Report) -> dict[str, Any]:
 def figures(report: Report) -> Mapping[str, Sequence[Picture]]:
     """Returns blocks.png and responses.png."""
     if report.results.exploration is None:
-        missing = [sentence(f"No diagnostics. Make them with: {report.results.command}")]
+        missing = [sentence(f"There are no diagnostics. Create them with: {report.results.command}")]
         return {"blocks": missing, "responses": missing}
     if report.results.exploration.diagnostics is None:
         return {}
@@ -74,23 +74,23 @@ def figures(report: Report) -> Mapping[str, Sequence[Picture]]:
     blocks = [found[name] for name in ("ratio", "cost") if name in found]
     responses = [found[name] for name in ("responses",) if name in found]
     return {
-        "blocks": blocks or [sentence("The network has no residual block to show.")],
-        "responses": responses or [sentence("The network has no 3x3 convolution to show.")],
+        "blocks": blocks or [sentence("The network has no residual blocks to show.")],
+        "responses": responses or [sentence("The network has no 3x3 convolutions to show.")],
     }
 
 
 def residual_pictures(found: Diagnostics) -> dict[str, Picture]:
-    """Returns the pictures "ratio" and "cost" by block, and "responses" by layer, those that have figures."""
+    """Returns the pictures "ratio" and "cost" by block, and "responses" by layer, those that have values."""
     pictures, below = {}, "Its values are in the table below."
     if np.isfinite(found.blocks["ratio"].to_numpy()).any():
         pictures["ratio"] = _bars(
             found.blocks, "ratio", "{:.3f}", VALIDATION, title="Branch / shortcut",
-            words=f"Size of the branch relative to its shortcut, a bar for each block. {below}",
+            words=f"Size of the branch relative to its shortcut, one bar for each block. {below}",
         )  # fmt: skip
     if np.isfinite(found.blocks["top1_cost"].to_numpy()).any():
         pictures["cost"] = _bars(
             found.blocks, "top1_cost", "{:.2%} lost", TRAINING, title="Top-1 lost without the block",
-            words=f"Accuracy lost when one block is removed, a bar for each block. {below}",
+            words=f"Accuracy lost when one block is removed, one bar for each block. {below}",
         )  # fmt: skip
     if len(found.responses):
         pictures["responses"] = _responses(found.responses, f"Responses of the 3x3 convolutions, two lines. {below}")

@@ -12,7 +12,7 @@ from resnetlab.report.section import Report, Section
 
 
 def view(report: Report) -> dict[str, Any]:
-    """Returns the overall figures."""
+    """Returns the overall metrics."""
     return {
         "summary": report.results.summary,
         "correct": report.results.correct,
@@ -30,7 +30,7 @@ def _facts(run: Run, results: Results) -> dict[str, str]:
     if len(results.names) > 5:  # with five classes or fewer it is 1 by definition
         found["Top-5 accuracy"] = f"{summary['top5']:.2%}"
     if "mirrored_top1" in summary:
-        found["Top-1 with flipped copies"] = f"{summary['mirrored_top1']:.2%}"
+        found["Top-1 with test-time augmentation (flip)"] = f"{summary['mirrored_top1']:.2%}"
     found["Cross-entropy"] = f"{summary['loss']:.4f}"
     if not math.isnan(summary["ece"]):
         found["Calibration error (ECE)"] = f"{summary['ece']:.2%}"

@@ -72,12 +72,12 @@ const sentence = () => {
   const number = chosen.length.toLocaleString("en") + (chosen.length === 1 ? " image" : " images");
   const of = label === "" ? "" : " of class " + images.names[label];
   const is = chosen.length === 1 ? " is" : " are";
-  const here = images.index.length < images.total ? " of those in this page" : "";
+  const here = images.index.length < images.total ? " in this report" : "";
   let fate = "";
   if (prediction === "other") fate = is + " misclassified";
   else if (prediction !== "") fate = is + (prediction === label ? " classified correctly" : " predicted as " + images.names[prediction]);
   const order = chosen.length > 1 ? ", highest confidence first." : ".";
-  const marks = images.x && !isDefault && chosen.length ? " The map marks " + (chosen.length > 1 ? "them." : "it.") : "";
+  const marks = images.x && !isDefault && chosen.length ? (chosen.length > 1 ? " They are" : " It is") + " marked on the map." : "";
   return number + of + here + fate + order + marks;
 };
 
