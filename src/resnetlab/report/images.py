@@ -69,7 +69,7 @@ def find_images(run: Run, results: Results, data: ImageData | None, data_root: s
         missing = f"The images are missing: {error} {remedy}"
         return RunImages(data=None, split=split, positions=nowhere, missing=missing)
     if data.fingerprint != recorded["fingerprint"]:
-        missing = f"The images are missing: the data given for this page are not those of the run. {remedy}"
+        missing = f"The images are missing: the data that were passed are not those of the run. {remedy}"
         return RunImages(data=None, split=split, positions=nowhere, missing=missing)
     places = {index: place for place, index in enumerate(chosen.index.tolist())}
     positions = np.array([places.get(index, -1) for index in results.per_image["index"].tolist()], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Which activation? ReLU against five others, at equal multiply-accumulates."""
+"""Which activation function gives the lowest error? ReLU and five others, at equal multiply-accumulates."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from resnetlab.studies.lab.setup import SetUp
 
 QUESTION = Question(
     name="activations",
-    title="Which activation?",
-    claim="PReLU, ELU, SiLU and GELU each have a lower test error than ReLU; leaky ReLU has no higher one.",
+    title="Which activation function gives the lowest error?",
+    claim="PReLU, ELU, SiLU and GELU each give a lower test error than ReLU; leaky ReLU does not give a higher one.",
     source=(
         "Maas et al. 2013 (leaky ReLU); He et al. 2015, Delving Deep into Rectifiers (PReLU); Clevert et al. 2016 "
         "(ELU); Hendrycks and Gimpel 2016 (GELU); Elfwing et al. 2018, Ramachandran et al. 2017 (SiLU)"
     ),
-    protocol="each paper uses its own networks and data, so no published figures are comparable with each other",
+    protocol="each paper uses its own networks and data, so the published results cannot be compared with each other",
 )
 _BASELINE = "relu"
 _EXPECTED = {"leaky_relu": "not above", "prelu": "below", "elu": "below", "silu": "below", "gelu": "below"}

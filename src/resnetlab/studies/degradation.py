@@ -1,4 +1,4 @@
-"""Does depth alone hurt? Plain and residual twins over depths: He et al. 2016, Fig. 1, 4 and 6."""
+"""Does more depth alone raise the error? Plain and residual networks: He et al. 2016, Fig. 1, 4 and 6."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from resnetlab.studies.lab.setup import SetUp
 
 QUESTION = Question(
     name="degradation",
-    title="Does depth alone hurt?",
-    claim="Without shortcuts, the deeper network has the higher training error; with shortcuts it does not.",
+    title="Does more depth alone raise the error?",
+    claim="Without shortcuts, the deeper network has the higher training error. With shortcuts, it does not.",
     source="He et al. 2016, Deep Residual Learning, Fig. 1, Fig. 6 and Table 6",
     protocol=(
         "CIFAR-10, 64,000 steps of 128 images, pad 4, crop and flip, one view; 110 layers: the best of five runs, "
@@ -143,7 +143,7 @@ def judge(rows: pd.DataFrame, depths: Sequence[int]) -> Verdict:
         rises[kind] = difference(of_kind.loc[[deep]].to_numpy(), of_kind.loc[[shallow]].to_numpy())
     reason = (
         f"from {shallow} to {deep} layers, the training error changes by {rises['plain']} points without shortcuts and "
-        f"by {rises['residual']} points with them; a change is significant beyond twice its standard error"
+        f"by {rises['residual']} points with them; a change is significant if it exceeds twice its standard error"
     )
     # A rise of the residual network can be hidden by noise: the plain one must rise significantly more.
     further = Difference(

@@ -1,4 +1,4 @@
-"""Do weights pretrained on other classes help? From scratch, frozen, learning rates by stage, and full."""
+"""Do weights pretrained on other classes lower the error? From scratch, frozen, learning rates by stage, and full."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from resnetlab.weights.sources import open_weights
 
 QUESTION = Question(
     name="finetuning",
-    title="Do weights pretrained on other classes help?",
+    title="Do weights pretrained on other classes lower the error?",
     claim=(
         "With few images, pretrained weights give a lower test error than training from scratch: with a frozen "
         "backbone, with a learning rate for each stage, and with one learning rate for the whole network."
@@ -46,7 +46,7 @@ QUESTION = Question(
         "Yosinski et al. 2014, How transferable are features in deep neural networks?; Howard and Ruder 2018, "
         "Universal Language Model Fine-tuning, for the learning rates"
     ),
-    protocol="there are no published figures for few images of some classes",
+    protocol="there are no published results for this setting, few images of some classes",
 )
 SCRATCH, PRETRAINING, TWO_RATES = "from scratch", "pretraining", "two rates"
 _WORK = 0.1

@@ -36,10 +36,10 @@ from resnetlab.studies.lab.setup import SetUp
 
 QUESTION = Question(
     name="gradients",
-    title="Do gradients vanish with depth, or do they shatter?",
+    title="Do gradients in deep networks vanish, or do they become noise?",
     claim=(
         "At initialization, the gradients of a deep plain network resemble white noise: the deeper it is, the less the "
-        "gradients of neighboring inputs correlate. With shortcuts they correlate much longer."
+        "gradients of neighboring inputs correlate. With shortcuts, they still correlate at much larger depths."
     ),
     source="Balduzzi et al. 2017, The Shattered Gradients Problem",
     protocol=(

@@ -1,4 +1,4 @@
-"""Does a deeper network contain the shallower one? Growing a network, at equal compute: He et al. 2016, section 1."""
+"""Can a deeper network compute what the shallower one can? Growing a network: He et al. 2016, section 1."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ from resnetlab.studies.lab.setup import SetUp
 
 QUESTION = Question(
     name="growth",
-    title="Does a deeper network contain the shallower one?",
+    title="Can a deeper network compute everything that the shallower one can?",
     claim=(
-        "A network that is deepened without changing its function and then trained further reaches a lower training "
-        "loss than the shallow network that it was, and than the deep network trained from scratch at equal compute."
+        "If a network is deepened without changing its function and then trained further, it reaches a lower training "
+        "loss than before, and a lower one than the deep network trained from scratch at equal compute."
     ),
     source=(
         "He et al. 2016, Deep Residual Learning, section 1, the argument by construction; Chen et al. 2016, Net2Net"
     ),
-    protocol="an argument by construction, without figures",
+    protocol="an argument by construction, without measurements",
 )
 _SLOWER = 0.25
 """Learning rate of the grown network, as a fraction of the study's: it is already trained."""

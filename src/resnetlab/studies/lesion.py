@@ -46,12 +46,12 @@ QUESTION = Question(
     title="Does a network still work without one of its blocks?",
     claim=(
         f"Deleting one block of a trained residual network costs at most {SMALL_COST:g} points of accuracy (median "
-        f"over blocks); deleting one block of its plain twin costs at least {LARGE_COST:g}."
+        f"over blocks); deleting one block of the same network without shortcuts costs at least {LARGE_COST:g}."
     ),
     source="Veit et al. 2016, Residual Networks Behave Like Ensembles of Relatively Shallow Networks, sections 4 and 5",
     protocol=(
         "CIFAR-10, a residual network of 110 layers, 54 blocks, without retraining; the paper shows the cost of "
-        "deletions as curves, and the points of the claim are ours"
+        "deletions as curves; the thresholds of the claim are ours"
     ),
     published=(
         {"quantity": "95 % of the paths: fewest blocks", "value": 19.0, "unit": "of 54 blocks"},
@@ -128,7 +128,7 @@ def _answer(lab: Lab, options: Options) -> Finding:
         figures={
             "lesion.png": (
                 lambda figure: _draw_blocks(figure, rows, (SMALL_COST, LARGE_COST), lab.data.name),
-                "Cost of deleting each block alone, for the residual network and its plain twin: mean and standard "
+                "Cost of deleting each block alone, for the networks with and without shortcuts: mean and standard "
                 "deviation over seeds. Blocks with hollow points keep a padded shortcut; plain blocks that change the "
                 "shape cannot be deleted.",
             ),
@@ -147,7 +147,7 @@ def _answer(lab: Lab, options: Options) -> Finding:
             f"network: {depth} layers, {(depth - 2) // 2} blocks; in the paper 110 and 54",
             f"measured on at most {_MOST_IMAGES} images of the {default_split(lab.data)} split, with {draws} random "
             "choices of each kind for each network",
-            "the plain network is the twin without shortcuts; in the paper it is VGG",
+            "the plain network is the same network without shortcuts; in the paper it is VGG",
             "the paper gives the path lengths that carry almost all of the gradient; here they are its middle 95 %",
         ],
     )
@@ -321,8 +321,8 @@ def judge(costs: pd.DataFrame, whole: pd.DataFrame, *, chance: float) -> Verdict
     if learned < LARGE_COST:
         return Verdict(
             claim=OPEN,
-            reason=f"{costs_text}. The {worse} twin is only {learned:.1f} points better than guessing, so it has too "
-            "little to lose. Give a larger budget or a smaller depth",
+            reason=f"{costs_text}. The accuracy of the {worse} network is only {learned:.1f} points above guessing, "
+            "too low for a conclusion. Give a larger budget or a smaller depth",
         )
     found = {
         f"with shortcuts, minus {SMALL_COST:g}": above(residual, SMALL_COST),

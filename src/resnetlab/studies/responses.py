@@ -1,4 +1,4 @@
-"""How strongly do the layers respond? Plain and residual twins over depths: He et al. 2016, Fig. 7."""
+"""How large are the layer responses? Plain and residual networks of several depths: He et al. 2016, Fig. 7."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from resnetlab.studies.lab.setup import SetUp
 
 QUESTION = Question(
     name="responses",
-    title="How strongly do the layers respond?",
+    title="How large are the layer responses?",
     claim=(
-        "A residual network's layers respond less than its plain twin's, and the deeper the residual network, the "
-        "less they respond."
+        "The layer responses are smaller in a residual network than in the same network without shortcuts, and "
+        "smaller in deeper residual networks."
     ),
     source="He et al. 2016, Deep Residual Learning, Fig. 7",
     protocol=(
@@ -60,7 +60,7 @@ class Options:
 def responses(
     data: str | Path | ImageData = "digits", *, depths: Sequence[int] = Options.depths, **setup: Unpack[SetUp]
 ) -> StudyResult:
-    """Trains plain and residual networks of several depths and measures how strongly their layers respond.
+    """Trains plain and residual networks of several depths and measures the responses of their layers.
 
     The response of a 3x3 convolution is the standard deviation of its normalized output; see `Diagnostics`.
 

@@ -1,4 +1,4 @@
-"""Deeper, wider, larger images, or all three? Networks of equal cost: Tan and Le 2019, EfficientNet."""
+"""Deeper, wider, larger images, or all three: which is best? Networks of equal cost: Tan and Le 2019, EfficientNet."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ _NO_RATIOS = {"depth": "", "width": "", "resolution": ""}
 
 QUESTION = Question(
     name="scaling",
-    title="Deeper, wider, larger images, or all three?",
-    claim="At equal cost, scaling depth, width and resolution together gives a lower test error than scaling one.",
+    title="Deeper, wider, larger images, or all three: which is best?",
+    claim="At equal cost, scaling depth, width and resolution together gives a lower test error than scaling only one.",
     source="Tan and Le 2019, EfficientNet, Tables 2 and 3",
     protocol=(
         "ImageNet, validation accuracy, one crop; ResNet-50 scaled to four times its cost, and EfficientNet with its "

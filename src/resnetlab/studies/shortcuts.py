@@ -1,4 +1,4 @@
-"""What should a shortcut do? Options A, B and C, none, and pre-activation: He et al. 2016, Table 3, and 2016b."""
+"""Which kind of shortcut is best? Options A, B and C, none, and pre-activation: He et al. 2016, Table 3, and 2016b."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from resnetlab.studies.lab.setup import SetUp
 _ON_IMAGENET = "top-1 error on ImageNet, ten crops, %"
 QUESTION = Question(
     name="shortcuts",
-    title="What should a shortcut do?",
+    title="Which kind of shortcut is best?",
     claim=(
         "Without shortcuts the error is higher; projections (B, C) are not worse than zero padding (A); full "
         "pre-activation has a lower error than post-activation."

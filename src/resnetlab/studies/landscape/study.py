@@ -1,4 +1,4 @@
-"""How steep is the loss around a trained network, with shortcuts and without? Li et al. 2018."""
+"""How steeply does the loss rise around a trained network, with shortcuts and without? Li et al. 2018."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from resnetlab.studies.landscape.surfaces import RADII, Effort, grid, make_effor
 
 QUESTION = Question(
     name="landscape",
-    title="How steep is the loss around a trained network?",
-    claim="Around a deep network without shortcuts the loss rises more steeply than around its residual twin.",
+    title="How steeply does the loss rise around a trained network?",
+    claim="The loss rises more steeply around a deep network without shortcuts than around the same one with them.",
     source="Li et al. 2018, Visualizing the Loss Landscape of Neural Nets, Fig. 1 and 5",
     protocol=(
-        "CIFAR-10, 51x51 points. The paper shows the surfaces as pictures; the numbers are the test errors with and "
-        "without shortcuts that it gives with them"
+        "CIFAR-10, 51x51 points. The paper shows the surfaces as pictures; the numbers below are the test errors that "
+        "it reports for the networks with and without shortcuts"
     ),
     published=tuple(
         {"network": f"{name}{depth}", "value": error, "unit": "test error, %"}
