@@ -195,13 +195,13 @@ def test_the_verdict_is_by_the_bounds_of_the_claim(residual: tuple, plain: tuple
 def test_a_plain_twin_that_learned_nothing_leaves_it_undecided():
     verdict = judge(rows(residual=(1.0, 1.1), plain=(0.0, 0.1)), whole(plain=88.0), chance=10.0)
     assert verdict.claim == OPEN
-    assert "plain twin is only 2.0 points" in verdict.reason
+    assert "plain network is only 2.0 points" in verdict.reason
 
 
 def test_a_residual_network_that_learned_nothing_leaves_it_undecided():
     verdict = judge(rows(residual=(0.0, 0.1), plain=(60.0, 65.0)), whole(residual=90.0), chance=10.0)
     assert verdict.claim == OPEN
-    assert "residual twin is only 0.0 points" in verdict.reason
+    assert "residual network is only 0.0 points" in verdict.reason
 
 
 @pytest.mark.parametrize(
