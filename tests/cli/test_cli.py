@@ -190,7 +190,7 @@ def test_an_output_folder_that_is_read_only_or_full(cli: Cli, tmp_path: Path):
         code, _, err = cli("train", "digits", "--out", locked / "run")
     assert code == 2
     assert "cannot write to" in err
-    assert "Permission denied. Choose a folder that you may write to with --out" in err
+    assert all(fact in err for fact in ("Permission denied", "--out"))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").touch()
     code, _, err = cli("train", "digits", "--out", tmp_path / "full")

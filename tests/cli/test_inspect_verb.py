@@ -53,7 +53,7 @@ def test_inspect_with_a_network_ranks_the_labels_that_it_doubts(cli: Cli, digits
     code, out, err = cli("inspect", "digits", *arguments)
     assert code == 0, err
     listed = pd.read_csv(tmp_path / "digits-suspects.csv")
-    found = re.search(r"labels of test that the network doubts: (\d+), likely wrong: (\d+)", out)
+    found = re.search(r"labels of test .*: (\d+), likely wrong: (\d+)", out)
     assert found
     assert [int(number) for number in found.groups()] == [len(listed), listed["likely"].sum()]
     assert listed["score"].is_monotonic_increasing
@@ -91,7 +91,7 @@ def test_pack_makes_a_folder_to_train_from(cli: Cli, image_folder: Path, tmp_pat
     assert code == 0, err
     assert "photos: 40 images 3x16x16, 2 classes" in out
     assert re.search(r"my pack  \d+ KiB", err)
-    assert f"train from it: resnetlab train '{pack}'" in err
+    assert f"resnetlab train '{pack}'" in err
     assert load_data(pack).fingerprint == load_data(image_folder, image_size=16).fingerprint
     code, _, err = cli("pack", image_folder, "--out", pack)
     assert (code, "already a complete pack" in err) == (2, True)

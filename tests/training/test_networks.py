@@ -309,7 +309,7 @@ def test_an_object_is_trained_in_place_and_its_class_is_named(few: ImageData, tm
     with pytest.raises(UserError, match=r"Plain.*module itself"):
         load(run)
     assert torch.equal(load(run, model=Plain()).network.fc.weight, module.fc.weight)
-    with pytest.raises(UserError, match="Leave model out"):
+    with pytest.raises(UserError, match="`model` is not needed"):
         load(fit("quick_resnet", few, epochs=1, out=tmp_path / "ours", quiet=True), model=Plain())
 
 

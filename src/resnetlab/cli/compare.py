@@ -21,8 +21,8 @@ def command(
         Path | None,
         typer.Option(
             metavar="FILE.png",
-            help=f"The picture of the curves; an existing file is replaced. Default: {_PICTURE} in the current folder, "
-            f"or {_PICTURE.stem}-2.png and so on, which replaces nothing.",
+            help=f"The plot of the curves; an existing file is replaced. Default: {_PICTURE} in the current folder, or "
+            f"{_PICTURE.stem}-2.png and so on if it exists; no file is replaced then.",
         ),
     ] = None,
     x: Annotated[str, typer.Option(help="The horizontal axis of the curves: epoch or minutes.")] = "epoch",
@@ -30,15 +30,16 @@ def command(
         Path | None,
         typer.Option(
             metavar="FILE.csv",
-            help="Also write the figures to a CSV file; - is standard output, without the tables.",
+            help="Also write accuracy and other metrics to a CSV file. With -, write them to standard output "
+            "instead of the tables.",
         ),
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Compare image by image on these images or this split, on which `resnetlab evaluate` has measured the "
-            "runs; default: the runs' own test images.",
+            help="Data set or split for the comparison image by image. Run `resnetlab evaluate` on it for each run "
+            "first. Default: the runs' own test images.",
         ),
     ] = None,
     all_pairs: Annotated[
@@ -48,12 +49,12 @@ def command(
         Path | None,
         typer.Option(
             metavar="FILE.csv",
-            help="Also write the images on which the runs disagree to a CSV file; - is standard output, without the "
-            "tables.",
+            help="Also write the images on which the runs disagree to a CSV file. With -, write them to standard "
+            "output instead of the tables.",
         ),
     ] = None,
 ) -> None:
-    """Compare runs: figures, settings that differ, curves, and images on which the runs disagree.
+    """Compare runs: accuracy and other metrics, settings that differ, curves, and images with different predictions.
 
     resnetlab compare runs/a runs/b
 

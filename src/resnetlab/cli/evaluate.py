@@ -1,4 +1,4 @@
-"""`resnetlab evaluate`: a run's network on labeled images, and the page about the run."""
+"""`resnetlab evaluate`: measures a run's network on labeled images, and writes the report."""
 
 from __future__ import annotations
 
@@ -25,29 +25,37 @@ def command(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Other images: a data set or folder. Or where the run's own images are now, if they have moved."
+            help="Evaluate on this data set or folder instead. If the run's own images have moved: their new folder."
         ),
     ] = None,
     split: Annotated[
         str | None, typer.Option(help="train, validation or test; default: test, or validation if there is no test.")
     ] = None,
     mirrored: Annotated[
-        bool, typer.Option("--mirrored", help="Also measure test-time augmentation (flip), in figures of its own.")
+        bool,
+        typer.Option(
+            "--mirrored",
+            help="Also measure the metrics with test-time augmentation (flip), and report them separately.",
+        ),
     ] = False,
     explore: Annotated[
-        bool, typer.Option("--explore/--no-explore", help="Also map the embeddings and diagnose the blocks.")
+        bool,
+        typer.Option(
+            "--explore/--no-explore",
+            help="Also compute the t-SNE map of the embeddings and the diagnostics of the blocks.",
+        ),
     ] = True,
     page_only: Annotated[
-        bool, typer.Option("--page-only", help="Write the page again from the tables of the last evaluation.")
+        bool, typer.Option("--page-only", help="Only write the report again, from the tables of the last evaluation.")
     ] = False,
     model: OwnModel = None,
     data_root: DataRoot = None,
     device: Device = "auto",
     skip_unreadable: SkipUnreadable = False,
 ) -> None:
-    """Measure a trained network: figures, tables and one page about the run.
+    """Measure a trained network: accuracy and other metrics, tables, and an HTML report about the run.
 
-    The page is RUN/report.html: one file that opens anywhere, offline.
+    The report is RUN/report.html: one file that opens in any browser, also offline.
 
     resnetlab evaluate runs/photos
 
@@ -77,12 +85,12 @@ def command(
     )
     output().print(evaluation)
     notice(f"tables  {evaluation.folder}")
-    if evaluation.folder == opened.evaluation():  # the page is about the run's own images
+    if evaluation.folder == opened.evaluation():  # the report is about the run's own images
         _write_page(opened, images, data_root)
 
 
 def _own_images(run: Run, data: str | None, data_root: Path | None) -> ImageData | None:
-    """Returns the run's own images, loaded once for figures and page; None for other images."""
+    """Returns the run's own images, loaded once for metrics and report; None for other images."""
     from resnetlab.data.load import reload_data
     from resnetlab.weights.file import weights_path
 
@@ -101,7 +109,7 @@ def _moved_images(run: Run, folder: str, data_root: Path | None) -> ImageData:
 def _write_page(run: Run, images: ImageData | None, data_root: Path | None) -> None:
     from resnetlab.report.page import write_report
 
-    notice(f"page    {write_report(run, images, data_root=data_root)}")
+    notice(f"report  {write_report(run, images, data_root=data_root)}")
 
 
 def _refuse_measuring(context: typer.Context) -> None:

@@ -1,4 +1,4 @@
-"""`resnetlab export`: a network in the form of another library."""
+"""`resnetlab export`: a network in the file format of another library."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def command(
         str | None,
         typer.Option(
             metavar="WHAT",
-            help=f"{', '.join(_SUFFIXES)}. Default: what the suffix of --out means: .pth torchvision, .params gluon, "
-            ".safetensors resnetlab.",
+            help=f"{', '.join(_SUFFIXES)}. Default: by the suffix of --out: torchvision for .pth, gluon for "
+            ".params, resnetlab for .safetensors.",
         ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="The file to write; an existing file is replaced. Default: a file in RUN/export/, or next to the "
-            "source a file with a new name.",
+            help="The file to write; an existing file is replaced. Default: a file in RUN/export/, or a file with a "
+            "new name next to the source.",
         ),
     ] = None,
     model: Annotated[
@@ -56,7 +56,7 @@ def command(
         typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of that network. Can be repeated."),
     ] = None,
 ) -> None:
-    """Write a trained network in the form of another library.
+    """Write a trained network in the file format of another library.
 
     resnetlab export runs/photos --to torchvision
 
@@ -65,7 +65,7 @@ def command(
     if to is not None and to not in _SUFFIXES:
         raise unknown("form", to, _SUFFIXES)
     if to is None and out is None:
-        raise UserError(f"expected what to export to. Add --to, one of {', '.join(_SUFFIXES)}.")
+        raise UserError(f"expected a file format, got none. Add --to with one of {', '.join(_SUFFIXES)}.")
     check_file(out, "--out", f"model{_SUFFIXES.get(to or '', '.pth')}")
 
     from resnetlab.weights import convert

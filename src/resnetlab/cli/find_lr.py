@@ -42,7 +42,7 @@ def command(
     batch_size: BatchSize = None,
     assign: SetFields = None,
     steps: Annotated[
-        int, typer.Option(help="Steps of the test; more steps are less noisy.", rich_help_panel=_TEST)
+        int, typer.Option(help="Number of steps; with more steps, the curve is less noisy.", rich_help_panel=_TEST)
     ] = 100,
     lowest: Annotated[float, typer.Option(help="Learning rate of the first step.", rich_help_panel=_TEST)] = 1e-5,
     highest: Annotated[float, typer.Option(help="Learning rate of the last step.", rich_help_panel=_TEST)] = 10.0,
@@ -50,7 +50,7 @@ def command(
         Path | None,
         typer.Option(
             metavar="FILE.png",
-            help="The picture, a new file; default: lr.png, or lr-2.png and so on.",
+            help="Write the plot to this new file; default: lr.png, or lr-2.png and so on if it exists.",
             rich_help_panel=_TEST,
         ),
     ] = None,
@@ -58,7 +58,7 @@ def command(
         Path | None,
         typer.Option(
             metavar="FILE.csv",
-            help="Also write rate, loss and smoothed loss of each step to a new file.",
+            help="Also write the learning rate, loss and smoothed loss of each step to a new file.",
             rich_help_panel=_TEST,
         ),
     ] = None,
@@ -68,7 +68,7 @@ def command(
     precision: Precision = "auto",
     memory_format: MemoryFormat = "auto",
 ) -> None:
-    """Find a learning rate: train a few steps at rising rates, and see where the loss falls fastest.
+    """Find a learning rate: train with a rising learning rate, and see where the loss falls fastest.
 
     resnetlab find-lr digits --model resnet20
 
@@ -114,10 +114,10 @@ def _words(found: LearningRates) -> str:
     else:
         lines = [
             f"steepest fall  {found.steepest:<8.2g}  try --lr {found.steepest:.2g}, also 2x and 0.5x",
-            f"minimum        {found.minimum:<8.2g}  about the highest rate for a one-cycle schedule",
+            f"minimum        {found.minimum:<8.2g}  about the highest learning rate for a one-cycle schedule",
             f"minimum / 10   {found.minimum_over_10:<8.2g}  an older rule, for comparison",
         ]
         if found.still_falling:
-            lines.append("The loss still falls at the highest rate. Raise it with --highest.")
+            lines.append("The loss still falls at the highest learning rate. Raise it with --highest.")
     end = "none" if found.diverged_at is None else f"{found.diverged_at:.2g}"
     return "\n".join([*lines, f"divergence     {end}"])

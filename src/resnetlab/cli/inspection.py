@@ -32,7 +32,7 @@ def command(
     data: Data,
     augmented: Annotated[
         bool,
-        typer.Option("--augmented", help="Show below each image what training makes of it.", rich_help_panel=_SHEET),
+        typer.Option("--augmented", help="Below each image, show an augmented version of it.", rich_help_panel=_SHEET),
     ] = False,
     recipe: Annotated[
         str, typer.Option(help="The recipe whose augmentation --augmented shows.", rich_help_panel=_SHEET)
@@ -67,7 +67,8 @@ def command(
         Path | None,
         typer.Option(
             metavar="RUN",
-            help="A run or a model.safetensors: list the labels that the network doubts.",
+            help="A run or a model.safetensors: list images whose label this network does not predict, the least "
+            "likely label first.",
             rich_help_panel="Labels",
         ),
     ] = None,
@@ -168,7 +169,7 @@ def _show_suspects(network: Network, images: ImageData, split: str, sheet: Path)
 
     suspects = suspect_labels(network, images, split)
     likely = sum(suspects["likely"].tolist())
-    title = f"labels of {split} that the network doubts: {len(suspects):,}, likely wrong: {likely:,}"
+    title = f"labels of {split} that the network does not predict: {len(suspects):,}, likely wrong: {likely:,}"
     output().print("\n" + title + (f"; the first {_SHOWN_SUSPECTS}:" if len(suspects) > _SHOWN_SUSPECTS else ""))
     table: Table = Table()
     named = [name for name in ("path", "label", "prediction") if name in suspects]

@@ -1,4 +1,4 @@
-"""`resnetlab list`: the networks, recipes and studies that have a name."""
+"""`resnetlab list`: the available networks, recipes and studies."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def command(
         ),
     ] = False,
 ) -> None:
-    """List the networks, recipes or studies that have a name.
+    """List the available networks, recipes or studies.
 
-    The full name of a recipe or a study shows all of it.
+    If you give the full name of a recipe or a study, all its details are shown.
 
     resnetlab list models 'wide*'
 
@@ -113,7 +113,10 @@ def _recipes(pattern: str, as_json: bool) -> None:
     for name, text in texts.items():
         table.add_row(name, escape(text.splitlines()[0]))
     output().print(table)
-    _hint("`resnetlab list recipes NAME` explains one. `resnetlab train --set KEY=VALUE` changes a field.")
+    _hint(
+        "`resnetlab list recipes NAME` shows the details of one recipe. `resnetlab train --set KEY=VALUE` changes a "
+        "field."
+    )
 
 
 def _recipe_table(name: str) -> Table:
@@ -153,7 +156,7 @@ def _studies(pattern: str, as_json: bool) -> None:
     for name in names:
         table.add_row(name, questions[name].title, questions[name].source)
     output().print(table)
-    _hint("`resnetlab list studies NAME` shows the published figures; `resnetlab study NAME DATA` tests the claim.")
+    _hint("`resnetlab list studies NAME` shows the published results; `resnetlab study NAME DATA` tests the claim.")
 
 
 def _print_question(question: Question) -> None:

@@ -41,17 +41,17 @@ USER_MISTAKE, FAILURE = 2, 1
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 _NO_MEMORY = "can't allocate memory"  # of torch's allocator on the CPU
 _VERBS = {
-    "Look": (listing, summary, inspection),
-    "Work": (train, find_lr, evaluate, predict, compare, study, packing),
-    "Ship": (export,),
+    "Explore": (listing, summary, inspection),
+    "Train and evaluate": (train, find_lr, evaluate, predict, compare, study, packing),
+    "Export": (export,),
 }
 _settings = {"debug": False}
 
 app = typer.Typer(
     name="resnetlab",
-    help="Build, train, understand and ship residual networks.",
-    epilog="Exit codes: 0 done; 2 a mistake in the command, or no space; 130 and 143 stopped by SIGINT and SIGTERM; "
-    "1 any other error. Add --debug to any command to see the traceback of an error.",
+    help="Build, train, analyze and export residual networks.",
+    epilog="Exit codes: 0 success; 2 a mistake in the command, or a full disk; 130 stopped by SIGINT; 143 stopped by "
+    "SIGTERM; 1 any other error. Add --debug to any command to see the traceback of an error.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,

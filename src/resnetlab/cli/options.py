@@ -58,8 +58,8 @@ SkipUnreadable = Annotated[
 Model = Annotated[
     str,
     typer.Option(
-        help="A name from `resnetlab list models`, timm:NAME, or your own class as FILE.py:NAME, which executes the "
-        "file, or package.module:NAME; auto chooses by image size.",
+        help="A name from `resnetlab list models`; timm:NAME; your own class, as FILE.py:NAME (the file is executed) "
+        "or package.module:NAME; or auto, which chooses by image size.",
         rich_help_panel=TRAINING,
     ),
 ]
@@ -85,7 +85,7 @@ OwnModel = Annotated[
     str | None,
     typer.Option(
         metavar="FILE.py:NAME",
-        help="For a run of your own network: the class or function that builds it, which executes the file.",
+        help="Only for a run with your own network: the class or function that builds it. The file is executed.",
     ),
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that `resnetlab train` wrote.")]
@@ -103,25 +103,36 @@ class DataOptions:
     interpolation: Annotated[str, typer.Option(help="Filter that resizes images: bilinear or bicubic.")] = "bilinear"
     crop_pct: Annotated[
         float,
-        typer.Option(help="Central part of height and width that evaluation sees; 0.875 is usual on ImageNet."),
+        typer.Option(
+            help="Fraction of height and width, at the center, that evaluation uses; 0.875 is usual on ImageNet."
+        ),
     ] = 1.0
     detail: Annotated[
-        float, typer.Option(help="Keep photos at up to this many times the image size, for random crops.")
+        float,
+        typer.Option(
+            help="Store training photos at up to this many times the image size, so that random crops have enough "
+            "pixels."
+        ),
     ] = 1.5
     store: Annotated[
         str, typer.Option(help="Where decoded photos are kept: memory, pack (files mapped into memory), or auto.")
     ] = "auto"
-    limit: Annotated[int | None, typer.Option(help="Use at most this many training images, classes in proportion.")] = (
-        None
-    )
-    split_seed: Annotated[int, typer.Option(help="Seed of the splits that the data set does not define.")] = 0
+    limit: Annotated[
+        int | None, typer.Option(help="Use at most this many training images; the class proportions stay the same.")
+    ] = None
+    split_seed: Annotated[int, typer.Option(help="Seed for drawing the splits that the data set does not provide.")] = 0
     validation_fraction: Annotated[
-        float, typer.Option(help="Validation share of the training images, if the data set has no validation split.")
+        float,
+        typer.Option(
+            help="Fraction of the training images to use for validation, if the data set has no validation split."
+        ),
     ] = 0.1
-    test_fraction: Annotated[float, typer.Option(help="Test share of all images, if the data set has no splits.")] = 0.2
+    test_fraction: Annotated[
+        float, typer.Option(help="Fraction of all images to use for testing, if the data set has no splits.")
+    ] = 0.2
     skip_unreadable: SkipUnreadable = False
     follow_links: Annotated[
-        bool, typer.Option("--follow-links", help="Follow symbolic links that leave the folder of images.")
+        bool, typer.Option("--follow-links", help="Follow symbolic links that point outside the image folder.")
     ] = False
     workers: Annotated[int | None, typer.Option(help="Decoding threads or processes; default: one per processor.")] = (
         None

@@ -23,7 +23,8 @@ def command(
 ) -> None:
     """Decode images once into files that training maps into memory.
 
-    If packing is interrupted, run the same command again to continue. Use the pack wherever a folder works.
+    If packing is interrupted, run the same command again to continue. You can give a pack
+    wherever you can give an image folder.
 
     resnetlab pack photos/ --out packs/photos --image-size 224
     """
@@ -35,7 +36,7 @@ def command(
     packed = pack(data, out, **{**arguments, "data_root": options.data_root and str(options.data_root)})
     output().print(packed)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    notice(f"{out}  {_bytes(size)}\ntrain from it: resnetlab train {shlex.quote(str(out))}")
+    notice(f"{out}  {_bytes(size)}\nto train on this pack: resnetlab train {shlex.quote(str(out))}")
 
 
 def _bytes(size: int) -> str:

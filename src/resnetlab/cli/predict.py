@@ -29,7 +29,7 @@ def command(
         list[str],
         typer.Argument(
             metavar="IMAGE",
-            help="Image files and folders of them. With --similar also numbers: the index of an evaluated image.",
+            help="Image files and folders of them. With --similar, you can also give the index of an evaluated image.",
         ),
     ],
     top: Annotated[int, typer.Option(help="Number of classes to show for each image.")] = 3,
@@ -44,8 +44,8 @@ def command(
         int | None,
         typer.Option(
             metavar="N",
-            help="Show the N evaluated images most similar to each image, by the cosine of their embeddings, instead "
-            "of its classes.",
+            help="Instead of predicted classes, show for each image the N most similar evaluated images (cosine "
+            "similarity of the embeddings).",
             rich_help_panel=_SIMILAR,
         ),
     ] = None,
@@ -67,7 +67,7 @@ def command(
 
     resnetlab predict runs/photos 17 --similar 8
 
-    An image file whose name is a number is given as ./17.
+    To pass an image file whose name is a number, write ./17.
     """
     check_file(out, "--out", "predictions.csv", stdout=True)
     check_file(sheet, "--sheet", "similar.png")

@@ -43,15 +43,21 @@ def command(
     data: Annotated[str, typer.Argument(metavar="DATA", help="A data set, or a folder of images.")] = "digits",
     budget: Annotated[
         float | None,
-        typer.Option(help="About how many minutes to take; with all, for all together.", show_default="4 per study"),
+        typer.Option(
+            help="Approximate time in minutes; with NAME all, the time of all studies together.",
+            show_default="4 per study",
+        ),
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Trainings of each kind.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Number of seeds: how often each network is trained.")] = 3,
     full: Annotated[
         bool, typer.Option("--full", help="Ignore the budget and follow the paper's protocol: hours to days.")
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="The study's folder. A study interrupted there continues.", show_default="studies/NAME-DATA"),
+        typer.Option(
+            help="The study's folder. If it contains an interrupted study, that study is continued.",
+            show_default="studies/NAME-DATA",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -62,7 +68,7 @@ def command(
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
-    """Test a published claim on your own images, the published figures next to yours.
+    """Test a published claim on your own images, and show the published results next to yours.
 
     resnetlab study degradation digits
 
@@ -81,7 +87,9 @@ def command(
     options = read_assignments(settings or (), "depths=[20,44]")
     if name == ALL:
         if options:
-            raise UserError("--set changes an argument of one study. Name the study instead of all, or remove --set.")
+            raise UserError(
+                "--set changes an argument of one study, and NAME is all. Give the name of one study, or remove --set."
+            )
         page = study_all(data, **setup)
     else:
         result = STUDIES[name](data, **{**setup, **options})

@@ -48,14 +48,16 @@ def command(
     ] = None,
     phi: Annotated[
         float | None,
-        typer.Option(help="Scale depth, width and image size by EfficientNet's rule; also shows each step."),
+        typer.Option(
+            help="Scale depth, width and image size by EfficientNet's compound scaling rule, and show each step."
+        ),
     ] = None,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor of a weights file.")] = False,
     style: Annotated[
         str | None,
         typer.Option(
-            help="table; gluon, Gluon's table; trace, one shape per line; trace-gluon, the same with Gluon's names "
-            "(numbered as in its tutorial).",
+            help="table (default); gluon: a table like Gluon's; trace: a layer and its output shape per line; "
+            "trace-gluon: like trace, with Gluon's layer names (numbered as in its tutorial).",
         ),
     ] = None,
     svg: Annotated[bool, typer.Option("--svg", help="Draw the architecture, as an SVG document.")] = False,
@@ -92,7 +94,9 @@ def command(
         if shows_contents and not _show_contents(name, tensors):
             return
     if tensors and not (_is_file(name) and shows_contents):
-        raise UserError("--tensors lists the tensors of a weights file or a run, as text on the terminal.")
+        raise UserError(
+            "--tensors works only for a weights file or a run, without --style, --svg, --json and --out. Remove it."
+        )
     style = kind if kind not in ("svg", "json") else "table"
     summary, scaling = _summary(name, image_size, changes, style, phi)
     if kind == "table" and out is None:
@@ -122,8 +126,8 @@ def _is_file(name: str) -> bool:
 def _refuse_changes(name: str, changes: dict[str, Any]) -> None:
     if given := sorted(key for key, value in changes.items() if value is not None):
         raise UserError(
-            f"{name} is already trained and cannot be changed, got {', '.join(given)}. Remove that, or give the name "
-            "of a network."
+            f"{name} is already trained and cannot be changed, got {', '.join(given)}. Remove these options, or give "
+            "the name of a network."
         )
 
 

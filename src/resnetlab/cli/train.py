@@ -66,14 +66,14 @@ def command(
         str | None,
         typer.Option(
             metavar="SECTIONS",
-            help="Do not train these sections: of stem, stage1, ..., head, separated by commas.",
+            help="Sections of the network to freeze (not train), separated by commas: stem, stage1, ..., head.",
             rich_help_panel=TRAINING,
         ),
     ] = None,
     layer_decay: Annotated[
         float | None,
         typer.Option(
-            help="Ratio of each section's learning rate to the next section's; the head has --lr.",
+            help="The learning rate of each section is this factor times that of the next section; the head uses --lr.",
             rich_help_panel=TRAINING,
         ),
     ] = None,
@@ -112,7 +112,7 @@ def command(
     precision: Precision = "auto",
     memory_format: MemoryFormat = "auto",
 ) -> None:
-    """Train a network on images, evaluate it and write its page.
+    """Train a network on images, evaluate it and write an HTML report.
 
     resnetlab train digits --epochs 30
 
@@ -128,9 +128,9 @@ def command(
         return
     if data is None:
         raise UserError(
-            "expected what to train on: resnetlab train DATA, where DATA is digits, fashion_mnist, a folder of class "
-            "folders or another source that `resnetlab train --help` lists. To continue an interrupted run: "
-            "resnetlab train --resume RUN"
+            "expected data to train on, got none. Use resnetlab train DATA, where DATA is digits, fashion_mnist, a "
+            "folder of class folders or another source that `resnetlab train --help` lists. To continue an "
+            "interrupted run: resnetlab train --resume RUN"
         )
     changes, overrides = split_assignments(assign or [])
     frozen = {f"rates.{name.strip()}": 0.0 for name in (freeze or "").split(",") if name.strip()}
@@ -159,7 +159,7 @@ def command(
 
 
 def _report(run: Run, images: Callable[[], ImageData | None], data_root: Path | None) -> None:
-    """Writes the page of a run and says where everything is; under torchrun one process does."""
+    """Writes the report of a run and prints where everything is; under torchrun one process does."""
     from resnetlab.report.page import write_report
     from resnetlab.training.distributed import is_first_process
 
@@ -194,6 +194,6 @@ def _refuse_settings(context: typer.Context) -> None:
     """Refuses settings next to --resume, which would be ignored."""
     if given := [name for name in given_options(context) if name not in _WITH_RESUME]:
         raise UserError(
-            f"--resume continues with the settings of the run, and does not take {', '.join(given)}. Remove that, or "
-            "start a new run."
+            f"--resume continues with the settings of the run, and does not take {', '.join(given)}. Remove these "
+            "options, or start a new run."
         )

@@ -37,7 +37,7 @@ class FramingOptions:
 
     image_size: int | None = setting(
         None,
-        "height and width in pixels of what the network sees; by default the size of the images, and for photos the "
+        "height and width in pixels of the network's input; by default the size of the images, and for photos the "
         "median of their shorter sides, at most 224",
         minimum=1,
     )
@@ -46,17 +46,17 @@ class FramingOptions:
     )
     crop_mode: str = setting(
         "crop",
-        'how a non-square image becomes a square: "crop" keeps the largest square at its center, "squash" the whole '
-        "image",
+        'how a non-square image becomes a square: "crop" keeps the largest square at its center, "squash" resizes '
+        "the whole image, which changes its aspect ratio",
         choices=CROP_MODES,
     )
     interpolation: str = setting(
-        "bilinear", "the filter that resizes images; random crops are always bilinear", choices=INTERPOLATIONS
+        "bilinear", "the filter used to resize images; random crops always use bilinear", choices=INTERPOLATIONS
     )
     crop_pct: float = setting(
         1.0,
-        "height and width of the central part of that square that evaluation and prediction see: 224 / 256 is usual on "
-        "ImageNet; training ignores it",
+        "fraction of the height and width of that square, at its center, that evaluation and prediction use; 224 / 256 "
+        "is usual on ImageNet. Training ignores it",
         above=0,
         maximum=1,
     )
@@ -75,7 +75,7 @@ class FramingOptions:
 class Framing(FramingOptions):
     """How an image becomes the square that the network sees; the fields are those of `FramingOptions`."""
 
-    image_size: int = setting(REQUIRED, "height and width in pixels of what the network sees", minimum=1)
+    image_size: int = setting(REQUIRED, "height and width in pixels of the network's input", minimum=1)
     channels: int = setting(REQUIRED, "1 (gray) or 3 (red, green, blue)", minimum=1)
 
     @property

@@ -219,7 +219,7 @@ def check_folder(path: str | Path) -> Path:
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(
-            f"cannot write to {path}: {reason}. Choose a folder that you may write to with --out."
+            f"cannot write to {path}: {reason}. Use --out to choose a folder in which you may write."
         ) from error
 
 

@@ -29,14 +29,15 @@ class LoadOptions(FramingOptions):
     )
     detail: float = setting(
         1.5,
-        "training photos keep their aspect ratio and up to this multiple of image_size on the shorter side, for random "
-        "crops",
+        "training photos are stored with their aspect ratio and a shorter side of up to this multiple of image_size, "
+        "so that random crops have enough pixels",
         minimum=1,
     )
     store: str = setting(
         "auto",
-        'where decoded photos are kept: "memory"; "pack", files mapped into memory, built once under $RESNETLAB_CACHE '
-        'or the user\'s cache folder; "auto" chooses memory if the images leave half of the free memory free',
+        'where decoded photos are kept. "memory": in memory. "pack": in memory-mapped files, written once to '
+        '$RESNETLAB_CACHE or the user\'s cache folder. "auto": in memory if they need at most half of the free memory, '
+        "otherwise in a pack",
         choices=STORES,
     )
     class_names: tuple[str, ...] | None = setting(
@@ -47,8 +48,8 @@ class LoadOptions(FramingOptions):
     )
     split_seed: int = setting(
         0,
-        "seed of the splits that the source does not define; independent of the training's seed, so that runs with "
-        "several seeds are compared on the same images",
+        "seed for drawing the splits that the source does not provide; independent of the training's seed, so that "
+        "runs with several seeds are compared on the same images",
         minimum=0,
         maximum=2**32 - 1,
     )
@@ -67,15 +68,15 @@ class LoadOptions(FramingOptions):
     )
     limit: int | None = setting(
         None,
-        "the largest number of training images, drawn with the classes in proportion and fixed by `split_seed`; other "
-        "splits stay whole",
+        "the largest number of training images, drawn with `split_seed` so that the class proportions stay the same; "
+        "other splits are not reduced",
         minimum=1,
     )
     limit_held_out: int | None = setting(
         None, "the largest number of images of each other split, drawn the same way", minimum=1
     )
     skip_unreadable: bool = setting(False, "skip unreadable files with a warning instead of raising")
-    follow_links: bool = setting(False, "follow symbolic links that leave the folder of images")
+    follow_links: bool = setting(False, "follow symbolic links that point outside the image folder")
 
     @property
     def limits(self) -> dict[str, int]:

@@ -250,7 +250,7 @@ def check_takes_images(model: AdaptedNetwork, image_size: int) -> None:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise UserError(
             f"{name} must return logits of shape (N, {config.num_classes}) for images of {size}, got {got} for N=2. "
-            "Let it take num_classes, or set its number of outputs."
+            "Add an argument num_classes to it, or change its number of outputs."
         )
 
 

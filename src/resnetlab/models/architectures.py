@@ -122,7 +122,9 @@ def rebuild(config: Architecture, model: str | Architecture | nn.Module | None, 
     """
     if not isinstance(config, ModuleConfig):
         if model is not None:
-            raise UserError(f"{where} describes its network completely. Leave model out.")
+            raise UserError(
+                f"{where} already contains the architecture of its network, so `model` is not needed. Omit it."
+            )
         return build(config)
     if model is None:
         again = config.factory if ":" in config.factory else "FILE.py:NAME"
@@ -133,12 +135,18 @@ def rebuild(config: Architecture, model: str | Architecture | nn.Module | None, 
     if isinstance(model, nn.Module):
         network = model if isinstance(model, Network) else ModuleNetwork(model, config)
         if not isinstance(network, ModuleNetwork):
-            raise UserError(f"{where} has a network of {config.factory}, and model is a {type(model).__name__}.")
+            raise UserError(
+                f"the network of {where} was built by {config.factory}, but model is a {type(model).__name__}. Pass a "
+                "network that it built."
+            )
         network.config = dataclasses.replace(config, callable=network.config.callable)
         return network
     opened = open_architecture(model, config.arguments) if isinstance(model, str) else model
     if not isinstance(opened, ModuleConfig):
-        raise UserError(f"{where} has a network of {config.factory}, and model is {model!r}.")
+        raise UserError(
+            f"the network of {where} was built by {config.factory}, but model is {model!r}. Pass the class or function "
+            "that built it."
+        )
     if config.sha256 and opened.sha256 != config.sha256:
         warnings.warn(
             f"{opened.factory.rpartition(':')[0]} differs from the file that the network of {where} was trained with "

@@ -260,7 +260,10 @@ def register_block(name: str, block: type[ResidualBlock]) -> None:
             f"{block.__name__} has no layout. Define a class method `layout` that returns its convolutions."
         )
     if block.forward is not ResidualBlock.forward:
-        raise UserError(f"{block.__name__} overrides forward. Override flow instead, which forward and features share.")
+        raise UserError(
+            f"{block.__name__} overrides the method `forward`. Override `flow` instead, which `forward` and `features` "
+            "both call."
+        )
     expansion = check_integer(f"the expansion of {block.__name__}", block.expansion, 1)
     if unknown_fields := set(block.fields) - BOTTLENECK_FIELDS:
         names = ", ".join(sorted(BOTTLENECK_FIELDS))

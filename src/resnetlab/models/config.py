@@ -74,7 +74,8 @@ class ResNetConfig:
 
     block: str = setting(
         "basic",
-        'kind of residual block: "basic", two 3x3 convolutions; "bottleneck", 1x1 - 3x3 - 1x1 (He et al. 2016, Fig. 5)',
+        'kind of residual block. "basic": two 3x3 convolutions. "bottleneck": 1x1, 3x3 and 1x1 convolutions (He et al. '
+        "2016, Fig. 5)",
         choices=BLOCKS,
         remedy="Register your own block with register_block before you build or load a network of it.",
     )
@@ -87,27 +88,33 @@ class ResNetConfig:
     )
     widths: tuple[int, ...] = setting(
         (64, 128, 256, 512),
-        "width of each stage: the channels of a basic block, a quarter of a bottleneck's output channels",
+        "width of each stage: the output channels of a basic block, or a quarter of the output channels of a "
+        "bottleneck",
         minimum=1,
         length=(1, 6),
         entries="one per stage",
     )
     bottleneck_multiplier: float = setting(
-        0.25, "channels of a bottleneck's 3x3, as a fraction of the block's output channels", above=0
+        0.25, "channels of the 3x3 convolution of a bottleneck, as a fraction of its output channels", above=0
     )
-    groups: int = setting(1, "groups of a bottleneck's 3x3: the cardinality of ResNeXt (Xie et al. 2017)", minimum=1)
+    groups: int = setting(
+        1, "groups of the 3x3 convolution of a bottleneck: the cardinality of ResNeXt (Xie et al. 2017)", minimum=1
+    )
     width_per_group: int = setting(
         64,
-        "channels of each of those groups if the stage's width is 64; with one group, 64 is the plain bottleneck",
+        "channels per group of that convolution in a stage of width 64; other stages scale with their width. 64 with "
+        "groups=1 gives the standard bottleneck",
         minimum=1,
     )
     group_width: int | None = setting(
-        None, "channels of each of those groups in every stage; replaces `groups`", minimum=1
+        None,
+        "channels per group, the same in all stages; set this instead of `groups` and `width_per_group`",
+        minimum=1,
     )
     stem: str = setting(
         "imagenet",
-        'first layers: "imagenet", 7x7 convolution of stride 2 and 3x3 max pooling of stride 2; "deep", three 3x3 '
-        'convolutions instead of the 7x7 (He et al. 2019, "ResNet-C"); "cifar", one 3x3 convolution of stride 1',
+        'first layers. "imagenet": a 7x7 convolution of stride 2 and 3x3 max pooling of stride 2. "deep": three 3x3 '
+        'convolutions instead of the 7x7 one (He et al. 2019, "ResNet-C"). "cifar": one 3x3 convolution of stride 1',
         choices=("imagenet", "deep", "cifar"),
     )
     stem_width: int | None = setting(
@@ -116,25 +123,29 @@ class ResNetConfig:
     stem_norm: bool = setting(True, "whether normalization follows the stem's last convolution")
     stem_activation: bool = setting(True, "whether an activation follows the stem's last convolution")
     input_norm: bool = setting(
-        False, "whether the images are normalized before the stem, as in Gluon's second zoo", group="compatibility"
+        False,
+        "whether a normalization layer precedes the stem, as in the version 2 networks of Gluon's model zoo",
+        group="compatibility",
     )
     shortcut: str = setting(
         "B",
         'what is added to the branch. Where the shape changes, "A" pads the identity with zero channels and "B" '
         'projects it with a 1x1 convolution; "C" projects in every block; "none" adds nothing, which gives the plain '
-        "twin of the network (He et al. 2016, sections 3.3 and 4.1)",
+        "network (He et al. 2016, sections 3.3 and 4.1)",
         choices=("A", "B", "C", "none"),
     )
     shortcut_norm: bool = setting(True, "whether the projection is normalized")
     avg_down: bool = setting(
         False,
-        "average pooling of stride 2 and a projection of stride 1, instead of a projection of stride 2 "
+        "downsample shortcuts with average pooling of stride 2 and a projection of stride 1, instead of a projection "
+        "of stride 2 "
         '(He et al. 2019, "ResNet-D")',
     )
     preactivation: bool = setting(
         False,
-        "normalization and activation before each convolution and none after the sum, with one more of both at the "
-        'end of the network (He et al. 2016b, "Identity Mappings")',
+        "put normalization and activation before each convolution, not after it, and no activation after the addition. "
+        "One more normalization and activation follow the last block "
+        '(He et al. 2016b, "Identity Mappings")',
     )
     stride_on: str = setting(
         "3x3",
@@ -156,33 +167,33 @@ class ResNetConfig:
     )
     running_variance: str = setting(
         "unbiased",
-        'the batch variance that the running average takes: "unbiased", divided by n - 1 as in torch, or "biased", '
-        "divided by n as in the paper, Gluon and Keras",
+        'which batch variance updates the running variance: "unbiased" divides by n - 1, as torch does; "biased" '
+        "divides by n, as the paper, Gluon and Keras do",
         choices=RUNNING_VARIANCES,
         group="compatibility",
     )
     squeeze_excite: bool = setting(False, "channel attention at the end of every branch, reduction 16 (Hu et al. 2018)")
     zero_init_residual: bool = setting(
         False,
-        "initialize the end of every branch to 0, so that every block starts as its shortcut: the scale of the last "
-        "normalization (Goyal et al. 2017), or with pre-activation the last convolution",
+        "initialize the scale of the last normalization of every branch to 0, so that at first each block outputs only "
+        "its shortcut (Goyal et al. 2017). With preactivation, the last convolution is initialized to 0 instead",
     )
     init: str = setting(
         "he",
-        'initialization of convolutions: "he", normal with variance 2 / fan_out (He et al. 2015); "xavier", uniform '
-        'with variance 2 / (fan_in + fan_out), also of the head (Glorot and Bengio 2010); "torch", torch\'s own',
+        'initialization of convolutions. "he": normal with variance 2 / fan_out (He et al. 2015). "xavier": uniform '
+        'with variance 2 / (fan_in + fan_out), also for the head (Glorot and Bengio 2010). "torch": torch\'s default',
         choices=("he", "xavier", "torch"),
     )
     drop_path: float | tuple[float, ...] = setting(
         0.0,
         "rate at which the last block's branch is dropped in training; it rises linearly from 0 at the first block "
-        "(Huang et al. 2016). A sequence gives the rate of every block, as after `deepen`",
+        "(Huang et al. 2016). A sequence sets the rate of each block; `deepen` produces one",
         minimum=0,
         below=1,
     )
     drop_block: tuple[tuple[float, int], ...] = setting(
         (),
-        "rate and block size, in positions, of DropBlock (Ghiasi et al. 2018); () switches it off",
+        "rate and block size (in positions of the feature map) of DropBlock (Ghiasi et al. 2018); () disables it",
         check=_drop_block,
         accepts="sequence of (rate, block size), one per stage",
     )
@@ -200,8 +211,8 @@ class ResNetConfig:
     )
     parts: str = setting(
         "torch",
-        'the kit of layers: "torch", those of `torch.nn`, or "scratch", those of `resnetlab.scratch`, with the same '
-        "parameter names",
+        'which implementation of the layers to use: "torch" for `torch.nn`, "scratch" for `resnetlab.scratch`. Both '
+        "have the same parameter names",
         choices=("torch", "scratch"),
     )
 

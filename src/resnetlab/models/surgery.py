@@ -218,8 +218,9 @@ def deepen(
         )
     if not config.preactivation and config.activation != "relu":
         raise UserError(
-            f"deepen cannot keep the function with activation={config.activation!r}, because applying it twice changes "
-            "the output of a block. Use a network with activation='relu' or preactivation=True."
+            f"with activation={config.activation!r}, the block that deepen inserts would change the output of the "
+            "network, because applying this activation twice differs from applying it once. Use a network with "
+            "activation='relu' or preactivation=True."
         )
     blocks = _stage(model, stage)
     after = len(blocks) if block is None else _block_number(model, stage, block)

@@ -155,7 +155,7 @@ def _pool_windows(kernel_size: int | Pair, stride: int | Pair | None, padding: i
     windows = Windows(kernel, kernel if stride is None else pair("stride", stride), pair("padding", padding, 0))
     if any(2 * side > size for side, size in zip(windows.padding, kernel, strict=True)):
         raise UserError(
-            f"padding must be at most half the kernel size {kernel} of a pooling, got {windows.padding}. "
+            f"the padding of a pooling layer must be at most half its kernel size {kernel}, got {windows.padding}. "
             "Use less padding."
         )
     return windows

@@ -40,7 +40,7 @@ _EXPECTED = {"leaky_relu": "not above", "prelu": "below", "elu": "below", "silu"
 class Options:
     """The arguments of this study."""
 
-    model: str = setting("resnet20", "network of the catalog")
+    model: str = setting("resnet20", "a network of `resnetlab list models`")
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -74,7 +74,9 @@ class Options:
     """The arguments of this study."""
 
     depth: int = depth_setting(20, "layers of the networks; 20 layers are 9 blocks", least=20)
-    draws: int = setting(5, "random choices of each kind", minimum=1)
+    draws: int = setting(
+        5, "random draws for each number of deleted blocks, number of swaps and path length", minimum=1
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)

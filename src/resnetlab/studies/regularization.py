@@ -60,7 +60,7 @@ _POSITIONS = 2_000_000
 class Options:
     """The arguments of this study."""
 
-    model: str = setting("resnet20", "network of the catalog")
+    model: str = setting("resnet20", "a network of `resnetlab list models`")
     drop_path: float = setting(0.2, "DropPath rate of the last block; it rises linearly from 0", above=0, below=1)
     drop_block: float = setting(
         0.1, "DropBlock rate of the last two stages, reached at the end of training", above=0, below=1

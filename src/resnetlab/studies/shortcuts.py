@@ -53,7 +53,7 @@ _EXPECTED = {"none": "above", "B": "not above", "C": "not above", "pre-activatio
 class Options:
     """The arguments of this study."""
 
-    model: str = setting("resnet20", "network of the catalog")
+    model: str = setting("resnet20", "a network of `resnetlab list models`")
 
     def __post_init__(self) -> None:
         check_fields(self)

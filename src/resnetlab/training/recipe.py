@@ -46,26 +46,31 @@ class Recipe:
     name: str = setting("custom", "the name that the run folder records")
     networks: tuple[str, str] = setting(
         ("resnet20", "resnet18"),
-        'catalog names that `model="auto"` means for images of up to 64 pixels, and for larger ones',
+        'names of the networks that `model="auto"` chooses: the first for images of up to 64 pixels, the second for '
+        "larger images",
     )
     epochs: int = setting(20, "passes over the training images", minimum=1)
     batch_size: int = setting(128, "images per step, over all processes", minimum=2)
     epoch_steps: int = setting(
         0,
-        "the fewest steps per epoch: with few images, `batch_size` is halved, down to 64, until an epoch has as many. "
-        "0 keeps `batch_size`, and so does setting a batch size yourself",
+        "the minimum number of steps per epoch. If an epoch has fewer steps, `batch_size` is halved until the "
+        "epoch has enough, but not below 64. If this is 0, or if you set a batch size yourself, `batch_size` does not "
+        "change",
         minimum=0,
     )
-    scale_lr: bool = setting(False, "whether `epoch_steps` also divides the learning rates by sqrt(2) per halving")
+    scale_lr: bool = setting(
+        False, "whether `epoch_steps` also divides the learning rates by sqrt(2) each time it halves `batch_size`"
+    )
     accumulate: int = setting(
         1,
-        "micro-batches per step, processed one after the other to save memory. Normalization sees one at a time",
+        "micro-batches per step, processed one after the other to save memory. Batch normalization uses the "
+        "statistics of each micro-batch alone",
         minimum=1,
     )
     sync_norm: bool = setting(
-        False, "whether batch normalization uses the images of all processes, instead of those of each"
+        False, "whether batch normalization computes its statistics over all processes, not within each process"
     )
-    lr: float = setting(0.1, "the highest learning rate, for the head and all sections without their own", above=0)
+    lr: float = setting(0.1, "the highest learning rate, for the head and all sections without one in `rates`", above=0)
     schedule: str = setting(
         "one_cycle",
         "how the learning rate changes. In a shell, quote the parentheses",
@@ -82,8 +87,8 @@ class Recipe:
     rates: Mapping[str, float] = setting(
         {},
         'highest learning rates by section ("stem", "stage1", ..., "head"); 0 freezes a section: neither its weights '
-        "nor its running statistics change. The entry `layer_decay` gives each section that is not named this ratio "
-        "of the next section's rate",
+        "nor its running statistics change. With the entry `layer_decay`, the learning rate of each section without an "
+        "entry is this factor times that of the next section",
         check=_check_rates,
         accepts="mapping from sections to numbers of at least 0",
     )
@@ -101,16 +106,22 @@ class Recipe:
         choices=OPTIMIZERS,
     )
     momentum: float = setting(0.9, "momentum of the optimizer", minimum=0, below=1)
-    nesterov: bool = setting(True, "whether momentum looks ahead (Sutskever et al. 2013)")
+    nesterov: bool = setting(True, "whether to use Nesterov momentum (Sutskever et al. 2013)")
     weight_decay: float = setting(
         5e-4,
         "decay of convolution and linear weights; decoupled from the gradient in adamw and muon, which usually need "
         "larger values",
         minimum=0,
     )
-    decay_all: bool = setting(False, "whether scales, shifts and biases decay too, as in the first papers")
+    decay_all: bool = setting(
+        False,
+        "whether weight decay also applies to normalization scales and shifts and to biases, as in He et al. 2016",
+    )
     clip_norm: float = setting(
-        0.0, "longest norm of the gradient of all parameters together (Pascanu et al. 2013); 0 does not clip", minimum=0
+        0.0,
+        "maximum norm of the gradient of all parameters; a larger gradient is scaled down (Pascanu et al. 2013). 0 "
+        "disables clipping",
+        minimum=0,
     )
     loss: str = setting("cross_entropy", "torch's loss, or the one of `resnetlab.scratch`", choices=LOSSES)
     label_smoothing: float = setting(
@@ -118,7 +129,7 @@ class Recipe:
     )
     class_weights: str = setting(
         "none",
-        '"balanced" weighs a sample inversely to the size of its class, 1 on average',
+        '"balanced" weights each sample by the inverse of the size of its class; the average weight is 1',
         choices=("none", "balanced"),
     )
     augment: Augmentation = setting(Augmentation(), "augmentation of the training images")
@@ -134,8 +145,8 @@ class Recipe:
     )
     average: float = setting(
         0.0,
-        "decay per step of the moving average of the weights, which is validated and kept (Polyak and Juditsky 1992); "
-        "early steps decay faster. 0 does not average",
+        "decay per step of the moving average of the weights (Polyak and Juditsky 1992). The averaged weights are "
+        "validated and saved. Early steps use a smaller decay. 0 disables averaging",
         minimum=0,
         below=1,
     )

@@ -60,15 +60,15 @@ def best() -> Recipe:
 
 
 def finetune() -> Recipe:
-    """Fine-tuning of a pretrained network on a few images: first the head, then everything, lower layers more slowly.
+    """Fine-tuning on few images: first only the head, then all layers, with smaller learning rates for earlier ones.
 
     `resnetlab train photos/ --pretrained runs/many-photos --recipe finetune`
 
     The first epoch trains only the head, so that its random gradients do not disturb the pretrained weights. After
-    that, each section has 0.7 times the learning rate of the next one, because lower layers are more general and need
-    less change (Howard and Ruder 2018). A lower rate than in `quick` and a moving average keep the weights near the
-    pretrained ones. `--freeze stem,stage1,stage2` does not train the first sections, which also saves time;
-    `--set unfreeze=[1,1]` unfreezes one section per epoch.
+    that, each section has 0.7 times the learning rate of the next one, because earlier layers are more general and need
+    less change (Howard and Ruder 2018). A lower learning rate than in `quick` and a moving average keep the
+    weights near the pretrained ones. `--freeze stem,stage1,stage2` does not train the first sections, which also saves
+    time; `--set unfreeze=[1,1]` unfreezes one section per epoch.
 
     Measured on two cores of an Intel Xeon with `--epochs 60 --batch-size 20`, on 20 images of each of five classes of
     Imagenette at 96 pixels, with a ResNet-18 pretrained on the other five: 67.0 % in 2 to 3 minutes, 68.4 % with
@@ -91,7 +91,7 @@ def finetune() -> Recipe:
 
 
 def paper_cifar() -> Recipe:
-    """The training of He et al. 2016 on CIFAR: 64,000 steps of 128 images, the rate divided by 10 at 32,000 and 48,000.
+    """The training of He et al. 2016 on CIFAR: 64,000 steps of 128 images, learning rate / 10 at 32,000 and 48,000.
 
     `resnetlab train cifar10 --model resnet20 --recipe paper-cifar --set model.shortcut=A`
 
@@ -116,13 +116,13 @@ def paper_cifar() -> Recipe:
 
 
 def from_scratch() -> Recipe:
-    """The from-scratch notebook: plain SGD at a constant rate, with loss and optimizer from scratch.
+    """The from-scratch notebook: plain SGD at a constant learning rate, with loss and optimizer from scratch.
 
     `resnetlab train fashion_mnist --model scratch_resnet50 --image-size 96 --recipe from-scratch`
 
     One of its 10 epochs (`--epochs 1`) reaches 62.9 % test accuracy (61.9 to 63.8; one seed) in 39 minutes on one
     of two cores of an Intel Xeon, the other busy, with bfloat16. We have not run all ten, which take six and a half
-    hours. With batches of 32 and a rate of 0.025, one pass over 12,000 images reaches 80.6 %.
+    hours. With batches of 32 and a learning rate of 0.025, one pass over 12,000 images reaches 80.6 %.
     """
     networks = ("scratch_resnet50", "scratch_resnet50")
     scratch = {"optimizer": "scratch_sgd", "loss": "scratch_cross_entropy"}
@@ -130,7 +130,7 @@ def from_scratch() -> Recipe:
 
 
 def d2l_pytorch() -> Recipe:
-    """ResNet-18 of d2l in PyTorch: plain SGD at a constant rate.
+    """ResNet-18 of d2l in PyTorch: plain SGD at a constant learning rate.
 
     `resnetlab train fashion_mnist --model d2l_resnet18 --image-size 96 --recipe d2l-pytorch`
 
@@ -152,7 +152,7 @@ def d2l_pytorch() -> Recipe:
 
 
 def imagenette_tutorial() -> Recipe:
-    """The Imagenette tutorial: rate halved every 3 epochs, all its augmentation, best weights, patience 5.
+    """The Imagenette tutorial: learning rate halved every 3 epochs, strong augmentation, best weights, patience 5.
 
     `resnetlab train imagenette --model resnet18 --image-size 224 --crop-mode squash --recipe imagenette-tutorial
     --seed 42`
@@ -182,7 +182,7 @@ def imagenette_tutorial() -> Recipe:
 
 
 def d2l_gluon() -> Recipe:
-    """ResNet-18 of d2l in Gluon: plain SGD at a constant rate, larger batches.
+    """ResNet-18 of d2l in Gluon: plain SGD at a constant learning rate, larger batches.
 
     `resnetlab train fashion_mnist --model d2l_resnet18 --image-size 96 --recipe d2l-gluon`
 

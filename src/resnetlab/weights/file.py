@@ -75,7 +75,9 @@ def load(source: str | Path | Run, *, model: str | Architecture | nn.Module | No
     header = described(path, description)
     if isinstance(header.config, ResNetConfig):
         if model is not None:
-            raise UserError(f"{path} describes its network completely. Leave model out.")
+            raise UserError(
+                f"{path} already contains the architecture of its network, so `model` is not needed. Omit it."
+            )
         network = _load_resnet(path, header.config, tensors)
     else:
         check_finite_weights(tensors, path)

@@ -35,46 +35,61 @@ class Augmentation:
 
     crop_padding: float = setting(
         0.125,
-        "the largest shift in every direction, relative to the image size: 0.125 is the 4 pixels of He et al. 2016 for "
-        "32; 0 disables shifts; ignored with crop_scale",
+        "the largest shift in each direction, as a fraction of the image size. 0.125 is 4 pixels for images of 32 "
+        "pixels, as in He et al. 2016. 0 disables shifts. Ignored if crop_scale is set",
         minimum=0,
         maximum=0.5,
     )
     crop_scale: tuple[float, float] | None = setting(
         None,
         "smallest and largest fraction of the photo's area that a random resized crop shows (Szegedy et al. 2015); "
-        "None shows what evaluation shows before crop_pct",
+        "None: no random resized crop, but the square that evaluation uses, without its crop_pct",
         above=0,
         maximum=1,
         ordered=True,
         example="[0.35, 1]",
     )
     crop_ratio: tuple[float, float] = setting(
-        (3 / 4, 4 / 3), "smallest and largest aspect ratio, width by height, of that crop", above=0, ordered=True
+        (3 / 4, 4 / 3),
+        "smallest and largest aspect ratio (width / height) of the random resized crop",
+        above=0,
+        ordered=True,
     )
     flip: bool | str = setting(
         "auto",
-        'flip half of the images left to right; "auto" does so if flipped images could belong to the data set',
+        'flip each image left to right with probability 0.5; "auto" does this for photos and CIFAR, but not for '
+        "digits, mnist, fashion_mnist and arrays",
         choices=("auto",),
     )
-    vertical_flip: bool = setting(False, "flip half of the images upside down")
-    rotation: float = setting(0.0, "the largest angle in degrees", minimum=0, maximum=180)
+    vertical_flip: bool = setting(False, "flip each image upside down with probability 0.5")
+    rotation: float = setting(0.0, "the largest angle of a random rotation, in degrees", minimum=0, maximum=180)
     shear: float = setting(0.0, "the largest angle of a horizontal shear, in degrees", minimum=0, maximum=80)
     perspective: float = setting(
-        0.0, "the largest move of each corner toward the center, relative to half the side", minimum=0, maximum=1
+        0.0,
+        "the largest distance that each corner moves toward the center, as a fraction of half the side",
+        minimum=0,
+        maximum=1,
     )
     perspective_p: float = setting(0.5, "probability of a perspective change", minimum=0, maximum=1)
     fill: int = setting(0, "the value of pixels beyond the photo", minimum=0, maximum=255)
-    brightness: float = setting(0.0, "largest change of the factor on all channels", minimum=0, maximum=1)
+    brightness: float = setting(
+        0.0, "x multiplies all pixel values by a random factor from 1 - x to 1 + x", minimum=0, maximum=1
+    )
     contrast: float = setting(
-        0.0, "largest change of the factor on the difference from the image's mean gray", minimum=0, maximum=1
+        0.0,
+        "x multiplies the differences from the image's mean gray by a random factor from 1 - x to 1 + x",
+        minimum=0,
+        maximum=1,
     )
     saturation: float = setting(
-        0.0, "largest change of the factor on the difference from each pixel's gray", minimum=0, maximum=1
+        0.0,
+        "x multiplies the differences from each pixel's gray by a random factor from 1 - x to 1 + x",
+        minimum=0,
+        maximum=1,
     )
-    hue: float = setting(0.0, "largest rotation of the colors, as a fraction of the circle", minimum=0, maximum=0.5)
+    hue: float = setting(0.0, "largest rotation of the hue, as a fraction of the color circle", minimum=0, maximum=0.5)
     autocontrast_p: float = setting(
-        0.0, "probability that every channel is stretched to 0 ... 255", minimum=0, maximum=1
+        0.0, "probability that the values of every channel are stretched to the range 0 to 255", minimum=0, maximum=1
     )
     sharpness: float = setting(
         1.5, "the factor used with sharpness_p: 0 smooths, 1 changes nothing, above 1 sharpens", minimum=0
@@ -100,14 +115,15 @@ class Augmentation:
     )
     cutmix: float = setting(
         0.0,
-        "the parameter of CutMix's Beta distribution (Yun et al. 2019); 0 disables it; with mixup too, each batch gets "
-        "one of them with equal probability",
+        "the parameter of CutMix's Beta distribution (Yun et al. 2019); 0 disables CutMix. If mixup is also on, each "
+        "batch uses one of the two, with equal probability",
         minimum=0,
     )
     policy: str = setting(
         "none",
-        'automatic augmentation: "trivial" adds one operation per sample (TrivialAugment Wide, Müller and Hutter 2021) '
-        'and "rand" several (RandAugment, Cubuk et al. 2020), in the order of this package',
+        'automatic augmentation: "trivial" adds one operation per sample (TrivialAugment Wide, Müller and Hutter '
+        '2021), "rand" several (RandAugment, Cubuk et al. 2020). They are applied in the fixed order of ResNetLab, '
+        "not in random order",
         choices=POLICIES,
     )
     rand_operations: int = setting(2, 'operations per sample with policy "rand"', minimum=1)
