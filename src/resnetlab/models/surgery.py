@@ -19,6 +19,7 @@ from resnetlab.core.checks import check_integer, check_number
 from resnetlab.core.errors import UserError, unknown
 from resnetlab.models.blocks import ResidualBlock
 from resnetlab.models.config import ResNetConfig
+from resnetlab.models.configured import check_configured
 from resnetlab.models.folding import fold_batch_norm
 from resnetlab.models.network import AnyNetwork, Network, sections_of
 from resnetlab.models.parts import is_convolution
@@ -340,8 +341,7 @@ def _memory_format(*weights: Tensor) -> torch.memory_format:
 
 
 def _check_family(model: ResNet) -> None:
-    if check_network(model).altered:
-        raise UserError(f"{model.altered}, so no configuration describes it. Use the network it was made from.")
+    check_configured(check_network(model))
 
 
 def _stage(model: ResNet, stage: int) -> nn.Sequential:

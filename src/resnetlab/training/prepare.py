@@ -17,6 +17,7 @@ from resnetlab.models.adapters import AdaptedNetwork, ModuleConfig, TimmConfig, 
 from resnetlab.models.architectures import as_network, build, is_path_to_network, open_architecture, with_sizes
 from resnetlab.models.catalog import config_for_data, model_config
 from resnetlab.models.config import ResNetConfig
+from resnetlab.models.configured import check_configured
 from resnetlab.models.network import Architecture, Network
 from resnetlab.models.stems import CIFAR_STEM_LIMIT
 from resnetlab.training.machine import Machine, choose_machine
@@ -36,7 +37,7 @@ def open_model(model: str | Architecture | nn.Module, overrides: Mapping[str, An
     becomes its architecture, and a module becomes a `Network`.
 
     Raises:
-        UserError: there is no such network, or `overrides` do not apply to it.
+        UserError: there is no such network, `overrides` do not apply to it, or a `ResNet` was altered by hand.
     """
     if isinstance(model, str) and is_path_to_network(model):
         return open_architecture(model, overrides)
@@ -46,7 +47,11 @@ def open_model(model: str | Architecture | nn.Module, overrides: Mapping[str, An
         return model
     if overrides:
         raise UserError("overrides change a network given by name. Change the config of your network instead.")
-    return as_network(model) if isinstance(model, nn.Module) else model
+    if not isinstance(model, nn.Module):
+        return model
+    network = as_network(model)
+    check_configured(network)
+    return network
 
 
 def model_name(model: str | Architecture | Network) -> str:
@@ -128,8 +133,6 @@ def network_for(
     ends = {"in_channels": data.channels, "num_classes": data.num_classes}
     if isinstance(model, Network):
         network = model
-        if network.altered:
-            raise UserError(f"{network.altered}, so it could not be saved. Train the network that it was made from.")
         if not any(parameter.requires_grad for parameter in network.parameters()):
             raise UserError("every part of the network is frozen, so there is nothing to train. Unfreeze one.")
         if not network.config.in_channels:

@@ -17,6 +17,7 @@ from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.runs import Run
 from resnetlab.models.architectures import read_architecture, rebuild
 from resnetlab.models.config import ResNetConfig
+from resnetlab.models.configured import check_configured
 from resnetlab.models.network import Architecture, Network, sections_of
 from resnetlab.models.resnet import ResNet
 from resnetlab.weights.foreign import check_finite_weights
@@ -37,14 +38,10 @@ def save(path: str | Path, model: Network, *, provenance: Mapping[str, Any] | No
         provenance: how it was made, as values that JSON can hold.
 
     Raises:
-        UserError: surgery changed the network, so that its configuration no longer describes it.
+        UserError: the network is not what its configuration builds.
     """
     sections_of(model)
-    if model.altered:
-        raise UserError(
-            f"{model.altered}, so its configuration no longer describes the network and it could not be loaded. "
-            "Save the network that it was made from."
-        )
+    check_configured(model)
     description = {
         "schema": SCHEMA_VERSION,
         "config": model.config.to_dict(),
