@@ -137,7 +137,7 @@ def command(
     given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "rates.layer_decay": layer_decay, **frozen}
     changes = add_options(changes, **given)
 
-    from resnetlab.training.fit import fit
+    from resnetlab.training.fit import check_outside, fit
     from resnetlab.training.recipes import resolve_recipe
 
     images = functools.cache(lambda: options.load(data))
@@ -154,6 +154,8 @@ def command(
             raise UserError("--overfit-one-batch starts from new weights. Remove --pretrained.")
         _overfit(model, images(), **shared)
         return
+    if out is not None:
+        check_outside(out, data)
     run = fit(model, images, pretrained=pretrained, out=out, tensorboard=tensorboard, **shared)
     _report(run, images, options.data_root)
 

@@ -11,6 +11,7 @@ figures/*.png        the report's pictures
 report.html          one page, opens anywhere
 tensorboard/         the history as event files, with --tensorboard
 bad_steps.csv        steps that were not finite, if any
+.resnetlab.lock      locked by the process that trains the run; marks the folder as a run's from the first moment
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +41,9 @@ HISTORY_COLUMNS = (
     "epoch", "step", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "images_per_second", "seconds",
 )  # fmt: skip
 _SETTINGS = ("seed", "model", "data", "preprocessing", "recipe", "machine")
+_LOCK = ".resnetlab.lock"
+_BEFORE_CHECKPOINT = (_LOCK, "environment.json", "run.toml")
+"""The files that a run has before its first checkpoint."""
 TIMING_COLUMNS = ("images_per_second", "seconds")
 """The columns of the history that depend on the machine: two equal runs differ in them."""
 
@@ -57,6 +62,11 @@ class Run:
         self.path = Path(path)
         if not (self.path / "run.toml").is_file():
             problem = "the folder does not exist" if not self.path.exists() else "no run.toml found"
+            if (self.path / _LOCK).is_file():
+                raise UserError(
+                    f"{self.path} is not a run yet: its training was stopped before its settings were written. Run the "
+                    "command that started it again."
+                )
             raise UserError(
                 f"{self.path} is not a run: {problem}. Give a folder that `resnetlab train` wrote{_known_runs()}."
             )
@@ -81,8 +91,7 @@ class Run:
         Raises:
             UserError: another process trains it.
         """
-        busy = f"{self.path} is being trained by another process. Wait for it, or stop it."
-        with exclusive_lock(self.path / ".lock", busy):
+        with exclusive_lock(self.path / _LOCK, _busy(self.path)):
             yield
 
     @property
@@ -109,6 +118,12 @@ class Run:
     def is_complete(self) -> bool:
         """Whether the training reached its last step."""
         return self.weights.is_file()
+
+    @property
+    def is_untrained(self) -> bool:
+        """Whether the training was stopped before its first checkpoint."""
+        has_checkpoint = any(self.checkpoints.glob("step-*.safetensors"))
+        return not (has_checkpoint or self.is_complete or (self.path / "history.csv").is_file())
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -196,14 +211,50 @@ def default_folder(data_name: str, model_name: str) -> Path:
     return path
 
 
-def check_folder(path: str | Path) -> Path:
-    """Returns the path of a new run's folder, or raises `UserError` if it is not empty or cannot be made.
+@contextmanager
+def claimed(path: str | Path) -> Iterator[Path]:
+    """Creates the folder of a new run and locks it, so that no second process trains into it within the block.
 
-    Nothing is created, since the images may be in the same folder and are not read yet.
+    If a run in the folder was stopped before its first checkpoint, its files are removed and the folder is used again.
+    If the block fails before run.toml is written, everything that was created is removed.
+
+    Raises:
+        UserError: another process has the folder, it is not empty, or it cannot be made.
     """
     path = Path(path)
     try:
-        if path.is_dir() and any(path.iterdir()):
+        check_folder(path)
+    except UserError:
+        with suppress(OSError):
+            if (path / _LOCK).is_file():
+                with exclusive_lock(path / _LOCK, _busy(path)):
+                    pass  # if another process trains in it, that error explains more
+        raise
+    created = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    with exclusive_lock(path / _LOCK, _busy(path)):
+        check_folder(path)  # another process may have used it until now
+        _clear(path)
+        try:
+            yield path
+        except BaseException:
+            if not (path / "run.toml").exists():
+                _clear(path)
+                with suppress(OSError):  # Windows keeps a locked file; it does no harm
+                    (path / _LOCK).unlink()
+                    for folder in created:
+                        folder.rmdir()
+            raise
+
+
+def check_folder(path: str | Path) -> Path:
+    """Returns the path of a new run's folder, or raises `UserError` if it is not empty or cannot be made.
+
+    A folder in which a run was stopped before its first checkpoint counts as empty. Nothing is created.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir() and any(path.iterdir()) and not _is_before_checkpoint(path):
             is_unfinished = (path / "run.toml").exists() and not (path / "model.safetensors").exists()
             remedy = f", or continue the interrupted run in it with: {resume_command(path)}" if is_unfinished else "."
             raise UserError(
@@ -221,6 +272,36 @@ def check_folder(path: str | Path) -> Path:
         raise UserError(
             f"cannot write to {path}: {reason}. Use --out to choose a folder in which you may write."
         ) from error
+
+
+def _is_before_checkpoint(path: Path) -> bool:
+    """Whether a folder has the lock of a run, and nothing but what a run writes before its first checkpoint."""
+    if not (path / _LOCK).is_file():
+        return False
+    return all(
+        all(_is_temporary(file) for file in entry.iterdir())
+        if entry.name == "checkpoints" and entry.is_dir()
+        else entry.name in _BEFORE_CHECKPOINT or _is_temporary(entry)
+        for entry in path.iterdir()
+    )
+
+
+def _is_temporary(path: Path) -> bool:
+    """Whether `atomic` was stopped while it wrote this file."""
+    return path.name.startswith((".environment.json.", ".run.toml.", ".step-")) and path.suffix == ".part"
+
+
+def _clear(path: Path) -> None:
+    """Removes what a run wrote before its first checkpoint, except its lock; run.toml last."""
+    for entry in sorted(path.iterdir(), key=lambda entry: entry.name == "run.toml"):
+        if entry.name == "checkpoints":
+            shutil.rmtree(entry)
+        elif entry.name != _LOCK and (entry.name in _BEFORE_CHECKPOINT or _is_temporary(entry)):
+            entry.unlink()
+
+
+def _busy(path: Path) -> str:
+    return f"{path} is being trained by another process. Wait for it, stop it, or choose another folder with --out."
 
 
 def _known_runs() -> str:

@@ -19,7 +19,7 @@ from resnetlab.core.environment import describe_environment, resolve_device
 from resnetlab.core.errors import UserError
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import torch_seeded
-from resnetlab.core.runs import Run, check_folder, default_folder
+from resnetlab.core.runs import Run, claimed, default_folder
 from resnetlab.data.load import check_same_data, is_named, load_data, reload_data
 from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.evaluate import default_split, evaluate_split
@@ -86,7 +86,8 @@ def fit(
         pretrained: weights to start from, as `load_weights` takes them. Images are then normalized as they were for
             these weights, if that is known, and `model="auto"` means the network of the weights.
         recipe: a name or a `Recipe`.
-        out: a folder that does not exist or is empty; by default `runs/<data>-<model>-<date and time>`.
+        out: a folder that does not exist or is empty, or in which the same training was stopped before its first
+            checkpoint. It is locked until the training ends. By default `runs/<data>-<model>-<date and time>`.
         seed: of initial weights, order and augmentation.
         image_size: in pixels, if `data` is loaded here.
         data_root: where the data sets are, if `data` is loaded here.
@@ -103,7 +104,7 @@ def fit(
         Interrupted: SIGINT or SIGTERM arrived; `resume` continues from the checkpoint.
     """
     fields = overrides or {}
-    with connected() as processes:
+    with connected() as processes, ExitStack() as held:
         with processes.together():  # mistakes are reported before images are read
             seed = check_integer("seed", seed, 0)
             if isinstance(data, ImageData) and (image_size is not None or data_root is not None):
@@ -114,16 +115,25 @@ def fit(
             if pretrained is not None:
                 found, network = open_pretrained(pretrained, network, fields)
             machine = machine_for(network, fields, device, precision, memory_format)
-            folder = check_folder(out) if out is not None and processes.is_first else None
+            if out is not None and isinstance(data, (str, Path)):
+                check_outside(out, data)
             if tensorboard:
                 TensorBoardLog(Path())  # raises if the package is missing
+
+        def claim(folder: str | Path) -> Path:
+            return processes.from_first(lambda: held.enter_context(claimed(folder)))
+
+        folder = None if out is None else claim(out)
         own_machine = processes.place(machine)
         images = data if isinstance(data, ImageData) else processes.in_turn(_loader(data, data_root, image_size))
         with processes.together():
             start = _prepare(network, images, fields, found, recipe, machine, seed)
             check_recipe(start.recipe, processes, start.network, own_machine)
-            folder = _new_folder(folder, images, start.name) if processes.is_first else Path()
+            folder = folder or default_folder(images.name, Path(start.name).name)
+            check_outside(folder, images.arguments["source"])
         processes.check_equal("the images", images.fingerprint)
+        if out is None:
+            folder = claim(folder)
 
         def create() -> Run:
             _warn_of_shared_images(images)
@@ -146,7 +156,8 @@ def resume(
 ) -> Run:
     """Continues an interrupted run exactly as if it had never stopped.
 
-    On the same machine and a CPU the result is equal bit for bit. A complete run is returned unchanged.
+    On the same machine and a CPU the result is equal bit for bit. A complete run is returned unchanged. A run that was
+    stopped before its first checkpoint is started from its beginning.
 
     Args:
         run: the run folder.
@@ -159,17 +170,25 @@ def resume(
         quiet: show no progress.
 
     Raises:
-        UserError: no checkpoint can be read, the device is not available, or the data have changed.
+        UserError: no checkpoint can be read, another process trains the run, the device is not available, or the data
+            have changed.
         Interrupted: SIGINT or SIGTERM arrived again.
     """
-    with connected() as processes:
+    with connected() as processes, ExitStack() as held:
         run = processes.from_first(lambda: run if isinstance(run, Run) else Run(run))
         if processes.is_first and run.is_complete and not quiet:
             notice(f"{run.path} is complete: there is nothing left to train.")
         if processes.from_first(lambda: run.is_complete and run.summary is not None):
             return run
+        processes.from_first(lambda: held.enter_context(run.locked()))
+        is_untrained = processes.from_first(lambda: run.is_untrained)
         settings, where = run.settings, f"{run.path}/run.toml"
         with processes.together():
+            if is_untrained and settings["model"].get("weights_given"):
+                raise UserError(
+                    f"{run.path} was stopped before its first checkpoint, and its initial weights were given. Run the "
+                    "command that started it again: it uses this folder."
+                )
             with torch_seeded(settings["seed"], "initial weights"):
                 network = rebuild(read_architecture(settings["model"]["config"], where), model, str(run.path))
             recorded = from_mapping(Machine, settings["machine"], where)
@@ -190,7 +209,13 @@ def resume(
         with processes.together():
             _freeze_as_recorded(network, settings["model"])
             check_recipe(Recipe.from_dict(settings["recipe"]), processes, network, machine)
-        return _train_and_evaluate(network, images, run, machine, processes, resume_run=True, quiet=quiet)
+        return _train_and_evaluate(network, images, run, machine, processes, resume_run=not is_untrained, quiet=quiet)
+
+
+def check_outside(folder: str | Path, images: str | Path) -> None:
+    """Raises `UserError` if a run's folder is within the folder of images, where it would be taken for a class."""
+    if Path(images).is_dir() and not is_named(images) and Path(folder).resolve().is_relative_to(Path(images).resolve()):
+        raise UserError(f"{folder} is within the folder of images. Choose another folder with --out.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +230,7 @@ class _Start:
     machine: Machine
     seed: int
     loaded: LoadReport | None
+    weights_given: bool
 
 
 def _prepare(
@@ -229,6 +255,7 @@ def _prepare(
         machine=machine,
         seed=seed,
         loaded=loaded,
+        weights_given=found is not None or isinstance(model, Network),
     )
 
 
@@ -267,6 +294,8 @@ def _settings(start: _Start, tensorboard: bool, world_size: int) -> dict[str, An
         "recipe": start.recipe.to_dict(),
         "machine": start.machine.to_dict(),
     }
+    if start.weights_given:
+        settings["model"]["weights_given"] = True  # the seed alone does not lead to the initial weights
     if start.loaded is not None:
         settings["model"]["pretrained"] = start.loaded.source
     if tensorboard:
@@ -287,26 +316,24 @@ def _freeze_as_recorded(network: Network, recorded: Mapping[str, Any]) -> None:
 def _train_and_evaluate(
     model: Network, data: ImageData, run: Run, machine: Machine, processes: Processes, *, resume_run: bool, quiet: bool
 ) -> Run:
-    """Trains a new or resumed run to its end and evaluates it; all settings come from the run folder."""
+    """Trains a new or resumed run, which is locked, to its end and evaluates it; run.toml has all settings."""
     settings = run.settings
     preprocessing = from_mapping(Preprocessing, settings["preprocessing"], f"{run.path}/run.toml")
     model.class_names, model.preprocessing = data.class_names, preprocessing
-    with ExitStack() as held:
-        processes.from_first(lambda: held.enter_context(run.locked()))
-        training = Training(
-            model,
-            data,
-            preprocessing=preprocessing,
-            recipe=Recipe.from_dict(settings["recipe"]),
-            machine=machine,
-            seed=settings["seed"],
-            run=run,
-            quiet=quiet,
-            processes=processes,
-        )
-        if resume_run:
-            training.restore()
-        last = training.train()
+    training = Training(
+        model,
+        data,
+        preprocessing=preprocessing,
+        recipe=Recipe.from_dict(settings["recipe"]),
+        machine=machine,
+        seed=settings["seed"],
+        run=run,
+        quiet=quiet,
+        processes=processes,
+    )
+    if resume_run:
+        training.restore()
+    last = training.train()
     processes.from_first(lambda: _save_weights(model, data, run, last))  # before anything else can fail
     if set(data.splits) != {"train"}:
         rank, world_size = processes.rank, processes.world_size
@@ -352,15 +379,6 @@ def _normalized_alike(preprocessing: Preprocessing, found: Source) -> Preprocess
         return preprocessing
     theirs = for_channels(found.preprocessing, preprocessing.channels)
     return dataclasses.replace(preprocessing, mean=theirs.mean, std=theirs.std)
-
-
-def _new_folder(folder: Path | None, data: ImageData, name: str) -> Path:
-    """Returns the run's folder, by default named by data, network and time; it must not be among the images."""
-    folder = folder or check_folder(default_folder(data.name, Path(name).name))
-    images = data.arguments["source"]
-    if Path(images).is_dir() and not is_named(images) and folder.resolve().is_relative_to(Path(images).resolve()):
-        raise UserError(f"{folder} is within the folder of images. Choose another folder with --out.")
-    return folder
 
 
 def _warn_of_shared_images(data: ImageData) -> None:

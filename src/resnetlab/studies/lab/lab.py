@@ -255,7 +255,7 @@ class Lab:
 
     def _train(self, cell: Cell, folder: Path) -> Run:
         data = self.images_of(cell)
-        started = (folder / "run.toml").is_file() and any((folder / "checkpoints").glob("*"))
+        started = (folder / "run.toml").is_file() and any((folder / "checkpoints").glob("step-*"))
         if folder.exists() and not started:
             shutil.rmtree(folder)  # stopped before its first checkpoint
         images = None if cell.view is None else len(data.split("train"))
