@@ -36,14 +36,9 @@ if TYPE_CHECKING:
     from resnetlab.models.config import ResNetConfig
     from resnetlab.models.resnet import ResNet, block
     from resnetlab.models.summary import summarize
-    from resnetlab.report.comparison.compare import (
-        compare,
-        compare_answers,
-        compare_classes,
-        differences,
-        disagreements,
-        draw_comparison,
-    )
+    from resnetlab.report.comparison.compare import compare, differences
+    from resnetlab.report.comparison.curves import draw_comparison
+    from resnetlab.report.comparison.images import compare_answers, compare_classes, disagreements
     from resnetlab.report.page import write_report
     from resnetlab.training.fit import fit, resume
     from resnetlab.training.lr_finder import find_lr
@@ -68,14 +63,14 @@ _PUBLIC = {
     "block": "resnetlab.models.resnet",
     "class_activation": "resnetlab.evaluation.attention",
     "compare": "resnetlab.report.comparison.compare",
-    "compare_answers": "resnetlab.report.comparison.compare",
-    "compare_classes": "resnetlab.report.comparison.compare",
+    "compare_answers": "resnetlab.report.comparison.images",
+    "compare_classes": "resnetlab.report.comparison.images",
     "convert": "resnetlab.weights.convert",
     "create_model": "resnetlab.weights.load",
     "diagnose": "resnetlab.evaluation.diagnostics",
     "differences": "resnetlab.report.comparison.compare",
-    "disagreements": "resnetlab.report.comparison.compare",
-    "draw_comparison": "resnetlab.report.comparison.compare",
+    "disagreements": "resnetlab.report.comparison.images",
+    "draw_comparison": "resnetlab.report.comparison.curves",
     "embedding_map": "resnetlab.evaluation.embeddings",
     "evaluate": "resnetlab.evaluation.evaluate",
     "find_lr": "resnetlab.training.lr_finder",

@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import pandas as pd
 
-from resnetlab.evaluation.confusion import confused_pairs
+from resnetlab.evaluation.metrics import confused_pairs
 from resnetlab.evaluation.result import Evaluation
 
 HOSTILE = """<script>alert("x")</script>"""

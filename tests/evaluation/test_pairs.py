@@ -12,8 +12,8 @@ from scipy.stats import binomtest, chi2, norm
 from resnetlab.core.errors import UserError
 from resnetlab.core.runs import Run
 from resnetlab.data.storage.store import ImageData
-from resnetlab.evaluation.confusion import confused_pairs, confusion_matrix
 from resnetlab.evaluation.evaluate import evaluate_split
+from resnetlab.evaluation.metrics import confused_pairs, confusion_matrix
 from resnetlab.evaluation.pairs import (
     align,
     compare_evaluations,

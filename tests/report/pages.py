@@ -19,10 +19,9 @@ from resnetlab.core.files import write_json
 from resnetlab.core.framing import Framing
 from resnetlab.data.storage.store import ImageData, Split
 from resnetlab.evaluation.calibration import expected_calibration_error, maximum_calibration_error, reliability
-from resnetlab.evaluation.confusion import confused_pairs
 from resnetlab.evaluation.diagnostics import Diagnostics
 from resnetlab.evaluation.embeddings import EmbeddingMap
-from resnetlab.evaluation.metrics import wilson_interval
+from resnetlab.evaluation.metrics import confused_pairs, wilson_interval
 from resnetlab.evaluation.result import Exploration
 from resnetlab.models.catalog import model_config
 from resnetlab.training.recipes import resolve_recipe

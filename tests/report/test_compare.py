@@ -15,7 +15,8 @@ from resnetlab.core.files import write_json, write_toml
 from resnetlab.core.runs import Run
 from resnetlab.data.load import load_data
 from resnetlab.models.config import ResNetConfig
-from resnetlab.report.comparison.compare import compare, differences, draw_comparison
+from resnetlab.report.comparison.compare import compare, differences
+from resnetlab.report.comparison.curves import draw_comparison
 from resnetlab.training.fit import fit
 from resnetlab.weights.file import load
 

@@ -9,7 +9,8 @@ from resnetlab.core.errors import UserError
 from resnetlab.core.files import write_json
 from resnetlab.core.runs import Run
 from resnetlab.evaluation.pairs import compare_evaluations, difference_interval, holm, mcnemar
-from resnetlab.report.comparison.compare import compare, compare_answers, compare_classes, differences, disagreements
+from resnetlab.report.comparison.compare import compare, differences
+from resnetlab.report.comparison.images import compare_answers, compare_classes, disagreements
 from resnetlab.report.comparison.tables import comparison_tables
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "run"

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from resnetlab.core.pictures import learning_curves, to_png
-from resnetlab.training.live_curves import LiveCurves, in_notebook
+from resnetlab.training.logs import LiveCurves, in_notebook
 
 TRAINING, VALIDATION = (0xA8, 0x48, 0x0F), (0x1F, 0x5A, 0x9E)
 
@@ -92,7 +92,7 @@ def test_quiet_shows_nothing(kernel: Kernel):
 def test_outside_a_notebook_nothing_is_shown_or_imported():
     code = (
         "import sys\n"
-        "from resnetlab.training.live_curves import LiveCurves, in_notebook\n"
+        "from resnetlab.training.logs import LiveCurves, in_notebook\n"
         "assert not in_notebook()\n"
         "row = {'epoch': 1, 'train_loss': 1.0, 'val_loss': 1.0, 'train_top1': 0.5, 'val_top1': 0.5, 'lr': 1}\n"
         "LiveCurves(epochs=3).epoch(row)\n"

@@ -69,14 +69,9 @@ def command(
         raise UserError(f"--csv and --images would both write to {csv}. Choose another file for one of them.")
 
     from resnetlab.core.runs import Run
-    from resnetlab.report.comparison.compare import (
-        compare,
-        compare_answers,
-        compare_classes,
-        differences,
-        disagreements,
-        draw_comparison,
-    )
+    from resnetlab.report.comparison.compare import compare, differences
+    from resnetlab.report.comparison.curves import draw_comparison
+    from resnetlab.report.comparison.images import compare_answers, compare_classes, disagreements
     from resnetlab.report.comparison.tables import comparison_tables
 
     opened, pairs = [Run(run) for run in runs], "all" if all_pairs else "first"

@@ -20,9 +20,8 @@ from resnetlab.data.storage.pack import is_complete
 from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation import explore as exploring
 from resnetlab.evaluation.calibration import expected_calibration_error, maximum_calibration_error, reliability
-from resnetlab.evaluation.confusion import confused_pairs
 from resnetlab.evaluation.forward import Answers, answer_split, trained_on
-from resnetlab.evaluation.metrics import by_class, by_image, embedding_frame, overall, wilson_interval
+from resnetlab.evaluation.metrics import by_class, by_image, confused_pairs, embedding_frame, overall, wilson_interval
 from resnetlab.evaluation.result import Evaluation
 from resnetlab.models.network import Architecture, Network
 from resnetlab.weights.file import load

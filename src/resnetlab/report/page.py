@@ -13,7 +13,7 @@ from resnetlab.core.pictures import css_variables, save_png
 from resnetlab.core.runs import Run
 from resnetlab.data.storage.store import ImageData
 from resnetlab.report import sections
-from resnetlab.report.comparison.compared import data_name
+from resnetlab.report.comparison.compare import data_name
 from resnetlab.report.images import find_images, image_columns, shown_rows, thumbnails
 from resnetlab.report.mistakes import find_mistakes
 from resnetlab.report.results import read_results

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from resnetlab.core.errors import UserError, resume_command
 from resnetlab.core.runs import Run
-from resnetlab.evaluation.confusion import confusion_matrix
+from resnetlab.evaluation.metrics import confusion_matrix
 from resnetlab.evaluation.result import Exploration
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from resnetlab.core.console import console, is_live, notice
 from resnetlab.core.errors import UserError
+from resnetlab.core.pictures import learning_curves, to_png
 from resnetlab.core.runs import Run
-from resnetlab.training.live_curves import LiveCurves
 
 ESTIMATE_SECONDS = 10.0
 """After this time the remaining time can be estimated; without a progress bar, it is printed once."""
+_WIDTH = 860
+"""Width of the picture on the page, in pixels; the PNG has more of its own, for sharp screens."""
 
 
 class TrainingLogs:
@@ -197,3 +200,43 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def in_notebook() -> bool:
+    """Whether this process is a Jupyter kernel, whose front end can show pictures.
+
+    False in plain Python, in a terminal and in IPython's shell. The answer does not import IPython.
+    """
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return getattr(shell, "kernel", None) is not None  # IPython's own shell has none
+
+
+class LiveCurves:
+    """Shows loss and top-1 accuracy of training and validation in a notebook; elsewhere nothing.
+
+    Args:
+        epochs: of the whole training, the length of the horizontal axis.
+        rows: the history so far, when resuming.
+        quiet: show nothing.
+    """
+
+    def __init__(self, *, epochs: int, rows: Iterable[Mapping[str, Any]] = (), quiet: bool = False) -> None:
+        self._epochs = epochs
+        self._rows = [dict(row) for row in rows]
+        self._shown = not quiet and in_notebook()
+        self._handle: Any = None
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        """Adds the history's row of an epoch to the picture."""
+        self._rows.append(dict(row))
+        if not self._shown:
+            return
+        from IPython.display import Image, display  # type: ignore[import-not-found]  # every notebook has it
+
+        loss, top1, _ = learning_curves(self._rows, self._epochs)
+        picture = Image(data=to_png([loss, top1]), format="png", width=_WIDTH)
+        if self._handle is None:
+            self._handle = display(picture, display_id=True)
+        else:
+            self._handle.update(picture)

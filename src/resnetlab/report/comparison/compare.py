@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from resnetlab.core.errors import UserError
+from resnetlab.core.files import printable
 from resnetlab.core.runs import Run
-from resnetlab.report.comparison.compared import RunsLike, changed_settings, data_caution, data_name, open_runs
-from resnetlab.report.comparison.curves import draw_comparison
-from resnetlab.report.comparison.images import compare_answers, compare_classes, disagreements
+from resnetlab.data.options import LoadOptions
+from resnetlab.models.config import ResNetConfig
+from resnetlab.report.command import flatten
 from resnetlab.report.results import count_parameters
+from resnetlab.training.recipe import Recipe
 
-__all__ = ["compare", "compare_answers", "compare_classes", "differences", "disagreements", "draw_comparison"]
+_COMPARED = ("model", "recipe", "data", "seed", "machine")
+_ONLY_TRAINING = {"data.limit", "data.counts.train", "data.detail"}
+"""Settings of the data that do not change the images of validation and test."""
+_ONLY_PLACES = {"data.fingerprint", "data.source", "data.data_root", "data.store"}
+
+RunsLike = Sequence[Run | str | Path] | Run | str | Path
 
 
 def compare(runs: RunsLike) -> pd.DataFrame:
@@ -79,3 +91,66 @@ def _row(name: str, run: Run) -> dict[str, Any]:
         row["images_per_second"] = history["images_per_second"].median()
         row["minutes"] = history["seconds"].iloc[-1] / 60
     return row
+
+
+def open_runs(runs: RunsLike) -> dict[str, Run]:
+    """Returns the runs by the shortest names that tell them apart, in the order given."""
+    given = [runs] if isinstance(runs, (str, Path, Run)) else list(runs)
+    if not given:
+        raise UserError("expected at least one run, got none. Give the folders that `resnetlab train` made.")
+    opened = [run if isinstance(run, Run) else Run(run) for run in given]
+    places = [run.path.resolve() for run in opened]
+    for place, run in zip(places, opened, strict=True):
+        if places.count(place) > 1:
+            raise UserError(f"{run.path} is given twice. Leave one of them out.")
+    return {_name(place, places): run for place, run in zip(places, opened, strict=True)}
+
+
+def _name(place: Path, places: Sequence[Path]) -> str:
+    for length in range(1, len(place.parts)):
+        if sum(other.parts[-length:] == place.parts[-length:] for other in places) == 1:
+            return printable("/".join(place.parts[-length:]))
+    return printable(place)
+
+
+def data_name(run: Run) -> str:
+    """Returns the name of the run's data: a data set's name, or the last part of a path."""
+    source = run.settings["data"]["source"]
+    return printable(Path(source).name or source)
+
+
+def data_caution(runs: Sequence[Run]) -> str | None:
+    """Returns a warning if the runs were evaluated on different images, else None."""
+    if len({run.settings["data"]["fingerprint"] for run in runs}) == 1:
+        return None
+    names = list(dict.fromkeys(data_name(run) for run in runs))
+    if len(names) > 1:
+        return f"the runs were evaluated on different data ({', '.join(names)}), so their metrics are not comparable."
+    changed = [key for key in changed_settings(runs) if key.startswith("data.") and key not in _ONLY_PLACES]
+    if changed and _ONLY_TRAINING.issuperset(changed):
+        return None
+    why = ", ".join(changed) or "their content has changed"
+    return f"the runs were evaluated on different images of {names[0]} ({why}), so their metrics are not comparable."
+
+
+def changed_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """Returns the settings in which runs differ, and their values in the order of the runs."""
+    recorded = [dict(flatten({part: run.settings[part] for part in _COMPARED})) for run in runs]
+    usual, changed = _defaults(), {}
+    # By table, so that a setting which only a later run records stands with its like.
+    for part in _COMPARED:
+        for key in dict.fromkeys(key for settings in recorded for key in settings if key.partition(".")[0] == part):
+            values = [settings.get(key, usual.get(key)) for settings in recorded]
+            if any(value != values[0] for value in values):
+                changed[key] = values
+    return changed
+
+
+def _defaults() -> dict[str, Any]:
+    """Returns the settings that loading a run fills in, named and typed as in run.toml."""
+    tables = {
+        "model": {"config": asdict(ResNetConfig()), "frozen": [], "frozen_sections": []},
+        "recipe": asdict(Recipe()),
+        "data": asdict(LoadOptions(source="")),
+    }
+    return dict(flatten(json.loads(json.dumps(tables))))

@@ -30,7 +30,7 @@ from resnetlab.core.pictures import (
     style_axes,
     use_percent,
 )
-from resnetlab.report.comparison.compared import RunsLike, data_caution, open_runs
+from resnetlab.report.comparison.compare import RunsLike, data_caution, open_runs
 
 X_AXES = ("epoch", "minutes")
 # Eight colors that stay apart with every kind of color vision: in CIELAB the nearest two are 16 apart, in any of the

@@ -19,7 +19,7 @@ from resnetlab.core.files import printable
 from resnetlab.core.runs import Run
 from resnetlab.data.splits import SPLITS
 from resnetlab.evaluation.pairs import PairComparison, align, compare_evaluations, holm
-from resnetlab.report.comparison.compared import RunsLike, data_caution, open_runs
+from resnetlab.report.comparison.compare import RunsLike, data_caution, open_runs
 
 PAIRS = ("first", "all")
 _COUNTS = ("n", "both_right", "only_first", "only_second", "both_wrong")

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
+from markupsafe import Markup
 
 from resnetlab.core.checks import check_number
 from resnetlab.core.console import notice
 from resnetlab.core.errors import Interrupted, UserError
-from resnetlab.core.pictures import Picture, save_png, save_svg
+from resnetlab.core.files import write_text
+from resnetlab.core.html import render
+from resnetlab.core.pictures import Picture, css_variables, save_png, save_svg
 from resnetlab.data.load import load_data
 from resnetlab.data.storage.store import ImageData
 from resnetlab.studies.lab.lab import Lab
-from resnetlab.studies.lab.page import write_page
-from resnetlab.studies.lab.question import Question, StudyResult, Verdict, is_finished
+from resnetlab.studies.lab.question import Question, StudyResult, Verdict, columns_of, is_finished
 from resnetlab.studies.lab.setup import SetUp, check_names
 
 T = TypeVar("T")
@@ -117,3 +120,32 @@ def conduct_all(studies: Mapping[str, Callable[..., StudyResult]], data: str | P
     if not results:
         raise UserError(f"No study is possible. The first: {next(iter(left_out.values()))}")
     return write_page(results, folder / "study.html", left_out=left_out)
+
+
+def write_page(results: Sequence[StudyResult], path: Path, *, left_out: Mapping[str, str] | None = None) -> Path:
+    """Writes one HTML file with the results of studies, including their pictures, and returns its path.
+
+    Args:
+        results: of the studies, in the order of the page.
+        path: the file; it is replaced.
+        left_out: names of studies that were not possible, and the reasons; None for the page of one study, which has
+            no table of contents.
+    """
+    page = render(
+        "studies/lab/templates/page.html",
+        title=f"Study: {results[0].question.name}" if left_out is None else "Studies of residual networks",
+        results=results,
+        left_out=left_out,
+        pictures={result.question.name: _pictures(result) for result in results},
+        columns_of=columns_of,
+        colors=css_variables(),
+        version=version("resnetlab"),
+    )
+    write_text(path, page)
+    return path
+
+
+def _pictures(result: StudyResult) -> list[tuple[Markup, str]]:
+    """Returns the pictures as SVG elements, with their captions."""
+    files = {(result.folder / name).with_suffix(".svg"): caption for name, caption in result.figures.items()}
+    return [(Markup(path.read_text(encoding="utf-8")), caption) for path, caption in files.items()]
