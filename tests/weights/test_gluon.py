@@ -21,7 +21,7 @@ from resnetlab.models.resnet import ResNet
 from resnetlab.weights.gluon.names import gluon_form, gluon_key_map, gluon_key_map_for, symbol_of
 from resnetlab.weights.gluon.params import read_params, write_params
 from resnetlab.weights.load import load_weights
-from resnetlab.weights.maps.keymap import COUNTERS, KeyMap
+from resnetlab.weights.maps import COUNTERS, KeyMap
 from resnetlab.weights.tensors import DamagedFileError
 
 NARROW = (8, 16, 24, 32)

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 import resnetlab
 from resnetlab import weights
-from resnetlab.weights.maps import timm as timm_weights
-from resnetlab.weights.maps import torchvision as torchvision_weights
+from resnetlab.weights.published import TIMM_NETWORKS, TORCHVISION_NETWORKS
 
 
 def _assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]):
@@ -37,14 +36,14 @@ def _there_and_back(theirs: nn.Module, name: str, written: Path, back: Path, rea
     _assert_equal(read(back), theirs.state_dict())
 
 
-@pytest.mark.parametrize("name", torchvision_weights.NETWORKS)
+@pytest.mark.parametrize("name", TORCHVISION_NETWORKS)
 def test_torchvision(name: str, tmp_path: Path):
     theirs = randomized(torchvision.models.get_model(name))
     torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
     _there_and_back(theirs, name, tmp_path / "theirs.pth", tmp_path / "back.pth", torch.load)
 
 
-@pytest.mark.parametrize("name", [name for name in timm_weights.NETWORKS if name not in torchvision_weights.NETWORKS])
+@pytest.mark.parametrize("name", [name for name in TIMM_NETWORKS if name not in TORCHVISION_NETWORKS])
 def test_timm(name: str, tmp_path: Path):
     theirs = randomized(timm.create_model(name))
     save_file(theirs.state_dict(), tmp_path / "theirs.safetensors")

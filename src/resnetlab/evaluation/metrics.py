@@ -1,4 +1,4 @@
-"""Metrics of a classifier: overall, by class and by image."""
+"""Metrics of a classifier: overall, by class and by image, and the confusion matrix."""
 
 from __future__ import annotations
 

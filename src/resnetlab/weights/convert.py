@@ -22,9 +22,8 @@ from resnetlab.weights.file import save
 from resnetlab.weights.gluon.names import gluon_key_map_for
 from resnetlab.weights.gluon.params import write_params
 from resnetlab.weights.load import load_source
-from resnetlab.weights.maps import timm, torchvision
-from resnetlab.weights.maps.cifar import cifar_key_map
-from resnetlab.weights.maps.keymap import COUNTERS, KeyMap
+from resnetlab.weights.maps import COUNTERS, KeyMap, cifar_key_map, timm_key_map, torchvision_key_map
+from resnetlab.weights.published import TIMM_NETWORKS, TORCHVISION_NETWORKS, network_among
 from resnetlab.weights.report import LoadReport
 from resnetlab.weights.sources import Source, key_map, open_weights
 
@@ -144,14 +143,14 @@ def _map_to(form: str, network: ResNet) -> KeyMap:
                 f"the form 'cifar' needs a network with stem 'cifar', got stem {config.stem!r}. Choose another form."
             )
         return cifar_key_map(names)
-    known = torchvision.NETWORKS if form == "torchvision" else timm.NETWORKS
-    if torchvision.network_among(config, known) is None:
+    known = TORCHVISION_NETWORKS if form == "torchvision" else TIMM_NETWORKS
+    if network_among(config, known) is None:
         raise UserError(
             f"{form} does not have this network ({config.block}, depths {config.depths}, stem {config.stem!r}). It "
             f"has {', '.join(known)}. Export to a resnetlab file instead: --to resnetlab."
         )
     is_timms = form == "timm" and config.preactivation
-    return timm.timm_key_map(names) if is_timms else torchvision.torchvision_key_map(names)
+    return timm_key_map(names) if is_timms else torchvision_key_map(names)
 
 
 def _write(path: Path, form: str, tensors: dict[str, Tensor]) -> None:

@@ -20,7 +20,7 @@ from resnetlab.models.config import ResNetConfig
 from resnetlab.models.network import Network, sections_of
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.surgery import adapted_kernel, first_convolution
-from resnetlab.weights.maps.keymap import COUNTERS
+from resnetlab.weights.maps import COUNTERS
 from resnetlab.weights.report import ADAPTED, IGNORED, LOADED, REINITIALIZED, LoadedTensor, LoadReport, listed
 from resnetlab.weights.sources import Source, key_map, open_weights
 

@@ -14,14 +14,11 @@ from resnetlab.core.runs import Run
 from resnetlab.models.adapters import TimmConfig, pretrained_config
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.network import Architecture
+from resnetlab.weights import published
 from resnetlab.weights.file import described, weights_path
 from resnetlab.weights.foreign import check_finite_weights, read_weights_file
 from resnetlab.weights.gluon.names import gluon_key_map
-from resnetlab.weights.maps import timm
-from resnetlab.weights.maps.cifar import cifar_key_map
-from resnetlab.weights.maps.keymap import KeyMap
-from resnetlab.weights.maps.timm import timm_key_map
-from resnetlab.weights.maps.torchvision import torchvision_key_map, torchvision_weights
+from resnetlab.weights.maps import KeyMap, cifar_key_map, timm_key_map, torchvision_key_map
 
 TIMM_DEFAULT = "timm:DEFAULT"
 """The weights that timm publishes for a network of its own."""
@@ -68,16 +65,16 @@ def open_weights(source: str | Path | Run, config: Architecture | None = None) -
     if name.startswith("torchvision:"):
         if not isinstance(config, ResNetConfig):
             raise UserError(f"{name!r} can be of several networks. Say which: --model NAME, a name of the catalog.")
-        path, preprocessing, class_names = torchvision_weights(config, name.removeprefix("torchvision:"))
+        path, preprocessing, class_names = published.torchvision_weights(config, name.removeprefix("torchvision:"))
         return _read(path, name, class_names=class_names, preprocessing=preprocessing)
     if name.startswith("timm:"):
-        path, description = timm.timm_weights(_published(config) if name == TIMM_DEFAULT else name[len("timm:") :])
+        path, description = published.timm_weights(_published(config) if name == TIMM_DEFAULT else name[len("timm:") :])
     else:
         path = weights_path(source)
-        description = timm.description_of(path)
+        description = published.description_of(path)
     if not description and isinstance(config, TimmConfig):
         description = pretrained_config(config)
-    stated = {"network": timm.architecture(description), "preprocessing": timm.preprocessing_of(description)}
+    stated = {"network": published.architecture(description), "preprocessing": published.preprocessing_of(description)}
     return _read(path, name if name.startswith("timm:") else str(path), **stated)
 
 

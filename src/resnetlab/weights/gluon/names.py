@@ -23,7 +23,7 @@ from resnetlab.core.files import printable
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
 from resnetlab.weights.gluon.graph import Layer, kind_of_convolution, read_graph
-from resnetlab.weights.maps.keymap import COUNTERS, KeyMap
+from resnetlab.weights.maps import COUNTERS, KeyMap
 
 
 @dataclass(frozen=True, kw_only=True)

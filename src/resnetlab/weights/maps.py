@@ -1,9 +1,11 @@
-"""`KeyMap`: a two-way map between our tensor names and those of another program."""
+"""Names of tensors in the files of other libraries: two-way maps, with nothing left over."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -11,6 +13,14 @@ from resnetlab.core.errors import UserError
 
 COUNTERS = ".num_batches_tracked"
 """Suffix of torch's batch counters; nothing is computed from them, and older files lack them."""
+_CIFAR = ((r"^fc\.", "linear."), (r"\.downsample\.", ".shortcut."))
+_TIMM_PREACTIVATION = (
+    (r"^conv1\.", "stem.conv."),
+    (r"^layer(\d)\.(\d+)\.", lambda match: f"stages.{int(match[1]) - 1}.blocks.{match[2]}."),
+    (r"\.bn(\d)\.", r".norm\1."),
+    (r"\.downsample\.0\.", ".downsample.conv."),
+    (r"^fc\.", "head.fc."),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,3 +68,32 @@ class KeyMap:
         """Returns the names in a file that match none of our tensors, except counters."""
         known = set(self.names.values())
         return [name for name in tensors if name not in known and not name.endswith(COUNTERS)]
+
+
+def torchvision_key_map(names: Sequence[str]) -> KeyMap:
+    """Returns the map for these tensors: the names are equal."""
+    return KeyMap(form="torchvision", names={name: name for name in names})
+
+
+def cifar_key_map(names: Sequence[str]) -> KeyMap:
+    """Returns the map to checkpoints of networks for small images, as training scripts commonly write them.
+
+    Blocks and layers have our names; the head is `linear`, and a projection (option B) is `shortcut`. The shortcut of
+    option A has no weights. The prefix `module.` and any nesting of the state dict are removed when the file is read.
+    """
+    return KeyMap(form="CIFAR checkpoint", names={name: _replaced(name, _CIFAR) for name in names})
+
+
+def timm_key_map(names: Sequence[str]) -> KeyMap:
+    """Returns the map for these tensors of a network with pre-activation.
+
+    Its head in timm is a 1x1 convolution. All other networks of timm have torchvision's names.
+    """
+    renamed = {name: _replaced(name, _TIMM_PREACTIVATION) for name in names}
+    return KeyMap(form="timm", names=renamed, pointwise=frozenset({"fc.weight"}) & renamed.keys())
+
+
+def _replaced(name: str, patterns: Sequence[tuple[str, str | Callable[[Any], str]]]) -> str:
+    for pattern, replacement in patterns:
+        name = re.sub(pattern, replacement, name)
+    return name

@@ -1,1 +1,0 @@
-"""Weights of other libraries: one two-way map of names a file."""
