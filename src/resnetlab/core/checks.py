@@ -16,7 +16,7 @@ from resnetlab.core.errors import UserError, nearest, unknown
 T = TypeVar("T")
 
 
-def check_integer(name: str, value: Any, minimum: int | None = None, maximum: int | None = None) -> int:
+def check_integer(name: str, value: Any, minimum: float | None = None, maximum: float | None = None) -> int:
     """Returns `value` if it is an integer in [minimum, maximum]; a bound of None is open."""
     number = int(value) if isinstance(value, numbers.Integral) and not isinstance(value, bool) else None
     if number is None or (minimum is not None and number < minimum) or (maximum is not None and number > maximum):
@@ -28,24 +28,25 @@ def check_integer(name: str, value: Any, minimum: int | None = None, maximum: in
 def check_number(
     name: str,
     value: Any,
-    minimum: float = -math.inf,
-    maximum: float = math.inf,
+    minimum: float | None = None,
+    maximum: float | None = None,
     *,
     above: bool = False,
     below: bool = False,
 ) -> float:
-    """Returns `value` as a float if it is a finite number in [minimum, maximum].
+    """Returns `value` as a float if it is a finite number in [minimum, maximum]; a bound of None is open.
 
     `above` and `below` exclude the minimum and the maximum themselves.
     """
-    bounds = []
-    if minimum > -math.inf:
-        bounds.append(f" {'above' if above else 'at least'} {minimum:g}")
-    if maximum < math.inf:
-        bounds.append(f" {'below' if below else 'at most'} {maximum:g}")
     number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
-    inside = math.isfinite(number) and minimum <= number <= maximum
-    if not inside or (above and number == minimum) or (below and number == maximum):
+    bounds, inside = [], math.isfinite(number)
+    if minimum is not None:
+        bounds.append(f" {'above' if above else 'at least'} {minimum:g}")
+        inside &= number > minimum if above else number >= minimum
+    if maximum is not None:
+        bounds.append(f" {'below' if below else 'at most'} {maximum:g}")
+        inside &= number < maximum if below else number <= maximum
+    if not inside:
         raise UserError(f"{name} must be a finite number{' and'.join(bounds)}, got {value!r}.")
     return number
 

@@ -2,20 +2,17 @@
 
     @documented
     @dataclass(frozen=True, kw_only=True)
-    class Schedule:
+    class Schedule(Checked):
         '''How the learning rate changes.'''
 
         epochs: int = setting(20, "passes over the training images", minimum=1)
         decay: float = setting(0.1, "factor of each drop of the learning rate", above=0, maximum=1)
         kind: str = setting("cosine", "shape of the curve", choices=("cosine", "constant"))
 
-        def __post_init__(self) -> None:
-            check_fields(self)
-
 The annotation says what kind of value a field takes: `int`, `float`, `bool`, `str`, `tuple[int, ...]`,
 `tuple[float, float]`, `Mapping[str, float]`, another dataclass, and unions of them, with `None` where the field is
-optional. `setting` adds the bounds. `check_fields` checks and normalizes all values, and `describe_fields` lists the
-fields for `--help`, `list --fields` and the reference.
+optional. `setting` adds the bounds. `Checked` checks and normalizes all values when an instance is made, and
+`describe_fields` lists the fields for `--help`, `list --fields` and the reference.
 """
 
 from __future__ import annotations
@@ -113,7 +110,7 @@ def check_fields(instance: Any, prefix: str = "") -> None:
     """Checks all fields of a dataclass that `setting` declared, and normalizes their values.
 
     Numbers become plain `int` and `float`, sequences tuples, mappings dicts, and a mapping given for a nested dataclass
-    becomes the dataclass. Call it first in `__post_init__`.
+    becomes the dataclass. `Checked` calls it without a prefix.
 
     Args:
         instance: the dataclass, frozen or not.
@@ -124,9 +121,16 @@ def check_fields(instance: Any, prefix: str = "") -> None:
     """
     hints = _hints(type(instance))
     for field in dataclasses.fields(instance):
-        if said := _said(field):
+        if said := field.metadata.get(_KEY):
             value = _checked(f"{prefix}{field.name}", getattr(instance, field.name), hints[field.name], said)
             set_checked(instance, **{field.name: value})
+
+
+class Checked:
+    """Base of a dataclass whose fields are checked and normalized when an instance is made; see `check_fields`."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,11 +173,13 @@ def describe_fields(cls: type, *, nested: bool = True) -> list[FieldDescription]
     """
     hints, found = _hints(cls), []
     for field in dataclasses.fields(cls):
-        said = _said(field)
+        said: _Setting | None = field.metadata.get(_KEY)
         if said is None:
             continue
         default = field.default if field.default_factory is MISSING else field.default_factory()
-        inner = [kind for kind in _members(hints[field.name]) if isinstance(kind, type) and _is_dataclass(kind)]
+        inner = [
+            kind for kind in _members(hints[field.name]) if isinstance(kind, type) and dataclasses.is_dataclass(kind)
+        ]
         if nested and inner:
             found += [
                 dataclasses.replace(
@@ -185,7 +191,6 @@ def describe_fields(cls: type, *, nested: bool = True) -> list[FieldDescription]
                 for entry in describe_fields(inner[0])
             ]
             continue
-        kind = said.accepts or _type_name(hints[field.name], said)
         kind = said.accepts or _type_name(hints[field.name], said)
         found.append(
             FieldDescription(
@@ -250,10 +255,6 @@ def _field_lines(cls: type, without: Collection[str] = ()) -> list[str]:
     return lines
 
 
-def _said(field: dataclasses.Field[Any]) -> _Setting | None:
-    return field.metadata.get(_KEY)
-
-
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
@@ -263,10 +264,6 @@ def _members(hint: Any) -> tuple[Any, ...]:
     """Returns the types that a union is made of, without None; or the one type."""
     members = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     return tuple(member for member in members if member is not type(None))
-
-
-def _is_dataclass(kind: type) -> bool:
-    return dataclasses.is_dataclass(kind)
 
 
 def _checked(name: str, value: Any, hint: Any, said: _Setting) -> Any:
@@ -302,7 +299,7 @@ def _check_type(name: str, value: Any, member: Any, said: _Setting) -> Any:
         return _check_sequence(name, value, typing.get_args(member), said)
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return _check_mapping(name, value, typing.get_args(member), said)
-    if isinstance(member, type) and _is_dataclass(member):
+    if isinstance(member, type) and dataclasses.is_dataclass(member):
         if isinstance(value, Mapping):
             return from_mapping(member, value, name)
         if not isinstance(value, member):
@@ -313,21 +310,11 @@ def _check_type(name: str, value: Any, member: Any, said: _Setting) -> Any:
     if said.choices is not None and any(isinstance(choice, member) for choice in said.choices):
         return _check_choice(name, value, list(said.choices))
     if member is int:
-        lowest, highest = said.minimum, said.maximum
-        return check_integer(
-            name, value, None if lowest is None else int(lowest), None if highest is None else int(highest)
-        )
+        return check_integer(name, value, said.minimum, said.maximum)
     if member is float:
-        low = said.above if said.above is not None else said.minimum
-        high = said.below if said.below is not None else said.maximum
-        return check_number(
-            name,
-            value,
-            -math.inf if low is None else low,
-            math.inf if high is None else high,
-            above=said.above is not None,
-            below=said.below is not None,
-        )
+        above, below = said.above is not None, said.below is not None
+        low, high = said.above if above else said.minimum, said.below if below else said.maximum
+        return check_number(name, value, low, high, above=above, below=below)
     if member is str and not isinstance(value, str):
         raise UserError(f"{name} must be text{_such_as(said)}, got {value!r}.")
     return value
@@ -339,11 +326,8 @@ def _check_choice(name: str, value: Any, choices: list[Any]) -> Any:
             return choice
     if all(isinstance(choice, str) for choice in choices):
         raise unknown(name.removeprefix("every "), value, choices)
-    raise UserError(f"{name} must be {' or '.join(_plain(choice) for choice in choices)}, got {value!r}.")
-
-
-def _plain(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else repr(value)
+    plain = (str(choice).lower() if isinstance(choice, bool) else repr(choice) for choice in choices)
+    raise UserError(f"{name} must be {' or '.join(plain)}, got {value!r}.")
 
 
 def _check_sequence(name: str, values: Any, kinds: tuple[Any, ...], said: _Setting) -> tuple[Any, ...]:

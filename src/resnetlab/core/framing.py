@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from resnetlab.core.fields import REQUIRED, check_fields, documented, setting
+from resnetlab.core.fields import REQUIRED, Checked, documented, setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +28,7 @@ INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resamp
 
 @documented
 @dataclass(frozen=True, kw_only=True)
-class FramingOptions:
+class FramingOptions(Checked):
     """The framing that a user chooses; what is None follows from the images.
 
     Raises:
@@ -60,9 +60,6 @@ class FramingOptions:
         above=0,
         maximum=1,
     )
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def resolve(self, *, image_size: int, channels: int) -> Framing:
         """Returns the framing, with `image_size` and `channels` where none were chosen."""

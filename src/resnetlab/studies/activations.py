@@ -9,7 +9,7 @@ from typing import Unpack
 import pandas as pd
 from matplotlib.figure import Figure
 
-from resnetlab.core.fields import check_fields, documented, setting
+from resnetlab.core.fields import Checked, documented, setting
 from resnetlab.data.storage.store import ImageData
 from resnetlab.scratch.activations import ACTIVATIONS
 from resnetlab.studies.lab.comparison import against, verdict_on
@@ -37,13 +37,10 @@ _EXPECTED = {"leaky_relu": "not above", "prelu": "below", "elu": "below", "silu"
 
 @documented
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Checked):
     """The arguments of this study."""
 
     model: str = setting("resnet20", "a network of `resnetlab list models`")
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 def activations(

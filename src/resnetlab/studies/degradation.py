@@ -11,7 +11,7 @@ from typing import Unpack
 import pandas as pd
 from matplotlib.figure import Figure
 
-from resnetlab.core.fields import check_fields, documented
+from resnetlab.core.fields import Checked, documented
 from resnetlab.core.pictures import style_axes
 from resnetlab.core.runs import Run
 from resnetlab.data.storage.store import ImageData
@@ -44,13 +44,10 @@ QUESTION = Question(
 
 @documented
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Checked):
     """The arguments of this study."""
 
     depths: Sequence[int] = depths_setting((20, 56), at_least=2)
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 def degradation(

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from resnetlab.core.fields import check_fields, documented
+from resnetlab.core.fields import Checked, documented
 from resnetlab.core.pictures import MUTED, style_axes
 from resnetlab.core.randomness import generator, torch_seeded
 from resnetlab.core.runs import Run
@@ -57,13 +57,10 @@ _STATISTICS = 256  # images for the normalization statistics of untrained networ
 
 @documented
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Checked):
     """The arguments of this study."""
 
     depths: Sequence[int] = depths_setting((8, 20, 56), at_least=2)
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 def gradients(

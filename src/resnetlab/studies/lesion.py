@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from resnetlab.core.fields import check_fields, documented, setting
+from resnetlab.core.fields import Checked, documented, setting
 from resnetlab.core.pictures import MUTED, style_axes
 from resnetlab.core.randomness import generator
 from resnetlab.core.runs import Run
@@ -70,16 +70,13 @@ _MOST_COUNTS = 8
 
 @documented
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Checked):
     """The arguments of this study."""
 
     depth: int = depth_setting(20, "layers of the networks; 20 layers are 9 blocks", least=20)
     draws: int = setting(
         5, "random draws for each number of deleted blocks, number of swaps and path length", minimum=1
     )
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 def lesion(

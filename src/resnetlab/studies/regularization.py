@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from resnetlab.core.fields import check_fields, documented, setting
+from resnetlab.core.fields import Checked, documented, setting
 from resnetlab.core.pictures import MUTED, TRAINING, VALIDATION, style_axes
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.data.storage.store import ImageData
@@ -57,7 +57,7 @@ _POSITIONS = 2_000_000
 
 @documented
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Checked):
     """The arguments of this study."""
 
     model: str = setting("resnet20", "a network of `resnetlab list models`")
@@ -68,9 +68,6 @@ class Options:
     block_size: int = setting(
         3, "height and width of the dropped blocks in positions, clipped to smaller feature maps", minimum=1
     )
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 def regularization(

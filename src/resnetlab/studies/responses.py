@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from resnetlab.core.fields import check_fields, documented
+from resnetlab.core.fields import Checked, documented
 from resnetlab.core.pictures import style_axes
 from resnetlab.core.runs import Run
 from resnetlab.data.storage.store import ImageData
@@ -48,13 +48,10 @@ _LEARNED = 0.5  # a plain network above this fraction of the error of guessing h
 
 @documented
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Checked):
     """The arguments of this study."""
 
     depths: Sequence[int] = depths_setting((20, 56), at_least=2)
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 def responses(

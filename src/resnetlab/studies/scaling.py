@@ -11,7 +11,7 @@ from typing import Unpack
 import pandas as pd
 from matplotlib.figure import Figure
 
-from resnetlab.core.fields import check_fields, documented, setting
+from resnetlab.core.fields import Checked, documented, setting
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.scaling import ALPHA, BETA, GAMMA, PUBLISHED
@@ -82,16 +82,13 @@ _HALVINGS = 7
 
 @documented
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Checked):
     """The arguments of this study."""
 
     factor: float = setting(4.0, "cost of the larger networks, as a multiple of the small one's", minimum=2)
     width: int = setting(
         8, "channels of the small network's first stage; the others have two and four times as many", minimum=1
     )
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 def scaling(

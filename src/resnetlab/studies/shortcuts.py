@@ -9,7 +9,7 @@ from typing import Unpack
 import pandas as pd
 from matplotlib.figure import Figure
 
-from resnetlab.core.fields import check_fields, documented, setting
+from resnetlab.core.fields import Checked, documented, setting
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.config import ResNetConfig
 from resnetlab.studies.lab.comparison import against, verdict_on
@@ -50,13 +50,10 @@ _EXPECTED = {"none": "above", "B": "not above", "C": "not above", "pre-activatio
 
 @documented
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Checked):
     """The arguments of this study."""
 
     model: str = setting("resnet20", "a network of `resnetlab list models`")
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 def shortcuts(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from resnetlab.core.errors import UserError
-from resnetlab.core.fields import REQUIRED, check_fields, documented, setting
+from resnetlab.core.fields import REQUIRED, Checked, documented, setting
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.data.batches import Batch
@@ -82,16 +82,13 @@ class Cell:
 
 @documented
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(Checked):
     """What every training of a study gets."""
 
     images: int = setting(REQUIRED, "training images", minimum=1)
     epochs: int = setting(REQUIRED, "passes over them", minimum=1)
     minutes: float = setting(0.0, "expected time of all trainings and evaluations together; 0 if unknown", minimum=0)
     evaluated: int | None = setting(None, "held-out images that each network is evaluated on; None for all", minimum=1)
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def epochs_of(self, cell: Cell, images: int | None = None) -> int:
         """Returns the epochs of one training; `images` is its number of training images if not the plan's."""

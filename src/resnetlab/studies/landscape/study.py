@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from resnetlab.core.fields import check_fields, documented, setting
+from resnetlab.core.fields import Checked, documented, setting
 from resnetlab.core.pictures import INK, MUTED, style_axes
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.resnet import ResNet
@@ -54,7 +54,7 @@ _LEAST = 1e-3  # smallest loss that is drawn: the scale is logarithmic
 
 @documented
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Checked):
     """The arguments of this study."""
 
     depths: Sequence[int] = depths_setting((20,))
@@ -63,9 +63,6 @@ class Options:
     images: int = setting(
         0, "images that the loss is measured on; 0 for as many as the budget allows, at most 2,000", minimum=0
     )
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 def landscape(
