@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resnetlab.cli.inspection import own_images
-from resnetlab.cli.options import DataRoot, Device, OwnModel, RunFolder, SkipUnreadable, given_options
+from resnetlab.cli.inspection import moved_images, own_images
+from resnetlab.cli.options import DataRoot, Device, OwnModel, RunFolder, SkipUnreadable, refuse_options
 from resnetlab.core.console import notice, output
-from resnetlab.core.errors import UserError
 
 if TYPE_CHECKING:
     from resnetlab.core.runs import Run
@@ -65,8 +64,9 @@ def command(
 
     opened = Run(run)
     if page_only:
-        _refuse_measuring(context)
-        _write_page(opened, None if data is None else _moved_images(opened, data, data_root), data_root)
+        measuring = ("split", "model", "mirrored", "explore", "device", "skip_unreadable")
+        refuse_options(context, measuring, "--page-only measures nothing")
+        _write_page(opened, None if data is None else moved_images(opened, data, data_root), data_root)
         return
 
     from resnetlab.evaluation.evaluate import evaluate
@@ -100,20 +100,7 @@ def _own_images(run: Run, data: str | None, data_root: Path | None) -> ImageData
     return own_images(run.path, data, data_root)
 
 
-def _moved_images(run: Run, folder: str, data_root: Path | None) -> ImageData:
-    from resnetlab.data.load import reload_data
-
-    return reload_data(run.settings["data"], source=folder, data_root=data_root)
-
-
 def _write_page(run: Run, images: ImageData | None, data_root: Path | None) -> None:
     from resnetlab.report.page import write_report
 
     notice(f"report  {write_report(run, images, data_root=data_root)}")
-
-
-def _refuse_measuring(context: typer.Context) -> None:
-    """Refuses options of an evaluation, which --page-only would ignore."""
-    measuring = ("split", "model", "mirrored", "explore", "device", "skip_unreadable")
-    if given := [name for name in given_options(context) if name in measuring]:
-        raise UserError(f"--page-only measures nothing and does not take {', '.join(given)}. Remove them.")

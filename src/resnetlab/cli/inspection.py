@@ -17,6 +17,7 @@ from resnetlab.core.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from resnetlab.core.runs import Run
     from resnetlab.data.augment import Augmentation
     from resnetlab.data.storage.store import ImageData
     from resnetlab.models.network import Network
@@ -117,6 +118,13 @@ def own_images(run: Path, source: str, data_root: Path | None) -> ImageData | No
         return reload_data(recorded, source=source, data_root=data_root)
     except UserError:  # other images after all
         return None
+
+
+def moved_images(run: Run, folder: str, data_root: Path | None) -> ImageData:
+    """Returns a run's own images from where they are now."""
+    from resnetlab.data.load import reload_data
+
+    return reload_data(run.settings["data"], source=folder, data_root=data_root)
 
 
 def _policy(augmented: bool, recipe: str, assign: list[str]) -> Augmentation | None:

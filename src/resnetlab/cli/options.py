@@ -232,6 +232,12 @@ def given_options(context: typer.Context) -> list[str]:
     return sorted(given)
 
 
+def refuse_options(context: typer.Context, options: Collection[str], reason: str) -> None:
+    """Raises `UserError` if any of these options was given on the command line, where it would be ignored."""
+    if given := [f"--{name.replace('_', '-')}" for name in given_options(context) if name in options]:
+        raise UserError(f"{reason}, so it does not take {', '.join(given)}. Remove {'them' if given[1:] else 'it'}.")
+
+
 def read_assignments(items: Iterable[str], example: str = "lr=0.1") -> dict[str, Any]:
     """Returns the values of --set KEY=VALUE by key: as TOML if it parses, else as text; the last of a key counts."""
     assigned: dict[str, Any] = {}

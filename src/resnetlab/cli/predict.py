@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resnetlab.cli.files import check_file, write_csv, write_png
-from resnetlab.cli.options import DataRoot, Device, OwnModel, SkipUnreadable, given_options
+from resnetlab.cli.options import DataRoot, Device, OwnModel, SkipUnreadable, refuse_options
 from resnetlab.core.console import output
 from resnetlab.core.errors import UserError
 
@@ -72,10 +72,10 @@ def command(
     check_file(out, "--out", "predictions.csv", stdout=True)
     check_file(sheet, "--sheet", "similar.png")
     if similar is not None:
-        _refuse(context, ("top", "skip_unreadable"), "--similar shows no classes")
+        refuse_options(context, ("top", "skip_unreadable"), "--similar shows no classes")
         _similar(network, images, similar, out, sheet, data, data_root, model=model, device=device)
         return
-    _refuse(context, ("sheet", "data", "data_root"), "without --similar, predict needs no other images")
+    refuse_options(context, ("sheet", "data", "data_root"), "without --similar, predict needs no other images")
 
     from rich.markup import escape
     from rich.table import Table
@@ -157,8 +157,3 @@ def _similar_table(found: pd.DataFrame) -> Table:
     for row in rows.to_dict("records"):
         table.add_row(*(f"{value:.3f}" if name == "similarity" else escape(str(value)) for name, value in row.items()))
     return table
-
-
-def _refuse(context: typer.Context, options: tuple[str, ...], reason: str) -> None:
-    if given := [f"--{name.replace('_', '-')}" for name in given_options(context) if name in options]:
-        raise UserError(f"{reason}, so it does not take {', '.join(given)}. Remove {'them' if given[1:] else 'it'}.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from resnetlab.cli.inspection import moved_images
 from resnetlab.cli.options import (
     RUN,
     TRAINING,
@@ -121,10 +122,12 @@ def command(
     resnetlab train --resume runs/photos
     """
     if resume is not None:
+        from resnetlab.training.fit import resume as continue_run
+
         _refuse_settings(context)
         given = {"model": None if model == "auto" else model, "device": None if device == "auto" else device}
-        run = _resume(resume, data=data, data_root=options.data_root, **given)
-        _report(run, lambda: None if data is None else _moved_images(run, data, options.data_root), options.data_root)
+        run = continue_run(resume, data=data, data_root=options.data_root, **given)
+        _report(run, lambda: None if data is None else moved_images(run, data, options.data_root), options.data_root)
         return
     if data is None:
         raise UserError(
@@ -177,19 +180,6 @@ def _overfit(model: str, images: ImageData, **settings: Any) -> None:
     if not result.learned:
         raise UserError(f"{result}.")
     notice(f"{result}")
-
-
-def _resume(folder: Path, **given: Any) -> Run:
-    from resnetlab.training.fit import resume
-
-    return resume(folder, **given)
-
-
-def _moved_images(run: Run, folder: str, data_root: Path | None) -> ImageData:
-    """Returns the images of a resumed run from where they are now."""
-    from resnetlab.data.load import reload_data
-
-    return reload_data(run.settings["data"], source=folder, data_root=data_root)
 
 
 def _refuse_settings(context: typer.Context) -> None:
