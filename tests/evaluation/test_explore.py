@@ -20,7 +20,7 @@ from resnetlab.evaluation import explore as explore_module
 from resnetlab.evaluation.diagnostics import diagnose
 from resnetlab.evaluation.embeddings import EmbeddingMap, embedding_map
 from resnetlab.evaluation.evaluate import evaluate_split
-from resnetlab.evaluation.explore import affordable, exploration_of, explore
+from resnetlab.evaluation.explore import affordable, explore
 from resnetlab.evaluation.result import Evaluation, Exploration
 from resnetlab.models.resnet import ResNet
 from resnetlab.weights.file import load
@@ -158,14 +158,10 @@ def test_a_saved_evaluation_takes_its_exploration_along(evaluation: Evaluation, 
     assert Exploration.load(tmp_path) is None
 
 
-def test_an_old_evaluation_is_explored_once(
-    run: Run, network: ResNet, digits: ImageData, monkeypatch: pytest.MonkeyPatch
-):
-    found = exploration_of(run.evaluation(), network, digits)
-    assert found.map.points["index"].tolist() == digits.split("test").index.tolist()
-    assert found.diagnostics.top1 == pytest.approx((run.summary or {})["top1"])
-    monkeypatch.setattr(explore_module, "embedding_map", None)
-    assert_equal(exploration_of(run.evaluation(), network, digits), found)
+def test_a_run_is_explored_on_its_split(explored: Exploration, run: Run, digits: ImageData):
+    assert explored.map.points["index"].tolist() == digits.split("test").index.tolist()
+    assert explored.diagnostics is not None
+    assert explored.diagnostics.top1 == pytest.approx((run.summary or {})["top1"])
 
 
 def test_images_of_another_evaluation_are_refused(network: ResNet, digits: ImageData, evaluation: Evaluation):

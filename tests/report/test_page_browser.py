@@ -9,9 +9,7 @@ import pytest
 from tests.report.pages import HOSTILE, add_exploration, make_data, make_run
 
 from resnetlab import Run, evaluate, write_report
-from resnetlab.evaluation.explore import exploration_of
 from resnetlab.report.sections.citations import WORKS
-from resnetlab.weights.file import load
 
 STATUS = "words => document.getElementById('chosen').textContent.startsWith(words)"
 DRAWN = """() => {
@@ -42,8 +40,7 @@ def browser():
 def trained(tmp_path_factory, digits_run, digits):
     """A trained network, evaluated, explored and reported on."""
     run = Run(shutil.copytree(digits_run.path, tmp_path_factory.mktemp("runs") / "trained"))
-    evaluate(run, digits)
-    exploration_of(run.evaluation(), load(run), digits)
+    evaluate(run, digits, explore=True)
     write_report(run, digits)
     return run, pd.read_parquet(run.evaluation() / "per_image.parquet")
 

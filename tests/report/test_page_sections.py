@@ -16,7 +16,6 @@ from resnetlab import Run, evaluate, write_report
 from resnetlab.core.html import number, render
 from resnetlab.core.pictures import LIGHT, TRAINING, VALIDATION
 from resnetlab.evaluation.attention import class_activation
-from resnetlab.evaluation.explore import exploration_of
 from resnetlab.evaluation.result import Exploration
 from resnetlab.report.images import find_images
 from resnetlab.report.mistakes import find_mistakes
@@ -29,8 +28,7 @@ from resnetlab.weights.file import load
 def explored(tmp_path_factory, digits_run, digits):
     """A trained network, evaluated and explored."""
     run = Run(shutil.copytree(digits_run.path, tmp_path_factory.mktemp("runs") / "explored"))
-    evaluate(run, digits)
-    exploration_of(run.evaluation(), load(run), digits)
+    evaluate(run, digits, explore=True)
     return run, digits, Page(write_report(run, digits))
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 
-import pandas as pd
 import torch
 
 from resnetlab.core.console import console, is_live, notice
@@ -46,45 +43,7 @@ def explore(model: Network, data: ImageData, evaluation: Evaluation, *, seed: in
     Raises:
         UserError: the embeddings are not finite, or `data` are not the images of the evaluation.
     """
-    return _explore(model, data, str(evaluation.summary["split"]), evaluation.embeddings, seed)
-
-
-def exploration_of(folder: Path, model: Network, data: ImageData, *, seed: int = 0) -> Exploration:
-    """Returns the exploration of a saved evaluation; if there is none, computes and saves it.
-
-    Args:
-        folder: of the evaluation, such as `run.evaluation()`.
-        model: as in `explore`.
-        data: as in `explore`.
-        seed: as in `explore`; a saved exploration keeps the seed it was made with.
-
-    Raises:
-        UserError: as for `explore`.
-    """
-    found = Exploration.load(folder)
-    if found is None:
-        split = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["split"]
-        found = _explore(model, data, split, pd.read_parquet(folder / "embeddings.parquet"), seed)
-        found.save(folder)
-    return found
-
-
-def affordable(macs: int, blocks: int, evaluated: int) -> int:
-    """Returns the number of images for the diagnostics of a network.
-
-    Each image passes through the whole network and, for the lesion of each block, through the layers after it: on
-    average half of the network.
-
-    Args:
-        macs: multiply-accumulates of the network for one image.
-        blocks: number of its blocks.
-        evaluated: number of evaluated images: the diagnostics may always take as much work as the evaluation.
-    """
-    passes = max(_AFFORDABLE / macs, evaluated)
-    return min(_IMAGES, evaluated, int(passes / (1 + blocks / 2)))
-
-
-def _explore(model: Network, data: ImageData, name: str, embeddings: pd.DataFrame, seed: int) -> Exploration:
+    name, embeddings = str(evaluation.summary["split"]), evaluation.embeddings
     split = data.split(name)
     if split.index.tolist() != embeddings["index"].tolist():
         raise UserError(
@@ -108,6 +67,21 @@ def _explore(model: Network, data: ImageData, name: str, embeddings: pd.DataFram
         diagnosing = pool.submit(diagnose, model, pixels, labels, seed=seed)
         arranged = embedding_map(embeddings, seed=seed, limit=_POINTS)
         return Exploration(map=arranged, diagnostics=diagnosing.result())
+
+
+def affordable(macs: int, blocks: int, evaluated: int) -> int:
+    """Returns the number of images for the diagnostics of a network.
+
+    Each image passes through the whole network and, for the lesion of each block, through the layers after it: on
+    average half of the network.
+
+    Args:
+        macs: multiply-accumulates of the network for one image.
+        blocks: number of its blocks.
+        evaluated: number of evaluated images: the diagnostics may always take as much work as the evaluation.
+    """
+    passes = max(_AFFORDABLE / macs, evaluated)
+    return min(_IMAGES, evaluated, int(passes / (1 + blocks / 2)))
 
 
 @contextmanager
