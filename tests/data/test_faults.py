@@ -24,7 +24,6 @@ from resnetlab.data.storage.reader import (
     decode_image,
     file_stamp,
     probe_image,
-    read_image,
 )
 from resnetlab.training.fit import fit
 
@@ -230,7 +229,6 @@ def test_fault_09_every_orientation_is_set_upright_once(tmp_path: Path, suffix: 
     assert found.shape == (32, 48, 3)
     assert np.abs(found.astype(int) - upright).max() <= (8 if suffix == "jpg" else 0)
     assert probe_image(path) == (3, 32, 48)
-    assert np.array_equal(read_image(path, 3).permute(1, 2, 0).numpy(), found)
     assert found.flags.c_contiguous
 
 

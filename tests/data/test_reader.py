@@ -9,7 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from resnetlab.data.storage.reader import UnreadableImageError, decode_image, probe_image, read_image
+from resnetlab.data.storage.reader import UnreadableImageError, decode_image, probe_image
+
+
+def read_image(path: Path, channels: int) -> torch.Tensor:
+    return torch.tensor(decode_image(path, channels)).permute(2, 0, 1)
 
 
 @pytest.fixture

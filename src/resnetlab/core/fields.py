@@ -285,7 +285,7 @@ def _checked(name: str, value: Any, hint: Any, said: _Setting) -> Any:
 def _fitting(value: Any, members: tuple[Any, ...]) -> Any:
     """Returns the type of a union that `value` is checked against: the one of its shape, else the first."""
     shapes = {
-        tuple: _is_sequence(value),
+        tuple: is_sequence(value),
         str: isinstance(value, str),
         int: isinstance(value, numbers.Integral),
         float: isinstance(value, numbers.Real),
@@ -332,7 +332,7 @@ def _check_choice(name: str, value: Any, choices: list[Any]) -> Any:
 
 def _check_sequence(name: str, values: Any, kinds: tuple[Any, ...], said: _Setting) -> tuple[Any, ...]:
     fewest, most = _lengths(kinds, said)
-    if not _is_sequence(values) or not fewest <= len(values) <= most:
+    if not is_sequence(values) or not fewest <= len(values) <= most:
         raise UserError(f"{name} must be a {_sequence_name(kinds, said)}{_such_as(said)}, got {values!r}.")
     if len(kinds) != 2 or kinds[1] is not ...:
         entries = zip(values, kinds, strict=True)
@@ -350,7 +350,8 @@ def _check_mapping(name: str, values: Any, kinds: tuple[Any, ...], said: _Settin
     return {key: _check_type(f"{name}.{key}", value, kinds[1], said) for key, value in values.items()}
 
 
-def _is_sequence(value: Any) -> bool:
+def is_sequence(value: Any) -> bool:
+    """Whether a value is a list, a tuple or the like, and not text."""
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 

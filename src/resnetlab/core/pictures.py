@@ -176,10 +176,6 @@ class Picture:
         ).format(width, height, _SCREEN_SCALE * width, self.words)
         return head + _content(buffer.getvalue(), colors) + Markup("</svg>"), figure
 
-    def png(self) -> bytes:
-        """Returns the picture as a PNG file."""
-        return to_png([self])
-
 
 def to_png(pictures: Sequence[Picture]) -> bytes:
     """Returns pictures side by side as one PNG file, each under its title; equal pictures give equal bytes."""
@@ -297,11 +293,10 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], epochs: int = 0) -> tuple
             title="Loss, logarithmic scale" if name == "loss" and spans_widely(rows) else title,
             words=f"{title} of training and validation by epoch, a line chart. Its values are in the table below.",
             draw=on_axes(lambda axes, name=name, pair=pair: _draw_curves(axes, rows, epochs, name, pair)),
-            marks=_curve_marks(rows, pair, form),
+            marks=_marks(rows, dict(zip(("training", "validation"), pair, strict=True)), form),
         )
         for name, title, *pair, form in CURVES
     ]
-    lr = {"learning rate": "lr"}
     return (
         pictures[0],
         pictures[1],
@@ -309,7 +304,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], epochs: int = 0) -> tuple
             title="Learning rate",
             words="Learning rate by epoch, a line chart. Its values are in the table below.",
             draw=on_axes(lambda axes: _draw_rate(axes, rows, epochs)),
-            marks=_marks(rows, lr, ".4g"),
+            marks=_marks(rows, {"learning rate": "lr"}, ".4g"),
         ),
     )
 
@@ -346,10 +341,6 @@ def _style_epochs(axes: Axes, rows: Sequence[Mapping[str, Any]], epochs: int) ->
     style_axes(axes, xlabel="epoch")
     axes.set_xlim(0.5, max([epochs, 1, *(row["epoch"] for row in rows)]) + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
-
-
-def _curve_marks(rows: Sequence[Mapping[str, Any]], pair: Sequence[str], form: str) -> list[Mark]:
-    return _marks(rows, dict(zip(("training", "validation"), pair, strict=True)), form)
 
 
 def _marks(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], form: str) -> list[Mark]:

@@ -323,7 +323,10 @@ def _splits(
             images=part.images,
             labels=labels,
             index=drawn[name].positions[torch.from_numpy(part.rows)],
-            paths=tuple(_relative(entry.path, source.root) for entry in kept),
+            paths=tuple(
+                printable(path.relative_to(source.root) if path.is_relative_to(source.root) else path)
+                for path in (entry.path for entry in kept)
+            ),
         )
     return splits
 
@@ -348,10 +351,6 @@ def _with_channels(images: Tensor, channels: int) -> Tensor:
     # ITU-R BT.601 in 16-bit fixed point, rounded, as Pillow has it.
     weights = torch.tensor([19595, 38470, 7471]).reshape(1, 3, 1, 1)
     return ((images * weights).sum(1, keepdim=True) + 2**15 >> 16).to(torch.uint8)
-
-
-def _relative(path: Path, root: Path) -> str:
-    return printable(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
 def _failures(contents: Mapping[str, ReadFiles]) -> list[str]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from resnetlab.core.checks import check_integer, check_number
 from resnetlab.core.errors import UserError
-from resnetlab.core.fields import check_fields, documented, setting
+from resnetlab.core.fields import check_fields, documented, is_sequence, setting
 from resnetlab.scratch.activations import ACTIVATIONS
 from resnetlab.scratch.normalization import RUNNING_VARIANCES
 
@@ -39,13 +38,9 @@ BLOCKS: dict[str, BlockTraits] = {
 """The kinds of block by name; `register_block` adds to them."""
 
 
-def _num_classes(name: str, value: Any) -> int:
-    return max(0, check_integer(name, value))
-
-
 def _drop_block(name: str, values: Any) -> tuple[tuple[float, int], ...]:
-    pairs = values if _is_sequence(values) else [values]
-    if not all(_is_sequence(pair) and len(pair) == 2 for pair in pairs):
+    pairs = values if is_sequence(values) else [values]
+    if not all(is_sequence(pair) and len(pair) == 2 for pair in pairs):
         raise UserError(
             f"{name} must be a (rate, block size) for each stage, such as ((0, 1), (0, 1), (0.05, 5), (0.1, 7)), "
             f"got {values!r}."
@@ -57,10 +52,6 @@ def _drop_block(name: str, values: Any) -> tuple[tuple[float, int], ...]:
         )
         for rate, size in pairs
     )
-
-
-def _is_sequence(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 @documented
@@ -206,7 +197,7 @@ class ResNetConfig:
     num_classes: int = setting(
         1000,
         "outputs of the head; 0 or less omits the head, and the network returns the pooled embedding",
-        check=_num_classes,
+        check=lambda name, value: max(0, check_integer(name, value)),
         accepts="integer",
     )
     parts: str = setting(

@@ -38,11 +38,6 @@ class Report:
     rows: np.ndarray
 
 
-def no_figures(report: Report) -> Mapping[str, Sequence[Picture]]:
-    """Returns nothing, for a section without PNG files."""
-    return {}
-
-
 @dataclass(frozen=True, kw_only=True)
 class Section:
     """A section of the page.
@@ -55,7 +50,8 @@ class Section:
         view: returns the values that the template uses. Under "missing" it may return a sentence: what the section
             lacks, and the command that makes it. With nothing else, the section is that sentence. Without any values
             the section is left out, because it does not apply to the run.
-        figures: returns the pictures to write as figures/NAME.png, those of one file side by side.
+        figures: returns the pictures to write as figures/NAME.png, those of one file side by side; none by
+            default.
     """
 
     order: int
@@ -63,7 +59,7 @@ class Section:
     title: str
     link: str
     view: Callable[[Report], dict[str, Any]]
-    figures: Callable[[Report], Mapping[str, Sequence[Picture]]] = no_figures
+    figures: Callable[[Report], Mapping[str, Sequence[Picture]]] = lambda report: {}
 
     def render(self, report: Report) -> dict[str, Any]:
         """Returns the section as the page's template takes it: name, title, link, missing and content; or nothing."""

@@ -228,7 +228,9 @@ def resolve_recipe(recipe: str | Recipe, /, **changes: Any) -> Recipe:
     if "batch_size" in changes:
         changes = {"epoch_steps": 0, **changes}
     if changes.get("optimizer") in list(_ABOUT_EQUAL):
-        recipe = _in_the_scale_of(changes["optimizer"], recipe)
+        now, before = _ABOUT_EQUAL[changes["optimizer"]], _ABOUT_EQUAL[recipe.optimizer]
+        lr, weight_decay = (new / old for new, old in zip(now, before, strict=True))
+        recipe = recipe.with_scaled_rates(lr).changed(weight_decay=weight_decay * recipe.weight_decay)
     return recipe.changed(**changes)
 
 
@@ -237,9 +239,3 @@ def _sets_learning_rates(changes: Mapping[str, Any]) -> bool:
     rates = dict(changes["rates"]) if isinstance(changes.get("rates"), Mapping) else {}
     rates |= {key.removeprefix("rates."): rate for key, rate in changes.items() if key.startswith("rates.")}
     return "lr" in changes or any(rate for name, rate in rates.items() if name != LAYER_DECAY)
-
-
-def _in_the_scale_of(optimizer: str, recipe: Recipe) -> Recipe:
-    now, before = _ABOUT_EQUAL[optimizer], _ABOUT_EQUAL[recipe.optimizer]
-    lr, weight_decay = (new / old for new, old in zip(now, before, strict=True))
-    return recipe.with_scaled_rates(lr).changed(weight_decay=weight_decay * recipe.weight_decay)

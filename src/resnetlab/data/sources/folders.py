@@ -132,7 +132,8 @@ def list_classes(folder: Path, *, root: Path | None = None, follow_links: bool =
         )
     for name in names:
         if printable(name) != name:
-            fault = "that is not UTF-8" if _is_undecodable(name) else "with control characters or line breaks"
+            undecodable = any("\ud800" <= character <= "\udfff" for character in name)
+            fault = "that is not UTF-8" if undecodable else "with control characters or line breaks"
             raise UserError(f"the class folder {printable(folder / name)} has a name {fault}. Rename it.")
     links.warn()
     return names
@@ -300,7 +301,3 @@ def _identity(folder: Path) -> tuple[int, int]:
 def _unlisted(folder: Path, error: OSError) -> UserError:
     reason = error.strerror or error
     return UserError(f"cannot list the folder {printable(folder)}: {reason}. Make it readable, or remove it.")
-
-
-def _is_undecodable(name: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in name)

@@ -15,16 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
+from typing import IO, Any, TypeVar, cast
 
 import numpy as np
 from PIL import Image, ImageChops, ImageFile
 
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import printable
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """The formats that are read; the content of a file decides, never its name."""
@@ -126,9 +123,14 @@ def decode_content(path: Path, content: bytes, channels: int) -> np.ndarray:
     """Decodes the content of a file as `decode_image` does; `path` is for messages."""
     mode = "L" if channels == 1 else "RGB"
     with _reading(path), _opened(BytesIO(content)) as opened:
-        raw = _raw_mode(opened)
+        arguments = opened.tile[0].args if opened.tile else ""
+        # How values lie in the file, which the pixels no longer show; empty if unknown.
+        raw = str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
         opened.load()  # from here on a TIFF file is upright, and has lost its orientation
-        image = _opaque(_eight_bits(opened, raw))
+        image = _eight_bits(opened, raw)
+        if image.has_transparency_data:
+            backdrop = Image.new("RGBA", image.size, (*_BACKGROUND, 255))
+            image = Image.alpha_composite(backdrop, image.convert("RGBA"))
         orientation = _orientation(opened)
         if orientation in _UPRIGHT:
             image = image.transpose(_UPRIGHT[orientation])
@@ -141,13 +143,6 @@ def decode_content(path: Path, content: bytes, channels: int) -> np.ndarray:
             stacklevel=3,
         )
     return pixels.reshape(*pixels.shape[:2], channels)
-
-
-def read_image(path: Path, channels: int) -> Tensor:
-    """Returns `decode_image` as a tensor, uint8 (channels, H, W)."""
-    import torch  # here, for the sake of the processes that only decode
-
-    return torch.tensor(decode_image(path, channels)).permute(2, 0, 1).contiguous()
 
 
 def map_files(
@@ -237,12 +232,6 @@ def _opened(file: IO[bytes]) -> Iterator[ImageFile.ImageFile]:
         yield image
 
 
-def _raw_mode(image: ImageFile.ImageFile) -> str:
-    """Returns how values lie in the file, which the pixels no longer show; empty if unknown."""
-    arguments = image.tile[0].args if image.tile else ""
-    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
-
-
 def _eight_bits(image: ImageFile.ImageFile, raw: str) -> Image.Image:
     """Returns the image with 8 bits a value, its colors and its transparent color as they are meant."""
     if image.mode in _WIDE_MODES:
@@ -282,13 +271,6 @@ def _scaled(image: ImageFile.ImageFile, raw: str) -> Image.Image:
         return Image.fromarray(gray)
     alpha = np.where(values == transparent, 0, 255).astype(np.uint8)
     return Image.merge("LA", (Image.fromarray(gray), Image.fromarray(alpha)))
-
-
-def _opaque(image: Image.Image) -> Image.Image:
-    if not image.has_transparency_data:
-        return image
-    backdrop = Image.new("RGBA", image.size, (*_BACKGROUND, 255))
-    return Image.alpha_composite(backdrop, image.convert("RGBA"))
 
 
 def _orientation(image: Image.Image) -> int:
