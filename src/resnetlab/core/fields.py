@@ -192,11 +192,14 @@ def describe_fields(cls: type, *, nested: bool = True) -> list[FieldDescription]
             ]
             continue
         kind = said.accepts or _type_name(hints[field.name], said)
+        bounds = {"at least": said.minimum, "above": said.above, "at most": said.maximum, "below": said.below}
+        limits = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+        is_each = limits and kind.startswith(("sequence", "mapping"))
         found.append(
             FieldDescription(
                 name=field.name,
                 type=kind,
-                range=_range_text(said, each=kind.startswith(("sequence", "mapping"))),
+                range=f"each {limits}" if is_each else limits,
                 choices=tuple(said.choices or ()),
                 default=default,
                 description=said.description,
@@ -391,9 +394,3 @@ def _sequence_name(kinds: tuple[Any, ...], said: _Setting) -> str:
 
 def _plural(kind: Any) -> str:
     return {int: "integers", float: "numbers", bool: "flags", str: "texts"}.get(kind, "entries")
-
-
-def _range_text(said: _Setting, *, each: bool) -> str:
-    bounds = {"at least": said.minimum, "above": said.above, "at most": said.maximum, "below": said.below}
-    text = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
-    return f"each {text}" if each and text else text

@@ -109,7 +109,8 @@ def evaluating(model: Network) -> Iterator[None]:
 
 def batch_size(model: Network, pixels: int, *, keeping: bool = False) -> int:
     """Returns the batch size for images with this many pixels; a quarter of it if the network keeps feature maps."""
-    kind, divisor = _kind(model), 4 if keeping else 1
+    kind = "cpu" if next(model.parameters()).device.type == "cpu" else "accelerator"
+    divisor = 4 if keeping else 1
     return max(1, min(_LARGEST_BATCH[kind], _PIXELS_PER_BATCH[kind] // pixels) // divisor)
 
 
@@ -140,10 +141,6 @@ def check_pixels(images: Tensor) -> None:
         raise UserError(
             f"expected images as a tensor, uint8 (N, C, H, W), got {got}. Pass them as loaded, before normalization."
         )
-
-
-def _kind(model: Network) -> str:
-    return "cpu" if next(model.parameters()).device.type == "cpu" else "accelerator"
 
 
 def _normalized(model: Network, images: Tensor, preprocessing: Preprocessing) -> Tensor:

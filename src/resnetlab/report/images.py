@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
@@ -120,8 +121,9 @@ def thumbnails(images: RunImages, rows: np.ndarray, most: int) -> dict[str, Any]
         return None
     native = images.data.image_size
     sample = rows[:: max(1, len(rows) // _SAMPLE)][:_SAMPLE]
+    sizes = _SIZES if native > _SIZES[0] else (native, *(size for size in _SIZES if size < native))
     size, quality = _SIZES[-1], _QUALITIES[-1]
-    for size, quality in ((size, quality) for size in _sizes(native) for quality in _QUALITIES):
+    for size, quality in itertools.product(sizes, _QUALITIES):
         taken = sum(map(len, _sheets(images, sample, size, quality)))
         if taken * len(rows) / max(1, len(sample)) * _BASE64 <= most:
             break
@@ -134,12 +136,6 @@ def thumbnails(images: RunImages, rows: np.ndarray, most: int) -> dict[str, Any]
 def _finite(values: Iterable[Any]) -> list[float | None]:
     """Returns numbers as JSON can hold them: None in place of NaN and infinity."""
     return [float(value) if math.isfinite(value) else None for value in values]
-
-
-def _sizes(native: int) -> list[int]:
-    if native > _SIZES[0]:
-        return list(_SIZES)
-    return [native, *(size for size in _SIZES if size < native)]
 
 
 def _pitch(size: int) -> int:

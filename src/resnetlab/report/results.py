@@ -29,7 +29,7 @@ class Results:
         per_class: one row for each class.
         per_image: one row for each image.
         reliability: one row for each bin of the confidence, see `calibration.reliability`.
-        confused_pairs: one row for each class predicted for another, see `confusion.confused_pairs`.
+        confused_pairs: one row for each class predicted for another, see `metrics.confused_pairs`.
         names: of the classes, in order.
         labels: int64 (N,), each image's class, a position in `names`.
         predictions: int64 (N,), each image's predicted class.
