@@ -125,8 +125,13 @@ def command(
         from resnetlab.training.fit import resume as continue_run
 
         _refuse_settings(context)
-        given = {"model": None if model == "auto" else model, "device": None if device == "auto" else device}
-        run = continue_run(resume, data=data, data_root=options.data_root, **given)
+        run = continue_run(
+            resume,
+            data=data,
+            data_root=options.data_root,
+            model=None if model == "auto" else model,
+            device=None if device == "auto" else device,
+        )
         _report(run, lambda: None if data is None else moved_images(run, data, options.data_root), options.data_root)
         return
     if data is None:
