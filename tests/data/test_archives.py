@@ -210,9 +210,9 @@ def test_a_truncated_tar_leaves_nothing_behind(tmp_path: Path, mode: str, share:
 def test_a_tar_cut_between_two_entries_or_with_a_broken_header_is_noticed(tmp_path: Path):
     whole = make_tar(tmp_path / "a", ("1", bytes(512)), ("2", bytes(512)), mode="w").read_bytes()
     (tmp_path / "a").write_bytes(whole[:1024])
-    refused(tmp_path / "a", "it breaks off, or a header in it is broken")
+    refused(tmp_path / "a", "/a' .*truncated.*header")
     (tmp_path / "a").write_bytes(whole[:1030] + b"x" + whole[1031:])
-    refused(tmp_path / "a", "it breaks off, or a header in it is broken")
+    refused(tmp_path / "a", "/a' .*truncated.*header")
 
 
 def test_damage_that_shows_while_writing_leaves_nothing_behind(tmp_path: Path):
@@ -225,7 +225,7 @@ def test_damage_that_shows_while_writing_leaves_nothing_behind(tmp_path: Path):
 def test_what_is_no_archive_or_empty_is_refused(tmp_path: Path):
     refused(tmp_path / "absent.zip", r"there is no archive .*absent\.zip'\. Give the path of a \.tar")
     (tmp_path / "a.zip").write_text("hello")
-    refused(tmp_path / "a.zip", r"is not a \.tar, \.tar\.gz or \.zip archive, whatever its name")
+    refused(tmp_path / "a.zip", r"/a\.zip' .*not .*\.tar, \.tar\.gz or \.zip")
     refused(make_tar(tmp_path / "a.tgz"), r"(contains no files|damaged or incomplete).*Download it again")
     refused(make_zip(tmp_path / "a.zip"), r"contains no files\. Download it again")
 
@@ -233,7 +233,7 @@ def test_what_is_no_archive_or_empty_is_refused(tmp_path: Path):
 def test_a_target_that_exists_is_left_alone(tmp_path: Path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("kept")
-    refused(make_tar(tmp_path / "a", ("x", b"x")), "out' already exists, and .* Move it away")
+    refused(make_tar(tmp_path / "a", ("x", b"x")), "/out' already exists.*/a'")
     (tmp_path / "out" / "mine").unlink()
     (tmp_path / "out").rmdir()
     (tmp_path / "out").symlink_to("nowhere")

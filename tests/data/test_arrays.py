@@ -122,7 +122,7 @@ def test_a_tensor_that_wants_gradients_or_is_bfloat16_is_taken():
         (np.full((2, 4, 4), np.inf), "with values from inf to inf"),
         (np.full((2, 4, 4), np.nan), "the train images contain NaN"),
         ([[[0.5]], [[0.5]]], "the train images must be a numpy array or a torch tensor, got list"),
-        (torch.rand(2, 4, 4).to_sparse(), "cannot be taken from this tensor: .*Make it a dense one"),
+        (torch.rand(2, 4, 4).to_sparse(), "train images .*[Ss]parse.* dense"),
     ],
 )
 def test_images_of_another_form_are_refused(images, words: str):
@@ -133,21 +133,21 @@ def test_images_of_another_form_are_refused(images, words: str):
 @pytest.mark.parametrize(
     ("labels", "class_names", "words"),
     [
-        ([0, 1], None, r"there are 3 train images, and the train labels have the shape \(2,\)\. Expected one each"),
+        ([0, 1], None, r"\b3 train images.*train labels.*\(2,\)"),
         (np.eye(3, dtype=int), None, r"have the shape \(3, 3\)"),
         ([0, -1, 1], None, "the train labels must be integers from 0; label 1 is -1"),
         ([0, 2**40, 1], None, "label 1 is 1099511627776"),
         (np.array([0, 2**64 - 1, 1], dtype=np.uint64), None, "label 1 is 18446744073709551615"),
-        (np.array([0.0, 1.0, 1.0]), None, "must be integers from 0 or names, got float64"),
+        (np.array([0.0, 1.0, 1.0]), None, "train labels .*got float64"),
         ([0.0, 1.0, 1.0], None, r"must be all integers or all names, got 0\.0 among them"),
         ([True, False, True], None, "got True among them"),
         (np.array([True, False, True]), None, "got bool"),
         ([0, "a", 1], None, "got 'a' among them"),
         (np.array(["a", None, "b"], dtype=object), None, "got object"),
         (7, None, "must be a numpy array or a torch tensor, got int"),
-        ([0, 1, 2], ["a", "b"], "the labels go up to 2, and there are 2 class_names. Labels count from 0"),
-        ([1, 2, 3], None, "go up to 3, and no image has 0. Number the classes from 0 without gaps"),
-        ([0, 1, 2_000_000_000], None, "go up to 2000000000, and no image has 2"),
+        ([0, 1, 2], ["a", "b"], r"labels .*up to 2\b.*\b2 class_names"),
+        ([1, 2, 3], None, r"up to 3\b.*label 0\b.*class_names"),
+        ([0, 1, 2_000_000_000], None, r"up to 2000000000\b.*label 2\b"),
         (["a", "b", "dgo"], ["a", "b", "dog"], r"the labels contain 'dgo', which is not .*Did you mean 'dog'\?"),
         ([0, 1, 1], "ab", "class_names must be a sequence of names"),
     ],
@@ -160,10 +160,10 @@ def test_labels_of_another_form_are_refused(labels, class_names, words: str):
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ({"test": (pixels(1, 4, 4), [0])}, "there are no train images among the arrays: test"),
-        ({}, "no train images among the arrays: none"),
+        ({"test": (pixels(1, 4, 4), [0])}, r"split train\b.*\bgot test\b"),
+        ({}, r"split train\b.*\bgot no\b"),
         ({"trian": (pixels(1, 4, 4), [0])}, r"unknown split 'trian'\. Did you mean 'train'\?"),
-        ({"val": (pixels(1, 4, 4), [0]), "validation": (pixels(1, 4, 4), [0])}, "both val and validation are given"),
+        ({"val": (pixels(1, 4, 4), [0]), "validation": (pixels(1, 4, 4), [0])}, r"\bval\b.*\bvalidation\b"),
         (pixels(2, 4, 4), r"the train data must be \(images, labels\), got a value of ndarray"),
         ((pixels(2, 4, 4),), "got a value of 1 parts"),
         (

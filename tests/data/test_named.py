@@ -14,6 +14,7 @@ import pytest
 import torch
 import torchvision.datasets
 from PIL import Image
+from tests.facts import refuses
 
 from resnetlab.core.errors import UserError
 from resnetlab.data.sources import named
@@ -126,15 +127,15 @@ def test_idx_files_are_read(tmp_path: Path, load, folder: str):
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"t10k_labels": np.zeros(3, dtype=np.uint8)}, r"images \(20, 28, 28\) and labels \(3,\) of test"),
+        ({"t10k_labels": np.zeros(3, dtype=np.uint8)}, r"test .*\(20, 28, 28\).*\(3,\)"),
         ({"train_labels": np.full(30, 10, dtype=np.uint8)}, "labels of train outside 0 to 9"),
-        ({"train_images": np.zeros((30, 9, 9), dtype=np.uint8)}, r"images \(30, 9, 9\)"),
+        ({"train_images": np.zeros((30, 9, 9), dtype=np.uint8)}, r"train .*\(30, 9, 9\)"),
         ({"train_images": np.zeros((0, 28, 28), dtype=np.uint8)}, "MNIST is incomplete or damaged"),
     ],
 )
 def test_idx_files_that_do_not_fit_each_other_are_refused(tmp_path: Path, changed, words: str):
     write_mnist(tmp_path / "MNIST" / "raw", **changed)
-    with pytest.raises(UserError, match=words + r".*Put its four IDX files, uncompressed, into .*MNIST/raw"):
+    with pytest.raises(UserError, match=words + ".*IDX.*/MNIST/raw"):
         load_mnist(tmp_path, False)
 
 
@@ -179,9 +180,7 @@ def test_damaged_binary_cifar_is_refused(tmp_path: Path):
     folder = tmp_path / "cifar-10-batches-bin"
     written = write_cifar(folder, 1)
     (folder / "data_batch_3.bin").write_bytes(written["data_batch_3"].tobytes()[:-1])
-    with pytest.raises(
-        UserError, match=r"data_batch_3\.bin is damaged: it has 12,291 bytes, no multiple of 3,073\. Move"
-    ):
+    with pytest.raises(UserError, match=r"data_batch_3\.bin .*12,291 bytes.*3,073"):
         load_cifar10(tmp_path, False)
     (folder / "data_batch_3.bin").write_bytes(b"")
     with pytest.raises(UserError, match=r"data_batch_3\.bin is damaged: it has 0 bytes"):
@@ -226,9 +225,7 @@ def test_a_pickle_that_is_not_the_official_one_is_refused_and_never_opened(
     (tmp_path / folder).mkdir()
     for name in names:
         (tmp_path / folder / name).write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
-    with pytest.raises(
-        UserError, match=r"md5 is not the official one\. They are pickles, .*so they were not\. Use the binary"
-    ):
+    with refuses(folder, "md5", "pickles", "-binary.tar.gz"):
         load(tmp_path, True)
     assert not (tmp_path / "executed").exists()
     pickle.loads((tmp_path / folder / names[0]).read_bytes())

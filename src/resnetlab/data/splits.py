@@ -81,7 +81,7 @@ def draw_splits(
 def limited(labels: np.ndarray, classes: int, limit: int, seed: int) -> np.ndarray:
     """Returns the positions of `limit` labels, the classes in proportion and at least one of each."""
     if limit < classes:
-        raise UserError(f"limit={limit} is fewer images than the {classes} classes. Choose at least {classes}.")
+        raise UserError(f"limit={limit} is smaller than the number of classes, {classes}. Choose at least {classes}.")
     shares = np.bincount(labels, minlength=classes) * (limit / len(labels))
     quotas = np.maximum(np.floor(shares).astype(int), 1)
     while (missing := limit - quotas.sum()) > 0:
@@ -105,7 +105,7 @@ def _cut(
     except ValueError as error:
         raise UserError(
             f"too few images to draw a {name} split of {fraction:.0%} with every class in both parts: class "
-            f"{class_names[smallest]!r} has {counts[smallest]} of {len(labels)}. Add images of it, or lay the splits "
-            "out as folders."
+            f"{class_names[smallest]!r} has {counts[smallest]} of {len(labels)}. Add images of this class, or "
+            "create the splits yourself as folders train, val and test."
         ) from error
     return np.sort(kept), np.sort(drawn)

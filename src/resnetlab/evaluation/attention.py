@@ -88,7 +88,8 @@ class Attention:
         check_pixels(images)
         if len(images) != len(self.maps):
             raise UserError(
-                f"overlay needs the {len(self.maps)} images of the maps, got {len(images)}. Pass the explained images."
+                f"overlay needs one image for each of the {len(self.maps)} maps, got {len(images)}. Pass the "
+                "images for which the maps were computed."
             )
         limits = self.limits if limit is None else torch.tensor(check_number("limit", limit, 0, above=True))
         strength = self.upsampled((images.shape[2], images.shape[3])) / limits.clamp(min=1e-30).reshape(-1, 1, 1)
@@ -217,7 +218,8 @@ def _check(model: ResNet, images: Tensor) -> Preprocessing:
     preprocessing = check_images(model, images)
     if not model.config.num_classes:
         raise UserError(
-            "the network has no head (num_classes=0), so there is no class to explain. Use a network with num_classes."
+            "the network has no head (num_classes=0), so there is no class to explain. Use a network with "
+            "num_classes above 0."
         )
     return preprocessing
 
@@ -229,8 +231,8 @@ def _check_classes(model: ResNet, classes: Tensor | Sequence[int] | None, count:
     fits = wanted.shape == (count,) and not (wanted.is_floating_point() or wanted.dtype == torch.bool)
     if not fits or wanted.min() < 0 or wanted.max() >= most:
         raise UserError(
-            f"classes must be {count} integers from 0 to {most - 1}, one per image, got {classes!r}. They are "
-            "positions in model.class_names; None explains the predicted classes."
+            f"classes must be {count} integers from 0 to {most - 1}, one per image, got {classes!r}. Labels "
+            "are indices into model.class_names. With classes=None, the predicted classes are explained."
         )
     return wanted.long()
 

@@ -70,7 +70,7 @@ def evaluate(
     trained_on(network)  # an error must come before images are read
     if data is None:
         if run is None:
-            raise UserError("evaluate needs data: only a run records its images. Pass data.")
+            raise UserError("evaluate needs data, because only a run records its images. Pass data.")
         data = reload_data(run.settings["data"], data_root=data_root)
     elif run is not None and not isinstance(data, ImageData) and may_be_recorded(data, run.settings["data"]):
         data = _own_or_whole(data, run, network, data_root, skip_unreadable)
@@ -143,7 +143,7 @@ def _explored(evaluation: Evaluation, model: Network, data: ImageData) -> Evalua
     try:
         found = exploring.explore(model, data, evaluation)
     except UserError as error:  # of a network that answers NaN; its figures tell that, and stay
-        warnings.warn(f"there is nothing to explore: {error}", stacklevel=3)
+        warnings.warn(f"the embedding map and the block diagnostics are left out: {error}", stacklevel=3)
         return evaluation
     if evaluation.folder is not None:
         found.save(evaluation.folder)
@@ -187,7 +187,7 @@ def _check_fits(model: Network, data: ImageData) -> None:
     if unknown := [name for name in data.class_names if name not in class_names]:
         raise UserError(
             f"{data.name} has classes that the network does not know: {_listed(unknown)}. It knows "
-            f"{_listed(class_names)}. Rename the classes, or remove the others."
+            f"{_listed(class_names)}. Rename these classes, or remove their images."
         )
     wanted, found = (dataclasses.asdict(one.framing) for one in (preprocessing, data))
     differing = [name for name in wanted if found[name] != wanted[name]]

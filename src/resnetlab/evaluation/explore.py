@@ -47,7 +47,8 @@ def explore(model: Network, data: ImageData, evaluation: Evaluation, *, seed: in
     split = data.split(name)
     if split.index.tolist() != embeddings["index"].tolist():
         raise UserError(
-            f"the {name} split of {data.name} does not have the images of the evaluation. Evaluate these images first."
+            f"the {name} split of {data.name} does not have the images that were evaluated. Run evaluate on "
+            "this split first."
         )
     _, class_names = trained_on(model)
     if not isinstance(model, ResNet):

@@ -48,8 +48,8 @@ def nearest(embeddings: pd.DataFrame, query: np.ndarray | Tensor, k: int) -> pd.
     wanted = finite_rows([query])
     if wanted.shape[1] != values.shape[1]:
         raise UserError(
-            f"expected a query of {values.shape[1]} values, as the embeddings, got {wanted.shape[1]}. Embed it with "
-            "the same network."
+            f"expected a query of {values.shape[1]} values, the length of the embeddings, got "
+            f"{wanted.shape[1]}. Embed it with the same network."
         )
     similarity = cosine_similarity(values.astype(np.float64), wanted.astype(np.float64))[:, 0].clip(-1, 1)
     order = np.argsort(-similarity, kind="stable")[: check_integer("k", k, 1)]

@@ -236,8 +236,8 @@ def _in_order_of(first: pd.DataFrame, second: pd.DataFrame, key: str) -> pd.Data
     lacking, added = len(images.difference(others)), len(others.difference(images))
     if lacking or added:
         raise UserError(
-            f"the two tables have different images: by {key}, {lacking:,} of {len(images):,} are only in the first, "
-            f"and {added:,} of {len(others):,} only in the second. {_REMEDY}"
+            f"the two tables have different images. Matched by {key}, {lacking:,} of {len(images):,} are only "
+            f"in the first, and {added:,} of {len(others):,} only in the second. {_REMEDY}"
         )
     second = second.iloc[others.get_indexer(images)]
     labels, other_labels = first["label"].to_numpy(), second["label"].to_numpy()

@@ -101,7 +101,7 @@ def _differences(recorded: Mapping[str, Any], named: Mapping[str, Any]) -> Itera
     # As in a file: lists instead of tuples, and no entry for None.
     ours, theirs = (dict(flatten(json.loads(json.dumps(values)))) for values in (recorded, named))
     if missing := [key for key, value in theirs.items() if ours.get(key) is None and value is not None]:
-        raise UserError(f"no option sets {', '.join(missing)} to nothing.")
+        raise UserError(f"no option of the command line sets {', '.join(missing)} to None.")
     yield from ((key, value) for key, value in ours.items() if value is not None and value != theirs.get(key))
 
 

@@ -81,7 +81,8 @@ class Options:
         check_fields(self)
         if self.baseline_weights and not self.baseline:
             raise UserError(
-                f"baseline_weights={self.baseline_weights!r} needs the network of these weights. Add baseline=NAME."
+                f"baseline_weights={self.baseline_weights!r} needs to know which network the weights belong "
+                "to. Add baseline=NAME."
             )
 
 
@@ -141,8 +142,8 @@ def _answer(lab: Lab, options: Options) -> Finding:
     half = 0 if pretrained else classes // 2
     if not pretrained and half < 2:
         raise UserError(
-            f"finetuning halves the classes and needs at least 4, got {classes}. Start from pretrained weights "
-            "instead: pretrained=FILE."
+            "finetuning pretrains on half of the classes and fine-tunes on the other half, so it needs at "
+            f"least 4 classes, got {classes}. Start from pretrained weights instead: pretrained=FILE."
         )
     config = catalog_network(lab, model, num_classes=classes - half)
     if pretrained:

@@ -141,7 +141,7 @@ def _read_newest(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]
         try:
             tensors, description = read_tensors(path)
         except DamagedFileError as error:
-            notice(f"warning: {error} Using the checkpoint before it.")
+            notice(f"warning: {error} Using the previous checkpoint instead.")
             continue
         check_schema(path, description.get("schema"), SCHEMA_VERSION)
         return path, tensors, description

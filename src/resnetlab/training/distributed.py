@@ -184,11 +184,13 @@ class Processes:
             if device.type == "cpu":
                 return machine
             if device.type != "cuda" or not dist.is_nccl_available():
-                raise UserError(f"several processes train on cpu or cuda, not on {device}. Choose one with --device.")
+                raise UserError(
+                    f"training with several processes supports cpu and cuda, not {device}. Choose one with --device."
+                )
             if self.local_rank >= torch.cuda.device_count():
                 raise UserError(
-                    f"this host has {torch.cuda.device_count()} GPUs, too few for its process {self.local_rank + 1}. "
-                    "Start one process per GPU (--nproc-per-node=gpu)."
+                    f"this host has {torch.cuda.device_count()} GPUs, but process number {self.local_rank + 1} "
+                    "was started on it. Start one process per GPU (--nproc-per-node=gpu)."
                 )
             torch.cuda.set_device(self.local_rank)
             return replace(machine, device=f"cuda:{self.local_rank}")

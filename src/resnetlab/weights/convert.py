@@ -59,15 +59,16 @@ def convert(
     path = Path(destination)
     if to is None and path.suffix not in _BY_SUFFIX:
         raise UserError(
-            f"expected a file name that ends in {', '.join(_BY_SUFFIX)}, got {path.name}. Change it, or choose the "
-            f"form with --to: {', '.join(FORMS)}."
+            f"expected a file name that ends in {', '.join(_BY_SUFFIX)}, got {path.name}. Change the name, or "
+            f"choose the format with --to: {', '.join(FORMS)}."
         )
     form = check_choice("form", to or _BY_SUFFIX[path.suffix], FORMS)
     named = None if model is None else model_config(model, overrides)
     found = open_weights(source, named)
     if found.config is not None and not isinstance(found.config, ResNetConfig):
         raise UserError(
-            f"expected weights of a ResNet, got {found.where}, whose tensors already have the names of its own library."
+            f"only weights of a ResNet can be converted, got {found.where}, another network, whose tensors "
+            "already have the names of its library."
         )
     # If a network is named that does not fit, loading reports what does not.
     config = found.config or (recognize(found) if named is None else _fitted(found, named) or named)

@@ -171,10 +171,11 @@ def _check_match(
         missing = [row.name for row in bad if not row.there]
         wrong = [f"{row.name}: {_two_sizes(row.there, row.here)}" for row in misshapen]
         raise UserError(
-            f"{source.where} does not fit this network: of the {len(backbone)} tensors before its head {matched} match "
-            f"(read as {form}), {len(missing)} are missing and {len(wrong)} have another shape; {len(left)} more are "
-            "only in the file. Build the network that the weights belong to"
-            f"{f' ({source.network})' if source.network else ''}, or lower min_match to load only what matches."
+            f"{source.where} (read as {form}) does not fit this network. Of the network's {len(backbone)} "
+            f"tensors before the head, {matched} match, {len(missing)} are missing in the file and "
+            f"{len(wrong)} have another shape. The file has {len(left)} other tensors. Build the network that "
+            f"the weights belong to{f' ({source.network})' if source.network else ''}, or lower min_match to "
+            "load only what matches."
             + listed("missing in the file", missing)
             + listed("of another shape", wrong)
             + listed("only in the file", [row.name for row in left])

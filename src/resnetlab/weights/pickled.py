@@ -119,8 +119,9 @@ def _pickles_of_archive(path: Path, file: IO[bytes]) -> list[IO[bytes]]:
         unpacked = sum(entry.file_size for entry in entries)
         if unpacked > size:
             raise DamagedFileError(
-                f"{printable(path)} declares {unpacked:,} bytes of content in a file of {size:,} bytes, and torch.save "
-                "compresses nothing. It is damaged, or made to fill the memory; use another copy."
+                f"{printable(path)} declares {unpacked:,} bytes of content, but has only {size:,} bytes, and "
+                "torch.save does not compress. The file is damaged, or made to exhaust the memory. Use "
+                "another copy."
             )
         pickles: list[IO[bytes]] = []
         for entry, name in zip(entries, names, strict=True):
@@ -202,8 +203,8 @@ def _check_pickles(path: Path, pickles: Iterable[IO[bytes]]) -> None:
         )
     if needs.protocol > 2:
         raise UserError(
-            f"{printable(path)} was written with pickle protocol {needs.protocol}, and torch reads weights in protocol "
-            "2. Save it again by torch.save without pickle_protocol."
+            f"{printable(path)} was written with pickle protocol {needs.protocol}, but torch reads weights "
+            "only in protocol 2. Save it again with torch.save, without the argument pickle_protocol."
         )
     if needs.calls_values:
         raise ValueError("its pickle calls a value that is not a function")
@@ -261,7 +262,7 @@ def _take(code: pickletools.OpcodeInfo, stack: list[_Value], marks: list[int]) -
     else:
         start = len(stack) - len(before)
     if start < 0:
-        raise ValueError("an operation of its pickle lacks its values")
+        raise ValueError("an operation of its pickle has too few arguments")
     taken, stack[start:] = stack[start:], []
     return taken
 

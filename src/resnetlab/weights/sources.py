@@ -64,7 +64,10 @@ def open_weights(source: str | Path | Run, config: Architecture | None = None) -
     name = source if isinstance(source, str) else ""
     if name.startswith("torchvision:"):
         if not isinstance(config, ResNetConfig):
-            raise UserError(f"{name!r} can be of several networks. Say which: --model NAME, a name of the catalog.")
+            raise UserError(
+                f"{name!r} exists for several networks. Choose one with --model NAME; `resnetlab "
+                "list models` lists the names."
+            )
         path, preprocessing, class_names = published.torchvision_weights(config, name.removeprefix("torchvision:"))
         return _read(path, name, class_names=class_names, preprocessing=preprocessing)
     if name.startswith("timm:"):

@@ -171,7 +171,7 @@ def add_operations(samples: AugmentationParameters, policy: Augmentation, size: 
 def _draw_shifts(policy: Augmentation, count: int, size: int, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
     """Draws the shift to the right and down in whole pixels, int (N, 2), and which samples are flipped, bool (N,)."""
     if policy.flip == "auto":
-        raise ValueError('flip="auto" must be resolved before training')
+        raise ValueError('flip must be true or false here, not "auto"')
     stream = draws.stream("augment")
     padding = round(policy.crop_padding * size)
     tops, lefts = stream.integers(0, 2 * padding + 1, size=(2, count))

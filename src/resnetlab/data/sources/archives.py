@@ -71,7 +71,8 @@ def extract_archive(archive: Path, folder: Path, *, max_bytes: int, max_files: i
     shown = f"'{printable(archive)}'"
     if folder.exists() or folder.is_symlink():
         raise UserError(
-            f"'{printable(folder)}' already exists, and {shown} is only extracted to a new folder. Move it away."
+            f"'{printable(folder)}' already exists, and {shown} can only be extracted to a new folder. Move or "
+            "rename the existing folder."
         )
     with ExitStack() as stack:
         with _reading(shown):
@@ -178,7 +179,9 @@ def _open_entries(archive: Path, stack: ExitStack, longest: int) -> Iterator[_En
     elif head[257:262] == b"ustar":
         unpacked = stream
     else:
-        raise UserError(f"{shown} is not a .tar, .tar.gz or .zip archive, whatever its name. Download it again.")
+        raise UserError(
+            f"{shown} is not a .tar, .tar.gz or .zip archive, although its name says so. Download it again."
+        )
     return _tar_entries(shown, _BoundedStream(shown, unpacked, longest), stack)
 
 
@@ -219,7 +222,7 @@ def _tar_entries(archive: str, stream: _BoundedStream, stack: ExitStack) -> Iter
     # tarfile takes a damaged header, or no header at all, for the end of the archive
     stream.seek(source.offset)
     if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError("it breaks off, or a header in it is broken")
+        raise tarfile.ReadError("it is truncated, or one of its headers is damaged")
     while stream.read(_CHUNK):
         pass  # to the end of the compressed data, where its checksum is
 
@@ -273,6 +276,6 @@ def _refused(archive: str, name: str, problem: str) -> UserError:
 
 def _over_budget(archive: str, budget: str) -> UserError:
     return UserError(
-        f"{archive} contains more than {budget}, more than this data set has. Nothing was extracted; get it "
-        "from a source that you trust, or extract it yourself."
+        f"{archive} contains more than {budget}, which is more than this data set should have. Nothing was "
+        "extracted. Get the archive from a source that you trust, or extract it yourself."
     )

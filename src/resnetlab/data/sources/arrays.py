@@ -60,7 +60,7 @@ def check_arrays(value: object, class_names: Sequence[str] | None, name: str) ->
         if found.shape[1:] != images["train"].shape[1:]:
             raise UserError(
                 f"the {split} images have the shape {tuple(found.shape[1:])} (C, H, W) and the train images "
-                f"{tuple(images['train'].shape[1:])}. Bring them to one shape."
+                f"{tuple(images['train'].shape[1:])}. Give the images of all splits the same shape."
             )
     names, numbers_ = _number_labels(labels, known)
     splits = {split: (images[split], numbers_[split]) for split in dict.fromkeys(_SPLITS.values()) if split in images}
@@ -78,10 +78,13 @@ def _pairs(value: object) -> dict[str, tuple[object, object]]:
             what = "of " + type(pair).__name__ if not isinstance(pair, (tuple, list)) else f"of {len(pair)} parts"
             raise UserError(f"the {key} data must be (images, labels), got a value {what}.")
         if _SPLITS[key] in pairs:
-            raise UserError("both val and validation are given, and they are one split. Keep one.")
+            raise UserError("val and validation are both given, but they name the same split. Give only one of them.")
         pairs[_SPLITS[key]] = pair[0], pair[1]
     if "train" not in pairs:
-        raise UserError(f"there are no train images among the arrays: {', '.join(pairs) or 'none'}. Give train too.")
+        raise UserError(
+            f"the split train is missing, got {', '.join(pairs) or 'no split'}. Add training "
+            "images under the name train."
+        )
     return pairs
 
 
@@ -99,7 +102,7 @@ def _check_images(value: object, split: str) -> Tensor:
         problem = "may be both of the last two" if first else "fits none of them"
         raise UserError(
             f"the {split} images must have the shape (N, H, W), (N, C, H, W) or (N, H, W, C) with C 1 or 3; "
-            f"{array.shape} {problem}. Bring them to another shape."
+            f"{array.shape} {problem}. Reshape or transpose them."
         )
     if array.ndim == 3:
         array = array[:, None]
@@ -138,12 +141,15 @@ def _check_labels(value: object, split: str, count: int) -> np.ndarray:
         array = _as_array(value, what)
     if array.shape != (count,):
         raise UserError(
-            f"there are {count:,} {split} images, and {what} have the shape {array.shape}. Expected one each."
+            f"there are {count:,} {split} images, and {what} have the shape {array.shape}. Expected one label "
+            "per image."
         )
     if array.dtype.kind in "UTO" and all(isinstance(label, str) for label in array):
         return array.astype(object)
     if array.dtype.kind not in "iu" and not (array.dtype.kind == "O" and all(_is_integer(label) for label in array)):
-        raise UserError(f"{what} must be integers from 0 or names, got {array.dtype}. Convert them.")
+        raise UserError(
+            f"{what} must be either integers that start at 0 or class names, got {array.dtype}. Convert them."
+        )
     if wrong := [(at, label) for at, label in enumerate(array.tolist()) if not 0 <= label < 2**31]:
         at, label = wrong[0]
         raise UserError(f"{what} must be integers from 0; label {at} is {label}. Number the classes from 0.")
@@ -161,7 +167,7 @@ def _number_labels(
     for split, found in labels.items():
         if extra := sorted(set(found.tolist()) - trained):
             raise UserError(
-                f"the {split} labels contain {extra[0]!r}, which no train image has. Give every class train images."
+                f"the {split} labels contain {extra[0]!r}, which no train image has. Add training images of this class."
             )
     if are_names["train"]:
         class_names = class_names or tuple(sorted(trained))
@@ -177,13 +183,13 @@ def _number_labels(
     count = max(trained) + 1
     if class_names is None and (missing := sorted(set(range(min(count, len(trained) + 1))) - trained)):
         raise UserError(
-            f"the train labels go up to {count - 1}, and no image has {missing[0]}. Number the classes from 0 without "
-            "gaps, or give class_names."
+            f"the train labels go up to {count - 1}, but no image has the label {missing[0]}. Number the "
+            "classes from 0 without gaps, or give class_names."
         )
     if class_names is not None and count > len(class_names):
         raise UserError(
-            f"the labels go up to {count - 1}, and there are {len(class_names)} class_names. Labels count from 0; "
-            "name every class."
+            f"the labels go up to {count - 1}, and there are {len(class_names)} class_names. The first label "
+            "is 0. Give one name for each label."
         )
     names = class_names or tuple(str(number) for number in range(count))
     return names, {split: torch.from_numpy(found.copy()) for split, found in labels.items()}
@@ -196,7 +202,9 @@ def _as_array(value: object, what: str) -> np.ndarray:
             tensor = value.detach().cpu()
             return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
         except (RuntimeError, TypeError) as error:
-            raise UserError(f"{what} cannot be taken from this tensor: {error}. Make it a dense one.") from error
+            raise UserError(
+                f"{what} cannot be read from this tensor: {error}. Convert it to a dense tensor."
+            ) from error
     if not hasattr(value, "__array__"):
         raise UserError(f"{what} must be a numpy array or a torch tensor, got {type(value).__name__}. Convert them.")
     return np.asarray(value)

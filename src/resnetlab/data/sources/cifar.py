@@ -114,7 +114,8 @@ def _read_binary_cifar(
             size = path.stat().st_size
             if not size or size % record:
                 raise UserError(
-                    f"{printable(path)} is damaged: it has {size:,} bytes, no multiple of {record:,}. {move}"
+                    f"{printable(path)} is damaged: it has {size:,} bytes, which is not a multiple of "
+                    f"{record:,}. {move}"
                 )
             parts.append(np.fromfile(path, dtype=np.uint8).reshape(-1, record))
             if (highest := parts[-1][:, form.label_bytes - 1].max()) >= form.classes:
@@ -145,8 +146,8 @@ def _read_pickled_cifar(form: _Cifar, root: Path) -> tuple[dict[str, tuple[Tenso
                 names = tuple(part.classes)
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"{form.title} in {printable(root / form.pickled)} is incomplete, or has files whose md5 is not the "
-            "official one. They are pickles, which can run any program when they are opened, so they were not. "
-            f"Use the binary form instead. {form.remedy(root)}"
+            f"{form.title} in {printable(root / form.pickled)} is incomplete, or has files whose md5 is not "
+            "the official one. These files are pickles. Opening a pickle can execute code, so they were not "
+            f"opened. Use the binary form instead. {form.remedy(root)}"
         ) from error
     return splits, names

@@ -104,8 +104,8 @@ def split_folders(root: Path, *, follow_links: bool = False) -> dict[str, Path]:
     if found and "train" not in found:
         there = ", ".join(folder.name for folder in found.values())
         raise UserError(
-            f"{printable(root)} has {there} but no train folder. Add one, or name the folder whose folders are the "
-            f"classes, such as {printable(next(iter(found.values())))}.{links.describe(' ')}"
+            f"{printable(root)} has {there} but no train folder. Add one, or give the folder that contains the "
+            f"class folders, such as {printable(next(iter(found.values())))}.{links.describe(' ')}"
         )
     if found:  # else the links are among the class folders, and described with these
         links.warn()
@@ -146,8 +146,9 @@ def check_same_classes(classes: dict[str, tuple[str, ...]]) -> None:
         missing, extra = sorted(set(expected) - set(names)), sorted(set(names) - set(expected))
         if missing or extra:
             raise UserError(
-                f"the {split} folder has other classes than the training folder: "
-                f"missing {missing or 'none'}, only there {extra or 'none'}. Make the class folders the same."
+                f"the classes of the {split} folder and the training folder differ. Only in the training "
+                f"folder: {missing or 'none'}. Only in {split}: {extra or 'none'}. Make the class folders the "
+                "same."
             )
 
 

@@ -156,7 +156,9 @@ def _load_idx(
             part = reader(root, train=train)
             images, labels = part.data.unsqueeze(1), part.targets.to(torch.int64)
             if images.shape[1:] != (1, 28, 28) or images.dtype != torch.uint8 or len(images) != len(labels):
-                raise ValueError(f"images {tuple(part.data.shape)} and labels {tuple(labels.shape)} of {split}")
+                raise ValueError(
+                    f"the {split} images have the shape {tuple(part.data.shape)} and the labels {tuple(labels.shape)}"
+                )
             if not len(labels) or not 0 <= int(labels.min()) <= int(labels.max()) < 10:
                 raise ValueError(f"labels of {split} outside 0 to 9")
             splits[split] = images, labels

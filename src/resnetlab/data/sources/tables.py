@@ -188,14 +188,16 @@ def _check_paths(table: Path, rows: list[_Row], problems: _Problems) -> list[int
         if other.split != row.split:
             problems.add(row.line, f"'{name}' is in the {row.split} split here and in {other.split} in {other.line}.")
     if repeats and not problems.found:
-        warnings.warn(f"{printable(table)} names {repeats:,} images again; each is taken once", stacklevel=3)
+        warnings.warn(
+            f"{printable(table)} lists {repeats:,} images more than once; each image is used only once", stacklevel=3
+        )
     return list(first.values())
 
 
 def _check_training(rows: list[_Row], problems: _Problems) -> None:
     trained = {row.label for row in rows if row.split == "train"}
     if not trained:
-        raise UserError(f"{problems.table} has no row of the train split. Expected training images among its rows.")
+        raise UserError(f"{problems.table} has no row of the train split. Add training images.")
     for row in rows:
         if row.label not in trained:
             problems.add(row.line, f"class {row.label!r} is in the {row.split} split and never in the train split.")
@@ -242,9 +244,11 @@ def _read_text(path: Path, table: str) -> Iterator[tuple[str, dict[str, object]]
                 yield f"line {start}", {column: fields[at] for column, at in columns.items()}
             start = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"{table}, line {start}: {error}. Correct it, with quotes around fields as needed.") from error
+        raise UserError(
+            f"{table}, line {start}: {error}. Correct this line, and put fields that contain the separator in quotes."
+        ) from error
     if header is None:
-        raise UserError(f"{table} is empty. Expected a header with the columns path and label, and one row an image.")
+        raise UserError(f"{table} is empty. Expected a header with the columns path and label, and one row per image.")
 
 
 def _find_delimiter(text: str) -> str:
@@ -269,9 +273,7 @@ def _read_parquet(path: Path, table: str) -> Iterator[tuple[str, dict[str, objec
         frame = pd.read_parquet(path, dtype_backend="pyarrow")
     except Exception as error:  # readers raise anything on damaged files
         reason = str(error).rstrip(" .") or type(error).__name__
-        raise UserError(
-            f"{table} cannot be read: {printable(reason)}. Expected a sound table in Parquet format."
-        ) from error
+        raise UserError(f"{table} cannot be read: {printable(reason)}. Expected a valid Parquet file.") from error
     columns = _find_columns(list(frame.columns), table)
     values = {column: frame.iloc[:, at].tolist() for column, at in columns.items()}
     for number, row in enumerate(zip(*values.values(), strict=True), 1):

@@ -203,7 +203,7 @@ def open_pack(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, dict[str, Rag
         facts = json.loads((folder / "pack.json").read_text(encoding="utf-8"))
         check_schema(folder / "pack.json", facts.get("schema"), SCHEMA_VERSION)
         if facts["name"] != Path(facts["name"]).name or not all(map(_SHARD.fullmatch, facts["shards"])):
-            raise ValueError("a name in pack.json is a path")
+            raise ValueError("a file name in pack.json contains a folder")
         if hashlib.sha256((folder / "images.parquet").read_bytes()).hexdigest() != facts["table"]:
             raise ValueError("the digest of images.parquet differs")
         table = pd.read_parquet(folder / "images.parquet")

@@ -118,7 +118,9 @@ def conduct_all(studies: Mapping[str, Callable[..., StudyResult]], data: str | P
             if not quiet:
                 notice(f"{name} is left out: {error}")
     if not results:
-        raise UserError(f"No study is possible. The first: {next(iter(left_out.values()))}")
+        raise UserError(
+            f"No study can be run on these images. The reason for the first one: {next(iter(left_out.values()))}"
+        )
     return write_page(results, folder / "study.html", left_out=left_out)
 
 

@@ -46,7 +46,9 @@ def twins(lab: Lab, depth: int) -> dict[str, ResNetConfig]:
     }
     counts = {kind: sum(p.numel() for p in ResNet(config).parameters()) for kind, config in found.items()}
     if counts["plain"] != counts["residual"]:
-        raise AssertionError(f"the twins of {depth} layers have different parameters: {counts}")
+        raise AssertionError(
+            f"the plain and the residual network of {depth} layers have different numbers of parameters: {counts}"
+        )
     return found
 
 

@@ -112,8 +112,8 @@ class StudyResult:
         folder = Path(folder)
         if not is_finished(folder):
             raise UserError(
-                f"{folder} contains no finished study: no {_FILE} found. Give the folder of a finished study, or "
-                "repeat the command of this one to continue it."
+                f"{folder} contains no finished study: no {_FILE} found. Give the folder of a finished study, "
+                "or run the same command again to continue this study."
             )
         values = json.loads((folder / _FILE).read_text(encoding="utf-8"))
         check_schema(folder / _FILE, values.get("schema"), SCHEMA_VERSION)

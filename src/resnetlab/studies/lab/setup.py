@@ -78,7 +78,7 @@ class Conditions:
         given = {"full": self.full, "budget": self.budget is not None, "plan": self.plan is not None}
         if sum(given.values()) > 1:
             names = " and ".join(name for name, is_given in given.items() if is_given)
-            raise UserError(f"full, budget and plan exclude each other, got {names}. Give only one of them.")
+            raise UserError(f"full, budget and plan cannot be combined, got {names}. Give only one of them.")
 
     @property
     def minutes(self) -> float | None:

@@ -66,8 +66,9 @@ def read_graph(path: Path, names: Iterable[str]) -> list[Layer]:
         raise
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise DamagedFileError(
-            f"{printable(path)} cannot be read as the graph of a network by MXNet ({type(error).__name__}: {error}). "
-            "Use another copy, or take it away: without it the order in the file of weights counts."
+            f"{printable(path)} cannot be read as the graph of a network by MXNet ({type(error).__name__}: "
+            f"{error}). Use another copy, or remove this file: without it, the order of the tensors in the "
+            "weights file is used."
         ) from error
 
 
@@ -103,8 +104,9 @@ def _layer(path: Path, nodes: list[dict[str, Any]], place: int, stored: Mapping[
         kind = "normalization"
         if not math.isclose(epsilon := float(attributes.get("eps", 1e-3)), _EPSILON):
             raise UserError(
-                f"{printable(path)} has a normalization, {name!r}, whose eps is {epsilon:g}. Ours have {_EPSILON:g} "
-                "and would compute something else, so these weights cannot be used."
+                f"{printable(path)} has the normalization layer {name!r} with eps={epsilon:g}. The layers of "
+                f"ResNetLab have eps={_EPSILON:g} and would compute other values, so these weights cannot be "
+                "used."
             )
     return Layer(
         name=name,

@@ -122,7 +122,7 @@ class _Reader:
         at = self.at
         (number,) = self.numbers("<Q", f"the number of {what}")
         if number * smallest > self.left:
-            self.fail(f"{number} {what} are declared, for which the {self.left} bytes left are too few", at)
+            self.fail(f"{number} {what} are declared, but only {self.left} bytes are left", at)
         return number
 
 
@@ -130,8 +130,8 @@ def _read_file(file: _Reader) -> dict[str, Tensor]:
     mark, reserved = file.numbers("<QQ", "its first 16 bytes")
     if mark == _REVERSED_FILE_MARK:
         raise DamagedFileError(
-            f"{file.where} has the bytes of its numbers in reverse from byte 0 on: a big-endian machine wrote it. "
-            "Write it again on a little-endian one."
+            f"{file.where} was written on a big-endian machine: from byte 0 on, the byte order is reversed. "
+            "Save it again on a little-endian machine."
         )
     if mark != _FILE_MARK:
         file.fail(f"a .params file starts with the number {_FILE_MARK:#x}, this one with {mark:#x}", 0)
@@ -181,7 +181,7 @@ def _check_dense(file: _Reader, storage: int, *, place: int, start: int) -> None
             "Write the file again after tostype('default')."
         )
     if storage != _DENSE:
-        file.fail(f"array {place} is stored in the unknown way {storage}", start)
+        file.fail(f"array {place} has the unknown storage type {storage}", start)
 
 
 def _read_elements(file: _Reader, place: int, shape: tuple[int, ...], dtype: np.dtype, start: int) -> np.ndarray:
@@ -213,7 +213,7 @@ def _read_names(file: _Reader, arrays: int) -> list[str]:
         except UnicodeDecodeError:
             file.fail(f"name {place} is not valid UTF-8", at)
         if name in names:
-            file.fail(f"the name {name!r} comes twice", at)
+            file.fail(f"the name {name!r} occurs twice", at)
         names[name] = None
     return list(names)
 
