@@ -41,9 +41,9 @@ USER_MISTAKE, FAILURE = 2, 1
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 _NO_MEMORY = "can't allocate memory"  # of torch's allocator on the CPU
 _VERBS = {
-    "Explore": (listing, summary, inspection),
-    "Train and evaluate": (train, find_lr, evaluate, predict, compare, study, packing),
-    "Export": (export,),
+    "Look": (listing, summary, inspection),
+    "Work": (train, find_lr, evaluate, predict, compare, study, packing),
+    "Ship": (export,),
 }
 _settings = {"debug": False}
 
