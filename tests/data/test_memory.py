@@ -86,7 +86,7 @@ def test_fifty_thousand_photos_pack_and_train_in_little_memory(tmp_path: Path):
         _write_photos(photos)
         size = ("--image-size", 32, "--detail", HEIGHT / 32)
         shares = ("--test-fraction", 0.1, "--validation-fraction", 0.05)
-        assert _largest("data", "pack", photos, "--out", pack, *size, *shares, "--workers", 2) < BOUND
+        assert _largest("pack", photos, "--out", pack, *size, *shares, "--workers", 2) < BOUND
         # More than the bound, so that whoever holds all of the pixels cannot stay below it.
         assert sum(path.stat().st_size for path in (pack / "shards").iterdir()) > 1.5 * BOUND
         crops = ("--set", "augment.crop_scale=[0.5,1.0]")
