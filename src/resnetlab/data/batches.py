@@ -99,7 +99,7 @@ def training_batches(
     """
     if framing is None:
         if not isinstance(split.images, Tensor):
-            raise ValueError("images of different sizes need a framing, which says how they become squares")
+            raise ValueError("images of different sizes need framing=..., which says how they become squares")
         framing = Framing(image_size=split.images.shape[2], channels=split.images.shape[1])
     order = generator(seed, "order", epoch=epoch).permutation(len(split))
     device = device or torch.device("cpu")

@@ -325,8 +325,8 @@ def _join_optimizer(optimizer: torch.optim.Optimizer, new: nn.Module, before: nn
     for name, parameter in new.named_parameters():
         if namesakes[name] not in groups:
             raise UserError(
-                f"the optimizer does not train {name} of the block before the new one, so the new block has no "
-                "parameter group. Pass the optimizer that trains this network."
+                "the new block uses the parameter group of the block before it, but the optimizer does not "
+                f"train {name} of that block. Pass the optimizer that trains this network."
             )
         homes.append((groups[namesakes[name]], parameter))
     for group, parameter in homes:

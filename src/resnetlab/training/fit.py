@@ -387,8 +387,8 @@ def _warn_of_shared_images(data: ImageData) -> None:
     found = [f"{len(shared['train', split])} {split} images" for split in data.splits if ("train", split) in shared]
     if found:
         warnings.warn(
-            f"{' and '.join(found)} of {data.name} are also in the training split, so the figures are too good. "
-            "`resnetlab inspect` lists them.",
+            f"{' and '.join(found)} of {data.name} are also in the training split, so the measured accuracy is "
+            "too high. `resnetlab inspect` lists them.",
             stacklevel=5,
         )
 

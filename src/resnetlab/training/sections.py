@@ -30,8 +30,8 @@ def check_sections(recipe: Recipe, model: Network) -> None:
         raise UserError("all sections of the network are frozen, so nothing can be trained. Unfreeze one.")
     if not _trained(model, [name for name, epoch in first.items() if epoch == 0]):
         raise UserError(
-            f"with unfreeze={recipe.unfreeze}, all sections of the first epoch are frozen. Set unfreeze=0, or unfreeze "
-            "the head."
+            f"with unfreeze={recipe.unfreeze}, all sections are frozen in the first epoch. Set unfreeze=0, or "
+            "unfreeze the head."
         )
 
 

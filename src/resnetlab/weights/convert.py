@@ -67,8 +67,8 @@ def convert(
     found = open_weights(source, named)
     if found.config is not None and not isinstance(found.config, ResNetConfig):
         raise UserError(
-            f"only weights of a ResNet can be converted, got {found.where}, another network, whose tensors "
-            "already have the names of its library."
+            f"only a ResNet can be converted, and {found.where} is another network. Its tensors already have "
+            "the names that its own library uses."
         )
     # If a network is named that does not fit, loading reports what does not.
     config = found.config or (recognize(found) if named is None else _fitted(found, named) or named)

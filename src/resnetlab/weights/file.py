@@ -80,7 +80,9 @@ def load(source: str | Path | Run, *, model: str | Architecture | nn.Module | No
         check_finite_weights(tensors, path)
         size = sum(tensor.numel() for tensor in tensors.values())
         if max(header.config.in_channels, header.config.num_classes) > size:  # it could fill the memory
-            raise DamagedFileError(f"{path} is damaged: it describes a larger network than its weights belong to.")
+            raise DamagedFileError(
+                f"{path} is damaged: the network that it describes is larger than the weights that it contains."
+            )
         with torch.random.fork_rng(devices=[]):
             network = rebuild(header.config, model, str(path))
         _check_same_tensors(path, tensors, network)

@@ -280,7 +280,7 @@ class Lab:
         if plan.images > images or (plan.images < images and self._source is None):
             raise UserError(
                 f"the plan has {plan.images:,} training images and {self._all.name} has {images:,}. Plan at "
-                "most the number of training images; if you pass loaded data, plan exactly that number."
+                "most that number; if you pass loaded data, plan exactly that number."
             )
 
     def _open(self) -> dict[str, Any]:

@@ -170,8 +170,9 @@ def gluon_key_map(config: ResNetConfig, tensors: Mapping[str, Tensor], path: Pat
     saved = gluon_key_map_for(config)
     if (first := saved.names["layer1.0.conv1.weight"]) not in tensors:
         raise UserError(
-            f"{where} is not of Gluon's {gluon_form(config)}, which this network is: it has no {first!r}, but "
-            f"{', '.join(map(repr, list(tensors)[:3]))}, ... Build the network that the file belongs to."
+            f"this network is Gluon's {gluon_form(config)}, and {where} belongs to another one: it has no "
+            f"{first!r}, but {', '.join(map(repr, list(tensors)[:3]))}, ... Build the network that the file "
+            "belongs to."
         )
     return saved
 
