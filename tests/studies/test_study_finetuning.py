@@ -129,7 +129,7 @@ def test_missing_weights_are_an_error_before_anything_is_trained(some: ImageData
 
 
 def test_three_classes_cannot_be_halved(some: ImageData, tmp_path: Path):
-    with pytest.raises(UserError, match=r"at least 4, got 3.*pretrained="):
+    with pytest.raises(UserError, match=r"at least 4 .*got 3.*pretrained="):
         finetuning(of_classes(some, (0, 1, 2)), out=tmp_path / "s", quiet=True)
 
 
