@@ -43,7 +43,7 @@ from resnetlab.training.prepare import (
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import resolve_recipe
 from resnetlab.training.sections import describe
-from resnetlab.weights.file import save
+from resnetlab.weights.file import write_network
 from resnetlab.weights.load import for_channels, load_source
 from resnetlab.weights.report import LoadReport
 from resnetlab.weights.sources import Source
@@ -342,7 +342,7 @@ def _train_and_evaluate(
 
         def evaluate() -> None:
             evaluation = evaluate_split(model, data, answers=Answers(logits, embeddings)).save(run.evaluation())
-            save(run.weights, model, provenance=_provenance(data, run) | {"metrics": evaluation.summary})
+            write_network(run.weights, model, provenance=_provenance(data, run) | {"metrics": evaluation.summary})
 
         processes.from_first(evaluate)
     return run
@@ -353,9 +353,9 @@ def _save_weights(model: Network, data: ImageData, run: Run, last: Mapping[str, 
     if last:
         best = {name: value.clone() for name, value in model.state_dict().items()}
         model.load_state_dict(last)
-        save(run.last_weights, model, provenance=provenance)
+        write_network(run.last_weights, model, provenance=provenance)
         model.load_state_dict(best)
-    save(run.weights, model, provenance=provenance)
+    write_network(run.weights, model, provenance=provenance)
 
 
 def _provenance(data: ImageData, run: Run) -> dict[str, Any]:

@@ -42,6 +42,11 @@ def save(path: str | Path, model: Network, *, provenance: Mapping[str, Any] | No
     """
     sections_of(model)
     check_configured(model)
+    write_network(Path(path), model, provenance=provenance)
+
+
+def write_network(path: Path, model: Network, *, provenance: Mapping[str, Any] | None = None) -> None:
+    """Writes what `save` writes, without checking the network again: `fit` checks it before training."""
     description = {
         "schema": SCHEMA_VERSION,
         "config": model.config.to_dict(),
@@ -49,7 +54,7 @@ def save(path: str | Path, model: Network, *, provenance: Mapping[str, Any] | No
         "preprocessing": None if model.preprocessing is None else dataclasses.asdict(model.preprocessing),
         "provenance": dict(provenance or {}),
     }
-    write_tensors(Path(path), model.saved_module.state_dict(), description)
+    write_tensors(path, model.saved_module.state_dict(), description)
 
 
 def load(source: str | Path | Run, *, model: str | Architecture | nn.Module | None = None) -> Network:
