@@ -366,7 +366,7 @@ def test_a_longer_tensor_than_is_stored_is_refused(tmp_path: Path):
 
 @HAND_MADE
 def test_small_pickles_that_unfold_to_much_are_refused(tmp_path: Path, wrap: Callable, monkeypatch: pytest.MonkeyPatch):
-    unfolding = "unfolds to more than"
+    unfolding = "more objects than"
     pairs = b")" + b"q\x00h\x00\x86" * 60  # a pair of twice the same pair of twice ...
     refuse_within_memory(wrap(tmp_path / "pairs.pt", b"\x80\x02}" + pairs + b"Ns."), unfolding)
     deep = b")" + b"\x85" * 100_000  # as a key of a dict, more than the stack of C holds

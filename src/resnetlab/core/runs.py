@@ -64,8 +64,8 @@ class Run:
             problem = "the folder does not exist" if not self.path.exists() else "no run.toml found"
             if (self.path / _LOCK).is_file():
                 raise UserError(
-                    f"{self.path} is not a run yet: its training was stopped before its settings were written. Run the "
-                    "command that started it again."
+                    f"{self.path} is not a run yet: its training was stopped before its settings were written. "
+                    "Repeat the command that started the training."
                 )
             raise UserError(
                 f"{self.path} is not a run: {problem}. Give a folder that `resnetlab train` wrote{_known_runs()}."

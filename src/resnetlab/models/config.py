@@ -146,8 +146,8 @@ class ResNetConfig:
     )
     conv_bias: str = setting(
         "none",
-        'the convolutions that have a bias: "none", "all", or "pointwise", the 1x1 convolutions of the branch. Those '
-        "of squeeze-and-excitation always have one",
+        'the convolutions that have a bias: "none", "all", or "pointwise", the 1x1 convolutions of the '
+        "branch. The convolutions of squeeze-and-excitation always have a bias",
         choices=("none", "all", "pointwise"),
         group="compatibility",
     )
@@ -177,8 +177,9 @@ class ResNetConfig:
     )
     drop_path: float | tuple[float, ...] = setting(
         0.0,
-        "rate at which the last block's branch is dropped in training; it rises linearly from 0 at the first block "
-        "(Huang et al. 2016). A sequence sets the rate of each block; `deepen` produces one",
+        "probability of dropping the last block's branch in training; for the blocks before it the "
+        "probability grows linearly with depth, from 0 for the first (Huang et al. 2016). A sequence sets the "
+        "probability for each block; `deepen` produces one",
         minimum=0,
         below=1,
     )

@@ -35,10 +35,11 @@ def check_configured(model: Network) -> None:
         built = ResNet(model.config)
     if difference := _different_layer(model, built) or _different_output(model, built):
         raise UserError(
-            f"the network is not what its configuration builds, so it could not be opened again: {difference}. Set a "
-            "field of ResNetConfig instead, or register your own block with register_block and name it in the "
-            "configuration. Or train it as a module of your own, which you pass again to load it: "
-            "fit(nn.Sequential(model), ...), then load(run, model=nn.Sequential(model))."
+            "the network was changed after its configuration built it, so its file could not be opened again: "
+            f"{difference}. Set a field of ResNetConfig instead, or register your own block with "
+            "register_block and name it in the configuration. Or train it as a module of your own, which you "
+            "pass again to load it: fit(nn.Sequential(model), ...), then load(run, "
+            "model=nn.Sequential(model))."
         )
 
 

@@ -1,4 +1,4 @@
-"""Do weights pretrained on other classes lower the error? From scratch, frozen, learning rates by stage, and full."""
+"""Do weights pretrained on other classes lower the error? Compares four ways to train, from scratch to all layers."""
 
 from __future__ import annotations
 

@@ -186,8 +186,9 @@ def resume(
         with processes.together():
             if is_untrained and settings["model"].get("weights_given"):
                 raise UserError(
-                    f"{run.path} was stopped before its first checkpoint, and its initial weights were given. Run the "
-                    "command that started it again: it uses this folder."
+                    f"{run.path} was stopped before its first checkpoint, and it started from weights that the "
+                    "folder does not contain. Repeat the command that started the training; it uses this "
+                    "folder again."
                 )
             with torch_seeded(settings["seed"], "initial weights"):
                 network = rebuild(read_architecture(settings["model"]["config"], where), model, str(run.path))

@@ -46,7 +46,10 @@ def open_model(model: str | Architecture | nn.Module, overrides: Mapping[str, An
             model_config(model, overrides, image_size=1)
         return model
     if overrides:
-        raise UserError("overrides change a network given by name. Change the config of your network instead.")
+        raise UserError(
+            "overrides change a network that is given by name, and you passed a network or its "
+            "configuration. Set the fields when you build it."
+        )
     if not isinstance(model, nn.Module):
         return model
     network = as_network(model)

@@ -86,9 +86,9 @@ class Recipe:
     )
     rates: Mapping[str, float] = setting(
         {},
-        'highest learning rates by section ("stem", "stage1", ..., "head"); 0 freezes a section: neither its weights '
-        "nor its running statistics change. With the entry `layer_decay`, the learning rate of each section without an "
-        "entry is this factor times that of the next section",
+        'highest learning rates by section ("stem", "stage1", ..., "head"); 0 freezes a section: neither its '
+        "weights nor its running statistics change. The entry `layer_decay` is a factor: the learning rate of "
+        "a section without an entry is this factor times that of the section after it",
         check=_check_rates,
         accepts="mapping from sections to numbers of at least 0",
     )

@@ -248,8 +248,8 @@ def _follow(path: Path, pickle: IO[bytes], needs: _Needs) -> None:
                 needs.calls_values |= not taken[0].is_global
             if count > _MOST_OPERATIONS or made.size > _LARGEST or made.depth > _DEEPEST:
                 raise DamagedFileError(
-                    f"{printable(path)} unfolds to more than any checkpoint contains. It is damaged, or made to fill "
-                    "the memory. Use another copy."
+                    f"{printable(path)} would expand to more objects than any checkpoint contains. It is "
+                    "damaged, or made to fill the memory. Use another copy."
                 )
             stack += [made] * len(code.stack_after)
 

@@ -42,8 +42,8 @@ class Augmentation:
     )
     crop_scale: tuple[float, float] | None = setting(
         None,
-        "smallest and largest fraction of the photo's area that a random resized crop shows (Szegedy et al. 2015); "
-        "None: no random resized crop, but the square that evaluation uses, without its crop_pct",
+        "smallest and largest fraction of the photo's area that a random resized crop shows (Szegedy et al. "
+        "2015); None: no random resized crop; training uses the whole central square and ignores crop_pct",
         above=0,
         maximum=1,
         ordered=True,
@@ -73,17 +73,20 @@ class Augmentation:
     perspective_p: float = setting(0.5, "probability of a perspective change", minimum=0, maximum=1)
     fill: int = setting(0, "the value of pixels beyond the photo", minimum=0, maximum=255)
     brightness: float = setting(
-        0.0, "x multiplies all pixel values by a random factor from 1 - x to 1 + x", minimum=0, maximum=1
+        0.0,
+        "largest relative change x of all pixel values: a random factor from 1 - x to 1 + x",
+        minimum=0,
+        maximum=1,
     )
     contrast: float = setting(
         0.0,
-        "x multiplies the differences from the image's mean gray by a random factor from 1 - x to 1 + x",
+        "largest relative change x of the differences from the image's mean gray: a random factor from 1 - x to 1 + x",
         minimum=0,
         maximum=1,
     )
     saturation: float = setting(
         0.0,
-        "x multiplies the differences from each pixel's gray by a random factor from 1 - x to 1 + x",
+        "largest relative change x of the differences from each pixel's gray: a random factor from 1 - x to 1 + x",
         minimum=0,
         maximum=1,
     )

@@ -257,7 +257,7 @@ def _mismatch(where: str, ours: Sequence[Layer], theirs: Sequence[Layer]) -> Use
         )
     at = next(place for place, (mine, other) in enumerate(zip(ours, theirs, strict=True)) if mine.kind != other.kind)
     return UserError(
-        f"{where} has the layers of this network in another order than they are executed in: as number {at + 1} a "
-        f"{theirs[at].kind} ({theirs[at].name!r}), and the network has a {ours[at].kind} ({ours[at].name!r}). Put "
-        "the graph that export wrote, NAME-symbol.json, into the folder of NAME-0000.params."
+        f"{where} does not list its layers in the order of execution: layer {at + 1} is a {theirs[at].kind} "
+        f"({theirs[at].name!r}) in the file and a {ours[at].kind} ({ours[at].name!r}) in the network. Put the "
+        "graph that export wrote, NAME-symbol.json, into the folder of NAME-0000.params."
     )
