@@ -120,6 +120,9 @@ class DataOptions:
     limit: Annotated[
         int | None, typer.Option(help="Use at most this many training images; the class proportions stay the same.")
     ] = None
+    limit_held_out: Annotated[
+        int | None, typer.Option(help="Use at most this many images for validation, and as many for testing.")
+    ] = None
     split_seed: Annotated[int, typer.Option(help="Seed for drawing the splits that the data set does not provide.")] = 0
     validation_fraction: Annotated[
         float,

@@ -13,7 +13,7 @@ from resnetlab.cli.options import Data, DataOptions
 from resnetlab.core.console import notice, output
 
 NAME = "pack"
-WITHOUT = ("store", "limit")
+WITHOUT = ("store", "limit", "limit_held_out")
 
 
 def command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from resnetlab.core.errors import UserError
 from resnetlab.core.randomness import generator
 
 SPLITS = ("train", "validation", "test")
+_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -40,19 +42,20 @@ def draw_splits(
 ) -> dict[str, Drawn]:
     """Returns the splits of the data set, given those of the source.
 
-    A source with training images only gets a test split, and one without validation images a
-    validation split; see `load_data`.
+    A source with training images only gets a test split, and one without validation images a validation split; see
+    `load_data`. Every class of at least two images is in both parts of a draw. A class of one image stays in training,
+    with a warning that names it; a split that no class can give images to is not drawn.
 
     Args:
         labels: int64 labels of each split of the source.
-        class_names: for error messages.
+        class_names: for messages.
         validation_fraction: of the training images.
         test_fraction: of all images; 1 makes all of them test images.
         limits: the most images to keep of a split, by its name; all of one that is not named.
         seed: fixes what is drawn.
 
     Raises:
-        UserError: there are too few images of a class.
+        UserError: a limit is smaller than the number of classes.
     """
     splits = {name: Drawn(name, torch.arange(len(values))) for name, values in labels.items()}
 
@@ -62,9 +65,12 @@ def draw_splits(
             splits[name] = train
             return
         found = labels[train.source][train.positions]
-        kept, drawn = _cut(found, class_names, name, fraction, seed)
+        kept, drawn = _cut(found, fraction, seed)
         splits["train"] = Drawn(train.source, train.positions[kept])
-        splits[name] = Drawn(train.source, train.positions[drawn])
+        if len(drawn):
+            splits[name] = Drawn(train.source, train.positions[drawn])
+        counts = torch.bincount(found, minlength=len(class_names)).tolist()
+        _warn_of_small_classes(name, [at for at, count in enumerate(counts) if count == 1], class_names, len(drawn))
 
     if set(splits) == {"train"} and test_fraction > 0:
         draw("test", test_fraction)
@@ -73,17 +79,23 @@ def draw_splits(
     for name, limit in (limits or {}).items():
         if name in splits and limit < len(splits[name].positions):
             whole = splits[name]
-            kept = limited(labels[whole.source][whole.positions].numpy(), len(class_names), limit, seed)
+            found = labels[whole.source][whole.positions].numpy()
+            option = "limit" if name == "train" else "limit_held_out"
+            kept = limited(found, len(class_names), limit, seed, option=option)
             splits[name] = Drawn(whole.source, whole.positions[kept])
     return {name: splits[name] for name in SPLITS if name in splits}
 
 
-def limited(labels: np.ndarray, classes: int, limit: int, seed: int) -> np.ndarray:
-    """Returns the positions of `limit` labels, the classes in proportion and at least one of each."""
-    if limit < classes:
-        raise UserError(f"limit={limit} is smaller than the number of classes, {classes}. Choose at least {classes}.")
-    shares = np.bincount(labels, minlength=classes) * (limit / len(labels))
-    quotas = np.maximum(np.floor(shares).astype(int), 1)
+def limited(labels: np.ndarray, classes: int, limit: int, seed: int, *, option: str = "limit") -> np.ndarray:
+    """Returns the positions of `limit` labels, the classes in proportion and at least one of each that has any."""
+    counts = np.bincount(labels, minlength=classes)
+    least = np.minimum(counts, 1)
+    if limit < least.sum():
+        raise UserError(
+            f"{option}={limit} is smaller than the number of classes, {least.sum()}. Choose at least {least.sum()}."
+        )
+    shares = counts * (limit / len(labels))
+    quotas = np.maximum(np.floor(shares).astype(int), least)
     while (missing := limit - quotas.sum()) > 0:
         quotas[np.argsort(quotas - shares, kind="stable")[:missing]] += 1
     while (excess := quotas.sum() - limit) > 0:  # taken by rare classes: from the largest
@@ -93,19 +105,35 @@ def limited(labels: np.ndarray, classes: int, limit: int, seed: int) -> np.ndarr
     return np.sort(np.concatenate(drawn))
 
 
-def _cut(
-    labels: Tensor, class_names: Sequence[str], name: str, fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    counts = torch.bincount(labels, minlength=len(class_names)).tolist()
-    smallest = int(np.argmin(counts))
-    try:
-        kept, drawn = train_test_split(
-            np.arange(len(labels)), test_size=fraction, random_state=seed, stratify=labels.numpy()
+def _cut(labels: Tensor, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the positions to keep and those drawn: of every class of at least two images some in both."""
+    values = labels.numpy()
+    counts = np.bincount(values)
+    shared = np.flatnonzero(counts[values] > 1)
+    drawn = np.zeros(len(values), dtype=bool)
+    if len(shared):
+        order = shared[generator(seed, "split").permutation(len(shared))]
+        try:
+            drawn[train_test_split(shared, test_size=fraction, random_state=seed, stratify=values[shared])[1]] = True
+        except ValueError:  # fewer images in a part than classes
+            for label in np.flatnonzero(counts > 1):
+                share = min(round(fraction * counts[label]), counts[label] - 1)
+                drawn[order[values[order] == label][:share]] = True
+        for label in np.flatnonzero(counts > 1):  # a small class may have been rounded away
+            own = order[values[order] == label]
+            if drawn[own].all() or not drawn[own].any():
+                drawn[own[0]] = not drawn[own[0]]
+    return np.flatnonzero(~drawn), np.flatnonzero(drawn)
+
+
+def _warn_of_small_classes(split: str, small: Sequence[int], class_names: Sequence[str], drawn: int) -> None:
+    """Warns of classes of one image, which are left out of a drawn split."""
+    if not drawn:
+        warnings.warn(f"no {split} split was drawn, since no class has more than 1 image. Add images.", stacklevel=4)
+    elif small:
+        named = ", ".join(class_names[at] for at in small[:_SHOWN]) + (", ..." if len(small) > _SHOWN else "")
+        classes = "class has" if len(small) == 1 else "classes have"
+        warnings.warn(
+            f"{len(small)} {classes} only 1 image to train on and none in the {split} split: {named}. Add images.",
+            stacklevel=4,
         )
-    except ValueError as error:
-        raise UserError(
-            f"too few images to draw a {name} split of {fraction:.0%} with every class in both parts: class "
-            f"{class_names[smallest]!r} has {counts[smallest]} of {len(labels)}. Add images of this class, or "
-            "create the splits yourself as folders train, val and test."
-        ) from error
-    return np.sort(kept), np.sort(drawn)
