@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import shutil
 import signal
 import sys
 import traceback
@@ -34,7 +35,7 @@ from resnetlab.cli import (
     train,
 )
 from resnetlab.cli.options import as_command
-from resnetlab.core.console import console, notice
+from resnetlab.core.console import WIDTH, console, is_live, notice, wrapped
 from resnetlab.core.errors import Interrupted, ReportedElsewhereError, UserError
 
 USER_MISTAKE, FAILURE = 2, 1
@@ -63,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _settings["debug"] = "--debug" in arguments
     warnings.showwarning = _show_warning
+    if shutil.get_terminal_size().columns > WIDTH:
+        os.environ.setdefault("TERMINAL_WIDTH", str(WIDTH))  # of the help, which typer prints
     signal.signal(signal.SIGTERM, _terminate)
     app([argument for argument in arguments if argument != "--debug"], prog_name="resnetlab")
     sys.exit(0)
@@ -86,7 +89,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             title, words, code = _explain(error)
             if isinstance(error, ReportedElsewhereError):
                 raise typer.Exit(code) from None
-            console.print(f"[bold red]{title}:[/] {escape(words)}")
+            _print_message(title, "bold red", words)
             raise typer.Exit(code) from None
 
     return run
@@ -114,7 +117,7 @@ def _explain(error: Exception) -> tuple[str, str, int]:
 
 for _group, _modules in _VERBS.items():
     for _verb in _modules:
-        app.command(_verb.NAME, no_args_is_help=True, rich_help_panel=_group, cls=getattr(_verb, "Command", None))(
+        app.command(_verb.NAME, rich_help_panel=_group, cls=getattr(_verb, "Command", None))(
             guarded(as_command(_verb.command, usual=getattr(_verb, "USUAL", ()), without=getattr(_verb, "WITHOUT", ())))
         )
 
@@ -137,4 +140,11 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
-    console.print(f"[yellow]warning:[/] {escape(str(message))}")
+    _print_message("warning", "yellow", str(message))
+
+
+def _print_message(title: str, style: str, words: str) -> None:
+    """Prints a message after a colored title, wrapped as `notice` does."""
+    message = f"{title}: {words}"
+    shown = wrapped(message, console.width) if is_live() else message
+    console.print(f"[{style}]{title}:[/]{escape(shown.removeprefix(f'{title}:'))}")

@@ -136,9 +136,8 @@ def command(
         return
     if data is None:
         raise UserError(
-            "expected data to train on, got none. Use resnetlab train DATA, where DATA is digits, fashion_mnist, a "
-            "folder of class folders or another source that `resnetlab train --help` lists. To continue an "
-            "interrupted run: resnetlab train --resume RUN"
+            "no images given. Name a data set or a folder: resnetlab train photos/\n"
+            "To continue an interrupted run: resnetlab train --resume RUN"
         )
     changes, overrides = split_assignments(assign or [])
     frozen = {f"rates.{name.strip()}": 0.0 for name in (freeze or "").split(",") if name.strip()}

@@ -1,29 +1,68 @@
-"""What the program prints: results on standard output, messages on standard error."""
+"""What the program prints: results on standard output, messages on standard error, in at most 80 columns."""
 
 from __future__ import annotations
 
-import textwrap
+import os
+import re
 
-from rich.console import Console, RenderableType
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, ConsoleDimensions, RenderableType
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+WIDTH = 80
+"""The widest line in columns of a terminal, of which a Chinese, Japanese or Korean character takes two."""
+
+_ARGUMENT = r"(?:-\S+(?: [a-z_]+(?=[\s.,;)]|$))?|'[^']*'|\S*[/\\.=\d]\S*|[A-Z][A-Z_]*\b|\w+(?=[.,;)]|$))"
+_WORDS = re.compile(rf"`[^`]*`\S*|resnetlab [a-z-]+(?: {_ARGUMENT})*\S*|\S+")
+"""What is never broken: a command, in backticks or from the program's name on, or else a word."""
+
+
+class _NarrowConsole(Console):
+    """A console of at most 80 columns, unless the variable COLUMNS allows more."""
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        found = super().size
+        return found if "COLUMNS" in os.environ else ConsoleDimensions(min(found.width, WIDTH), found.height)
+
+
+console = _NarrowConsole(stderr=True, highlight=False, soft_wrap=True)
 """For messages, so that standard output contains nothing but results."""
-_WIDTH = 80
 
 
-def notice(message: str, *, wrap: bool = False) -> None:
-    """Prints one message on standard error; with `wrap` in lines of at most 80 columns, broken between words."""
-    if wrap:
-        message = textwrap.fill(message, _WIDTH, break_long_words=False, break_on_hyphens=False)
-    console.print(message, markup=False)
+def notice(message: str) -> None:
+    """Prints one message on standard error, on a terminal as `wrapped` does; logs and pipes get whole lines."""
+    console.print(wrapped(message, console.width) if is_live() else message, markup=False)
+
+
+def wrapped(message: str, width: int = WIDTH) -> str:
+    """Breaks the lines of a message between words, so that none is wider than `width` columns.
+
+    Commands and paths stay whole, so that they can be copied, and so do lines with two spaces in a row: these contain a
+    label and a value, or columns.
+    """
+    return "\n".join(
+        line if cell_len(line) <= width or "  " in line.strip() else _filled(line, width)
+        for line in message.split("\n")
+    )
+
+
+def shortened(text: str, width: int) -> str:
+    """Returns a text of at most `width` columns; a longer one loses its end to an ellipsis."""
+    return text if cell_len(text) <= width else f"{set_cell_size(text, width - 1).rstrip()}…"
+
+
+def padded(text: str, width: int) -> str:
+    """Returns a text of exactly `width` columns, shortened or followed by spaces."""
+    return set_cell_size(shortened(text, width), width)
 
 
 def output() -> Console:
     """Returns the console for results, on standard output.
 
-    It is as wide as the terminal, also when the output goes to a pipe or a file; without a terminal it has 80 columns.
+    It is as wide as the terminal, but at most 80 columns, also when the output goes to a pipe or a file. The variable
+    COLUMNS sets another width.
     """
-    return Console(highlight=False)
+    return _NarrowConsole(highlight=False)
 
 
 def render(renderable: RenderableType) -> str:
@@ -37,3 +76,23 @@ def render(renderable: RenderableType) -> str:
 def is_live() -> bool:
     """Whether a moving progress bar can be shown: on a terminal or in a notebook, not in a log."""
     return console.is_terminal or console.is_jupyter
+
+
+def _filled(line: str, width: int) -> str:
+    indent = line[: len(line) - len(line.lstrip())]
+    lines = [indent]
+    for word in _WORDS.findall(line):
+        longer = f"{lines[-1]} {word}" if lines[-1].strip() else f"{lines[-1]}{word}"
+        if cell_len(longer) > width and lines[-1].strip():
+            lines.append(f"{indent}{word}")
+        else:
+            lines[-1] = longer
+    return "\n".join(piece for text in lines for piece in _pieces(text, width))
+
+
+def _pieces(text: str, width: int) -> list[str]:
+    """Returns a line in pieces that fit, or whole if it is a command or a path."""
+    if cell_len(text) <= width or " " in text.strip() or "/" in text or "\\" in text:
+        return [text]
+    head = set_cell_size(text, width).rstrip()
+    return [head, *_pieces(text[len(head) :], width)]

@@ -270,7 +270,6 @@ def _announce(start: _Start, batch_size: int, world_size: int, folder: Path) -> 
         notice(
             f"batches of {recipe.batch_size} images instead of {batch_size}, because there are few; "
             f"learning rate {recipe.lr:.3g}",
-            wrap=True,
         )
     if start.loaded is not None:
         notice(str(start.loaded))
@@ -400,10 +399,9 @@ def _report_another_machine(run: Run, processes: Processes, chosen: Machine | No
         notice(
             f"processes: {began} when the run started, {processes.world_size} now. The last bits may differ, and batch "
             "normalization uses the images of one process.",
-            wrap=True,
         )
     if chosen is not None:
-        notice(f"continuing with {chosen}: the last bits may differ from those of an uninterrupted run.", wrap=True)
+        notice(f"continuing with {chosen}: the last bits may differ from those of an uninterrupted run.")
         return
     then, now = run.environment, describe_environment()
     pairs = {name: (then.get(name), now[name]) for name in ("processor", "accelerator")}
@@ -411,4 +409,4 @@ def _report_another_machine(run: Run, processes: Processes, chosen: Machine | No
     changes = [f"{name} was {old}, is {new}" for name, (old, new) in pairs.items() if old != new]
     if changes:
         changed = "; ".join(changes)
-        notice(f"this is not the machine that the run started on ({changed}): the last bits may differ.", wrap=True)
+        notice(f"this is not the machine that the run started on ({changed}): the last bits may differ.")

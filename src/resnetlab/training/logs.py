@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from resnetlab.core.console import console, is_live, notice
 from resnetlab.core.errors import UserError
 from resnetlab.core.pictures import learning_curves, to_png
 from resnetlab.core.runs import Run
 
-ESTIMATE_SECONDS = 10.0
-"""After this time the remaining time can be estimated; without a progress bar, it is printed once."""
+FIRST_LINE_SECONDS, LINE_SECONDS = 10.0, 60.0
+"""Without a progress bar, a line shows the loss within a long epoch: after the first time, then at this interval."""
 _WIDTH = 860
 """Width of the picture on the page, in pixels; the PNG has more of its own, for sharp screens."""
 
@@ -28,7 +28,7 @@ class TrainingLogs:
 
     Args:
         run: its history is written, and its settings tell whether TensorBoard is.
-        epochs: of the whole training.
+        sizes: height and width of the training images in each epoch.
         epoch_steps: steps per epoch.
         epoch: complete epochs, when resuming.
         step: steps taken in the current epoch.
@@ -37,15 +37,15 @@ class TrainingLogs:
     """
 
     def __init__(
-        self, run: Run, *, epochs: int, epoch_steps: int, epoch: int, step: int, is_first: bool, quiet: bool
+        self, run: Run, *, sizes: Sequence[int], epoch_steps: int, epoch: int, step: int, is_first: bool, quiet: bool
     ) -> None:
         self._run, self._is_first = run, is_first
         # A row may have been written after the checkpoint.
         self._rows = run.history_rows()[:epoch] if is_first else []
         quiet = quiet or not is_first
         done = epoch * epoch_steps + step
-        self._display = TrainingDisplay(epochs=epochs, epoch_steps=epoch_steps, done=done, quiet=quiet)
-        self._curves = LiveCurves(epochs=epochs, rows=self._rows, quiet=quiet)
+        self._display = TrainingDisplay(sizes=sizes, epoch_steps=epoch_steps, done=done, quiet=quiet)
+        self._curves = LiveCurves(epochs=len(sizes), rows=self._rows, quiet=quiet)
         uses_tensorboard = is_first and run.settings.get("tensorboard")
         self._tensorboard = TensorBoardLog(run.path / "tensorboard") if uses_tensorboard else None
         self._open = ExitStack()
@@ -59,9 +59,9 @@ class TrainingLogs:
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
-    def step(self, epoch: int, images_per_second: float) -> None:
-        """Records a step of the epoch with this number, from 1."""
-        self._display.step(epoch, images_per_second)
+    def step(self, epoch: int, *, loss: float, images_per_second: float) -> None:
+        """Records a step of the epoch with this number, from 1, and the mean loss of the epoch so far."""
+        self._display.step(epoch, loss=loss, images_per_second=images_per_second)
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         """Records the history's row of an epoch."""
@@ -74,36 +74,38 @@ class TrainingLogs:
 
 
 class TrainingDisplay:
-    """Prints a line per epoch, and shows a progress bar on a terminal.
+    """Prints a line per epoch, and shows a progress bar with the loss on a terminal.
+
+    The time left is estimated from the time that the steps of this process took, with validation and checkpoints. A
+    step of larger images counts by their number of pixels.
 
     Args:
-        epochs: of the whole training.
+        sizes: height and width of the training images in each epoch.
         epoch_steps: steps per epoch.
         done: steps already taken, when resuming.
         quiet: print nothing.
     """
 
-    def __init__(self, *, epochs: int, epoch_steps: int, done: int, quiet: bool) -> None:
-        self._epochs = epochs
-        self._quiet = quiet
-        self._left = epochs * epoch_steps - done
-        self._first_step_ended: float | None = None  # the first step is slower than the others
-        self._taken = 0
-        self._has_estimated = quiet or is_live()  # the bar shows the remaining time
+    def __init__(self, *, sizes: Sequence[int], epoch_steps: int, done: int, quiet: bool) -> None:
+        self._epochs, self._quiet = len(sizes), quiet
+        self._pixels = [size * size for size in sizes]
+        self._total = epoch_steps * sum(self._pixels)
+        before, rest = divmod(done, epoch_steps)
+        self._work = epoch_steps * sum(self._pixels[:before]) + rest * sum(self._pixels[before : before + 1])
+        self._start: tuple[float, int] | None = None  # time and work after the first step, which is slower
+        self._next_line = math.inf
         self._has_header = False
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TextColumn("{task.fields[speed]:,.0f} img/s"),
+            BarColumn(bar_width=12),
+            TextColumn("{task.percentage:>3.0f} %  {task.fields[speed]:,.0f} img/s "),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn(" {task.fields[left]} left"),
             console=console,
             transient=True,
             disable=quiet or not is_live(),
         )
-        self._task = self._bar.add_task("training", total=epochs * epoch_steps, completed=done, speed=0.0)
+        self._task = self._bar.add_task("training", total=self._total, completed=self._work, speed=0.0, left="?")
 
     def __enter__(self) -> TrainingDisplay:
         self._bar.start()
@@ -112,21 +114,17 @@ class TrainingDisplay:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def step(self, epoch: int, images_per_second: float) -> None:
-        """Advances the bar by a step of the epoch with this number, from 1."""
-        description = f"epoch {epoch}/{self._epochs}"
-        self._bar.update(self._task, advance=1, description=description, speed=images_per_second)
-        if not self._has_estimated:
-            self._estimate()
-
-    def _estimate(self) -> None:
-        self._taken += 1
-        if self._first_step_ended is None:
-            self._first_step_ended = time.perf_counter()
-        elif (passed := time.perf_counter() - self._first_step_ended) > ESTIMATE_SECONDS:
-            self._has_estimated = True
-            seconds = passed / (self._taken - 1) * (self._left - self._taken)
-            notice(f"about {_duration(seconds)} left, not counting validation")
+    def step(self, epoch: int, *, loss: float, images_per_second: float) -> None:
+        """Counts a step of the epoch with this number, from 1, and shows the mean loss of the epoch so far."""
+        self._work += self._pixels[epoch - 1]
+        now = time.perf_counter()
+        if self._start is None:
+            self._start, self._next_line = (now, self._work), now + FIRST_LINE_SECONDS
+        words, left = f"epoch {epoch}/{self._epochs}  loss {_loss(loss)}", self._left(now)
+        self._bar.update(self._task, completed=self._work, description=words, speed=images_per_second, left=left)
+        if now > self._next_line and not (self._quiet or is_live()):
+            self._next_line = now + LINE_SECONDS
+            notice(f"{words}  {self._work / self._total:.0%} of the training, about {left} left")
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         """Prints the history's row of an epoch, at most 80 columns wide, and the header before the first."""
@@ -134,12 +132,23 @@ class TrainingDisplay:
             return
         if not self._has_header:
             self._has_header = True
-            notice(f"{'':15}{'training':>13}{'validation':>21}")
-            notice(f"{'':15}{'loss':>8}{'top-1':>9}{'loss':>10}{'top-1':>9}{'images/s':>12}{'time':>12}")
+            notice(f"{'':15}{'training':>15}{'validation':>17}")
+            notice(f"{'':15}{'loss':>7}{'top-1':>8}{'loss':>9}{'top-1':>8}{'images/s':>10}{'time':>11}{'left':>11}")
+        now = time.perf_counter()
+        self._next_line = now + LINE_SECONDS
         counted = f"epoch {row['epoch']}/{self._epochs}"
-        training = f"{_loss(row['train_loss']):>8}{_percent(row['train_top1']):>9}"
-        validation = f"{_loss(row['val_loss']):>10}{_percent(row['val_top1']):>9}"
-        notice(f"{counted:15}{training}{validation}{row['images_per_second']:>12,.0f}{_duration(row['seconds']):>12}")
+        training = f"{_loss(row['train_loss']):>7}{_percent(row['train_top1']):>8}"
+        validation = f"{_loss(row['val_loss']):>9}{_percent(row['val_top1']):>8}"
+        times = f"{_duration(row['seconds']):>11}{self._left(now):>11}"
+        notice(f"{counted:15}{training}{validation}{row['images_per_second']:>10,.0f}{times}")
+
+    def _left(self, now: float) -> str:
+        if self._work == self._total:
+            return "0 s"
+        start, work = self._start or (now, self._work)
+        if work == self._work:
+            return "?"
+        return _duration((now - start) / (self._work - work) * (self._total - self._work))
 
 
 class TensorBoardLog:

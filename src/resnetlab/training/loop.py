@@ -163,9 +163,13 @@ class Training:
         if state.average:
             state.average.update(self.steps_done)
         self._count_time()
-        self._logs.step(progress.epoch + 1, progress.seen / progress.epoch_seconds)
         if len(self._results) == self._results_steps:
             self._take_results()
+        self._logs.step(
+            progress.epoch + 1,
+            loss=progress.loss_sum / progress.images if progress.images else math.nan,
+            images_per_second=progress.seen / progress.epoch_seconds,
+        )
         is_due = self._clock - self._last_saved > CHECKPOINT_SECONDS
         stop, is_due = self.exchange.agree(self._signals.received, is_due)
         if stop or is_due:
@@ -224,19 +228,23 @@ class Training:
             seed=self.seed,
             epoch=progress.epoch,
             first_step=progress.step,
-            framing=replace(self.data.framing, image_size=self.recipe.image_size(progress.epoch, self.data.image_size)),
+            framing=replace(self.data.framing, image_size=self._image_size(progress.epoch)),
             device=self._device,
             preprocessing=self.preprocessing,
             rank=self.processes.rank,
             world_size=self.processes.world_size,
         )
 
+    def _image_size(self, epoch: int) -> int:
+        """Returns height and width of the training images in an epoch, from 0."""
+        return self.recipe.image_size(epoch, self.data.image_size)
+
     @cached_property
     def _logs(self) -> TrainingLogs:
         """What people see and the run folder records; opened once the state is restored."""
         return TrainingLogs(
             self.run,
-            epochs=self.recipe.epochs,
+            sizes=[self._image_size(epoch) for epoch in range(self.recipe.epochs)],
             epoch_steps=self._epoch_steps,
             epoch=self.state.progress.epoch,
             step=self.state.progress.step,
@@ -280,8 +288,7 @@ class Training:
         if self._is_out_of_patience and not self.quiet:
             notice(
                 f"stopped after {progress.epoch} of {self.recipe.epochs} epochs: no improvement since "
-                f"epoch {progress.best_epoch} (patience {self.recipe.patience})",
-                wrap=True,
+                f"epoch {progress.best_epoch} (patience {self.recipe.patience})"
             )
         state.model.set_drop_progress(1.0)
         self.exchange.disconnect(state.model)
