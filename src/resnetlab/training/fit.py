@@ -28,6 +28,7 @@ from resnetlab.models.architectures import read_architecture, rebuild
 from resnetlab.models.network import Architecture, Network
 from resnetlab.models.surgery import freeze
 from resnetlab.training.distributed import Processes, check_recipe, connected
+from resnetlab.training.estimate import Estimate, estimate_training
 from resnetlab.training.logs import TensorBoardLog
 from resnetlab.training.loop import Training
 from resnetlab.training.machine import Machine
@@ -275,6 +276,23 @@ def _announce(start: _Start, batch_size: int, world_size: int, folder: Path) -> 
         notice(str(start.loaded))
     if sections := describe(recipe, start.network):
         notice(sections)
+    notice(str(_estimate(start, world_size)))
+
+
+def _estimate(start: _Start, world_size: int) -> Estimate:
+    """Returns how long the training will take; each process does its share of the work."""
+    data = start.data
+    held_out = data.splits.keys() - {"train"}
+    return estimate_training(
+        start.network,
+        start.recipe,
+        start.machine,
+        data.framing,
+        images=len(data.split("train")),
+        validated=len(data.split("validation")) if "validation" in held_out else 0,
+        evaluated=len(data.split(default_split(data))) if held_out else 0,
+        world_size=world_size,
+    )
 
 
 def _settings(start: _Start, tensorboard: bool, world_size: int) -> dict[str, Any]:

@@ -139,7 +139,7 @@ class TrainingDisplay:
         counted = f"epoch {row['epoch']}/{self._epochs}"
         training = f"{_loss(row['train_loss']):>7}{_percent(row['train_top1']):>8}"
         validation = f"{_loss(row['val_loss']):>9}{_percent(row['val_top1']):>8}"
-        times = f"{_duration(row['seconds']):>11}{self._left(now):>11}"
+        times = f"{duration(row['seconds']):>11}{self._left(now):>11}"
         notice(f"{counted:15}{training}{validation}{row['images_per_second']:>10,.0f}{times}")
 
     def _left(self, now: float) -> str:
@@ -148,7 +148,7 @@ class TrainingDisplay:
         start, work = self._start or (now, self._work)
         if work == self._work:
             return "?"
-        return _duration((now - start) / (self._work - work) * (self._total - self._work))
+        return duration((now - start) / (self._work - work) * (self._total - self._work))
 
 
 class TensorBoardLog:
@@ -203,7 +203,7 @@ def _percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.2%}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Returns a time such as "40 s", "12 min" or "3 h 20 min"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
