@@ -154,7 +154,7 @@ def test_all_processes_end_with_the_network_that_is_saved(together: tuple[Path, 
     run = Run(folder / "selected")
     model = resnetlab.load(run)
     assert shared.digest(model) == first["selected, as saved"]
-    assert len(run.history) < 6 or run.history["val_top1"].idxmax() >= 3  # patience ended it, or there was no cause
+    assert len(run.history) < 6 or np.argmax(run.history["val_top1"]) >= 3  # patience ended it, or there was no cause
     evaluation = resnetlab.evaluate(model, digits, split="validation")
     assert evaluation.summary["top1"] == run.history["val_top1"].max()
     assert run.settings["processes"] == 2
@@ -169,7 +169,7 @@ def test_the_evaluation_that_was_shared_out_is_that_of_one_process(
     ours = pd.read_parquet(run.evaluation() / "per_image.parquet")
     theirs = resnetlab.evaluate(resnetlab.load(run).double(), digits).per_image
     assert ours["index"].tolist() == digits.splits["test"].index.tolist()
-    pd.testing.assert_frame_equal(ours, theirs, rtol=1e-4)
+    pd.testing.assert_frame_equal(ours, theirs, rtol=1e-4, atol=1e-6)  # weights are saved in float32
 
 
 def test_gradients_lie_as_channels_last_weights_do(together: tuple[Path, list[dict]]):
@@ -183,8 +183,8 @@ def test_a_step_that_is_not_finite_in_one_process_is_left_out_by_all(together: t
     run = Run(together[0] / "poisoned")
     bad = pd.read_csv(run.path / "bad_steps.csv")
     assert bad["step"].tolist() == [3]
-    assert len(bad["images"][0].split()) == 128  # those of both processes
-    assert run.history[["train_loss", "val_loss"]].notna().all(axis=None)
+    assert len(str(bad["images"][0]).split()) == 128  # those of both processes
+    assert run.history[["train_loss", "val_loss"]].notna().to_numpy().all()
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.forward import answer_split
 from resnetlab.evaluation.metrics import overall
 from resnetlab.models.network import Network
+from resnetlab.training.batch_norm import FEW_STEPS, match_statistics
 from resnetlab.training.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from resnetlab.training.distributed import ALONE, Processes, exchange_for
 from resnetlab.training.guard import BufferGuard, StepResult, StopSignals, check_finite, take_results
@@ -126,6 +127,8 @@ class Training:
         self._take_results()
         self._count_time()  # on an accelerator, reading the results waited for the last steps
         with state.average.in_place() if state.average else nullcontext():
+            if self.steps_done <= FEW_STEPS:
+                self._match_statistics()
             self.processes.share_state(state.model)
             row = self._row(self.validate())
             if row["val_top1"] > progress.best_top1:
@@ -218,6 +221,18 @@ class Training:
         if changed or not self.exchange.is_connected:
             self.exchange.connect(self.state.model)
             self.check_layout = True
+
+    def _match_statistics(self) -> None:
+        match_statistics(
+            self.state.model,
+            self.data,
+            self.preprocessing,
+            self.recipe,
+            self.machine,
+            seed=self.seed,
+            epoch=self.state.progress.epoch,
+            world_size=self.processes.world_size,
+        )
 
     def _batches(self) -> Iterator[Batch]:
         progress = self.state.progress

@@ -185,12 +185,13 @@ class WeightAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Gives the network the averaged weights until the block ends."""
+        """Gives the network the average until the block ends, and keeps what the block changes in it."""
         own = {name: value.clone() for name, value in self._current.items()}
         self.put(self.weights)
         try:
             yield
         finally:
+            self.restore(self._current)
             self.put(own)
 
     @torch.no_grad()
