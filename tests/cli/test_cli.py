@@ -133,7 +133,7 @@ MISTAKES = {
     "text for a number": (["train", "digits", "--epochs", "ten"], "Invalid value for '--epochs'"),
     "lr = nan": (["train", "digits", "--lr", "nan"], "lr must be a finite number above 0, got nan"),
     "batch of none": (["train", "digits", "--batch-size", "0"], "batch_size must be an integer of at least 2, got 0"),
-    "no data": (["train", "--epochs", "3"], "resnetlab train DATA"),
+    "no data": (["train", "--epochs", "3"], "resnetlab train DATA\nTo continue"),
     "one field twice": (["train", "digits", "--epochs", "3", "--set", "epochs=2"], "epochs is set twice"),
     "unknown option": (["train", "digits", "--epoch", "3"], "--epochs"),
     "settings with resume": (["train", "digits", "--resume", "x", "--lr", "1"], "does not take lr"),
@@ -273,7 +273,8 @@ def test_every_verb_has_help_without_torch_and_ambiguity(cli: Cli, verb: str):
     code, text, err = cli(verb, "-h")
     assert (code, err) == (0, "")
     assert f"Usage: resnetlab {verb}" in text
-    assert cli(verb)[1].split() == text.split()  # nothing given is a question for help
+    if verb != "train":
+        assert cli(verb)[1].split() == text.split()  # nothing given is a question for help
 
 
 def test_options_of_data_mean_the_same_everywhere(cli: Cli):

@@ -202,7 +202,7 @@ def test_a_plain_log_has_a_line_an_epoch(digits: ImageData, tmp_path: Path, capf
     epochs = [line for line in lines if line.startswith("epoch ")]
     assert [line.split()[1] for line in epochs] == ["1/2", "2/2"]
     header = lines[lines.index(epochs[0]) - 1]
-    assert header.split() == ["loss", "top-1", "loss", "top-1", "images/s", "time"]
+    assert header.split() == ["loss", "top-1", "loss", "top-1", "images/s", "time", "left"]
     assert max(map(cell_len, [header, *epochs])) <= 80
 
 

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _settings["debug"] = "--debug" in arguments
     warnings.showwarning = _show_warning
-    if shutil.get_terminal_size().columns > WIDTH:
+    if "COLUMNS" not in os.environ and shutil.get_terminal_size().columns > WIDTH:
         os.environ.setdefault("TERMINAL_WIDTH", str(WIDTH))  # of the help, which typer prints
     signal.signal(signal.SIGTERM, _terminate)
     app([argument for argument in arguments if argument != "--debug"], prog_name="resnetlab")
@@ -117,7 +117,8 @@ def _explain(error: Exception) -> tuple[str, str, int]:
 
 for _group, _modules in _VERBS.items():
     for _verb in _modules:
-        app.command(_verb.NAME, rich_help_panel=_group, cls=getattr(_verb, "Command", None))(
+        _form: dict[str, Any] = {"no_args_is_help": _verb is not train, "cls": getattr(_verb, "Command", None)}
+        app.command(_verb.NAME, rich_help_panel=_group, **_form)(
             guarded(as_command(_verb.command, usual=getattr(_verb, "USUAL", ()), without=getattr(_verb, "WITHOUT", ())))
         )
 

@@ -18,6 +18,7 @@ from typer.models import OptionInfo
 from resnetlab.core.errors import UserError
 
 if TYPE_CHECKING:
+    from resnetlab.data.assemble import PhotoListing
     from resnetlab.data.storage.store import ImageData
 
 TRAINING, IMAGES, RUN, MACHINE = "Training", "Images", "Run", "Machine"
@@ -148,6 +149,12 @@ class DataOptions:
         from resnetlab.data.load import load_data
 
         return load_data(source, **{**dataclasses.asdict(self), **changes})
+
+    def open(self, source: str) -> PhotoListing | ImageData:
+        """Lists photos in files without decoding them, and loads other images."""
+        from resnetlab.data.load import list_data
+
+        return list_data(source, **dataclasses.asdict(self)) or self.load(source)
 
 
 def as_command(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,18 +21,18 @@ from resnetlab.cli.options import (
     Model,
     OptionalData,
     Precision,
-    RecipeName,
     Seed,
     SetFields,
     add_options,
     given_options,
     split_assignments,
 )
-from resnetlab.core.console import notice
+from resnetlab.core.console import notice, shortened
 from resnetlab.core.errors import UserError
 
 if TYPE_CHECKING:
     from resnetlab.core.runs import Run
+    from resnetlab.data.assemble import PhotoListing
     from resnetlab.data.storage.store import ImageData
 
 NAME = "train"
@@ -40,6 +41,7 @@ USUAL = (
     "device",
 )  # fmt: skip
 
+_NAME_WIDTH = 24
 _WITH_RESUME = ("resume", "data", "data_root", "device", "model")
 
 
@@ -47,7 +49,14 @@ def command(
     context: typer.Context,
     data: OptionalData = None,
     model: Model = "auto",
-    recipe: RecipeName = "quick",
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="A named recipe; `resnetlab list recipes` lists them. auto is photos for a folder or a table of "
+            "photos, if you choose no network, otherwise quick.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = "auto",
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the training images.", rich_help_panel=TRAINING)
     ] = None,
@@ -136,7 +145,7 @@ def command(
         return
     if data is None:
         raise UserError(
-            "no images given. Name a data set or a folder: resnetlab train photos/\n"
+            "no images given. Name a data set or a folder: resnetlab train DATA\n"
             "To continue an interrupted run: resnetlab train --resume RUN"
         )
     changes, overrides = split_assignments(assign or [])
@@ -147,10 +156,11 @@ def command(
     from resnetlab.training.fit import check_outside, fit
     from resnetlab.training.recipes import resolve_recipe
 
-    images = functools.cache(lambda: options.load(data))
+    resolve_recipe(recipe, **changes)  # mistakes in options are reported before images are listed
+    opened = functools.cache(lambda: options.open(data))
     shared: dict[str, Any] = {
         "overrides": overrides,
-        "recipe": resolve_recipe(recipe, **changes),
+        "recipe": recipe,
         "seed": seed,
         "device": device,
         "precision": precision,
@@ -159,12 +169,19 @@ def command(
     if one_batch:
         if pretrained is not None:
             raise UserError("--overfit-one-batch starts from new weights. Remove --pretrained.")
-        _overfit(model, images(), **shared)
+        _overfit(model, opened(), **shared, changes=changes)
         return
     if out is not None:
         check_outside(out, data)
-    run = fit(model, images, pretrained=pretrained, out=out, tensorboard=tensorboard, **shared)
-    _report(run, images, options.data_root)
+    run = fit(model, opened, pretrained=pretrained, out=out, tensorboard=tensorboard, **shared, **changes)
+    _report(run, lambda: _images(opened(), run.settings["data"].get("image_size")), options.data_root)
+
+
+def _images(opened: PhotoListing | ImageData, image_size: int | None) -> ImageData:
+    """Returns the images that were trained on, without decoding them again."""
+    from resnetlab.data.storage.store import ImageData
+
+    return opened if isinstance(opened, ImageData) else opened.at_size(image_size).images
 
 
 def _report(run: Run, images: Callable[[], ImageData | None], data_root: Path | None) -> None:
@@ -174,13 +191,37 @@ def _report(run: Run, images: Callable[[], ImageData | None], data_root: Path | 
 
     if is_first_process():
         report = write_report(run, images(), data_root=data_root)
-        notice(f"{run}\nweights     {run.weights}\nevaluation  {run.evaluation()}\nreport      {report}")
+        for line in _results(run):
+            notice(line)
+        notice(f"weights     {run.weights}\nevaluation  {run.evaluation()}\nreport      {report}")
+        notice(f"next        resnetlab predict {shlex.quote(str(run.path))} IMAGES")
 
 
-def _overfit(model: str, images: ImageData, **settings: Any) -> None:
+def _results(run: Run) -> Iterator[str]:
+    """Yields the accuracy with its interval, and the pair of classes that is confused most."""
+    import pandas as pd
+
+    if (summary := run.summary) is None:
+        return
+    low, high = (f"{summary[f'top1_{end}']:.1%}" for end in ("low", "high"))
+    split = f"{summary['n']:,} {summary['split']} images"
+    yield f"accuracy {summary['top1']:.2%} of {split}, 95 % interval {low} to {high}"
+    pairs = pd.read_parquet(run.evaluation() / "confused_pairs.parquet").head(1)
+    for row in pairs.to_dict("records"):
+        label, prediction = (shortened(str(row[name]), _NAME_WIDTH) for name in ("label", "prediction"))
+        share = f"{row['count']:,} images, {row['share']:.0%} of the class"
+        yield f"most confused: {label} taken for {prediction} ({share})"
+
+
+def _overfit(
+    model: str, opened: PhotoListing | ImageData, recipe: str, changes: dict[str, Any], **settings: Any
+) -> None:
     from resnetlab.training.overfit import overfit_one_batch
+    from resnetlab.training.prepare import automatic_recipe
 
-    result = overfit_one_batch(model, images, **settings)
+    chosen, opened = automatic_recipe(recipe, model, opened, **changes)
+    images = _images(opened, opened.arguments["image_size"])
+    result = overfit_one_batch(model, images, recipe=chosen, **settings)
     if not result.learned:
         raise UserError(f"{result}.")
     notice(f"{result}")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -17,7 +19,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from resnetlab.core.console import console, is_live, notice
+from resnetlab.core.console import console, is_live, notice, shortened
 from resnetlab.core.environment import available_memory
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import printable
@@ -44,6 +46,7 @@ CACHE_VARIABLE = "RESNETLAB_CACHE"
 LARGEST_DEFAULT_SIZE = 224
 """Photos are resized to at most this many pixels unless `image_size` says otherwise."""
 
+_SHOWN_CLASSES, _NAME_WIDTH = 20, 30
 _SAMPLE = 500
 _WORTH_A_WORD = 2**28
 
@@ -80,57 +83,159 @@ def from_arrays(source: ArraySource, options: LoadOptions) -> ImageData:
     )
 
 
-def from_files(
-    source: FileSource, options: LoadOptions, *, pack: Path | None = None, workers: int | None = None
-) -> ImageData:
-    """Makes a data set of image files: in memory, in the pack at `pack`, or where `options.store` says."""
+@dataclass(frozen=True, kw_only=True)
+class PhotoListing:
+    """Photos in files: listed and split, but not decoded. `list_photos` makes one.
+
+    It knows what `ImageData` knows before any photo is decoded, under the same names.
+
+    Attributes:
+        source: the files.
+        options: how to load them.
+        drawn: where the photos of each split are in the source.
+        workers: number of decoding threads or processes; None for one per processor.
+    """
+
+    source: FileSource
+    options: LoadOptions
+    drawn: Mapping[str, Drawn]
+    workers: int | None = None
+    mirrors: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        """The name of the data set."""
+        return self.source.name
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes in the order of the labels."""
+        return self.source.class_names
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The options, as a run records them."""
+        return asdict(self.options)
+
+    @cached_property
+    def splits(self) -> dict[str, list[ListedFile]]:
+        """The files of each split."""
+        found = self.source.files
+        return {name: [found[part.source][at] for at in part.positions.tolist()] for name, part in self.drawn.items()}
+
+    def split(self, name: str) -> list[ListedFile]:
+        """Returns the files of one split."""
+        return self.splits[name]
+
+    @property
+    def framing(self) -> Framing:
+        """How photos become squares, from the heads of the files."""
+        return self._surveyed[0].framing
+
+    @property
+    def image_size(self) -> int:
+        """Height and width in pixels of what the network will see."""
+        return self.framing.image_size
+
+    @property
+    def channels(self) -> int:
+        """Channels of every image: 1 or 3."""
+        return self.framing.channels
+
+    @cached_property
+    def _surveyed(self) -> tuple[StoredFormat, int]:
+        return _survey(self.splits, self.source.root, self.options, detail=self.options.detail)
+
+    def at_size(self, image_size: int | None) -> PhotoListing:
+        """Returns the same photos at another image size, always the same listing for the same size."""
+        if image_size == self.options.image_size:
+            return self
+        if image_size not in self._resized:
+            self._resized[image_size] = replace(self, options=replace(self.options, image_size=image_size))
+        return self._resized[image_size]
+
+    @cached_property
+    def _resized(self) -> dict[int | None, PhotoListing]:
+        return {}
+
+    @cached_property
+    def images(self) -> ImageData:
+        """The photos, decoded when they are first needed."""
+        return self.load()
+
+    def __str__(self) -> str:
+        every = [entry.label for files in self.splits.values() for entry in files]
+        counts = Counter(every).most_common()
+        named = [f"{shortened(self.class_names[label], _NAME_WIDTH)} {count:,}" for label, count in counts]
+        if len(named) > _SHOWN_CLASSES:
+            named = [*named[: _SHOWN_CLASSES // 2], "...", *named[-_SHOWN_CLASSES // 2 :]]
+        uses = {
+            "train": "to train on",
+            "validation": "to validate each epoch",
+            "test": "held out for the test at the end",
+        }
+        split = ", ".join(f"{len(self.splits[name]):,} {words}" for name, words in uses.items() if name in self.splits)
+        return f"{self.name}: {len(every):,} photos in {self.num_classes:,} classes: {', '.join(named)}\n{split}"
+
+    def load(self, pack: Path | None = None) -> ImageData:
+        """Decodes the photos: into memory, into the pack at `pack`, or where `options.store` says."""
+        source, options, drawn, files, workers = self.source, self.options, self.drawn, self.splits, self.workers
+        stored, needed = self._surveyed
+        count = sum(map(len, files.values()))
+        in_memory = pack is None and options.store != "pack"
+        if in_memory and _fits_in_memory(needed, count, insist=options.store == "memory"):
+            contents = _read_into_memory(files, stored, workers=workers)
+            _check_failures(_failures(contents), source.root, skip=options.skip_unreadable)
+            return ImageData(
+                name=source.name,
+                splits=_splits(contents, files, drawn, source),
+                class_names=source.class_names,
+                mirrors=True,
+                arguments=asdict(options),
+                framing=stored.framing,
+            )
+        folder = pack or _cache_folder() / f"{source.name}-{files_digest(files, stored, source)[:16]}"
+        if is_complete(folder):
+            _check_failures(open_pack(folder)[0]["failures"], source.root, skip=options.skip_unreadable)
+        else:
+            notice(f"packing {count:,} images, about {needed / 2**30:.1f} GiB, into {printable(folder)}")
+            with pack_lock(folder):
+                contents = build_pack(folder, files, stored, workers=workers)
+                failures = _failures(contents)
+                _check_failures(failures, source.root, skip=options.skip_unreadable)
+                splits = _splits(contents, files, drawn, source)
+                tables = [
+                    contents[name]
+                    .images.table()
+                    .assign(split=name, label=split.labels.numpy(), index=split.index.numpy(), path=split.paths)
+                    for name, split in splits.items()
+                ]
+                facts = {
+                    "name": source.name,
+                    "class_names": list(source.class_names),
+                    "format": asdict(stored),
+                    "arguments": {key: value for key, value in asdict(options).items() if value is not None},
+                    "failures": failures,
+                }
+                finish_pack(folder, pd.concat(tables, ignore_index=True), facts)
+        opened = from_pack(folder, LoadOptions(source=str(folder.resolve())))
+        # A pack with a folder of its own is the source from now on; one in the cache stands for the files.
+        return opened if pack else replace(opened, name=source.name, arguments=asdict(options))
+
+
+def list_photos(source: FileSource, options: LoadOptions, *, workers: int | None = None) -> PhotoListing:
+    """Returns the listing of files, with the splits that the source does not have drawn by the options."""
     labels = {
         split: torch.tensor([entry.label for entry in entries], dtype=torch.int64)
         for split, entries in source.files.items()
     }
     drawn = _draw(labels, source.class_names, options)
-    files = {split: [source.files[part.source][at] for at in part.positions.tolist()] for split, part in drawn.items()}
-    stored, needed = _survey(files, source.root, options, detail=options.detail)
-    count = sum(map(len, files.values()))
-    in_memory = pack is None and options.store != "pack"
-    if in_memory and _fits_in_memory(needed, count, insist=options.store == "memory"):
-        contents = _read_into_memory(files, stored, workers=workers)
-        _check_failures(_failures(contents), source.root, skip=options.skip_unreadable)
-        return ImageData(
-            name=source.name,
-            splits=_splits(contents, files, drawn, source),
-            class_names=source.class_names,
-            mirrors=True,
-            arguments=asdict(options),
-            framing=stored.framing,
-        )
-    folder = pack or _cache_folder() / f"{source.name}-{files_digest(files, stored, source)[:16]}"
-    if is_complete(folder):
-        _check_failures(open_pack(folder)[0]["failures"], source.root, skip=options.skip_unreadable)
-    else:
-        notice(f"packing {count:,} images, about {needed / 2**30:.1f} GiB, into {printable(folder)}")
-        with pack_lock(folder):
-            contents = build_pack(folder, files, stored, workers=workers)
-            failures = _failures(contents)
-            _check_failures(failures, source.root, skip=options.skip_unreadable)
-            splits = _splits(contents, files, drawn, source)
-            tables = [
-                contents[name]
-                .images.table()
-                .assign(split=name, label=split.labels.numpy(), index=split.index.numpy(), path=split.paths)
-                for name, split in splits.items()
-            ]
-            facts = {
-                "name": source.name,
-                "class_names": list(source.class_names),
-                "format": asdict(stored),
-                "arguments": {key: value for key, value in asdict(options).items() if value is not None},
-                "failures": failures,
-            }
-            finish_pack(folder, pd.concat(tables, ignore_index=True), facts)
-    opened = from_pack(folder, LoadOptions(source=str(folder.resolve())))
-    # A pack with a folder of its own is the source from now on; one in the cache stands for the files.
-    return opened if pack else replace(opened, name=source.name, arguments=asdict(options))
+    return PhotoListing(source=source, options=options, drawn=drawn, workers=workers)
 
 
 def from_pack(folder: Path, options: LoadOptions) -> ImageData:

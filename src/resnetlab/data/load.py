@@ -12,7 +12,7 @@ from resnetlab.core.checks import check_integer
 from resnetlab.core.errors import UserError, nearest
 from resnetlab.core.fields import takes_fields
 from resnetlab.core.files import printable
-from resnetlab.data.assemble import from_arrays, from_files, from_pack
+from resnetlab.data.assemble import PhotoListing, from_arrays, from_pack, list_photos
 from resnetlab.data.options import LoadOptions
 from resnetlab.data.sources.arrays import ArraySource, check_arrays
 from resnetlab.data.sources.cifar import load_cifar10, load_cifar100
@@ -72,20 +72,55 @@ def load_data(
             "data must be the name of a data set, the path of a folder, table or pack, or arrays (images, labels), "
             f"got {source!r}."
         )
-    if workers is not None:
-        check_integer("workers", workers, 1)
-    checked = _options("load_data", {"source": str(source) if is_path else ARRAYS, **options})
+    checked = _options("load_data", {"source": str(source) if is_path else ARRAYS, **options}, workers)
     if not is_path:
         arrays = check_arrays(source, checked.class_names, ARRAYS)
         return from_arrays(arrays, replace(checked, data_root=None))
+    if is_named(source) and source in _ARRAY_SETS:
+        root = data_root_folder(checked.data_root)
+        recorded = None if source == "digits" else str(root)  # digits are not in a folder
+        return from_arrays(_ARRAY_SETS[str(source)](root, download), replace(checked, data_root=recorded))
+    listing = _list_data(source, checked, workers, download)
+    if listing is None:
+        path = Path(source).expanduser().resolve()
+        return from_pack(path, replace(checked, source=str(path), data_root=None))
+    return listing.load()
+
+
+@takes_fields(LoadOptions, without=("source",))
+def list_data(
+    source: str | Path, *, workers: int | None = None, download: bool = True, **options: Any
+) -> PhotoListing | None:
+    """Lists the photos of a folder, a table or Imagenette, and draws their splits, without decoding them.
+
+    Args:
+        source: as for `load_data`, but no arrays.
+        workers: as for `load_data`.
+        download: download a data set that is missing.
+        **options: the fields of `LoadOptions`.
+
+    Returns:
+        The listing, whose `images` are what `load_data` returns; None if the images are in no files of their own: a
+        pack, or a data set of arrays such as digits.
+
+    Raises:
+        UserError: the source is unknown or empty.
+    """
+    checked = _options("list_data", {"source": str(source), **options}, workers)
+    return _list_data(source, checked, workers, download)
+
+
+def _list_data(source: str | Path, options: LoadOptions, workers: int | None, download: bool) -> PhotoListing | None:
+    if is_named(source) and source in _ARRAY_SETS:
+        return None
     if is_named(source):
-        return _load_named(checked, download, workers)
-    checked = replace(checked, data_root=None)  # files do not depend on it, so it is not recorded
-    path = _existing(Path(source).expanduser(), checked.source)
-    checked = replace(checked, source=str(path.resolve()))
+        files = _imagenette(options, download)
+        return list_photos(files, replace(options, data_root=str(files.root.parent)), workers=workers)
+    path = _existing(Path(options.source).expanduser(), options.source)
     if is_pack(path):
-        return from_pack(path, checked)
-    return from_files(_list_files(path, checked), checked, workers=workers)
+        return None
+    # Files do not depend on the folder of data sets, so it is not recorded.
+    return list_photos(_list_files(path, options), replace(options, source=str(path), data_root=None), workers=workers)
 
 
 _NOT_FOR_PACKS = ("source", "store", "limit", "limit_held_out")
@@ -109,10 +144,8 @@ def pack(
     Raises:
         UserError: the source cannot be packed, files are unreadable, or the folder cannot be used.
     """
-    checked = _options("pack", options, without=_NOT_FOR_PACKS)
+    checked = _options("pack", options, workers, without=_NOT_FOR_PACKS)
     checked = replace(checked, source=str(source), store="pack")
-    if workers is not None:
-        check_integer("workers", workers, 1)
     folder = _utf8(Path(folder))
     if is_complete(folder):
         raise UserError(f"{folder} is already a complete pack. Train on it, or choose another folder.")
@@ -128,11 +161,15 @@ def pack(
             raise UserError(f"{folder} is inside the folder of images. Choose another folder for the pack.")
         files = _list_files(path, checked)
         checked = replace(checked, source=str(path.resolve()))
-    return from_files(files, checked, pack=folder, workers=workers)
+    return list_photos(files, checked, workers=workers).load(pack=folder)
 
 
-def _options(function: str, options: Mapping[str, Any], *, without: Sequence[str] = ()) -> LoadOptions:
+def _options(
+    function: str, options: Mapping[str, Any], workers: int | None, *, without: Sequence[str] = ()
+) -> LoadOptions:
     """Returns the options of a function, checked; an unknown name is an error that names the nearest one."""
+    if workers is not None:
+        check_integer("workers", workers, 1)
     known = [field.name for field in fields(LoadOptions) if field.name not in without]
     for name in options:
         if name not in known:
@@ -204,15 +241,6 @@ def may_be_recorded(source: str | Path, recorded: Mapping[str, Any]) -> bool:
     if not path.is_dir() or is_pack(path):
         return path.exists()
     return len(visible_files(path)) == sum(recorded["counts"].values())
-
-
-def _load_named(options: LoadOptions, download: bool, workers: int | None) -> ImageData:
-    if options.source == "imagenette":
-        files = _imagenette(options, download)
-        return from_files(files, replace(options, data_root=str(files.root.parent)), workers=workers)
-    root = data_root_folder(options.data_root)
-    recorded = None if options.source == "digits" else str(root)  # digits are not in a folder
-    return from_arrays(_ARRAY_SETS[options.source](root, download), replace(options, data_root=recorded))
 
 
 def _imagenette(options: LoadOptions, download: bool) -> FileSource:

@@ -20,7 +20,8 @@ from resnetlab.core.errors import UserError
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.core.runs import Run, claimed, default_folder
-from resnetlab.data.load import check_same_data, is_named, load_data, reload_data
+from resnetlab.data.assemble import PhotoListing
+from resnetlab.data.load import check_same_data, is_named, list_data, load_data, reload_data
 from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.evaluate import default_split, evaluate_split
 from resnetlab.evaluation.forward import Answers, answer_split
@@ -34,6 +35,7 @@ from resnetlab.training.loop import Training
 from resnetlab.training.machine import Machine
 from resnetlab.training.prepare import (
     automatic_network,
+    automatic_recipe,
     machine_for,
     model_name,
     network_for,
@@ -52,11 +54,11 @@ from resnetlab.weights.sources import Source
 
 def fit(
     model: str | Architecture | nn.Module,
-    data: str | Path | ImageData | Callable[[], ImageData] | Sequence[Any] | Mapping[str, Any],
+    data: str | Path | ImageData | Callable[[], ImageData | PhotoListing] | Sequence[Any] | Mapping[str, Any],
     *,
     overrides: Mapping[str, Any] | None = None,
     pretrained: str | Path | Run | None = None,
-    recipe: str | Recipe = "quick",
+    recipe: str | Recipe = "auto",
     out: str | Path | None = None,
     seed: int = 0,
     image_size: int | None = None,
@@ -81,12 +83,13 @@ def fit(
               signature has them.
             - A `ResNetConfig`, or an `nn.Module`, which is trained in place. To load the run of a module of your own,
               pass the module: `resnetlab.load(run, model=MyNet())`.
-        data: what `load_data` returned, or takes, or a function that loads it. The function is called after everything
-            else was checked.
+        data: what `load_data` returned, or takes, or a function that loads or lists it. The function is called after
+            everything else was checked.
         overrides: fields of `ResNetConfig` to change in a network given by name, or further arguments of your class.
         pretrained: weights to start from, as `load_weights` takes them. Images are then normalized as they were for
             these weights, if that is known, and `model="auto"` means the network of the weights.
-        recipe: a name or a `Recipe`.
+        recipe: a name or a `Recipe`. "auto" is "photos" if the data is a folder or a table of photos, the network is
+            "auto" and there are no weights to start from (see `prepare.automatic_recipe`), otherwise "quick".
         out: a folder that does not exist or is empty, or in which the same training was stopped before its first
             checkpoint. It is locked until the training ends. By default `runs/<data>-<model>-<date and time>`.
         seed: of initial weights, order and augmentation.
@@ -110,7 +113,7 @@ def fit(
             seed = check_integer("seed", seed, 0)
             if isinstance(data, ImageData) and (image_size is not None or data_root is not None):
                 raise UserError("image_size and data_root are for data that fit loads. Give them to load_data instead.")
-            recipe = resolve_recipe(recipe, **changes)
+            resolve_recipe(recipe, **changes)
             network = open_model(model, fields)
             found = None
             if pretrained is not None:
@@ -126,21 +129,24 @@ def fit(
 
         folder = None if out is None else claim(out)
         own_machine = processes.place(machine)
-        images = data if isinstance(data, ImageData) else processes.in_turn(_loader(data, data_root, image_size))
+        known = data if isinstance(data, ImageData) else processes.in_turn(_opener(data, data_root, image_size))
         with processes.together():
-            start = _prepare(network, images, fields, found, recipe, machine, seed)
+            chosen, known = automatic_recipe(recipe, model, known, pretrained=pretrained, **changes)
+            start = _prepare(network, known, fields, found, chosen, machine, seed)
             check_recipe(start.recipe, processes, start.network, own_machine)
-            folder = folder or default_folder(images.name, Path(start.name).name)
-            check_outside(folder, images.arguments["source"])
-        processes.check_equal("the images", images.fingerprint)
+            folder = folder or default_folder(known.name, Path(start.name).name)
+            check_outside(folder, known.arguments["source"])
         if out is None:
             folder = claim(folder)
+        if processes.is_first and not quiet:
+            _announce(start, chosen.batch_size, processes.world_size, folder)
+        images = known if isinstance(known, ImageData) else processes.in_turn(lambda: known.images)
+        processes.check_equal("the images", images.fingerprint)
 
         def create() -> Run:
             _warn_of_shared_images(images)
-            if not quiet:
-                _announce(start, recipe.batch_size, processes.world_size, folder)
-            return Run.create(folder, _settings(start, tensorboard, processes.world_size), describe_environment())
+            settings = _settings(start, images, found, tensorboard, processes.world_size)
+            return Run.create(folder, settings, describe_environment())
 
         run = processes.from_first(create)
         return _train_and_evaluate(start.network, images, run, own_machine, processes, resume_run=False, quiet=quiet)
@@ -226,8 +232,7 @@ class _Start:
 
     name: str
     network: Network
-    data: ImageData
-    preprocessing: Preprocessing
+    data: ImageData | PhotoListing
     recipe: Recipe
     machine: Machine
     seed: int
@@ -236,23 +241,21 @@ class _Start:
 
 
 def _prepare(
-    model: str | Architecture | Network, data: ImageData, overrides: Mapping[str, Any], found: Source | None,
-    recipe: Recipe, machine: Machine, seed: int,
+    model: str | Architecture | Network, data: ImageData | PhotoListing, overrides: Mapping[str, Any],
+    found: Source | None, recipe: Recipe, machine: Machine, seed: int,
 ) -> _Start:  # fmt: skip
     """Builds the network for the images, loads its weights, and resolves the recipe."""
     if model == "auto":
         model = automatic_network(recipe, data, found)
     network = network_for(model, data, seed, overrides, found)
-    preprocessing, loaded = data.preprocessing, None
+    loaded = None
     if found is not None:
         with torch_seeded(seed, "new head"):
             loaded = load_source(network, found, data.class_names)
-        preprocessing = _normalized_alike(preprocessing, found)
     return _Start(
         name=model_name(model),
         network=network,
         data=data,
-        preprocessing=preprocessing,
         recipe=recipe_for(recipe, data, network),
         machine=machine,
         seed=seed,
@@ -264,9 +267,15 @@ def _prepare(
 def _announce(start: _Start, batch_size: int, world_size: int, folder: Path) -> None:
     """Prints what will be trained, before the first step."""
     recipe = start.recipe
-    console.print(start.data)
+    if isinstance(start.data, ImageData):
+        console.print(start.data)
+    else:
+        notice(str(start.data))
     each = "" if world_size == 1 else f" in each of {world_size} processes"
-    notice(f"{start.name}, recipe {recipe.name}\n{start.machine}{each}\nrun folder {folder}")
+    pixels, epochs = start.data.image_size, f"{recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}"
+    notice(
+        f"{start.name} at {pixels} pixels, recipe {recipe.name}, {epochs}\n{start.machine}{each}\nrun folder {folder}"
+    )
     if recipe.batch_size != batch_size:
         notice(
             f"batches of {recipe.batch_size} images instead of {batch_size}, because there are few; "
@@ -290,12 +299,14 @@ def _estimate(start: _Start, world_size: int) -> Estimate:
         data.framing,
         images=len(data.split("train")),
         validated=len(data.split("validation")) if "validation" in held_out else 0,
-        evaluated=len(data.split(default_split(data))) if held_out else 0,
+        evaluated=len(data.split("test" if "test" in held_out else "validation")) if held_out else 0,
         world_size=world_size,
     )
 
 
-def _settings(start: _Start, tensorboard: bool, world_size: int) -> dict[str, Any]:
+def _settings(
+    start: _Start, images: ImageData, found: Source | None, tensorboard: bool, world_size: int
+) -> dict[str, Any]:
     """Returns what run.toml records: enough to train again, and to resume."""
     network = start.network
     settings = {
@@ -307,8 +318,8 @@ def _settings(start: _Start, tensorboard: bool, world_size: int) -> dict[str, An
             "frozen": [name for name, parameter in network.named_parameters() if not parameter.requires_grad],
             "frozen_sections": sorted(network.frozen),
         },
-        "data": start.data.describe(),
-        "preprocessing": dataclasses.asdict(start.preprocessing),
+        "data": images.describe(),
+        "preprocessing": dataclasses.asdict(_normalized_alike(images.preprocessing, found)),
         "recipe": start.recipe.to_dict(),
         "machine": start.machine.to_dict(),
     }
@@ -385,15 +396,21 @@ def _provenance(data: ImageData, run: Run) -> dict[str, Any]:
     }
 
 
-def _loader(data: Any, data_root: str | Path | None, image_size: int | None) -> Callable[[], ImageData]:
+def _opener(data: Any, data_root: str | Path | None, image_size: int | None) -> Callable[[], ImageData | PhotoListing]:
     if callable(data):
         return data  # type: ignore[return-value]
-    return lambda: load_data(data, data_root=data_root, image_size=image_size)
+    options: dict[str, Any] = {"data_root": data_root, "image_size": image_size}
+
+    def open_data() -> ImageData | PhotoListing:
+        listing = list_data(data, **options) if isinstance(data, (str, Path)) else None
+        return listing or load_data(data, **options)
+
+    return open_data
 
 
-def _normalized_alike(preprocessing: Preprocessing, found: Source) -> Preprocessing:
-    """Returns the data's preprocessing with the mean and deviation that the weights were trained with."""
-    if found.preprocessing is None:
+def _normalized_alike(preprocessing: Preprocessing, found: Source | None) -> Preprocessing:
+    """Returns the data's preprocessing with the mean and deviation that the weights to start from were trained with."""
+    if found is None or found.preprocessing is None:
         return preprocessing
     theirs = for_channels(found.preprocessing, preprocessing.channels)
     return dataclasses.replace(preprocessing, mean=theirs.mean, std=theirs.std)

@@ -124,7 +124,7 @@ class TrainingDisplay:
         self._bar.update(self._task, completed=self._work, description=words, speed=images_per_second, left=left)
         if now > self._next_line and not (self._quiet or is_live()):
             self._next_line = now + LINE_SECONDS
-            notice(f"{words}  {self._work / self._total:.0%} of the training, about {left} left")
+            notice(f"{self._work / self._total:.0%} done, in {words}, about {left} left")
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         """Prints the history's row of an epoch, at most 80 columns wide, and the header before the first."""

@@ -12,6 +12,8 @@ from torch import nn
 from resnetlab.core.errors import UserError
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.core.runs import Run
+from resnetlab.data.assemble import PhotoListing
+from resnetlab.data.load import is_named
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.adapters import AdaptedNetwork, ModuleConfig, TimmConfig, check_takes_images, name_of
 from resnetlab.models.architectures import as_network, build, is_path_to_network, open_architecture, with_sizes
@@ -22,6 +24,7 @@ from resnetlab.models.network import Architecture, Network
 from resnetlab.models.stems import CIFAR_STEM_LIMIT
 from resnetlab.training.machine import Machine, choose_machine
 from resnetlab.training.recipe import Recipe
+from resnetlab.training.recipes import resolve_recipe
 from resnetlab.training.sections import check_sections
 from resnetlab.weights.sources import Source, open_weights
 
@@ -65,7 +68,62 @@ def model_name(model: str | Architecture | Network) -> str:
     return "custom" if isinstance(config, ResNetConfig) else name_of(config)  # type: ignore[arg-type]
 
 
-def automatic_network(recipe: Recipe, data: ImageData, pretrained: Source | None = None) -> str:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PhotoPlan:
+    """How to train on photos in a few minutes of two cores.
+
+    Attributes:
+        photos: the largest number of training photos that this is for.
+        network: a name of the catalog.
+        image_size: height and width in pixels.
+        epochs: passes over the photos.
+    """
+
+    photos: int
+    network: str
+    image_size: int
+    epochs: int
+
+
+PHOTO_PLANS = (
+    PhotoPlan(photos=300, network="resnet18", image_size=96, epochs=60),
+    PhotoPlan(photos=20_000, network="resnet18", image_size=96, epochs=20),
+)
+"""By the number of training photos; docs/training.md explains the table."""
+
+
+def photo_plan(photos: int) -> PhotoPlan | None:
+    """Returns the plan for this number of training photos; None if there are more than `PHOTO_PLANS` has."""
+    return next((plan for plan in PHOTO_PLANS if photos <= plan.photos), None)
+
+
+def automatic_recipe(
+    recipe: str | Recipe, model: Any, data: ImageData | PhotoListing, *, pretrained: Any = None, **changes: Any
+) -> tuple[Recipe, ImageData | PhotoListing]:
+    """Returns the recipe with the changes applied, and the data in the image size to train with.
+
+    The recipe "auto" is `photos` if
+
+    - the data are photos in a folder or a table of yours, larger than 64 pixels, and not more than `PHOTO_PLANS` has;
+    - the network is "auto" too, and there are no pretrained weights.
+
+    Otherwise it is `quick`. For such photos, the recipe `photos` has the network, the image size and the epochs of
+    their plan. Image size, epochs and other fields that you set are kept.
+    """
+    found = resolve_recipe(recipe, **changes)
+    wanted = recipe == "photos" or (recipe == "auto" and model == "auto" and pretrained is None)
+    if not wanted or not isinstance(data, PhotoListing) or is_named(data.options.source):
+        return found, data
+    plan = photo_plan(len(data.split("train")))
+    if plan is None or data.image_size <= CIFAR_STEM_LIMIT:
+        return found, data
+    if data.options.image_size is None:
+        data = data.at_size(min(plan.image_size, data.image_size))
+    fields = {"networks": (plan.network, plan.network), "epochs": plan.epochs}
+    return resolve_recipe("photos", **{**fields, **changes}), data
+
+
+def automatic_network(recipe: Recipe, data: ImageData | PhotoListing, pretrained: Source | None = None) -> str:
     """Returns the name of the network that the weights belong to, or the recipe's for images of this size."""
     if pretrained is not None:
         return pretrained.network or PRETRAINED
@@ -114,7 +172,7 @@ def open_pretrained(
 
 def network_for(
     model: str | Architecture | Network,
-    data: ImageData,
+    data: ImageData | PhotoListing,
     seed: int,
     overrides: Mapping[str, Any],
     pretrained: Source | None = None,
@@ -157,7 +215,7 @@ def network_for(
     return network
 
 
-def recipe_for(recipe: Recipe, data: ImageData, network: Network) -> Recipe:
+def recipe_for(recipe: Recipe, data: ImageData | PhotoListing, network: Network) -> Recipe:
     """Resolves what the data decide, and refuses what the data or the network do not allow."""
     check_sections(recipe, network)
     needs = {
@@ -196,7 +254,7 @@ def suited(machine: Machine, config: Architecture) -> Machine:
 
 
 def _config_by_name(
-    name: str, data: ImageData, overrides: Mapping[str, Any], pretrained: Source | None
+    name: str, data: ImageData | PhotoListing, overrides: Mapping[str, Any], pretrained: Source | None
 ) -> ResNetConfig:
     ends = {"in_channels": data.channels, "num_classes": data.num_classes}
     recorded = pretrained.config if pretrained is not None else None
