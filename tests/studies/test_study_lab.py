@@ -147,7 +147,7 @@ def test_other_arguments_in_the_same_folder_are_refused_with_the_difference(few:
     other = load_data("digits", limit=65, validation_fraction=0.0)
     with pytest.raises(UserError, match="data was"):
         Lab(QUESTION, other, {"depth": 3}, out=tmp_path / "s")
-    with pytest.raises(UserError, match=r"budget .*given_plan .*epochs=2"):
+    with pytest.raises(UserError, match=r"given_plan .*epochs=2"):
         Lab(QUESTION, few, {"depth": 3}, out=tmp_path / "s", plan={"images": 64, "epochs": 2})
 
 
@@ -223,9 +223,17 @@ def test_a_study_continues_in_the_precision_that_it_started_in(few: ImageData, t
 
 
 def test_a_study_keeps_its_plan(few: ImageData, tmp_path: Path):
-    for speed in (1e-3, 1e-1):
-        study = Lab(QUESTION, few, {}, out=tmp_path / "s", quiet=True)
+    for speed in (1e-3, 1e3):
+        study = Lab(QUESTION, few, {}, out=tmp_path / "s", quiet=True, budget=4)
         assert study.prepare([small(study)], measure=lambda *_, speed=speed: speed).epochs == 40
+
+
+def test_without_a_budget_no_speed_is_measured(tmp_path: Path):
+    def measure(*_):
+        raise AssertionError
+
+    study = Lab(QUESTION, "digits", {}, out=tmp_path / "s", quiet=True)
+    assert study.prepare([small(study)], measure=measure).images == 1437
 
 
 def test_a_source_is_limited_to_the_images_of_the_plan(tmp_path: Path):

@@ -45,7 +45,7 @@ def command(
         float | None,
         typer.Option(
             help="Approximate time in minutes; with NAME all, the time of all studies together.",
-            show_default="4 per study",
+            show_default="a plan for about 4 minutes on one core, per study",
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Number of seeds: how often each network is trained.")] = 3,
@@ -95,7 +95,7 @@ def command(
         result = STUDIES[name](data, **{**setup, **options})
         output().print(result)
         page = result.folder / "study.html"
-    notice(f"page    {page}")
+    notice(f"report  {page}")
 
 
 def _print_arguments(name: str) -> None:

@@ -115,8 +115,10 @@ def conduct_all(studies: Mapping[str, Callable[..., StudyResult]], data: str | P
             results.append(study(data, **{**setup, "out": folder / name}))
         except UserError as error:  # one study that is not possible must not stop the others
             left_out[name] = str(error)
+            if "budget" in setup:
+                left_out[name] += f" The {len(studies)} studies share the budget equally."
             if not quiet:
-                notice(f"{name} is left out: {error}")
+                notice(f"{name} is left out: {left_out[name]}")
     if not results:
         raise UserError(
             f"No study can be run on these images. The reason for the first one: {next(iter(left_out.values()))}"

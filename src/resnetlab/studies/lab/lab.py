@@ -33,7 +33,7 @@ from resnetlab.evaluation.evaluate import default_split
 from resnetlab.models.adapters import ModuleConfig
 from resnetlab.models.network import Network
 from resnetlab.models.resnet import ResNet, check_network
-from resnetlab.studies.lab.plan import Cell, Plan, make_plan
+from resnetlab.studies.lab.plan import Cell, Plan, make_plan, seconds_per_image
 from resnetlab.studies.lab.question import SCHEMA_VERSION, Question
 from resnetlab.studies.lab.setup import Conditions, SetUp, check_names, command_line
 from resnetlab.studies.lab.views import at_size
@@ -82,7 +82,7 @@ class Lab:
             "data": self._all.fingerprint,
             "seeds": given.seeds,
             "full": given.full,
-            "budget": given.minutes,
+            "budget": given.budget,
             "precision": given.precision,
             "options": options,
             "given_plan": given.plan and str(given.plan),
@@ -106,13 +106,23 @@ class Lab:
 
     @property
     def minutes(self) -> float | None:
-        """The budget; None if the study follows the paper's protocol or a given plan."""
+        """The budget or its default; None if the study follows the paper's protocol or a given plan."""
         return self._conditions.minutes
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether a budget is given: only then may measured time decide what the study computes."""
+        return self._conditions.budget is not None
 
     @property
     def precision(self) -> str:
         """The precision as given, such as "auto" or "float32"."""
         return self._conditions.precision
+
+    @property
+    def trained_in(self) -> str:
+        """The precision that the networks are trained in; see `prepare`."""
+        return self._settings["trained_in"]
 
     @functools.cached_property
     def data(self) -> ImageData:
@@ -141,14 +151,14 @@ class Lab:
         return {"in_channels": self._all.channels, "num_classes": self._all.num_classes}
 
     def prepare(
-        self, cells: Sequence[Cell], *, fraction: float = 1.0, measure: Callable[..., float] | None = None
+        self, cells: Sequence[Cell], *, fraction: float = 1.0, measure: Callable[..., float] = seconds_per_image
     ) -> Plan:
         """Plans all trainings of the study, once: a study that is continued keeps its plan.
 
         Args:
             cells: all of them.
             fraction: of the budget, for the trainings; the rest is for the measurements after them.
-            measure: see `make_plan`.
+            measure: see `make_plan`; it is called only if a budget is given.
         """
         if "plan" not in self._settings:
             images = len(self._all.split("train"))
@@ -161,13 +171,17 @@ class Lab:
                 plan = make_plan(
                     cells, self.recipe, self._all.preprocessing, machine, images=images,
                     evaluated=len(self._held_out), minutes=self.minutes, fraction=fraction,
-                    may_leave_out=self._source is not None, measure=measure,
+                    may_leave_out=self._source is not None, measure=measure if self.is_timed else None,
                 )  # fmt: skip
             # Another machine could choose another precision, and networks of two precisions are not comparable.
             self._settings |= {"trained_in": machine.precision, "plan": dataclasses.asdict(plan)}
             write_toml(self.folder / "study.toml", self._settings)
         plan = self.plan
-        about = f", about {plan.minutes:g} minutes" if plan.minutes else ""
+        about = ""
+        if plan.minutes:
+            about = f", about {plan.minutes:g} minutes{'' if self.is_timed else ' on one core'}"
+        if self.is_timed and plan.minutes > (self.minutes or 0):
+            about += f", more than the budget of {self.minutes:g}: this is the smallest plan, and the machine is slow"
         self.log(
             f"{self.question.name}: {len(cells)} trainings, each {plan.epochs} epochs of {plan.images:,} "
             f"images{about}; folder {self.folder}"
@@ -243,7 +257,7 @@ class Lab:
         return [
             f"data: {self._all.name} at {size}x{size} pixels, {count} {total:,} training images",
             f"training: {plan.epochs} epochs, {steps:,} steps of {recipe.batch_size} images, {seeds}, in "
-            f"{self._settings['trained_in']}",
+            f"{self.trained_in}",
             f"recipe: {recipe.name}" + ("" if self.full else f" ({details})"),
             f"evaluation: {evaluated} {default_split(self._all)} images, one view of each, final weights",
         ]
@@ -266,7 +280,7 @@ class Lab:
             "out": folder,
             "seed": cell.seed,
             "device": self._conditions.device,
-            "precision": self._settings["trained_in"],
+            "precision": self.trained_in,
         }
         if started:
             return resume(folder, model=_own_code(cell), data=data, quiet=True)

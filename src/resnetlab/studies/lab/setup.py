@@ -17,7 +17,7 @@ from resnetlab.studies.lab.plan import Plan
 from resnetlab.training.machine import PRECISION_CHOICES
 
 BUDGET = 4.0
-"""Minutes of a study without budget and plan."""
+"""Minutes of a study without budget and plan, on the reference machine of `plan`."""
 
 
 class SetUp(TypedDict, total=False):
@@ -56,7 +56,9 @@ class Conditions:
         check=_check_path, accepts="path",
     )  # fmt: skip
     budget: float | None = setting(
-        None, f"approximate minutes that the study may take on this machine, {BUDGET:g} by default", above=0
+        None,
+        f"approximate minutes that the study may take on this machine; default: about {BUDGET:g} on one core",
+        above=0,
     )
     seeds: int = setting(
         3, "trainings of each network, with different initial weights, order and augmentation", minimum=1

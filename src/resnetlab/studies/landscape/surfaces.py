@@ -20,6 +20,7 @@ from resnetlab.models.folding import fold_batch_norm
 from resnetlab.models.fused import fuse_blocks
 from resnetlab.models.resnet import ResNet
 from resnetlab.studies.lab.lab import Lab
+from resnetlab.studies.lab.plan import REFERENCE, clock_of, reference_seconds
 
 RADII = (0.25, 0.5, 0.75, 1.0)
 """Distances at which the loss is measured on both sides of a line; 1 is a step as long as each filter."""
@@ -29,7 +30,6 @@ _IMAGES = (64, 2_000)  # fewest and most
 _PROBE = 128  # images to measure speed and precision with
 _TOLERANCE, _FLOOR = 0.05, 0.1
 """Allowed difference of bfloat16: this fraction of the loss, or of the floor if the loss is lower."""
-_ADVANTAGE = 1.15  # speed-up that bfloat16 must have
 _SILENCE = 30.0
 """Seconds between two progress messages."""
 _TINY = 1e-10  # added to the denominator, as in the paper's code
@@ -57,7 +57,9 @@ def make_effort(
     lab: Lab, networks: Sequence[tuple[Callable[[], ResNet], int]], *, images: int, seconds: float | None,
     probe: Callable[..., tuple[float, dict[str, float]]] | None = None,
 ) -> Effort:  # fmt: skip
-    """Returns how to measure all losses within a time; in bfloat16 if it is faster and agrees with float32.
+    """Returns how to measure all losses within a time; in bfloat16 if training used it and it agrees with float32.
+
+    The speed is measured if a budget is given; otherwise it is that of the reference machine of a plan.
 
     Args:
         lab: of the study; it saves the result.
@@ -72,14 +74,18 @@ def make_effort(
         taken: dict[str, float] = {"float32": 0.0, "bfloat16": 0.0}
         deviations = []
         for get, losses in networks:
-            deviation, per_image = probe(get(), *_images(lab, _PROBE))
+            model = get()
+            deviation, per_image = probe(model, *_images(lab, _PROBE))
             deviations.append(deviation)
+            if not lab.is_timed:
+                training = reference_seconds(model.config, lab.recipe, lab.data.preprocessing, REFERENCE)
+                per_image = dict.fromkeys(taken, training / 3)
             for precision, time_taken in per_image.items():
                 taken[precision] += time_taken * losses
         precision = lab.precision
         if precision not in taken:
-            is_better = max(deviations) <= _TOLERANCE and taken["bfloat16"] * _ADVANTAGE < taken["float32"]
-            precision = "bfloat16" if is_better and precision in ("auto", "measured") else "float32"
+            is_close = max(deviations) <= _TOLERANCE
+            precision = "bfloat16" if is_close and lab.trained_in == "bfloat16" else "float32"
         allowed = _IMAGES[1] if seconds is None else int(seconds / taken[precision])
         return pd.DataFrame([{"images": allowed, "precision": precision, "deviation": max(deviations)}])
 
@@ -99,15 +105,16 @@ def nine_points(model: ResNet, images: Tensor, labels: Tensor) -> tuple[float, d
     """
     places = [(x, y) for x in (-1.0, 0.0, 1.0) for y in (-1.0, 0.0, 1.0)]
     losses, seconds = {}, {}
+    clock = clock_of(str(next(model.parameters()).device))
     for precision in ("float32", "bfloat16"):
         surface = plane(model, images, labels, precision)
         surface.loss(0, 0)  # the first pass compiles and allocates
         found, times = [], []
         for place in places:
-            start = time.perf_counter()
+            start = clock()
             found.append(surface.loss(*place))
-            times.append(time.perf_counter() - start)
-        losses[precision], seconds[precision] = np.array(found), float(np.median(times)) / len(images)
+            times.append(clock() - start)
+        losses[precision], seconds[precision] = np.array(found), min(times) / len(images)
     exact = losses["float32"]
     return float((abs(losses["bfloat16"] - exact) / np.maximum(exact, _FLOOR)).max()), seconds
 
