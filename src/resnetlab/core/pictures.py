@@ -6,10 +6,8 @@ the light colors on white. matplotlib is imported when the first picture is draw
 
 from __future__ import annotations
 
-import io
 import math
 import re
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from resnetlab.core.files import atomic, write_text
+from resnetlab.core.fonts import save_figure
 from resnetlab.core.html import json_script
 
 if TYPE_CHECKING:
@@ -91,6 +90,7 @@ WIDTH, HEIGHT = 3.9, 2.7
 _DOTS_PER_INCH = 160
 _SCREEN_SCALE = 1.25
 """Pixels of the screen for each point of an SVG that has room."""
+_MOST_TICKS = 10
 _FEW = 3
 """A line through at most this many values marks each one."""
 
@@ -163,22 +163,26 @@ class Picture:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
 
-        buffer, figure = io.StringIO(), Figure(figsize=self.size, layout="constrained")
+        figure = Figure(figsize=self.size, layout="constrained")
         with _style(), rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
             self.draw(figure)
-            figure.savefig(
-                buffer, format="svg", transparent=True, dpi=_DOTS_PER_INCH, metadata=dict.fromkeys(_METADATA)
-            )
+            metadata: Any = dict.fromkeys(_METADATA)
+            content = save_figure(figure, "svg", transparent=True, dpi=_DOTS_PER_INCH, metadata=metadata).decode()
         width, height = (72 * inches for inches in self.size)
         head = Markup(
             '<svg class="picture" viewBox="0 0 {:g} {:g}" width="{:.0f}" role="img" font-family="sans-serif" '
             'aria-label="{}">'
         ).format(width, height, _SCREEN_SCALE * width, self.words)
-        return head + _content(buffer.getvalue(), colors) + Markup("</svg>"), figure
+        return head + _content(content, colors) + Markup("</svg>"), figure
 
 
-def to_png(pictures: Sequence[Picture]) -> bytes:
-    """Returns pictures side by side as one PNG file, each under its title; equal pictures give equal bytes."""
+def to_png(pictures: Sequence[Picture], *, fonts: Sequence[str] | None = None) -> bytes:
+    """Returns pictures side by side as one PNG file, each under its title; equal pictures give equal bytes.
+
+    Args:
+        pictures: at least one.
+        fonts: paths of font files for characters that matplotlib's font lacks; those of the system by default.
+    """
     from matplotlib.figure import Figure
 
     widths, heights = zip(*(picture.size for picture in pictures), strict=True)
@@ -186,15 +190,14 @@ def to_png(pictures: Sequence[Picture]) -> bytes:
     parts: Sequence[Figure | SubFigure] = [figure]
     if len(pictures) > 1:
         parts = figure.subfigures(1, len(pictures), width_ratios=widths, squeeze=False)[0]
-    buffer = io.BytesIO()
     with _style():
         for part, picture in zip(parts, pictures, strict=True):
             picture.draw(part)
             if picture.title and part.axes:
                 above = 22.0 if part.axes[0].get_legend() is not None else 8.0
                 set_title(part.axes[0], picture.title, pad=above)
-        figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH, facecolor="white", metadata={"Software": None})
-    return buffer.getvalue()
+        options: dict[str, Any] = {"facecolor": "white", "metadata": {"Software": None}}
+        return save_figure(figure, "png", fonts=fonts, dpi=_DOTS_PER_INCH, **options)
 
 
 def save_png(path: Path, *pictures: Picture) -> None:
@@ -264,15 +267,55 @@ def use_percent(axis: Axis) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{round(100 * value, 6):g}%"))
 
 
-def make_logarithmic(axes: Axes) -> None:
-    """Makes the vertical scale logarithmic, with plain numbers along it."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+def make_logarithmic(axes: Axes, name: str = "y") -> None:
+    """Makes the scale of an axis with fixed limits or complete data logarithmic, with plain numbers along it.
 
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
+    Args:
+        axes: whose axis it is.
+        name: of the axis, "x" or "y".
+    """
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
+
+    axis = getattr(axes, f"{name}axis")
+    axes.set(**{f"{name}scale": "log"})
+    low, high = getattr(axes, f"get_{name}lim")()
+    axis.set_major_locator(FixedLocator(logarithmic_ticks(low, high)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: plain_number(value)))
+    axis.set_minor_locator(LogLocator(subs="all"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def logarithmic_ticks(low: float, high: float) -> list[float]:
+    """Returns two to ten places for the numbers along a logarithmic axis from `low` to `high`, both above 0.
+
+    They are 1, 2 and 5 times the powers of ten if these fit, powers of ten on a longer axis, and equally spaced numbers
+    on one too short for two of those.
+    """
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    for factors in ((1, 2, 5), (1,)):
+        found = [
+            round(factor * 10.0**power, -power) if power < 0 else float(factor * 10**power)
+            for power in range(first, last + 1)
+            for factor in factors
+        ]
+        found = [value for value in found if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
+        if 2 <= len(found) <= _MOST_TICKS:
+            return found
+    if found:
+        return found[:: math.ceil(len(found) / _MOST_TICKS)]
+    from matplotlib.ticker import MaxNLocator
+
+    return [float(value) for value in MaxNLocator(nbins=5).tick_values(low, high) if low <= value <= high]
+
+
+def plain_number(value: float) -> str:
+    """Returns a number as people write it along an axis: 0.001, 20,000 or, beyond these, 10⁻⁶ and 2·10⁷."""
+    if value == 0 or 1e-4 <= abs(value) < 1e6:
+        return f"{value:,.10f}".rstrip("0").rstrip(".")
+    factor, power = f"{value:.3e}".split("e")
+    factor = f"{float(factor):g}"
+    raised = str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return ("" if factor == "1" else f"{factor}·") + f"10{raised}"
 
 
 def spans_widely(rows: Iterable[Mapping[str, Any]]) -> bool:
@@ -403,10 +446,7 @@ def _content(svg: str, colors: Mapping[str, str]) -> Markup:
 
 @contextmanager
 def _style() -> Iterator[None]:
-    """Draws text and lines in the palette's colors unless a picture says otherwise.
-
-    Characters that the font lacks cause no warning: an SVG shows them, a PNG shows boxes.
-    """
+    """Draws text and lines in the palette's colors unless a picture says otherwise."""
     from matplotlib import rc_context
 
     colors: dict[Any, str] = {
@@ -414,6 +454,5 @@ def _style() -> Iterator[None]:
         **dict.fromkeys(("xtick.color", "ytick.color"), MUTED),
         "axes.edgecolor": RULE,
     }
-    with rc_context(colors), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+    with rc_context(colors):
         yield

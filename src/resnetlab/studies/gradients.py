@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from resnetlab.core.fields import Checked, documented
-from resnetlab.core.pictures import MUTED, style_axes
+from resnetlab.core.pictures import MUTED, make_logarithmic, style_axes
 from resnetlab.core.randomness import generator, torch_seeded
 from resnetlab.core.runs import Run
 from resnetlab.data.storage.store import ImageData
@@ -201,8 +201,8 @@ def _draw_norms(figure: Figure, norms: pd.DataFrame, depths: Sequence[int], data
                 table = over_seeds(_of(norms, kind, depth, state), ("position",), ("norm",))
                 look = depth_look(kind, number, len(depths))
                 panel.plot(table["position"], table["norm"], label=f"{kind}, {depth} layers", **look)
-        panel.set_yscale("log")
         style_axes(panel, title=f"{data}, {state}", xlabel="position in the network, from stem to last block")
+    make_logarithmic(panels[0])  # both panels share the axis
     panels[0].set_ylabel("norm of the loss gradient", fontsize=9, color=MUTED)
     panels[0].legend(frameon=False, fontsize=8)
 

@@ -12,11 +12,10 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
 
 from resnetlab.core.errors import UserError
 from resnetlab.core.fields import check_fields, documented, setting
-from resnetlab.core.pictures import INK, MUTED, TRAINING, VALIDATION, style_axes
+from resnetlab.core.pictures import INK, MUTED, TRAINING, VALIDATION, make_logarithmic, style_axes
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.core.runs import Run
 from resnetlab.data.storage.store import ImageData
@@ -201,9 +200,7 @@ def _draw(figure: Figure, curves: pd.DataFrame, rows: pd.DataFrame, data: str) -
     for kind, look in _LOOKS.items():
         left.plot(*points[kind].T, label=kind, linewidth=1.8, **look)
     left.plot(*points["start"][-1], "D", color=VALIDATION, markersize=6, label="deepened here")
-    left.set_yscale("log")
-    left.yaxis.set_major_formatter("{x:g}")
-    left.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))  # only if there is room for them
+    make_logarithmic(left)
     style_axes(left, title=f"Training loss, {data}", xlabel="compute, 10^9 multiply-accumulates", ylabel="loss, nats")
     left.legend(frameon=False, fontsize=9, labelcolor=MUTED)
     dots(right, rows, "test_error", title=f"Test error, {data}", baseline="shallow")

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from resnetlab.core.fields import Checked, documented, setting
-from resnetlab.core.pictures import MUTED, style_axes
+from resnetlab.core.pictures import MUTED, make_logarithmic, style_axes
 from resnetlab.core.randomness import generator
 from resnetlab.core.runs import Run
 from resnetlab.data.storage.store import ImageData
@@ -288,7 +288,7 @@ def _draw_paths(figure: Figure, carried: pd.DataFrame) -> None:
     left, right = figure.subplots(1, 2)
     look = KINDS["residual"]
     left.plot(carried["length"], carried["gradient"], markersize=4, **look)
-    left.set_yscale("log")
+    make_logarithmic(left)
     right.plot(
         carried["length"], 100 * carried["paths"], label="paths",
         color=MUTED, marker="^", markersize=4, linestyle="--",

@@ -20,7 +20,7 @@ from resnetlab.core.checks import check_integer, check_number
 from resnetlab.core.console import console, is_live, notice
 from resnetlab.core.environment import keep_freed_memory
 from resnetlab.core.errors import UserError
-from resnetlab.core.pictures import MUTED, TRAINING, VALIDATION, Picture, save_png, style_axes
+from resnetlab.core.pictures import MUTED, TRAINING, VALIDATION, Picture, make_logarithmic, save_png, style_axes
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.data.batches import Batch, training_batches
 from resnetlab.data.load import load_data
@@ -290,8 +290,8 @@ def _draw(figure: Figure | SubFigure, found: LearningRates) -> None:
     points = "loss of each step" + (f" ({beyond} above the picture)" if beyond else "")
     axes.plot(found.rates, losses, "o", markersize=3.5, color=VALIDATION, alpha=0.4, markeredgewidth=0, label=points)
     axes.plot(found.rates, found.smoothed, "-", color=VALIDATION, linewidth=1.8, label="exponential average")
-    axes.set_xscale("log")
     axes.set_xlim(found.rates[0] / 1.5, found.rates[-1] * 1.5)
+    make_logarithmic(axes, "x")
     axes.set_ylim(low, high)
     if found.diverged_at is not None:
         note = f"diverged at {found.diverged_at:.2g}, where the test ended"

@@ -110,11 +110,13 @@ def _label(axes: Axes, names: Sequence[str]) -> None:
     shown = range(number) if number <= MAX_TICK_LABELS else range(0)
     labels = [shorten(names[index]) for index in shown]
     size = 9 if number <= 12 else 7
-    rotation = 0 if max(map(len, labels), default=0) <= 2 else 90
+    across: dict[str, Any] = {}
+    if max(map(len, labels), default=0) > 2:
+        across = {"rotation": 90, "rotation_mode": "anchor", "ha": "right", "va": "center"}
     axes.set_xlim(-0.5, number - 0.5)
     axes.set_ylim(number - 0.5, -0.5)
     axes.set_aspect("equal")
-    axes.set_xticks(shown, labels, size=size, rotation=rotation, parse_math=False)
+    axes.set_xticks(shown, labels, size=size, parse_math=False, **across)
     axes.set_yticks(shown, labels, size=size, parse_math=False)
     axes.tick_params(length=0, labelcolor=INK)
     axes.spines[:].set_color(RULE)
