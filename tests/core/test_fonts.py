@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from resnetlab.core.fonts import covering_fonts, save_figure
@@ -31,7 +32,7 @@ def figure():
 
 def shown(figure):
     """The texts of a figure that was saved."""
-    texts = {text.get_text() for axes in figure.axes for text in axes.findobj(matplotlib.text.Text)}
+    texts = {text.get_text() for axes in figure.axes for text in axes.findobj(Text)}
     return {text for text in texts if text}
 
 
@@ -66,7 +67,8 @@ def test_a_figure_without_foreign_characters_is_saved_as_it_is(tmp_path):
     content = save_figure(made, "png", fonts=[])
     made.savefig(tmp_path / "plain.png", dpi=made.dpi)
     (tmp_path / "ours.png").write_bytes(content)
-    assert np.array_equal(*(np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("plain", "ours")))
+    ours, plain = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("ours", "plain"))
+    assert np.array_equal(ours, plain)
 
 
 def test_an_svg_keeps_every_text_and_leaves_room_for_it(figure):

@@ -17,12 +17,12 @@ from resnetlab.core.errors import UserError
 from resnetlab.core.runs import Run
 from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation import explore as explore_module
-from resnetlab.evaluation.diagnostics import diagnose
+from resnetlab.evaluation.diagnostics import Diagnostics, diagnose
 from resnetlab.evaluation.embeddings import EmbeddingMap, embedding_map
 from resnetlab.evaluation.evaluate import evaluate_split
 from resnetlab.evaluation.explore import affordable, explore
 from resnetlab.evaluation.result import Evaluation, Exploration
-from resnetlab.models.resnet import ResNet
+from resnetlab.models.resnet import ResNet, check_network
 from resnetlab.weights.file import load
 
 FILES = ["blocks.parquet", "map.parquet", "responses.parquet"]
@@ -36,7 +36,7 @@ def run(digits_run: Run, tmp_path: Path) -> Run:
 
 @pytest.fixture(scope="module")
 def network(digits_run: Run) -> ResNet:
-    return load(digits_run)
+    return check_network(load(digits_run))
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +49,18 @@ def explored(network: ResNet, digits: ImageData, evaluation: Evaluation) -> Expl
     return explore(network, digits, evaluation)
 
 
+def diagnosed(found: Exploration) -> Diagnostics:
+    assert found.diagnostics is not None
+    return found.diagnostics
+
+
 def assert_equal(found: Exploration, expected: Exploration) -> None:
     pd.testing.assert_frame_equal(found.map.points, expected.map.points, check_exact=True)
     facts = [dataclasses.replace(one.map, points=pd.DataFrame()) for one in (found, expected)]
     assert str(facts[0]) == str(facts[1])
-    assert found.diagnostics.images == expected.diagnostics.images
-    pd.testing.assert_frame_equal(found.diagnostics.blocks, expected.diagnostics.blocks)
-    pd.testing.assert_frame_equal(found.diagnostics.responses, expected.diagnostics.responses)
+    assert diagnosed(found).images == diagnosed(expected).images
+    pd.testing.assert_frame_equal(diagnosed(found).blocks, diagnosed(expected).blocks)
+    pd.testing.assert_frame_equal(diagnosed(found).responses, diagnosed(expected).responses)
 
 
 def first(data: ImageData, count: int) -> ImageData:
@@ -77,8 +82,8 @@ def test_it_is_the_map_of_the_embeddings_and_what_the_blocks_do(
         map=embedding_map(evaluation.embeddings), diagnostics=diagnose(network, split.images, split.labels)
     )
     assert_equal(explored, apart)
-    assert list(explored.map.points) == ["index", "x", "y", "label"]
-    assert explored.diagnostics.top1 == pytest.approx(evaluation.summary["top1"])
+    assert list(explored.map.points) == ["index", "x", "y", "label", "pca_x", "pca_y"]
+    assert diagnosed(explored).top1 == pytest.approx(evaluation.summary["top1"])
 
 
 def test_it_does_not_depend_on_the_number_of_threads(
@@ -119,8 +124,9 @@ def test_a_map_is_saved_with_its_accuracies(tmp_path: Path):
         loaded = EmbeddingMap.load(tmp_path)
         pd.testing.assert_frame_equal(loaded.points, made.points, check_exact=True)
         assert (loaded.method, loaded.explained) == (made.method, made.explained)
-        accuracies = [loaded.neighbor_accuracy, loaded.map_accuracy]
-        assert accuracies == pytest.approx([made.neighbor_accuracy, made.map_accuracy], nan_ok=True)
+        accuracies = [loaded.neighbor_accuracy, loaded.map_accuracy, loaded.pca_accuracy]
+        expected = [made.neighbor_accuracy, made.map_accuracy, made.pca_accuracy]
+        assert accuracies == pytest.approx(expected, nan_ok=True)
     table = pd.read_parquet(tmp_path / "map.parquet")
     table.attrs["schema"] = 2
     table.to_parquet(tmp_path / "map.parquet", index=False)
@@ -161,7 +167,7 @@ def test_a_saved_evaluation_takes_its_exploration_along(evaluation: Evaluation, 
 def test_a_run_is_explored_on_its_split(explored: Exploration, run: Run, digits: ImageData):
     assert explored.map.points["index"].tolist() == digits.split("test").index.tolist()
     assert explored.diagnostics is not None
-    assert explored.diagnostics.top1 == pytest.approx((run.summary or {})["top1"])
+    assert diagnosed(explored).top1 == pytest.approx((run.summary or {})["top1"])
 
 
 def test_images_of_another_evaluation_are_refused(network: ResNet, digits: ImageData, evaluation: Evaluation):
@@ -177,9 +183,9 @@ def test_few_images_are_explored(network: ResNet, digits: ImageData, tmp_path: P
     loaded = Exploration.load(tmp_path)
     assert loaded is not None
     assert_equal(loaded, found)
-    assert len(found.map.points) == found.diagnostics.images == count
+    assert len(found.map.points) == diagnosed(found).images == count
     assert math.isnan(found.map.map_accuracy) == (count == 1)
-    assert found.diagnostics.top1 is not None
+    assert diagnosed(found).top1 is not None
 
 
 def test_images_of_one_class_are_explored_in_the_networks_order_of_classes(network: ResNet, digits: ImageData):
@@ -192,7 +198,7 @@ def test_images_of_one_class_are_explored_in_the_networks_order_of_classes(netwo
     evaluation = evaluate_split(network, data)
     found = explore(network, data, evaluation)
     assert found.map.map_accuracy == 1
-    assert found.diagnostics.top1 == pytest.approx(evaluation.summary["top1"])
+    assert diagnosed(found).top1 == pytest.approx(evaluation.summary["top1"])
 
 
 def test_a_network_that_returns_nan_is_evaluated_without_exploration(digits: ImageData):
@@ -217,13 +223,13 @@ def test_with_too_few_images_there_are_no_lesions(
     network: ResNet, digits: ImageData, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(explore_module, "affordable", lambda *_: 31)
-    found = explore(network, digits, evaluation).diagnostics
+    found = diagnosed(explore(network, digits, evaluation))
     assert (found.images, found.top1) == (32, None)
-    assert found.blocks["lesion_top1"].isna().all()
+    assert all(found.blocks["lesion_top1"].isna())
     monkeypatch.setattr(explore_module, "affordable", lambda *_: 32)
-    found = explore(network, digits, evaluation).diagnostics
+    found = diagnosed(explore(network, digits, evaluation))
     assert found.images == 32
-    assert found.blocks["lesion_top1"].notna().all()
+    assert all(found.blocks["lesion_top1"].notna())
 
 
 def test_the_command_says_what_it_does(cli: Cli, run: Run, monkeypatch: pytest.MonkeyPatch):

@@ -79,7 +79,7 @@ def make_run(folder, data, *, wrong=5, epochs=4, split="test", settings=None):
     )  # fmt: skip
     images["top5"] = [[name, *names[names != name][:4]] for name in images["prediction"]]
     images["top5_confidence"] = [[value, 0.02, 0.01, 0.01, 0.01][: min(5, len(names))] for value in sure]
-    scores = precision_recall_fscore_support(labels, predictions, labels=range(len(names)), zero_division=0)
+    scores = precision_recall_fscore_support(labels, predictions, labels=range(len(names)), zero_division=0)  # type: ignore[arg-type]
     columns = dict(zip(("precision", "recall", "f1", "support"), scores, strict=True))
     low, high = wilson_interval(len(labels) - wrong, len(labels))
     tables = {
@@ -184,14 +184,18 @@ def add_exploration(run, data, *, blocks=("stage1.block1", "stage2.block1")):
     """Puts a map and the figures of blocks into a run's evaluation."""
     table = pd.read_parquet(run.evaluation() / "per_image.parquet")
     draws = np.random.default_rng(0)
-    points = table[["index", "label"]].assign(x=draws.normal(size=len(table)), y=draws.normal(size=len(table)))
+    places = {name: draws.normal(size=len(table)) for name in ("x", "y", "pca_x", "pca_y")}
+    points = table[["index", "label"]].assign(**places)
     figures = ("ratio", "cosine", "variance_share", "lesion_top1", "lesion_loss", "top1_cost", "loss_cost")
     values = {name: draws.uniform(0.1, 0.6, len(blocks)) for name in figures}
     layers = [f"{name}.conv{number}" for name in blocks for number in (1, 2)]
     responses = draws.uniform(0.5, 1.5, len(layers))
     rank = pd.Series(responses).rank(ascending=False).astype("int64")
     exploration = Exploration(
-        map=EmbeddingMap(points=points, method="tsne", neighbor_accuracy=0.9321, map_accuracy=0.8765),
+        map=EmbeddingMap(
+            points=points, method="tsne", neighbor_accuracy=0.9321, map_accuracy=0.8765, explained=(0.3, 0.2),
+            pca_accuracy=0.7654,
+        ),
         diagnostics=Diagnostics(
             images=len(table), top1=0.9, loss=0.4,
             blocks=pd.DataFrame({"block": list(blocks), "kind": ["identity"] * len(blocks), **values}),

@@ -238,6 +238,13 @@ def test_the_map_shows_and_marks_images(trained, browser):
         entry, before = page.locator(".key button").nth(3), page.evaluate(pixels)
         entry.click()
         assert entry.get_attribute("aria-pressed") == "false" and page.evaluate(pixels) != before
+        before = page.evaluate(pixels)
+        page.get_by_role("button", name="PCA").click()
+        assert page.get_by_role("button", name="PCA").get_attribute("aria-pressed") == "true"
+        assert page.get_by_role("button", name="t-SNE").get_attribute("aria-pressed") == "false"
+        assert page.evaluate(pixels) != before
+        page.get_by_role("button", name="t-SNE").click()
+        assert page.evaluate(pixels) == before
         page.get_by_role("button", name="Zoom in").click()
         page.get_by_role("button", name="Whole map").click()
         canvas.scroll_into_view_if_needed()

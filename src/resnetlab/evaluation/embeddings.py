@@ -38,25 +38,28 @@ class EmbeddingMap:
     """Embeddings as points in the plane, and how well the map preserves their neighborhoods.
 
     Attributes:
-        points: one row per embedding: index, x, y, label, and the other columns of the table of embeddings.
+        points: one row per embedding: index, x, y, label, and the other columns of the table of embeddings; for "tsne"
+            also pca_x and pca_y, the first two principal components of the same embeddings.
         method: "tsne" or "pca".
         neighbor_accuracy: fraction of the points with the label of most of their nearest neighbors, in the full space;
             see `embedding_map`. NaN for a single point.
         map_accuracy: the same in the map. If it is much lower, the map does not show what the network has learned.
-        explained: fractions of the variance along x and y; only for "pca".
+        explained: fractions of the variance along the first two principal components.
+        pca_accuracy: `map_accuracy` for these two components.
     """
 
     points: pd.DataFrame
     method: str
     neighbor_accuracy: float
     map_accuracy: float
-    explained: tuple[float, float] | None = None
+    explained: tuple[float, float]
+    pca_accuracy: float
 
     def save(self, folder: Path) -> None:
         """Writes map.parquet: the points, and the other attributes in its metadata."""
         folder.mkdir(parents=True, exist_ok=True)
         table = self.points.copy(deep=False)
-        names = ("method", "neighbor_accuracy", "map_accuracy", "explained")
+        names = ("method", "neighbor_accuracy", "map_accuracy", "explained", "pca_accuracy")
         table.attrs = {"schema": SCHEMA_VERSION, **{name: getattr(self, name) for name in names}}
         with atomic(folder / "map.parquet") as temporary:
             table.to_parquet(temporary, index=False)
@@ -75,7 +78,8 @@ class EmbeddingMap:
             method=facts["method"],
             neighbor_accuracy=facts["neighbor_accuracy"],
             map_accuracy=facts["map_accuracy"],
-            explained=facts["explained"] and (facts["explained"][0], facts["explained"][1]),
+            explained=(facts["explained"][0], facts["explained"][1]),
+            pca_accuracy=facts["pca_accuracy"],
         )
 
 
@@ -92,7 +96,7 @@ def embedding_map(
     Embeddings are first scaled to length 1. "tsne" reduces them to 50 principal components and applies t-SNE (van der
     Maaten and Hinton, "Visualizing Data using t-SNE", JMLR 2008, with the Barnes-Hut method) with perplexity 30, or a
     third of the other points if there are few. Near points in the map are similar; distances between groups have no
-    meaning. "pca" uses the first two principal components.
+    meaning. "pca" uses the first two principal components, which the map of "tsne" also has.
 
     The accuracies are those of a vote of the 10 nearest other points, leaving each point out in turn. A tie goes to the
     tied class of the nearest neighbor.
@@ -118,21 +122,23 @@ def embedding_map(
         frame, values, classes = frame.iloc[kept].reset_index(drop=True), values[kept], classes[kept]
     values = np.asarray(normalize(values))
     with threadpool_limits(limits=1):  # several threads sum in another order, and t-SNE amplifies small differences
-        places, explained = np.zeros((len(values), 2)), np.zeros(2)
+        places, components, explained = np.zeros((len(values), 2)), np.zeros((len(values), 2)), np.zeros(2)
         if np.abs(values - values[0]).max() > _ROUNDING:
-            if method == "pca":
-                places, explained = _principal(values, 2, seed)
-            else:
-                places = _tsne(values, seed)
+            components, explained = _principal(values, 2 if method == "pca" else _COMPONENTS, seed)
+            places = components if method == "pca" else _tsne(components, seed)
         accuracy, map_accuracy = _neighbor_accuracy(values, classes), _neighbor_accuracy(places, classes)
+        pca_accuracy = map_accuracy if method == "pca" else _neighbor_accuracy(components[:, :2], classes)
     frame.insert(1, "x", places[:, 0])
     frame.insert(2, "y", places[:, 1])
+    if method == "tsne":
+        frame[["pca_x", "pca_y"]] = components[:, :2]
     return EmbeddingMap(
         points=frame,
         method=method,
         neighbor_accuracy=accuracy,
         map_accuracy=map_accuracy,
-        explained=(float(explained[0]), float(explained[1])) if method == "pca" else None,
+        explained=(float(explained[0]), float(explained[1])),
+        pca_accuracy=pca_accuracy,
     )
 
 
@@ -184,17 +190,17 @@ def _principal(values: np.ndarray, components: int, seed: int) -> tuple[np.ndarr
     return np.pad(places, ((0, 0), (0, missing))), np.pad(explained, (0, missing))
 
 
-def _tsne(values: np.ndarray, seed: int) -> np.ndarray:
-    """Returns the t-SNE map (N, 2) of two or more points that are not all equal."""
+def _tsne(components: np.ndarray, seed: int) -> np.ndarray:
+    """Returns the t-SNE map (N, 2) of the principal components of two or more points that are not all equal."""
     tsne = _ShortTSNE(
-        perplexity=min(_PERPLEXITY, max(1.0, (len(values) - 1) / 3)),
+        perplexity=min(_PERPLEXITY, max(1.0, (len(components) - 1) / 3)),
         init="pca",
         learning_rate="auto",
         max_iter=_STEPS,
         angle=_ANGLE,
         random_state=seed % 2**32,
     )
-    return tsne.fit_transform(_principal(values, _COMPONENTS, seed)[0])
+    return tsne.fit_transform(components)
 
 
 class _ShortTSNE(TSNE):

@@ -81,7 +81,8 @@ def image_columns(results: Results, rows: np.ndarray) -> dict[str, Any]:
     """Returns what the page's program knows of each image of `shown_rows`, one list for each column.
 
     The columns are index, path (if the table has it), label and prediction (positions in names), confidence, loss,
-    and x and y (if there is a map). names, of the classes, and total, the number of images, belong to all of them.
+    and x, y, pca_x and pca_y (if there is a map). names, of the classes, and total, the number of images, belong to all
+    of them.
     """
     table = results.per_image.iloc[rows]
     columns: dict[str, Any] = {
@@ -97,7 +98,7 @@ def image_columns(results: Results, rows: np.ndarray) -> dict[str, Any]:
         columns["path"] = [path if isinstance(path, str) else None for path in table["path"]]
     if results.exploration is not None:
         points = results.exploration.map.points.drop_duplicates("index").set_index("index")
-        for axis in ("x", "y"):
+        for axis in points.columns.intersection(["x", "y", "pca_x", "pca_y"]):
             columns[axis] = _finite(points[axis].reindex(columns["index"]))
     return columns
 

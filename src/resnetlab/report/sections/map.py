@@ -1,4 +1,4 @@
-"""The map of the embeddings, which the page's program draws, and how faithful it is."""
+"""The maps of the embeddings, t-SNE and PCA, which the page's program draws, and how faithful they are."""
 
 from __future__ import annotations
 
@@ -22,16 +22,31 @@ _NAMED = 10
 
 
 def view(report: Report) -> dict[str, Any]:
-    """Returns the map's size and how faithful it is; the program has the points."""
+    """Returns the size of the maps and how faithful they are; the program has the points."""
     if report.results.exploration is None:
         return {"missing": f"This run was evaluated without a map. Create it with: {report.results.command}"}
     found = report.results.exploration.map
     return {
-        "method": found.method,
+        "methods": methods(found),
         "count": len(found.points),
-        "neighbor_accuracy": None if math.isnan(found.neighbor_accuracy) else found.neighbor_accuracy,
-        "map_accuracy": found.map_accuracy,
+        "explained": sum(found.explained),
+        "accuracies": [] if math.isnan(found.neighbor_accuracy) else _accuracies(found),
     }
+
+
+def methods(found: EmbeddingMap) -> dict[str, tuple[str, str]]:
+    """Returns the columns of the points' places by the name of the projection; the first one is shown first."""
+    if found.method == "pca":
+        return {"PCA": ("x", "y")}
+    return {"t-SNE": ("x", "y"), "PCA": ("pca_x", "pca_y")}
+
+
+def _accuracies(found: EmbeddingMap) -> list[tuple[str, str]]:
+    rows = [("among the embeddings", found.neighbor_accuracy)]
+    if found.method == "tsne":
+        rows.append(("on the t-SNE map", found.map_accuracy))
+    rows.append(("on the PCA map", found.pca_accuracy))
+    return [(name, f"{value:.2%}") for name, value in rows]
 
 
 def figures(report: Report) -> Mapping[str, Sequence[Picture]]:
@@ -39,22 +54,25 @@ def figures(report: Report) -> Mapping[str, Sequence[Picture]]:
     if report.results.exploration is None:
         return {"map": [sentence(f"There is no map. Create it with: {report.results.command}")]}
     found, names = report.results.exploration.map, report.results.names
-    picture = Picture(
-        title="",
-        words=f"Map of {len(found.points):,} embeddings, one point for each, colored by class.",
-        draw=on_axes(lambda axes: _draw(axes, found, names)),
-        size=(9, 7),
-    )
-    return {"map": [picture]}
+    pictures = [
+        Picture(
+            title=method,
+            words=f"{method} map of {len(found.points):,} embeddings, one point for each, colored by class.",
+            draw=on_axes(lambda axes, x=x, y=y: _draw(axes, found, names, x, y)),
+            size=(7, 6),
+        )
+        for method, (x, y) in methods(found).items()
+    ]
+    return {"map": pictures}
 
 
-def _draw(axes: Axes, found: EmbeddingMap, names: Sequence[str]) -> None:
+def _draw(axes: Axes, found: EmbeddingMap, names: Sequence[str], x: str, y: str) -> None:
     points = found.points
     labels = pd.Categorical(points["label"], categories=names).codes.astype(np.int64)
     is_few = len(names) <= _NAMED
     palette = [LIGHT[f"class-{number}"] for number in range(_NAMED)]
     colors = [palette[label % _NAMED] for label in labels.tolist()]
-    axes.scatter(points["x"], points["y"], c=colors, s=float(np.clip(20_000 / len(points), 2, 30)), linewidths=0)
+    axes.scatter(points[x], points[y], c=colors, s=float(np.clip(20_000 / len(points), 2, 30)), linewidths=0)
     if is_few:
         for position, name in enumerate(names):
             axes.plot([], [], "o", color=palette[position], markersize=5)

@@ -11,17 +11,17 @@ if (mapPlace && images.x) {
   let view = { scale: 1, x: 0.5, y: 0.5 };  // how much closer, and which part of the map is in the middle
   let current = null;
 
-  const bounds = (values) => {
-    let [low, high] = [Infinity, -Infinity];
-    for (const place of shownPlaces) {
-      low = Math.min(low, values[place]);
-      high = Math.max(high, values[place]);
-    }
-    return [low, high];
+  // Where the points are: in units of the map, from its lower left corner, which is 0 and 0.
+  const arrange = (x, y) => {
+    const along = (values) => {
+      const low = shownPlaces.reduce((least, place) => Math.min(least, values[place]), Infinity);
+      return values.map((value) => (value === null ? null : value - low));
+    };
+    const largest = (values) => shownPlaces.reduce((most, place) => Math.max(most, values[place]), 0) || 1;
+    const [across, up] = [along(x), along(y)];
+    return { x: across, y: up, span: { x: largest(across), y: largest(up) } };
   };
-  const [left, right] = bounds(images.x);
-  const [bottom, top] = bounds(images.y);
-  const span = { x: right - left || 1, y: top - bottom || 1 };
+  let map = arrange(images.x, images.y);
 
   const classColor = (label) => {
     if (label < NAMED) return color("--class-" + label);
@@ -31,10 +31,10 @@ if (mapPlace && images.x) {
 
   const position = (place) => {
     const [width, height] = [canvas.clientWidth, canvas.clientHeight];
-    const unit = Math.min((width - 24) / span.x, (height - 24) / span.y) * view.scale;
+    const unit = Math.min((width - 24) / map.span.x, (height - 24) / map.span.y) * view.scale;
     return [
-      width / 2 + (images.x[place] - left - view.x * span.x) * unit,
-      height / 2 - (images.y[place] - bottom - view.y * span.y) * unit,
+      width / 2 + (map.x[place] - view.x * map.span.x) * unit,
+      height / 2 - (map.y[place] - view.y * map.span.y) * unit,
     ];
   };
 
@@ -119,8 +119,8 @@ if (mapPlace && images.x) {
     view.scale = Math.min(40, Math.max(1, view.scale * factor));
     if (view.scale === 1) view = { scale: 1, x: 0.5, y: 0.5 };
     else if (current !== null) {
-      view.x = (images.x[current] - left) / span.x;
-      view.y = (images.y[current] - bottom) / span.y;
+      view.x = map.x[current] / map.span.x;
+      view.y = map.y[current] / map.span.y;
     }
     draw();
   };
@@ -132,6 +132,7 @@ if (mapPlace && images.x) {
   });
   canvas.addEventListener("pointermove", (event) => {
     if (drag && event.buttons) {
+      const { span } = map;
       const unit = Math.min((canvas.clientWidth - 24) / span.x, (canvas.clientHeight - 24) / span.y) * view.scale;
       view.x = drag.view.x - (event.clientX - drag.x) / unit / span.x;
       view.y = drag.view.y + (event.clientY - drag.y) / unit / span.y;
@@ -207,15 +208,23 @@ if (mapPlace && images.x) {
       key.append(element("span", images.names.length.toLocaleString("en") + " classes are too many for a color each. Choose a class above to mark it on the map."));
     }
   };
-  const colorButtons = [...mapPlace.querySelectorAll("[data-color]")];
-  for (const button of colorButtons) {
-    button.addEventListener("click", () => {
-      coloring = button.dataset.color;
-      for (const other of colorButtons) other.setAttribute("aria-pressed", String(other === button));
-      drawKey();
-      draw();
-    });
-  }
+  const choice = (attribute, chosen) => {
+    const buttons = [...mapPlace.querySelectorAll("[data-" + attribute + "]")];
+    for (const button of buttons) {
+      button.addEventListener("click", () => {
+        for (const other of buttons) other.setAttribute("aria-pressed", String(other === button));
+        chosen(button.dataset);
+        drawKey();
+        draw();
+      });
+    }
+  };
+  choice("color", (data) => { coloring = data.color; });
+  choice("x", (data) => {
+    map = arrange(images[data.x], images[data.y]);
+    view = { scale: 1, x: 0.5, y: 0.5 };
+    point(null);
+  });
 
   const redrawMap = () => { drawKey(); draw(); };
   redraws.push(redrawMap);
