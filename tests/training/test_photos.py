@@ -8,10 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.conftest import TINY
+from tests.facts import refuses
 
 from resnetlab.core.runs import Run
 from resnetlab.data.assemble import PhotoListing
 from resnetlab.data.load import list_data, load_data
+from resnetlab.data.storage.store import ImageData
+from resnetlab.training.fit import fit
 from resnetlab.training.prepare import PHOTO_PLANS, automatic_recipe, photo_plan
 
 
@@ -91,3 +95,13 @@ def test_the_shell_lists_before_it_decodes_and_ends_with_the_next_command(
     assert Run(out).settings["recipe"]["name"] == "photos"
     assert Run(out).settings["data"]["image_size"] == min(72, PHOTO_PLANS[0].image_size)
     assert all(fact in err for fact in ("accuracy", "95 % interval", f"next        resnetlab predict {out}"))
+
+
+def test_a_budget_chooses_epochs_and_is_recorded(digits: ImageData, tmp_path: Path):
+    run = fit(TINY, digits, out=tmp_path / "run", budget=0.02, quiet=True)
+    assert Run(run.path).settings["budget_minutes"] == 0.02
+    assert 1 <= Run(run.path).settings["recipe"]["epochs"] == len(run.history_rows()) < 100
+    with refuses("budget", "0"):
+        fit(TINY, digits, out=tmp_path / "other", budget=0)
+    with refuses("budget", "epochs"):
+        fit(TINY, digits, out=tmp_path / "other", budget=1, epochs=2)

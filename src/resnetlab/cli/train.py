@@ -60,6 +60,15 @@ def command(
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the training images.", rich_help_panel=TRAINING)
     ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MINUTES",
+            help="Choose the number of epochs so that training takes about this long on this machine. By default, "
+            "nothing depends on the machine's speed.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     batch_size: BatchSize = None,
     lr: Annotated[float | None, typer.Option(help="The highest learning rate.", rich_help_panel=TRAINING)] = None,
     pretrained: Annotated[
@@ -173,7 +182,9 @@ def command(
         return
     if out is not None:
         check_outside(out, data)
-    run = fit(model, opened, pretrained=pretrained, out=out, tensorboard=tensorboard, **shared, **changes)
+    run = fit(
+        model, opened, budget=budget, pretrained=pretrained, out=out, tensorboard=tensorboard, **shared, **changes
+    )
     _report(run, lambda: _images(opened(), run.settings["data"].get("image_size")), options.data_root)
 
 

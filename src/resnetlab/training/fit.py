@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -13,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from resnetlab.core.checks import check_integer, from_mapping
+from resnetlab.core.checks import check_integer, check_number, from_mapping
 from resnetlab.core.console import console, notice
 from resnetlab.core.environment import describe_environment, resolve_device
 from resnetlab.core.errors import UserError
@@ -61,6 +62,7 @@ def fit(
     recipe: str | Recipe = "auto",
     out: str | Path | None = None,
     seed: int = 0,
+    budget: float | None = None,
     image_size: int | None = None,
     data_root: str | Path | None = None,
     device: str = "auto",
@@ -93,6 +95,8 @@ def fit(
         out: a folder that does not exist or is empty, or in which the same training was stopped before its first
             checkpoint. It is locked until the training ends. By default `runs/<data>-<model>-<date and time>`.
         seed: of initial weights, order and augmentation.
+        budget: minutes that training may take. The number of epochs follows from a measurement of a few steps, so it
+            differs between machines; it is recorded. By default nothing depends on time.
         image_size: in pixels, if `data` is loaded here.
         data_root: where the data sets are, if `data` is loaded here.
         device: "auto", or a device of torch.
@@ -114,6 +118,10 @@ def fit(
             if isinstance(data, ImageData) and (image_size is not None or data_root is not None):
                 raise UserError("image_size and data_root are for data that fit loads. Give them to load_data instead.")
             resolve_recipe(recipe, **changes)
+            if budget is not None:
+                budget = check_number("budget", budget, 0, above=True)
+                if "epochs" in changes:
+                    raise UserError("budget chooses the number of epochs, and epochs sets it. Remove one of them.")
             network = open_model(model, fields)
             found = None
             if pretrained is not None:
@@ -136,6 +144,9 @@ def fit(
             check_recipe(start.recipe, processes, start.network, own_machine)
             folder = folder or default_folder(known.name, Path(start.name).name)
             check_outside(folder, known.arguments["source"])
+        if budget is not None:
+            within = functools.partial(_epochs_within, start, budget, processes.world_size)
+            start = dataclasses.replace(start, recipe=start.recipe.changed(epochs=processes.from_first(within)))
         if out is None:
             folder = claim(folder)
         if processes.is_first and not quiet:
@@ -146,6 +157,7 @@ def fit(
         def create() -> Run:
             _warn_of_shared_images(images)
             settings = _settings(start, images, found, tensorboard, processes.world_size)
+            settings |= {} if budget is None else {"budget_minutes": budget}
             return Run.create(folder, settings, describe_environment())
 
         run = processes.from_first(create)
@@ -286,6 +298,14 @@ def _announce(start: _Start, batch_size: int, world_size: int, folder: Path) -> 
     if sections := describe(recipe, start.network):
         notice(sections)
     notice(str(_estimate(start, world_size)))
+
+
+def _epochs_within(start: _Start, minutes: float, world_size: int) -> int:
+    """Returns how many epochs take this long."""
+    many = 1000  # enough that their time is measured
+    estimate = _estimate(dataclasses.replace(start, recipe=start.recipe.changed(epochs=many)), world_size)
+    assert estimate.seconds is not None
+    return max(1, int(60 * minutes * many / estimate.seconds))
 
 
 def _estimate(start: _Start, world_size: int) -> Estimate:
