@@ -19,9 +19,8 @@ help: ## List the targets
 
 install: $(VENV)/.installed ## Create the environment and install resnetlab into it
 
-demo: $(VENV)/.installed ## Train on the embedded digits, evaluate, and write the report
+demo: $(VENV)/.installed ## Train on the embedded digits, and write the report
 	$(BIN)/resnetlab train digits --model resnet20 --epochs 60 --batch-size 64 --out $(DEMO_RUN)
-	$(BIN)/resnetlab evaluate $(DEMO_RUN)
 	@echo "Open $(DEMO_RUN)/report.html in a browser."
 
 check: $(VENV)/.installed-dev ## Check style, types, layers and import cycles

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from scipy.stats import spearmanr
 from tests.conftest import TINY
 from tests.facts import refuses
 from torch import Tensor, nn
@@ -20,12 +21,13 @@ from resnetlab.evaluation.attention import (
     FOR_THE_CLASS,
     Attention,
     class_activation,
+    class_activations,
     grad_cam,
     occlusion,
 )
 from resnetlab.evaluation.forward import answer
 from resnetlab.models.config import ResNetConfig
-from resnetlab.models.resnet import ResNet, zero_branch
+from resnetlab.models.resnet import ResNet, check_network, zero_branch
 from resnetlab.models.surgery import freeze
 from resnetlab.weights.file import load
 
@@ -114,6 +116,18 @@ def test_class_activation_adds_up_to_the_logit(name: str):
     assert activation.classes.tolist() == classes
 
 
+def test_several_choices_of_classes_take_one_pass_of_the_images():
+    model, images = network(TINY), pictures(40)  # more than a batch
+    shapes: list[torch.Size] = []
+    hook = model.get_submodule("conv1").register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape))
+    found = class_activations(model, images, [None, [3] * 40])
+    hook.remove()
+    assert sum(shape[0] for shape in shapes) == 40
+    for activation, classes in zip(found, (None, [3] * 40), strict=True):
+        expected = class_activation(model, images, classes)
+        assert torch.equal(activation.maps, expected.maps) and torch.equal(activation.classes, expected.classes)
+
+
 def test_without_classes_the_predicted_ones_are_explained():
     model, images = network(TINY), pictures(40)  # more than a batch
     assert model.preprocessing is not None
@@ -184,7 +198,7 @@ def test_occlusion_agrees_with_class_activation_where_a_blob_decides():
     assert covered.maps.shape == (6, 8, 8)
     pooled = nn.functional.avg_pool2d(activation.maps[:, None], 4)[:, 0]
     for ours, other, center in zip(covered.maps, pooled, centers, strict=True):
-        assert spearmanr(ours.flatten(), other.flatten()).statistic > 0.9
+        assert pd.Series(ours.flatten()).corr(pd.Series(other.flatten()), method="spearman") > 0.9
         place = np.unravel_index(int(ours.argmax()), ours.shape)
         assert max(abs(4 * at + 1.5 - where) for at, where in zip(place, center, strict=True)) <= 4
 
@@ -197,7 +211,8 @@ def test_occlusion_finds_the_corner_that_a_digit_is_in(digits_run: Run, digits: 
     for image, digit, corner in zip(images, split.images, corners.tolist(), strict=False):
         top, left = 16 * (corner // 2), 16 * (corner % 2)
         image[:, top : top + 8, left : left + 8] = digit
-    found = occlusion(load(digits_run), images, split.labels[:24], size=8, stride=4, fill=0)  # on black, black is none
+    model = check_network(load(digits_run))
+    found = occlusion(model, images, split.labels[:24], size=8, stride=4, fill=0)  # on black, black is none
     highest = found.maps.flatten(1).argmax(1)
     rows, columns = highest // 6 // 3, highest % 6 // 3
     assert (2 * rows + columns == corners).float().mean() > 0.7  # by chance a quarter
@@ -276,7 +291,7 @@ def test_maps_are_interpolated_between_centers():
     ("call", "facts"),
     [
         (lambda model: class_activation(model, pictures(2).float()), r"uint8 \(N, C, H, W\), got torch.float32"),
-        (lambda model: class_activation(model, [1]), r"uint8 \(N, C, H, W\), got list"),
+        (lambda model: class_activation(model, cast("Tensor", [1])), r"uint8 \(N, C, H, W\), got list"),
         (lambda model: class_activation(model, pictures(2, 3)), "1 channels"),
         (lambda model: grad_cam(model, pictures(0)), "1 channels"),
         (lambda model: grad_cam(model, pictures(2), at="stage1.blok1"), "'stage1.blok1'.*'stage1.block1'"),

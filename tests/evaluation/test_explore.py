@@ -46,7 +46,7 @@ def evaluation(network: ResNet, digits: ImageData) -> Evaluation:
 
 @pytest.fixture(scope="module")
 def explored(network: ResNet, digits: ImageData, evaluation: Evaluation) -> Exploration:
-    return explore(network, digits, evaluation)
+    return explore(network, digits, "test", evaluation.embeddings)
 
 
 def diagnosed(found: Exploration) -> Diagnostics:
@@ -92,7 +92,7 @@ def test_it_does_not_depend_on_the_number_of_threads(
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        again = explore(network, digits, evaluation)
+        again = explore(network, digits, "test", evaluation.embeddings)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)
@@ -172,13 +172,13 @@ def test_a_run_is_explored_on_its_split(explored: Exploration, run: Run, digits:
 
 def test_images_of_another_evaluation_are_refused(network: ResNet, digits: ImageData, evaluation: Evaluation):
     with pytest.raises(UserError, match=r"test split of digits"):
-        explore(network, first(digits, 20), evaluation)
+        explore(network, first(digits, 20), "test", evaluation.embeddings)
 
 
 @pytest.mark.parametrize("count", [1, 2, 40])
 def test_few_images_are_explored(network: ResNet, digits: ImageData, tmp_path: Path, count: int):
     data = first(digits, count)
-    found = explore(network, data, evaluate_split(network, data))
+    found = explore(network, data, "test", evaluate_split(network, data).embeddings)
     found.save(tmp_path)
     loaded = Exploration.load(tmp_path)
     assert loaded is not None
@@ -196,7 +196,7 @@ def test_images_of_one_class_are_explored_in_the_networks_order_of_classes(netwo
     only = dataclasses.replace(split, labels=torch.zeros(len(sevens), dtype=torch.int64), **images)
     data = dataclasses.replace(digits, class_names=("7",), splits={"test": only})
     evaluation = evaluate_split(network, data)
-    found = explore(network, data, evaluation)
+    found = explore(network, data, "test", evaluation.embeddings)
     assert found.map.map_accuracy == 1
     assert diagnosed(found).top1 == pytest.approx(evaluation.summary["top1"])
 
@@ -223,11 +223,11 @@ def test_with_too_few_images_there_are_no_lesions(
     network: ResNet, digits: ImageData, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(explore_module, "affordable", lambda *_: 31)
-    found = diagnosed(explore(network, digits, evaluation))
+    found = diagnosed(explore(network, digits, "test", evaluation.embeddings))
     assert (found.images, found.top1) == (32, None)
     assert all(found.blocks["lesion_top1"].isna())
     monkeypatch.setattr(explore_module, "affordable", lambda *_: 32)
-    found = diagnosed(explore(network, digits, evaluation))
+    found = diagnosed(explore(network, digits, "test", evaluation.embeddings))
     assert found.images == 32
     assert all(found.blocks["lesion_top1"].notna())
 

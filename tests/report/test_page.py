@@ -159,7 +159,7 @@ def test_images_that_are_gone_are_explained(tmp_path):
     assert not page.attributes("img") and page.text.count("predicted as") == 5
     page = Page(write_report(run, make_data("ab", size=9)))
     assert "not those of the run" in page.missing()["images"] and not page.attributes("img")
-    assert (run.path / "figures" / "mistakes.png").is_file()
+    assert not (run.path / "figures" / "mistakes.png").exists()
 
 
 def test_moved_data_are_found_at_their_new_place(tmp_path):
@@ -178,6 +178,9 @@ def test_no_mistakes_and_no_history(tmp_path):
     run = make_run(tmp_path / "run", data := make_data("ab"), wrong=0, epochs=0)
     page = Page(write_report(run, data))
     assert "all 24 images correctly" in page.text and "Most confused pairs" not in page.text
+    assert page.text.count("predicted correctly") == len(page.attributes("img")) == 12  # those with the highest loss
+    names = {path.stem for path in (run.path / "figures").iterdir()}
+    assert names == {"confusion", "reliability", "mistakes"}  # nothing blank
     assert "resnetlab train" in page.missing()["curves"] and "100.00%" in page.text
     assert len(page.pictures_data) == 3  # the confusion matrix and reliability
 

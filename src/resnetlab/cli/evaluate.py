@@ -41,11 +41,16 @@ def command(
         bool,
         typer.Option(
             "--explore/--no-explore",
-            help="Also compute the t-SNE map of the embeddings and the diagnostics of the blocks.",
+            help="Compute the t-SNE map of the embeddings and the diagnostics of the blocks.",
         ),
     ] = True,
     page_only: Annotated[
-        bool, typer.Option("--page-only", help="Only write the report again, from the tables of the last evaluation.")
+        bool,
+        typer.Option(
+            "--page-only",
+            help="Only write the report again, from the tables of the last evaluation. A missing map and missing "
+            "diagnostics are computed.",
+        ),
     ] = False,
     model: OwnModel = None,
     data_root: DataRoot = None,
@@ -64,9 +69,10 @@ def command(
 
     opened = Run(run)
     if page_only:
-        measuring = ("split", "model", "mirrored", "explore", "device", "skip_unreadable")
+        measuring = ("split", "model", "mirrored", "device", "skip_unreadable")
         refuse_options(context, measuring, "--page-only measures nothing")
-        _write_page(opened, None if data is None else moved_images(opened, data, data_root), data_root)
+        images = None if data is None else moved_images(opened, data, data_root)
+        _write_page(opened, images, data_root, explore=explore)
         return
 
     from resnetlab.evaluation.evaluate import evaluate
@@ -86,7 +92,7 @@ def command(
     output().print(evaluation)
     notice(f"tables  {evaluation.folder}")
     if evaluation.folder == opened.evaluation():  # the report is about the run's own images
-        _write_page(opened, images, data_root)
+        _write_page(opened, images, data_root, explore=explore)
 
 
 def _own_images(run: Run, data: str | None, data_root: Path | None) -> ImageData | None:
@@ -100,7 +106,7 @@ def _own_images(run: Run, data: str | None, data_root: Path | None) -> ImageData
     return own_images(run.path, data, data_root)
 
 
-def _write_page(run: Run, images: ImageData | None, data_root: Path | None) -> None:
+def _write_page(run: Run, images: ImageData | None, data_root: Path | None, *, explore: bool) -> None:
     from resnetlab.report.page import write_report
 
-    notice(f"report  {write_report(run, images, data_root=data_root)}")
+    notice(f"report  {write_report(run, images, data_root=data_root, explore=explore)}")

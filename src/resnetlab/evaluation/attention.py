@@ -98,7 +98,6 @@ class Attention:
         return ((1 - opacity) * _gray(images)[..., None] + opacity * colors).round().to(torch.uint8).numpy()
 
 
-@torch.no_grad()
 def class_activation(model: ResNet, images: Tensor, classes: Tensor | Sequence[int] | None = None) -> Attention:
     """Returns the class activation of each image (Zhou et al. 2016): sum over k of w[class, k] A_k.
 
@@ -113,17 +112,28 @@ def class_activation(model: ResNet, images: Tensor, classes: Tensor | Sequence[i
     Raises:
         UserError: the network is untrained or has no head, or images or classes do not fit it.
     """
+    return class_activations(model, images, [classes])[0]
+
+
+@torch.no_grad()
+def class_activations(
+    model: ResNet, images: Tensor, choices: Sequence[Tensor | Sequence[int] | None]
+) -> list[Attention]:
+    """Returns `class_activation` for each choice of classes, from one pass of the images through the network."""
     preprocessing = _check(model, images)
-    wanted = _check_classes(model, classes, len(images))
-    maps, explained = [], []
+    wanted = [_check_classes(model, classes, len(images)) for classes in choices]
+    found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in choices]
     with evaluating(model):
         for at, batch in normalized_batches(model, images, preprocessing):
             taps = model.features(batch)
-            chosen = _chosen(wanted, at, taps["logits"])
-            weights = model.fc.get_parameter("weight")[chosen]
-            maps.append(torch.einsum("nk,nkhw->nhw", weights, taps["final"]).float().cpu())
-            explained.append(chosen.cpu())
-    return Attention(maps=torch.cat(maps), classes=torch.cat(explained), method="class activation", at="final")
+            for classes, parts in zip(wanted, found, strict=True):
+                chosen = _chosen(classes, at, taps["logits"])
+                weights = model.fc.get_parameter("weight")[chosen]
+                parts.append((torch.einsum("nk,nkhw->nhw", weights, taps["final"]).float().cpu(), chosen.cpu()))
+    return [
+        Attention(maps=torch.cat(maps), classes=torch.cat(explained), method="class activation", at="final")
+        for maps, explained in (zip(*parts, strict=True) for parts in found)
+    ]
 
 
 def grad_cam(

@@ -141,7 +141,7 @@ def _folder(run: Run, data: ImageData, split: str) -> Path:
 def _explored(evaluation: Evaluation, model: Network, data: ImageData) -> Evaluation:
     """Returns an evaluation with its exploration, which joins the tables where these are written already."""
     try:
-        found = exploring.explore(model, data, evaluation)
+        found = exploring.explore(model, data, str(evaluation.summary["split"]), evaluation.embeddings)
     except UserError as error:  # of a network that answers NaN; its figures tell that, and stay
         warnings.warn(f"the embedding map and the block diagnostics are left out: {error}", stacklevel=3)
         return evaluation

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import pandas as pd
 import torch
 
 from resnetlab.core.console import console, is_live, notice
@@ -14,7 +15,7 @@ from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.diagnostics import diagnose, sample
 from resnetlab.evaluation.embeddings import embedding_map
 from resnetlab.evaluation.forward import trained_on
-from resnetlab.evaluation.result import Evaluation, Exploration
+from resnetlab.evaluation.result import Exploration
 from resnetlab.models.network import Network
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.summary.summary import count
@@ -27,7 +28,9 @@ _AFFORDABLE = 1.5e12
 _WORTH_A_MESSAGE = 1000
 
 
-def explore(model: Network, data: ImageData, evaluation: Evaluation, *, seed: int = 0) -> Exploration:
+def explore(
+    model: Network | None, data: ImageData, split: str, embeddings: pd.DataFrame, *, seed: int = 0
+) -> Exploration:
     """Returns the t-SNE map of an evaluation's embeddings, and the diagnostics of each block of the network.
 
     The map shows at most 10,000 images. The diagnostics use 512 images of the evaluated split, or fewer if that would
@@ -35,33 +38,34 @@ def explore(model: Network, data: ImageData, evaluation: Evaluation, *, seed: in
     lesions. Both depend only on the images, the network and the seed.
 
     Args:
-        model: the evaluated network; diagnostics need a `ResNet`.
+        model: the evaluated network; diagnostics need a `ResNet`, and the map needs none.
         data: the images of the evaluation.
-        evaluation: the result of `evaluate`.
+        split: the evaluated split.
+        embeddings: of its images, as `evaluate` returned or wrote them.
         seed: of the map, and of the sample of images.
 
     Raises:
         UserError: the embeddings are not finite, or `data` are not the images of the evaluation.
     """
-    name, embeddings = str(evaluation.summary["split"]), evaluation.embeddings
-    split = data.split(name)
-    if split.index.tolist() != embeddings["index"].tolist():
+    evaluated = data.split(split)
+    if evaluated.index.tolist() != embeddings["index"].tolist():
         raise UserError(
-            f"the {name} split of {data.name} does not have the images that were evaluated. Run evaluate on "
+            f"the {split} split of {data.name} does not have the images that were evaluated. Run evaluate on "
             "this split first."
         )
-    _, class_names = trained_on(model)
     if not isinstance(model, ResNet):
         return Exploration(map=embedding_map(embeddings, seed=seed, limit=_POINTS), diagnostics=None)
     macs, blocks = count(model.config, data.image_size)[1], len(model.blocks())
-    images = affordable(macs, blocks, len(split))
-    has_lesions = images >= min(_FEWEST, len(split))
-    positions = sample(len(split), images if has_lesions else min(_FEWEST, len(split)), seed)
+    _, class_names = trained_on(model)
+    total = len(evaluated)
+    images = affordable(macs, blocks, total)
+    has_lesions = images >= min(_FEWEST, total)
+    positions = sample(total, images if has_lesions else min(_FEWEST, total), seed)
     order = torch.tensor([class_names.index(label) for label in data.class_names])
-    labels = order[split.labels[positions]] if has_lesions else None
-    pixels = data.squares(name, positions)
+    labels = order[evaluated.labels[positions]] if has_lesions else None
+    pixels = data.squares(split, positions)
     with (
-        _progress(f"mapping {len(split):,} embeddings, diagnosing {blocks:,} blocks", len(split)),
+        _progress(f"mapping {total:,} embeddings, diagnosing {blocks:,} blocks", total),
         ThreadPoolExecutor(1) as pool,
     ):
         # The map uses one thread, so the network can use the others at the same time.

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 
+import pandas as pd
+
 from resnetlab import __version__
+from resnetlab.core.environment import resolve_device
+from resnetlab.core.errors import UserError
 from resnetlab.core.files import write_text
 from resnetlab.core.html import json_script, render
 from resnetlab.core.pictures import css_variables, save_png
 from resnetlab.core.runs import Run
 from resnetlab.data.storage.store import ImageData
+from resnetlab.evaluation.explore import explore as explore_split
+from resnetlab.models.resnet import ResNet, check_network
 from resnetlab.report import sections
 from resnetlab.report.comparison.compare import data_name
-from resnetlab.report.images import find_images, image_columns, shown_rows, thumbnails
+from resnetlab.report.images import RunImages, find_images, image_columns, shown_rows, thumbnails
 from resnetlab.report.mistakes import find_mistakes
-from resnetlab.report.results import read_results
+from resnetlab.report.results import Results, read_results
 from resnetlab.report.section import Report, Section
+from resnetlab.weights.file import load
 
 MAX_BYTES = 14_500_000
 """Size of the page: a mail can still carry it."""
@@ -28,18 +36,22 @@ def write_report(
     data: ImageData | None = None,
     *,
     data_root: str | Path | None = None,
+    explore: bool = True,
     max_bytes: int = MAX_BYTES,
 ) -> Path:
     """Writes RUN/report.html and the pictures RUN/figures/*.png.
 
     The page holds everything it shows: it opens offline and sends no request. A section whose data are missing says
-    which command makes them. The pictures are curves, confusion, mistakes, map, reliability, blocks and responses.
+    which command makes them. The pictures are curves, confusion, mistakes, map, reliability, blocks and responses; one
+    whose data are missing is not written.
 
     Args:
         run: an evaluated run, or its folder.
         data: the run's images if they are in memory; otherwise they are loaded again. If that fails, the page says why
             and shows no images.
         data_root: where the data sets are now, if they have moved.
+        explore: if the evaluation has no map of the embeddings and no diagnostics of the blocks, compute them, as
+            `evaluate` does by default, and add them to its tables.
         max_bytes: size of the page. Thumbnails are made as large as they can be within it.
 
     Returns:
@@ -51,18 +63,27 @@ def write_report(
     run = run if isinstance(run, Run) else Run(run)
     results = read_results(run)
     images = find_images(run, results, data, data_root)
+    network, problem = _network(run)
+    if explore and results.exploration is None:
+        results = _explored(run, results, images, network, problem)
+    mistakes = find_mistakes(results, images, network)
+    if problem is not None:
+        mistakes = dataclasses.replace(mistakes, no_attention=f"The class activations are missing: {problem}")
     report = Report(
         run=run,
         results=results,
         images=images,
-        mistakes=find_mistakes(run, results, images),
+        mistakes=mistakes,
         rows=shown_rows(results),
     )
     folder = run.path / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     for section in all_sections():
         for name, pictures in section.figures(report).items():
-            save_png(folder / f"{name}.png", *pictures)
+            if pictures:
+                save_png(folder / f"{name}.png", *pictures)
+            else:
+                (folder / f"{name}.png").unlink(missing_ok=True)  # of an earlier page
     write_text(run.report, _page(report, max_bytes))
     return run.report
 
@@ -71,6 +92,31 @@ def all_sections() -> list[Section]:
     """Returns the sections of the page in order: the `SECTION` of every module in `sections`."""
     modules = (import_module(f"{sections.__name__}.{found.name}") for found in iter_modules(sections.__path__))
     return sorted((module.SECTION for module in modules), key=lambda section: section.order)
+
+
+def _network(run: Run) -> tuple[ResNet | None, str | None]:
+    """Returns the run's network if it is a ResNet; otherwise None, and why, if it cannot be loaded."""
+    if "library" in run.settings["model"]["config"]:
+        return None, None
+    try:
+        return check_network(load(run)).to(resolve_device("auto")), None
+    except UserError as error:
+        return None, str(error)
+
+
+def _explored(run: Run, results: Results, images: RunImages, network: ResNet | None, problem: str | None) -> Results:
+    """Returns the evaluation with map and diagnostics, which join its tables, or why both are missing."""
+    table = run.evaluation() / "embeddings.parquet"
+    if not table.is_file():
+        return results
+    if images.data is None or problem is not None:
+        return dataclasses.replace(results, unexplored=images.missing or problem or "")
+    try:
+        found = explore_split(network, images.data, images.split, pd.read_parquet(table))
+    except UserError as error:  # of a network that answers NaN
+        return dataclasses.replace(results, unexplored=f"The map and the diagnostics are missing: {error}")
+    found.save(run.evaluation())
+    return dataclasses.replace(results, exploration=found)
 
 
 def _page(report: Report, max_bytes: int) -> str:

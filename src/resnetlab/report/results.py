@@ -33,7 +33,8 @@ class Results:
         names: of the classes, in order.
         labels: int64 (N,), each image's class, a position in `names`.
         predictions: int64 (N,), each image's predicted class.
-        exploration: map and diagnostics of the network, or None if the evaluation made none.
+        exploration: map and diagnostics of the network, or None.
+        unexplored: why it is missing, and the command that makes it.
         command: evaluates the run again, ready for a shell.
     """
 
@@ -46,6 +47,7 @@ class Results:
     labels: np.ndarray
     predictions: np.ndarray
     exploration: Exploration | None
+    unexplored: str
     command: str
 
     @property
@@ -94,6 +96,7 @@ def read_results(run: Run) -> Results:
         labels=_positions(frames["per_image"]["label"].tolist(), names),
         predictions=_positions(frames["per_image"]["prediction"].tolist(), names),
         exploration=Exploration.load(run.evaluation()),
+        unexplored=f"This run was evaluated without the map and the diagnostics. Create them with: {command}",
         command=command,
     )
 

@@ -50,8 +50,8 @@ class Section:
         view: returns the values that the template uses. Under "missing" it may return a sentence: what the section
             lacks, and the command that makes it. With nothing else, the section is that sentence. Without any values
             the section is left out, because it does not apply to the run.
-        figures: returns the pictures to write as figures/NAME.png, those of one file side by side; none by
-            default.
+        figures: returns the pictures to write as figures/NAME.png, those of one file side by side; a name without
+            pictures has no file. None by default.
     """
 
     order: int

@@ -7,7 +7,7 @@ from typing import Any
 
 from resnetlab.core.errors import resume_command
 from resnetlab.core.html import number
-from resnetlab.core.pictures import Picture, learning_curves, sentence
+from resnetlab.core.pictures import Picture, learning_curves
 from resnetlab.report.section import Report, Section
 
 _COLUMNS = {
@@ -37,7 +37,7 @@ def view(report: Report) -> dict[str, Any]:
 def figures(report: Report) -> Mapping[str, Sequence[Picture]]:
     """Returns curves.png."""
     rows = report.run.history_rows()
-    return {"curves": learning_curves(rows) if rows else [sentence("No epoch of this run is finished yet.")]}
+    return {"curves": learning_curves(rows) if rows else []}
 
 
 SECTION = Section(order=20, name="curves", title="Learning curves", link="Curves", view=view, figures=figures)

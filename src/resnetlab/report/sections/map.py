@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from resnetlab.core.pictures import INK, LIGHT, Picture, on_axes, sentence
+from resnetlab.core.pictures import INK, LIGHT, Picture, on_axes
 from resnetlab.evaluation.embeddings import EmbeddingMap
 from resnetlab.report.section import Report, Section
 from resnetlab.report.sections.confusion import shorten
@@ -24,7 +24,7 @@ _NAMED = 10
 def view(report: Report) -> dict[str, Any]:
     """Returns the size of the maps and how faithful they are; the program has the points."""
     if report.results.exploration is None:
-        return {"missing": f"This run was evaluated without a map. Create it with: {report.results.command}"}
+        return {"missing": report.results.unexplored}
     found = report.results.exploration.map
     return {
         "methods": methods(found),
@@ -52,7 +52,7 @@ def _accuracies(found: EmbeddingMap) -> list[tuple[str, str]]:
 def figures(report: Report) -> Mapping[str, Sequence[Picture]]:
     """Returns map.png."""
     if report.results.exploration is None:
-        return {"map": [sentence(f"There is no map. Create it with: {report.results.command}")]}
+        return {"map": []}
     found, names = report.results.exploration.map, report.results.names
     pictures = [
         Picture(

@@ -1,4 +1,4 @@
-"""The worst and the most surprising mistakes: image, class activation and most likely classes."""
+"""The worst and the most surprising mistakes, or the images closest to one: image, attention and likely classes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from resnetlab.core.pictures import INK, Picture, sentence
-from resnetlab.report.mistakes import PIXELATED_BELOW, Mistake, data_uri
+from resnetlab.core.pictures import INK, Picture
+from resnetlab.report.mistakes import PIXELATED_BELOW, Mistake, Mistakes, data_uri
 from resnetlab.report.section import Report, Section
 from resnetlab.report.sections.confusion import shorten
 
@@ -22,35 +22,38 @@ _PER_ROW = 6
 
 
 def view(report: Report) -> dict[str, Any]:
-    """Returns the worst and the most surprising mistakes."""
+    """Returns the worst and the most surprising mistakes, or the images that are closest to one."""
     found, results = report.mistakes, report.results
-    groups = [("worst", found.worst), ("surprising", found.surprising)]
+    groups = [("worst", found.worst), ("surprising", found.surprising), ("closest", found.closest)]
     values = {
         "total": results.total,
         "wrong": len(results.wrong),
         "groups": [(name, mistakes[:_UNFOLDED], mistakes[_UNFOLDED:]) for name, mistakes in groups if mistakes],
-        "has_attention": any(mistake.attention for mistake in found.worst),
+        "has_attention": any(mistake.attention for mistake in _shown(found)),
         "no_attention": found.no_attention,
         "data_uri": data_uri,
         "pixelated_below": PIXELATED_BELOW,
     }
-    return {**values, "missing": report.images.missing} if report.images.missing and found.worst else values
+    return {**values, "missing": report.images.missing} if report.images.missing else values
 
 
 def figures(report: Report) -> Mapping[str, Sequence[Picture]]:
     """Returns mistakes.png."""
-    worst = report.mistakes.worst
-    pictured = [mistake for mistake in worst if mistake.picture is not None]
+    pictured = [mistake for mistake in _shown(report.mistakes) if mistake.picture is not None]
     if not pictured:
-        missing = report.images.missing
-        return {"mistakes": [sentence(missing if worst and missing else "The network made no mistakes.")]}
+        return {"mistakes": []}
     picture = Picture(
         title="",
-        words=f"The {len(pictured)} worst mistakes, with true class, prediction and confidence.",
+        words=f"The {len(pictured)} images with the highest loss, with true class, prediction and confidence.",
         draw=lambda figure: _draw(figure, pictured),
         size=(9, 1.95 * math.ceil(len(pictured) / _PER_ROW)),
     )
     return {"mistakes": [picture]}
+
+
+def _shown(found: Mistakes) -> list[Mistake]:
+    """Returns the images with the highest loss."""
+    return found.worst or found.closest
 
 
 def _draw(figure: Figure | SubFigure, mistakes: Sequence[Mistake]) -> None:

@@ -16,7 +16,6 @@ from resnetlab.core.pictures import (
     Picture,
     add_legend,
     on_axes,
-    sentence,
     style_axes,
     use_percent,
 )
@@ -36,7 +35,7 @@ _COLUMNS = {
 def view(report: Report) -> dict[str, Any]:
     """Returns the pictures of the blocks and layers, and their values."""
     if report.results.exploration is None:
-        return {"missing": f"This run was evaluated without diagnostics. Create them with: {report.results.command}"}
+        return {"missing": report.results.unexplored}
     found = report.results.exploration.diagnostics
     if found is None:  # the network has no residual blocks
         return {}
@@ -65,17 +64,12 @@ def view(report: Report) -> dict[str, Any]:
 
 def figures(report: Report) -> Mapping[str, Sequence[Picture]]:
     """Returns blocks.png and responses.png."""
-    if report.results.exploration is None:
-        missing = [sentence(f"There are no diagnostics. Create them with: {report.results.command}")]
-        return {"blocks": missing, "responses": missing}
-    if report.results.exploration.diagnostics is None:
-        return {}
-    found = residual_pictures(report.results.exploration.diagnostics)
-    blocks = [found[name] for name in ("ratio", "cost") if name in found]
-    responses = [found[name] for name in ("responses",) if name in found]
+    exploration = report.results.exploration
+    diagnostics = None if exploration is None else exploration.diagnostics
+    found = {} if diagnostics is None else residual_pictures(diagnostics)
     return {
-        "blocks": blocks or [sentence("The network has no residual blocks to show.")],
-        "responses": responses or [sentence("The network has no 3x3 convolutions to show.")],
+        "blocks": [found[name] for name in ("ratio", "cost") if name in found],
+        "responses": [found[name] for name in ("responses",) if name in found],
     }
 
 
