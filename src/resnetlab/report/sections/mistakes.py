@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from resnetlab.core.pictures import INK, Picture
+from resnetlab.core.pictures import INK, Picture, on_axes
 from resnetlab.report.mistakes import PIXELATED_BELOW, Mistake, Mistakes, data_uri
 from resnetlab.report.section import Report, Section
 from resnetlab.report.sections.confusion import shorten
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.axes import Axes
 
 _UNFOLDED = 12
 """More mistakes than this are folded away: on a phone they stand one below the other."""
 _PER_ROW = 6
+_CELL, _ROW, _IMAGE = 1.5, 1.95, 1.4
+"""Width and height of an image with its caption, and side of the image, in inches."""
 
 
 def view(report: Report) -> dict[str, Any]:
@@ -45,8 +47,8 @@ def figures(report: Report) -> Mapping[str, Sequence[Picture]]:
     picture = Picture(
         title="",
         words=f"The {len(pictured)} images with the highest loss, with true class, prediction and confidence.",
-        draw=lambda figure: _draw(figure, pictured),
-        size=(9, 1.95 * math.ceil(len(pictured) / _PER_ROW)),
+        draw=on_axes(lambda axes: _draw(axes, pictured)),
+        size=(_PER_ROW * _CELL, _ROW * math.ceil(len(pictured) / _PER_ROW)),
     )
     return {"mistakes": [picture]}
 
@@ -56,18 +58,33 @@ def _shown(found: Mistakes) -> list[Mistake]:
     return found.worst or found.closest
 
 
-def _draw(figure: Figure | SubFigure, mistakes: Sequence[Mistake]) -> None:
-    panels = figure.subplots(math.ceil(len(mistakes) / _PER_ROW), _PER_ROW, squeeze=False).ravel()
-    for axes in panels:
-        axes.set_axis_off()
-    for axes, mistake in zip(panels, mistakes, strict=False):
+def _draw(axes: Axes, mistakes: Sequence[Mistake]) -> None:
+    """Draws the images on one pair of axes, in inches from the upper left; one pair for each takes much longer."""
+    axes.set_axis_off()
+    for number, mistake in enumerate(mistakes):
         picture = mistake.picture
         assert picture is not None
+        row, column = divmod(number, _PER_ROW)
+        left, top = column * _CELL, row * _ROW + _ROW - _IMAGE
         small = max(picture.size) < PIXELATED_BELOW
-        gray = {"cmap": "gray", "vmin": 0, "vmax": 255} if picture.mode == "L" else {}
-        axes.imshow(np.asarray(picture), interpolation="nearest" if small else "antialiased", **gray)
+        axes.imshow(
+            np.asarray(picture.convert("RGB")),
+            interpolation="nearest" if small else "antialiased",
+            extent=(left, left + _IMAGE, top + _IMAGE, top),
+        )
         caption = (shorten(mistake.label), f"predicted {shorten(mistake.prediction, 12)}", f"{mistake.confidence:.0%}")
-        axes.set_title("\n".join(caption), fontsize=7, color=INK, parse_math=False)
+        axes.text(
+            left + _IMAGE / 2,
+            top - 0.05,
+            "\n".join(caption),
+            size=7,
+            color=INK,
+            ha="center",
+            va="bottom",
+            parse_math=False,
+        )
+    axes.set_xlim(0, _PER_ROW * _CELL)
+    axes.set_ylim(math.ceil(len(mistakes) / _PER_ROW) * _ROW, 0)
 
 
 SECTION = Section(order=60, name="mistakes", title="Worst mistakes", link="Mistakes", view=view, figures=figures)
