@@ -242,7 +242,7 @@ def test_a_map_of_part_of_the_images_leaves_the_others_out(tmp_path):
     dataclasses.replace(whole, points=whole.points.iloc[::2]).save(run.evaluation())
     page = Page(write_report(run, data))
     assert [value is None for value in page.images["x"]] == [False, True] * 12
-    assert "Map of 12 images" in page.source
+    assert "Map of 12 images" in page.source and "12 of the 24 images" in page.text
 
 
 def test_without_lesions_there_is_no_picture_of_them(tmp_path):

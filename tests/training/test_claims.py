@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.report.pages import Page
 
 import resnetlab
 from resnetlab.core.runs import Run
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.config import ResNetConfig
+from resnetlab.models.resnet import check_network
 from resnetlab.models.surgery import deepen
 from resnetlab.training.fit import fit
 
@@ -23,10 +27,14 @@ Cli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.mark.slow
-def test_the_demo_reaches_its_accuracy(cli: Cli, tmp_path: Path):
-    out = tmp_path / "run"
-    code, _, err = cli("train", "digits", "--model", "resnet20", "--epochs", 60, "--batch-size", 64, "--out", out)
+def test_the_demo_ends_with_a_complete_page(cli: Cli, tmp_path: Path):
+    recipe = (Path(__file__).parents[2] / "Makefile").read_text().partition("\ndemo:")[2].partition("\n\n")[0]
+    (command,) = re.findall(r"resnetlab (.*) --out", recipe)
+    out, before = tmp_path / "run", time.process_time()
+    code, _, err = cli(*command.split(), "--out", out)
     assert code == 0, err
+    assert time.process_time() - before < 2 * 90  # on two cores
+    assert Page(out / "report.html").missing() == {}
     summary = json.loads((out / "evaluation" / "summary.json").read_text())
     assert (summary["split"], summary["n"]) == ("test", 360)
     assert summary["top1"] >= 0.985
@@ -74,9 +82,9 @@ def test_a_network_from_scratch_trains_on_fashion_mnist(tmp_path: Path, data_roo
     """The network of the from-scratch notebook, one pass over 12,000 images, with its own loss and optimizer."""
     sizes = {"image_size": 96, "limit": 12_000, "validation_fraction": 0.01}
     data = resnetlab.load_data("fashion_mnist", data_root=data_root, **sizes)
-    settings = {"epochs": 1, "batch_size": 32, "lr": 0.025, "clip_norm": 0, "label_smoothing": 0}
+    settings: dict[str, Any] = {"epochs": 1, "batch_size": 32, "lr": 0.025, "clip_norm": 0, "label_smoothing": 0}
     settings |= {"augment.crop_padding": 0, "augment.flip": False, "start_size": 1, "average": 0}
-    scratch = {"optimizer": "scratch_sgd", "loss": "scratch_cross_entropy"}
+    scratch: dict[str, Any] = {"optimizer": "scratch_sgd", "loss": "scratch_cross_entropy"}
     run = fit("scratch_resnet50", data, out=tmp_path / "run", quiet=True, **settings, **scratch)
     assert run.settings["model"]["config"]["parts"] == "scratch"
     assert run.settings["data"]["counts"]["train"] == 12_000
@@ -92,14 +100,14 @@ def test_a_deepened_network_trained_on_is_not_worse(preactivation: bool, tmp_pat
 
     It is trained on at a quarter of the rate, as one does with a network that has learned.
     """
-    blocks = {"preactivation": preactivation, "shortcut_norm": not preactivation}
+    blocks: dict[str, Any] = {"preactivation": preactivation, "shortcut_norm": not preactivation}
     config = ResNetConfig(depths=(1, 1, 1), widths=(16, 32, 64), stem="cifar", in_channels=1, num_classes=10, **blocks)
     settings: dict[str, Any] = {"epochs": 15, "batch_size": 64, "precision": "float32", "quiet": True}
     settings |= {"optimizer": "sgd", "weight_decay": 5e-4, "average": 0.0}
     shallow, deeper = [], []
     for seed in range(3):
         run = fit(config, digits, out=tmp_path / f"shallow-{seed}", seed=seed, **settings)
-        model = resnetlab.load(run)
+        model = check_network(resnetlab.load(run))
         images = torch.rand(16, 1, 8, 8)
         before = model(images)
         for stage in (1, 2, 3):

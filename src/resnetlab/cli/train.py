@@ -196,15 +196,22 @@ def _images(opened: PhotoListing | ImageData, image_size: int | None) -> ImageDa
 
 
 def _report(run: Run, images: Callable[[], ImageData | None], data_root: Path | None) -> None:
-    """Writes the report of a run and prints where everything is; under torchrun one process does."""
+    """Writes the report of a run and prints where everything is; under torchrun one process does.
+
+    Without held-out images there is neither an evaluation nor a report.
+    """
     from resnetlab.report.page import write_report
     from resnetlab.training.distributed import is_first_process
 
     if is_first_process():
-        report = write_report(run, images(), data_root=data_root)
+        report = None if run.summary is None else write_report(run, images(), data_root=data_root)
         for line in _results(run):
             notice(line)
-        notice(f"weights     {run.weights}\nevaluation  {run.evaluation()}\nreport      {report}")
+        notice(f"weights     {run.weights}")
+        if report is None:
+            notice("No images are held out for an evaluation, so there is no report.")
+        else:
+            notice(f"evaluation  {run.evaluation()}\nreport      {report}")
         notice(f"next        resnetlab predict {shlex.quote(str(run.path))} IMAGES")
 
 

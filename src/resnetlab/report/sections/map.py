@@ -29,6 +29,7 @@ def view(report: Report) -> dict[str, Any]:
     return {
         "methods": methods(found),
         "count": len(found.points),
+        "total": report.results.total,
         "explained": sum(found.explained),
         "accuracies": [] if math.isnan(found.neighbor_accuracy) else _accuracies(found),
     }
