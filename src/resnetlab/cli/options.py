@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import inspect
 import tomllib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
@@ -150,11 +150,12 @@ class DataOptions:
 
         return load_data(source, **{**dataclasses.asdict(self), **changes})
 
-    def open(self, source: str) -> PhotoListing | ImageData:
-        """Lists photos in files without decoding them, and loads other images."""
-        from resnetlab.data.load import list_data
+    def open(self, source: str, framing: Mapping[str, Any]) -> PhotoListing | ImageData:
+        """Lists photos in files without decoding them, and loads other images; `framing` replaces these options."""
+        from resnetlab.data.load import open_data
 
-        return list_data(source, **dataclasses.asdict(self)) or self.load(source)
+        chosen = {name: value for name, value in dataclasses.asdict(self).items() if name not in framing}
+        return open_data(source, framing, **chosen)
 
 
 def as_command(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,7 +75,8 @@ def command(
         typer.Option(
             metavar="SOURCE",
             help="Start from pretrained weights: a run, a weights file of resnetlab, torchvision, timm or Gluon, "
-            "torchvision:DEFAULT, or timm:NAME. With --model auto the network is the one that the weights belong to.",
+            "torchvision:DEFAULT, or timm:NAME. With --model auto the network is the one that the weights belong to. "
+            "Image size and framing are those of the weights, unless you set them.",
             rich_help_panel=TRAINING,
         ),
     ] = None,
@@ -166,7 +166,7 @@ def command(
     from resnetlab.training.recipes import resolve_recipe
 
     resolve_recipe(recipe, **changes)  # mistakes in options are reported before images are listed
-    opened = functools.cache(lambda: options.open(data))
+    opened = _opener(data, options, given_options(context))
     shared: dict[str, Any] = {
         "overrides": overrides,
         "recipe": recipe,
@@ -193,6 +193,21 @@ def _images(opened: PhotoListing | ImageData, image_size: int | None) -> ImageDa
     from resnetlab.data.storage.store import ImageData
 
     return opened if isinstance(opened, ImageData) else opened.at_size(image_size).images
+
+
+def _opener(data: str, options: DataOptions, given: Collection[str]) -> Callable[..., PhotoListing | ImageData]:
+    """Returns a function that opens the images once, in the framing of pretrained weights where no option says other.
+
+    Its first call, by `fit`, may pass that framing; later calls return the same images.
+    """
+    opened: list[PhotoListing | ImageData] = []
+
+    def open_once(**framing: Any) -> PhotoListing | ImageData:
+        if not opened:
+            opened.append(options.open(data, {name: value for name, value in framing.items() if name not in given}))
+        return opened[0]
+
+    return open_once
 
 
 def _report(run: Run, images: Callable[[], ImageData | None], data_root: Path | None) -> None:

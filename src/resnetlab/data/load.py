@@ -123,6 +123,22 @@ def _list_data(source: str | Path, options: LoadOptions, workers: int | None, do
     return list_photos(_list_files(path, options), replace(options, source=str(path), data_root=None), workers=workers)
 
 
+def open_data(source: Any, framing: Mapping[str, Any], **options: Any) -> PhotoListing | ImageData:
+    """Lists photos in files without decoding them, and loads other images.
+
+    Args:
+        source: as for `load_data`.
+        framing: fields of `LoadOptions` that pretrained weights suggest; the images of a pack keep their framing.
+        **options: further arguments of `load_data`, which take precedence.
+    """
+    if not isinstance(source, (str, Path)):
+        return load_data(source, **{**framing, **options})
+    if not is_named(source) and is_pack(Path(source).expanduser()):
+        return load_data(source, **options)
+    options = {**framing, **options}
+    return list_data(source, **options) or load_data(source, **options)
+
+
 _NOT_FOR_PACKS = ("source", "store", "limit", "limit_held_out")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from resnetlab.core.checks import from_mapping
@@ -12,7 +12,7 @@ from resnetlab.data.load import ARRAYS
 from resnetlab.data.options import LoadOptions
 from resnetlab.models.catalog import config_for_data
 from resnetlab.models.config import ResNetConfig
-from resnetlab.training.prepare import PRETRAINED
+from resnetlab.training.prepare import PRETRAINED, SUGGESTED
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import RECIPES, resolve_recipe
 
@@ -41,7 +41,7 @@ def train_command(settings: Mapping[str, Any], *, mirrors: bool | None = None) -
             ["--recipe", settings["recipe"]["name"]],
             *_recipe_options(settings["recipe"], mirrors),
             *_model_options(settings),
-            *_data_options(settings["data"]),
+            *_data_options(settings["data"], SUGGESTED if pretrained else ()),
             ["--seed", str(settings["seed"])],
             *_machine_options(settings.get("machine", {})),
         ]
@@ -82,11 +82,11 @@ def _model_options(settings: Mapping[str, Any]) -> Iterator[list[str]]:
         yield _set(f"model.{key}", value)
 
 
-def _data_options(recorded: Mapping[str, Any]) -> Iterator[list[str]]:
+def _data_options(recorded: Mapping[str, Any], always: Collection[str]) -> Iterator[list[str]]:
     defaults = {name: field.default for name, field in LoadOptions.__dataclass_fields__.items() if name not in _TAKEN}
     for key, usual in defaults.items():
         value = recorded.get(key, usual)
-        if value == usual:
+        if value is None or (value == usual and key not in always):
             continue
         option = f"--{key.replace('_', '-')}"
         yield [option] if value is True else [option, str(value)]

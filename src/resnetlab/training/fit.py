@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -22,7 +23,7 @@ from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.core.runs import Run, claimed, default_folder
 from resnetlab.data.assemble import PhotoListing
-from resnetlab.data.load import check_same_data, is_named, list_data, load_data, reload_data
+from resnetlab.data.load import check_same_data, is_named, open_data, reload_data
 from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.evaluate import default_split, evaluate_split
 from resnetlab.evaluation.forward import Answers, answer_split
@@ -35,8 +36,11 @@ from resnetlab.training.logs import TensorBoardLog
 from resnetlab.training.loop import Training
 from resnetlab.training.machine import Machine
 from resnetlab.training.prepare import (
+    PRETRAINED,
     automatic_network,
     automatic_recipe,
+    describe_framing,
+    framing_of,
     machine_for,
     model_name,
     network_for,
@@ -86,10 +90,12 @@ def fit(
             - A `ResNetConfig`, or an `nn.Module`, which is trained in place. To load the run of a module of your own,
               pass the module: `resnetlab.load(run, model=MyNet())`.
         data: what `load_data` returned, or takes, or a function that loads or lists it. The function is called after
-            everything else was checked.
+            everything else was checked. If it takes any keyword arguments (`**framing`), it gets those of `load_data`
+            for the framing of the pretrained weights.
         overrides: fields of `ResNetConfig` to change in a network given by name, or further arguments of your class.
         pretrained: weights to start from, as `load_weights` takes them. Images are then normalized as they were for
-            these weights, if that is known, and `model="auto"` means the network of the weights.
+            these weights, if that is known, and `model="auto"` means the network of the weights. Images that are
+            loaded here also take image size, crop mode, interpolation and `crop_pct` from the weights.
         recipe: a name or a `Recipe`. "auto" is "photos" if the data is a folder or a table of photos, the network is
             "auto" and there are no weights to start from (see `prepare.automatic_recipe`), otherwise "quick".
         out: a folder that does not exist or is empty, or in which the same training was stopped before its first
@@ -97,7 +103,7 @@ def fit(
         seed: of initial weights, order and augmentation.
         budget: minutes that training may take. The number of epochs follows from a measurement of a few steps, so it
             differs between machines; it is recorded. By default nothing depends on time.
-        image_size: in pixels, if `data` is loaded here.
+        image_size: in pixels, if `data` is loaded here; by default that of the pretrained weights, or of `load_data`.
         data_root: where the data sets are, if `data` is loaded here.
         device: "auto", or a device of torch.
         precision: "auto" for the rule of `machine.suitable`, "float32", "bfloat16", "float64", or "measured" for the
@@ -137,7 +143,8 @@ def fit(
 
         folder = None if out is None else claim(out)
         own_machine = processes.place(machine)
-        known = data if isinstance(data, ImageData) else processes.in_turn(_opener(data, data_root, image_size))
+        opener = _opener(data, data_root, image_size, framing_of(found))
+        known = data if isinstance(data, ImageData) else processes.in_turn(opener)
         with processes.together():
             chosen, known = automatic_recipe(recipe, model, known, pretrained=pretrained, **changes)
             start = _prepare(network, known, fields, found, chosen, machine, seed)
@@ -156,7 +163,7 @@ def fit(
 
         def create() -> Run:
             _warn_of_shared_images(images)
-            settings = _settings(start, images, found, tensorboard, processes.world_size)
+            settings = _settings(start, images, tensorboard, processes.world_size)
             settings |= {} if budget is None else {"budget_minutes": budget}
             return Run.create(folder, settings, describe_environment())
 
@@ -248,6 +255,7 @@ class _Start:
     recipe: Recipe
     machine: Machine
     seed: int
+    found: Source | None
     loaded: LoadReport | None
     weights_given: bool
 
@@ -264,13 +272,15 @@ def _prepare(
     if found is not None:
         with torch_seeded(seed, "new head"):
             loaded = load_source(network, found, data.class_names)
+    name = found.network if found is not None and model == PRETRAINED else None
     return _Start(
-        name=model_name(model),
+        name=name or model_name(model),
         network=network,
         data=data,
         recipe=recipe_for(recipe, data, network),
         machine=machine,
         seed=seed,
+        found=found,
         loaded=loaded,
         weights_given=found is not None or isinstance(model, Network),
     )
@@ -293,8 +303,8 @@ def _announce(start: _Start, batch_size: int, world_size: int, folder: Path) -> 
             f"batches of {recipe.batch_size} images instead of {batch_size}, because there are few; "
             f"learning rate {recipe.lr:.3g}",
         )
-    if start.loaded is not None:
-        notice(str(start.loaded))
+    if start.found is not None:
+        notice(f"{start.loaded}\n{describe_framing(start.found, start.data.framing)}")
     if sections := describe(recipe, start.network):
         notice(sections)
     notice(str(_estimate(start, world_size)))
@@ -324,9 +334,7 @@ def _estimate(start: _Start, world_size: int) -> Estimate:
     )
 
 
-def _settings(
-    start: _Start, images: ImageData, found: Source | None, tensorboard: bool, world_size: int
-) -> dict[str, Any]:
+def _settings(start: _Start, images: ImageData, tensorboard: bool, world_size: int) -> dict[str, Any]:
     """Returns what run.toml records: enough to train again, and to resume."""
     network = start.network
     settings = {
@@ -339,14 +347,14 @@ def _settings(
             "frozen_sections": sorted(network.frozen),
         },
         "data": images.describe(),
-        "preprocessing": dataclasses.asdict(_normalized_alike(images.preprocessing, found)),
+        "preprocessing": dataclasses.asdict(_normalized_alike(images.preprocessing, start.found)),
         "recipe": start.recipe.to_dict(),
         "machine": start.machine.to_dict(),
     }
     if start.weights_given:
         settings["model"]["weights_given"] = True  # the seed alone does not lead to the initial weights
-    if start.loaded is not None:
-        settings["model"]["pretrained"] = start.loaded.source
+    if start.found is not None:
+        settings["model"] |= {"pretrained": start.found.where, "lineage": list(start.found.lineage)}
     if tensorboard:
         settings["tensorboard"] = True
     if world_size > 1:
@@ -411,21 +419,22 @@ def _provenance(data: ImageData, run: Run) -> dict[str, Any]:
     """Returns how a network was made. It contains no path, because people pass weights on."""
     return {
         **{key: run.settings[key] for key in ("created", "seed", "recipe", "machine")},
+        "network": run.settings["model"]["name"],
+        **{key: run.settings["model"][key] for key in ("lineage",) if key in run.settings["model"]},
         "data": {"name": data.name, "fingerprint": data.fingerprint},
         "versions": run.environment.get("packages", {}),
     }
 
 
-def _opener(data: Any, data_root: str | Path | None, image_size: int | None) -> Callable[[], ImageData | PhotoListing]:
+def _opener(
+    data: Any, data_root: str | Path | None, image_size: int | None, framing: Mapping[str, Any]
+) -> Callable[[], ImageData | PhotoListing]:
+    """Returns what opens the images, in the framing of pretrained weights unless `image_size` or a function decides."""
     if callable(data):
-        return data  # type: ignore[return-value]
-    options: dict[str, Any] = {"data_root": data_root, "image_size": image_size}
-
-    def open_data() -> ImageData | PhotoListing:
-        listing = list_data(data, **options) if isinstance(data, (str, Path)) else None
-        return listing or load_data(data, **options)
-
-    return open_data
+        takes_framing = any(one.kind is one.VAR_KEYWORD for one in inspect.signature(data).parameters.values())
+        return functools.partial(data, **framing) if takes_framing else data  # type: ignore[return-value]
+    chosen = {} if image_size is None else {"image_size": image_size}
+    return lambda: open_data(data, framing, data_root=data_root, **chosen)
 
 
 def _normalized_alike(preprocessing: Preprocessing, found: Source | None) -> Preprocessing:

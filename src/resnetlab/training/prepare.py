@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from resnetlab.core.errors import UserError
+from resnetlab.core.framing import Framing, FramingOptions
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.core.runs import Run
 from resnetlab.data.assemble import PhotoListing
@@ -30,7 +31,9 @@ from resnetlab.weights.sources import Source, open_weights
 
 _SMALLEST_BATCH = 64
 PRETRAINED = "pretrained"
-"""The name of a network that is built as the file of its weights describes it."""
+"""A network that is built as the file of its weights describes it, and its name if the file contains none."""
+SUGGESTED = ("image_size", "crop_mode", "interpolation", "crop_pct")
+"""The framing that images take from pretrained weights; their channels decide themselves."""
 
 
 def open_model(model: str | Architecture | nn.Module, overrides: Mapping[str, Any]) -> str | Architecture | Network:
@@ -124,9 +127,9 @@ def automatic_recipe(
 
 
 def automatic_network(recipe: Recipe, data: ImageData | PhotoListing, pretrained: Source | None = None) -> str:
-    """Returns the name of the network that the weights belong to, or the recipe's for images of this size."""
+    """Returns what to build: what the weights describe or their network's name, or the recipe's for this image size."""
     if pretrained is not None:
-        return pretrained.network or PRETRAINED
+        return PRETRAINED if pretrained.config is not None else pretrained.network or PRETRAINED
     return recipe.networks[data.image_size > CIFAR_STEM_LIMIT]
 
 
@@ -168,6 +171,34 @@ def open_pretrained(
     if model == "auto" and isinstance(found.config, (TimmConfig, ModuleConfig)):
         model = with_sizes(found.config, in_channels=0, num_classes=0)
     return found, model
+
+
+def framing_of(pretrained: Source | None) -> dict[str, Any]:
+    """Returns the arguments of `load_data` that give images the framing of weights; empty if they do not say it."""
+    if pretrained is None or pretrained.preprocessing is None:
+        return {}
+    return {name: getattr(pretrained.preprocessing, name) for name in SUGGESTED}
+
+
+def describe_framing(pretrained: Source, framing: Framing) -> str:
+    """Returns in a line what images take from weights, except for defaults, and in what they differ."""
+    theirs = framing_of(pretrained)
+    if not theirs:
+        return f"image size {framing.image_size}; the weights do not record theirs (--image-size changes it)"
+    usual = {field.name: field.default for field in dataclasses.fields(FramingOptions)}
+    taken, others = [], []
+    for name, value in theirs.items():
+        words, own = f"{name.replace('_', ' ')} {_short(value)}", getattr(framing, name)
+        if own != value:
+            others.append(f"{words} (here {_short(own)})")
+        elif own != usual[name]:
+            taken.append(words)
+    parts = [f"as for the weights: {', '.join(taken)} (--image-size and other options override)"] if taken else []
+    return "; ".join([*parts, *([f"unlike for the weights: {', '.join(others)}"] if others else [])])
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def network_for(

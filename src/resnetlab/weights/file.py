@@ -16,6 +16,7 @@ from resnetlab.core.errors import UserError, resume_command
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.runs import Run
 from resnetlab.models.architectures import read_architecture, rebuild
+from resnetlab.models.catalog import CATALOG
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.configured import check_configured
 from resnetlab.models.network import Architecture, Network, sections_of
@@ -98,11 +99,21 @@ def load(source: str | Path | Run, *, model: str | Architecture | nn.Module | No
 
 @dataclass(frozen=True, kw_only=True)
 class Described:
-    """What the header of a ResNetLab file says about its network; the last two are None if they are unknown."""
+    """What the header of a ResNetLab file says about its network; what is unknown is None or empty.
+
+    Attributes:
+        config: its architecture.
+        network: its name in the catalog.
+        class_names: what its outputs mean.
+        preprocessing: how its images were prepared.
+        lineage: the trainings that made it, newest first, such as "resnet20 on digits (2026-11-29)".
+    """
 
     config: Architecture
+    network: str | None
     class_names: tuple[str, ...] | None
     preprocessing: Preprocessing | None
+    lineage: tuple[str, ...]
 
 
 def described(path: Path, description: Mapping[str, Any]) -> Described:
@@ -118,11 +129,22 @@ def described(path: Path, description: Mapping[str, Any]) -> Described:
         names, preprocessing = description["class_names"], description["preprocessing"]
         if preprocessing is not None:
             preprocessing = from_mapping(Preprocessing, preprocessing, f"the preprocessing in {path}")
+        made = description.get("provenance") or {}
         return Described(
             config=read_architecture(description["config"], f"the config in {path}"),
+            network=made["network"] if made.get("network") in list(CATALOG) else None,
+            lineage=_lineage(made),
             class_names=None if names is None else tuple(names),
             preprocessing=preprocessing,
         )
+
+
+def _lineage(provenance: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the trainings behind a network, newest first; none if its file does not say how it was made."""
+    match provenance:
+        case {"network": str(network), "data": {"name": str(data)}, "created": str(created)}:
+            return (f"{network} on {data} ({created[:10]})", *map(str, provenance.get("lineage", ())))
+    return ()
 
 
 def weights_path(source: str | Path | Run) -> Path:

@@ -38,6 +38,7 @@ class Source:
         config: its architecture, if ResNetLab wrote the file.
         class_names: what the outputs mean, if the source says it.
         preprocessing: how the training images were prepared, if the source says it.
+        lineage: the trainings that made them, newest first, or the name of the source if it says no more.
     """
 
     where: str
@@ -49,6 +50,7 @@ class Source:
     config: Architecture | None = None
     class_names: tuple[str, ...] | None = None
     preprocessing: Preprocessing | None = None
+    lineage: tuple[str, ...] = ()
 
 
 def open_weights(source: str | Path | Run, config: Architecture | None = None) -> Source:
@@ -114,4 +116,5 @@ def _read(path: Path, where: str, **stated) -> Source:
     check_finite_weights(file.tensors, path)
     if file.description is not None:
         stated |= vars(described(path, file.description))
+    stated["lineage"] = stated.get("lineage") or (Path(where).name if where == str(path) else where,)
     return Source(where=where, path=path, tensors=file.tensors, kind=file.form, others=file.ignored, **stated)
