@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from resnetlab import scratch, studies, surgery, weights
+    from resnetlab.checking.check import check
     from resnetlab.core.errors import Interrupted, UserError
     from resnetlab.core.runs import Run
     from resnetlab.data.augment import Augmentation
@@ -61,6 +62,7 @@ _PUBLIC = {
     "Run": "resnetlab.core.runs",
     "UserError": "resnetlab.core.errors",
     "block": "resnetlab.models.resnet",
+    "check": "resnetlab.checking.check",
     "class_activation": "resnetlab.evaluation.attention",
     "compare": "resnetlab.report.comparison.compare",
     "compare_answers": "resnetlab.report.comparison.images",
@@ -105,6 +107,7 @@ __all__ = [
     "Run",
     "UserError",
     "block",
+    "check",
     "class_activation",
     "compare",
     "compare_answers",

@@ -23,6 +23,7 @@ from rich.markup import escape
 
 from resnetlab import __version__
 from resnetlab.cli import (
+    checking,
     compare,
     evaluate,
     export,
@@ -45,6 +46,7 @@ _NO_MEMORY = "can't allocate memory"  # of torch's allocator on the CPU
 _VERBS = {
     "Look": (listing, summary, inspection),
     "Work": (train, find_lr, evaluate, predict, compare, study, packing),
+    "Learn": (checking,),
     "Ship": (export,),
 }
 _COLLECT_AFTER = 20_000
@@ -87,6 +89,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             if os.environ.get("RANK", "0") == "0":  # under torchrun all processes stop, and one prints
                 notice(str(stop) or "stopped by SIGINT")
             raise typer.Exit(128 + number) from None
+        except typer.Exit:
+            raise
         except Exception as error:
             if _settings["debug"]:
                 traceback.print_exc()

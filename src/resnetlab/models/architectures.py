@@ -68,7 +68,7 @@ def open_architecture(name: str, arguments: Mapping[str, Any] | None = None) -> 
         source = path.read_bytes()
         sha256 = hashlib.sha256(source).hexdigest()
         notice(f"executing {place} to get {attribute}")
-        module = _execute(path, sha256)
+        module = execute(path, sha256)
     else:
         module = _import(place)
     found = module
@@ -161,7 +161,7 @@ def as_network(module: nn.Module) -> Network:
     return module if isinstance(module, Network) else adapted(module)
 
 
-def _execute(path: Path, sha256: str) -> ModuleType:
+def execute(path: Path, sha256: str = "") -> ModuleType:
     """Returns a Python file as a module; imports of files beside it work, as when Python runs it."""
     name = f"resnetlab_model_{path.stem}_{sha256[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)

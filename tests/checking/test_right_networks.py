@@ -1,0 +1,120 @@
+# ruff: noqa: E501 -- sources are replaced by whole lines
+"""Right networks have no fault, in whatever style they are written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torchvision
+from learners import D2L, RESNET18, RESNET50, changed
+
+import resnetlab
+from resnetlab.checking.check import check
+
+HAND_CONV = """
+
+class HandConv(nn.Module):
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, bias=False):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size) * 0.05)
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+
+    def forward(self, x):
+        n, c, h, w = x.shape
+        columns = F.unfold(x, self.kernel_size, padding=self.padding, stride=self.stride)
+        height = (h + 2 * self.padding - self.kernel_size) // self.stride + 1
+        out = self.weight.flatten(1) @ columns
+        return out.view(n, -1, height, out.shape[-1] // height)
+"""
+HAND_NORM = """
+
+class HandNorm(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(channels))
+        self.beta = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("moving_mean", torch.zeros(channels))
+        self.register_buffer("moving_var", torch.ones(channels))
+
+    def forward(self, x):
+        if self.training:
+            mean = x.mean((0, 2, 3))
+            var = x.var((0, 2, 3), unbiased=False)
+            self.moving_mean.mul_(0.9).add_(mean.detach(), alpha=0.1)
+            self.moving_var.mul_(0.9).add_(var.detach(), alpha=0.1)
+        else:
+            mean, var = self.moving_mean, self.moving_var
+        x = (x - mean[None, :, None, None]) / torch.sqrt(var[None, :, None, None] + 1e-5)
+        return x * self.gamma[None, :, None, None] + self.beta[None, :, None, None]
+"""
+IMPORT = "import torch.nn.functional as F\n"
+STYLES = {
+    "as written": (RESNET18, "resnet18"),
+    "nearest": (RESNET18, "auto"),
+    "a course's ResNet-50": (RESNET50, "resnet50"),
+    "functional activations": (changed(RESNET18, ("self.relu(", "F.relu("), ("        self.relu = nn.ReLU()\n", "")), "resnet18"),
+    "sum in place": (changed(RESNET18, ("out = out + identity", "out += identity")), "resnet18"),
+    "torch.add": (changed(RESNET18, ("out = out + identity", "out = torch.add(identity, out)")), "resnet18"),
+    "shortcut first": (changed(RESNET18, ("out = out + identity", "out = identity + out")), "resnet18"),
+    "mean over places": (changed(RESNET18, ("x = self.avgpool(x)\n        x = torch.flatten(x, 1)", "x = x.mean(dim=(2, 3))")), "resnet18"),
+    "mean twice": (changed(RESNET18, ("x = self.avgpool(x)\n        x = torch.flatten(x, 1)", "x = x.mean(3).mean(2)")), "resnet18"),
+    "view": (changed(RESNET18, ("torch.flatten(x, 1)", "x.view(x.size(0), -1)")), "resnet18"),
+    "squeeze": (changed(RESNET18, ("torch.flatten(x, 1)", "x.squeeze(3).squeeze(2)")), "resnet18"),
+    "average pooling of the whole map": (changed(RESNET18, ("x = self.avgpool(x)", "x = F.avg_pool2d(x, x.shape[-1])")), "resnet18"),
+    "blocks in a ModuleList": (
+        changed(RESNET18, ("return nn.Sequential(*layers)", "return nn.ModuleList(layers)"),
+                *((f"        x = self.layer{n}(x)\n", f"        for block in self.layer{n}:\n            x = block(x)\n") for n in (1, 2, 3, 4))),
+        "resnet18",
+    ),
+    "explicit padding": (changed(RESNET18, ("self.conv1(x))))", "self.conv1(F.pad(x, (3, 3, 3, 3))))))"), ("stride=2, padding=3,", "stride=2,")), "resnet18"),
+    "padding as text": (changed(RESNET18, ("out_channels, out_channels, 3, padding=1", 'out_channels, out_channels, 3, padding="same"')), "resnet18"),
+    "activations in place": (changed(RESNET18, ("nn.ReLU()", "nn.ReLU(inplace=True)")), "resnet18"),
+    "clamp": (changed(RESNET18, ("return self.relu(out)", "return out.clamp(min=0)")), "resnet18"),
+    "hand-written convolution": (changed(RESNET18, (IMPORT, IMPORT + HAND_CONV), ("nn.Conv2d(out", "HandConv(out"), ("nn.Conv2d(in", "HandConv(in")), "resnet18"),
+    "hand-written normalization": (changed(RESNET18, (IMPORT, IMPORT + HAND_NORM), ("nn.BatchNorm2d(", "HandNorm(")), "resnet18"),
+    "dropout in the head": (changed(RESNET18, ("return self.fc(x)", "return self.fc(F.dropout(x, 0.2, self.training))")), "resnet18"),
+    "zero-initialized branches": (changed(RESNET18, ("        self.bn2 = nn.BatchNorm2d(out_channels)\n", "        self.bn2 = nn.BatchNorm2d(out_channels)\n        nn.init.zeros_(self.bn2.weight)\n")), "resnet18"),
+    "d2l": (D2L, "auto"),
+    "d2l against the paper": (D2L, "resnet18"),
+    "number of classes": (changed(RESNET18, ("num_classes=10", "num_classes")), "resnet18"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_style_is_no_fault(style: str, tmp_path: Path):
+    source, like = STYLES[style]
+    path = tmp_path / "right.py"
+    path.write_text(source)
+    report = check(str(path), like, image_size=64)
+    assert report.ok, report
+    if like == "resnet18" and source is not D2L and "dropout" not in style:
+        assert report.findings == [], report
+        assert len(report.key_map) >= 62
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet50", pytest.param("resnext50_32x4d", marks=pytest.mark.slow), "wide_resnet50_2"]
+)
+def test_torchvision_is_right(name: str):
+    report = check(getattr(torchvision.models, name), name, image_size=32)
+    assert report.findings == [], report
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet26", "resnet18d", "seresnet18", "resnetv2_18"])
+def test_timm_is_right(name: str):
+    known = {"resnetv2_18": "resnetv2_18", "seresnet18": "seresnet18"}
+    if known.get(name, name) not in timm.list_models():
+        pytest.skip("this timm does not have it")
+    report = check(timm.create_model(known.get(name, name)), name, image_size=64)
+    assert report.ok, report
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnetv2_18", "seresnet18", "resnet18d", "resnet20", "plain20", "scratch_resnet50"]
+)
+@pytest.mark.parametrize("parts", ["torch", "scratch"])
+def test_ours_is_right(name: str, parts: str):
+    model = resnetlab.create_model(name, parts=parts)
+    assert check(model, name, image_size=32).findings == []
