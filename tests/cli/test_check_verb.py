@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.facts import refuses
 
-from facts import refuses
 from resnetlab.checking.check import check
 from resnetlab.checking.isolated import check_file
 
