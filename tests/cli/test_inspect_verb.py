@@ -41,7 +41,7 @@ def test_inspect_lists_copies_and_leaves_unreadable_files_out(cli: Cli, image_fo
     assert "groups of equal images: 1, with different labels: 1" in out
     assert "blue/copy[1].png" in out
     text = " ".join(out.split())
-    assert "note: skipped 1 unreadable file" in text
+    assert "training refuses this: 1 unreadable file" in text
     assert "broken.png" in text
     assert "warning" not in err
     assert sorted(image_folder.rglob("*")) == before

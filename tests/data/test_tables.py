@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from tests.data.layouts import draw
 
 from resnetlab.core.errors import UserError
+from resnetlab.data.sources.findings import Findings
+from resnetlab.data.sources.folders import list_table
 from resnetlab.data.sources.tables import check_class_names, read_table
 
 
@@ -137,12 +140,9 @@ def test_an_image_that_is_named_again_is_taken_once_with_a_warning(tmp_path: Pat
         ("", r"labels\.csv is empty\. Expected a header with the columns path and label"),
         ("path,label\n", "has no rows"),
         ("\n\n", "is empty"),
-        (
-            "name,label\na,x\n",
-            "no column for the path. Expected one of path, file, filename, image, image_path; it has name",
-        ),
+        ("name,label\na,x\n", "no column for the path. Expected one of path, file, filename,.* it has name, label"),
         ("path,lable\na,x\n", r"no column for the label\. .*it has path, lable\. Did you mean 'lable'\?"),
-        ("path,label,File\na,x,b\n", "has several columns for the path: path, File. Keep one"),
+        ("path,label,Path\na,x,b\n", "has two columns path. Keep one"),
         ('"path,label\na,x\n', r"labels\.csv, line 1: "),
     ],
 )
@@ -190,7 +190,7 @@ def test_parquet_is_read_the_same_way(tmp_path: Path):
     [
         (["x", None, "x"], r"labels\.parquet, row 2: the label is missing"),
         (pd.array([1, None, 1], dtype="Int64"), "row 2: the label is missing"),
-        ([1.0, 2.5, 1.0], r"row 1: the label must be a name or an integer, got 1\.0"),
+        ([1.0, 2.5, 1.0], r"row 2: the label must be a name or an integer, got 2\.5"),
         ([b"x", b"x", b"y"], "row 1: the label must be a name or an integer, got b'x'"),
     ],
 )
@@ -199,3 +199,100 @@ def test_a_wrong_row_of_parquet_is_named(tmp_path: Path, labels, words: str):
     pd.DataFrame({"path": ["a", "b", "c"], "label": labels}).to_parquet(path)
     with pytest.raises(UserError, match=words):
         read_table(path)
+
+
+WRITTEN = {
+    "filename, class": ("filename,class\n1.png,cat\n2.png,dog\n", ("cat", "dog"), {"train": 2}),
+    "image, target": ("image,target\n1.png,3\n2.png,11\n", ("3", "11"), {"train": 2}),
+    "file_name, label": ("file_name,label\n1.png,cat\n2.png,dog\n", ("cat", "dog"), {"train": 2}),
+    "File Name; Labels": ("\ufeffFile Name;Labels\n1.png;0\n2.png;1\n", ("0", "1"), {"train": 2}),
+    "is_valid": (
+        "path,label,is_valid\n1,a,False\n2,b,False\n3,a,True\n4,b,TRUE\n",
+        ("a", "b"),
+        {"train": 2, "validation": 2},
+    ),
+    "is_test": (
+        "path,label,is_valid,is_test\n1,a,0,0\n2,a,1,0\n3,a,0,1\n",
+        ("a",),
+        {"train": 1, "validation": 1, "test": 1},
+    ),
+    "set": ("path,label,set\n1,a,train\n2,a,holdout\n3,a,dev\n", ("a",), {"train": 1, "validation": 1, "test": 1}),
+    "true, false": ("path,label\n1,true\n2,false\n", ("False", "True"), {"train": 2}),
+    "whole numbers": ("path,label\n1,1.0\n2,10.0\n3,2\n", ("1", "2", "10"), {"train": 3}),
+    "backslashes": ("path,label\nimages\\a\\1.png,a\nimages\\b\\2.png,b\n", ("a", "b"), {"train": 2}),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_tables_as_people_have_them(tmp_path: Path, name: str):
+    text, class_names, counts = WRITTEN[name]
+    table = read_table(write(tmp_path, text))
+    assert table.class_names == class_names
+    assert {split: len(rows) for split, rows in table.files.items()} == counts
+    assert not any("\\" in str(path) for rows in table.files.values() for path, _ in rows)
+
+
+def test_a_file_whose_name_contains_a_backslash_is_found(tmp_path: Path):
+    (tmp_path / "a\\1.png").write_bytes(b"x")
+    assert listed(write(tmp_path, "path,label\na\\1.png,a\n")) == {"train": [("a\\1.png", 0)]}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("path,label,fold\n1,a,0\n2,b,1\n", r"column fold \(0, 1\) is not used.*column split.*validation"),
+        ("path,label,phase\n1,a,train\n2,b,val\n", r"column phase \(train, val\) is not used"),
+        ("path,label,filename\n1,a,x\n", "the column path is the path; filename is not used"),
+        ("path,label,split\n1,a,train\n2,,test\n3,,test\n", "2 rows of the test split without labels not used"),
+    ],
+)
+def test_what_is_not_used_is_said(tmp_path: Path, text: str, words: str):
+    with pytest.warns(UserWarning, match=words):
+        read_table(write(tmp_path, text))
+
+
+def test_a_missing_number_is_not_a_class(tmp_path: Path):
+    with pytest.raises(UserError, match="line 3: the label is missing: nan"):
+        read_table(write(tmp_path, "path,label\n1,0\n2,nan\n3,1\n"))
+
+
+def test_truth_values_and_whole_numbers_are_the_same_classes_in_csv_and_parquet(tmp_path: Path):
+    for labels, class_names in (([True, False, True], ("False", "True")), ([1.0, 0.0, 1.0], ("0", "1"))):
+        frame = pd.DataFrame({"path": ["a", "b", "c"], "label": labels})
+        frame.to_csv(tmp_path / "t.csv", index=False)
+        frame.to_parquet(tmp_path / "t.parquet")
+        assert [read_table(tmp_path / f"t.{end}").class_names for end in ("csv", "parquet")] == [class_names] * 2
+
+
+def test_a_class_of_the_test_split_alone_is_named_once(tmp_path: Path):
+    rows = "".join(f"{number},new,test\n" for number in range(20))
+    with pytest.raises(UserError) as error:
+        read_table(write(tmp_path, f"path,label,split\na,x,train\n{rows}"))
+    assert str(error.value).count("'new'") == 1
+
+
+def test_utf_16_is_read(tmp_path: Path):
+    (tmp_path / "t.csv").write_bytes("path\tlabel\n1.png\té\n".encode("utf-16"))
+    assert read_table(tmp_path / "t.csv").class_names == ("é",)
+
+
+def test_a_table_of_no_files_says_where_its_paths_start(tmp_path: Path):
+    draw(tmp_path, "images/a*2 images/b*2")
+    (tmp_path / "meta").mkdir()
+    text = "path,label\nimages/a/000.png,a\nimages/b/000.png,b\n"
+    with pytest.raises(UserError, match=f"none of the 2 images .*They exist relative to {tmp_path}: move the table"):
+        list_table(write(tmp_path / "meta", text))
+    assert len(list_table(write(tmp_path, text)).files["train"]) == 2
+    absolute = text.replace("images", f"{tmp_path}/images")
+    assert len(list_table(write(tmp_path / "meta", absolute)).files["train"]) == 2
+
+
+def test_wrong_rows_are_left_out_for_inspection(tmp_path: Path):
+    draw(tmp_path, "a*3 b*3")
+    findings = Findings(lenient=True)
+    table = write(
+        tmp_path, "path,label,split\na/000.png,a,train\na/001.png,,train\na/002.png,a,test\nb/000.png,b,test\n"
+    )
+    source = list_table(table, findings=findings)
+    assert {split: len(files) for split, files in source.files.items()} == {"train": 1, "test": 2}
+    assert ["line 3: the label" in findings.refusals[0], "class 'b'" in findings.refusals[1]] == [True, True]

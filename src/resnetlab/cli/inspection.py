@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -78,7 +77,7 @@ def command(
 ) -> None:
     """Count, measure and compare images, and draw a contact sheet.
 
-    Unreadable files are skipped and listed. No image is changed or deleted.
+    Works on any folder or table, and lists what training would refuse. No image is changed or deleted.
 
     resnetlab inspect photos/
 
@@ -91,15 +90,21 @@ def command(
     network = None if model is None else _network(model, device)
 
     from resnetlab.data.inspection.contact_sheet import sheet_of
-    from resnetlab.data.inspection.inspect import inspect_data
+    from resnetlab.data.inspection.inspect import inspect_data, nothing_found
 
     own = None if model is None or not model.is_dir() else own_images(model, data, options.data_root)
+    refusals: list[str] = []
     if own is not None:
         images, notes = own, [f"the splits are those of {model}"]
     else:
-        images, notes = _load(data, network, options)
+        images, notes, refusals = _load(data, network, options)
+    if images is None:
+        output().print(nothing_found(data, notes, refusals))
+        return
+    if split == "train" and split not in images.splits:
+        split = next(iter(images.splits))
     images.split(split)  # an unknown split is an error before the images are compared
-    output().print(inspect_data(images, notes=notes))
+    output().print(inspect_data(images, notes=notes, refusals=refusals))
     sheet = out or Path(f"{images.name}-contact-sheet.png")
     write_png(sheet_of(images, split, per_class, seed, policy, max_classes), sheet, "contact sheet")
     if network is not None:
@@ -154,8 +159,9 @@ def _network(model: Path, device: str) -> Network:
     return network
 
 
-def _load(source: str, network: Network | None, options: DataOptions) -> tuple[ImageData, list[str]]:
-    """Loads images, in the form that the network takes if there is one; warnings become notes."""
+def _load(source: str, network: Network | None, options: DataOptions) -> tuple[ImageData | None, list[str], list[str]]:
+    """Loads images with notes and refusals, in the form that the network takes if there is one; see `load_anyway`."""
+    from resnetlab.data.inspection.inspect import load_anyway
     from resnetlab.evaluation.forward import trained_on
 
     changes = {}
@@ -163,10 +169,7 @@ def _load(source: str, network: Network | None, options: DataOptions) -> tuple[I
         preprocessing, _ = trained_on(network)
         size = options.image_size or preprocessing.image_size
         changes = {**asdict(preprocessing.framing), "image_size": size}
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        images = options.load(source, skip_unreadable=True, workers=None, **changes)
-    return images, list(dict.fromkeys(str(warning.message) for warning in caught))
+    return load_anyway(source, **{**asdict(options), "workers": None, **changes})
 
 
 def _show_suspects(network: Network, images: ImageData, split: str, sheet: Path) -> None:

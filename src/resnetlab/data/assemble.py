@@ -7,7 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
@@ -26,6 +26,7 @@ from resnetlab.core.files import printable
 from resnetlab.core.framing import Framing, FramingOptions
 from resnetlab.data.options import LoadOptions
 from resnetlab.data.sources.arrays import ArraySource
+from resnetlab.data.sources.findings import Findings, NoImagesError, listed
 from resnetlab.data.sources.folders import FileSource, ListedFile
 from resnetlab.data.splits import Drawn, draw_splits, limited
 from resnetlab.data.storage.decoding import ShardFacts, StoredFormat, decode_shard
@@ -94,12 +95,14 @@ class PhotoListing:
         options: how to load them.
         drawn: where the photos of each split are in the source.
         workers: number of decoding threads or processes; None for one per processor.
+        findings: takes what decoding refuses.
     """
 
     source: FileSource
     options: LoadOptions
     drawn: Mapping[str, Drawn]
     workers: int | None = None
+    findings: Findings = field(default_factory=Findings)
     mirrors: ClassVar[bool] = True
 
     @property
@@ -149,7 +152,10 @@ class PhotoListing:
 
     @cached_property
     def _surveyed(self) -> tuple[StoredFormat, int]:
-        return _survey(self.splits, self.source.root, self.options, detail=self.options.detail)
+        try:
+            return _survey(self.splits, self.source.root, self.options, detail=self.options.detail)
+        except UserError as error:  # no file is an image
+            raise NoImagesError(str(error)) if self.findings.lenient else error from error
 
     def at_size(self, image_size: int | None) -> PhotoListing:
         """Returns the same photos at another image size, always the same listing for the same size."""
@@ -190,10 +196,10 @@ class PhotoListing:
         in_memory = pack is None and options.store != "pack"
         if in_memory and _fits_in_memory(needed, count, insist=options.store == "memory"):
             contents = _read_into_memory(files, stored, workers=workers)
-            _check_failures(_failures(contents), source.root, skip=options.skip_unreadable)
+            _check_failures(_failures(contents), source.root, skip=options.skip_unreadable, findings=self.findings)
             return ImageData(
                 name=source.name,
-                splits=_splits(contents, files, drawn, source),
+                splits=_splits(contents, files, drawn, source, self.findings),
                 class_names=source.class_names,
                 mirrors=True,
                 arguments=asdict(options),
@@ -201,14 +207,16 @@ class PhotoListing:
             )
         folder = pack or _cache_folder() / f"{source.name}-{files_digest(files, stored, source)[:16]}"
         if is_complete(folder):
-            _check_failures(open_pack(folder)[0]["failures"], source.root, skip=options.skip_unreadable)
+            _check_failures(
+                open_pack(folder)[0]["failures"], source.root, skip=options.skip_unreadable, findings=self.findings
+            )
         else:
             notice(f"packing {count:,} images, about {needed / 2**30:.1f} GiB, into {printable(folder)}")
             with pack_lock(folder):
                 contents = build_pack(folder, files, stored, workers=workers)
                 failures = _failures(contents)
-                _check_failures(failures, source.root, skip=options.skip_unreadable)
-                splits = _splits(contents, files, drawn, source)
+                _check_failures(failures, source.root, skip=options.skip_unreadable, findings=self.findings)
+                splits = _splits(contents, files, drawn, source, self.findings)
                 tables = [
                     contents[name]
                     .images.table()
@@ -228,14 +236,16 @@ class PhotoListing:
         return opened if pack else replace(opened, name=source.name, arguments=asdict(options))
 
 
-def list_photos(source: FileSource, options: LoadOptions, *, workers: int | None = None) -> PhotoListing:
+def list_photos(
+    source: FileSource, options: LoadOptions, *, workers: int | None = None, findings: Findings | None = None
+) -> PhotoListing:
     """Returns the listing of files, with the splits that the source does not have drawn by the options."""
     labels = {
         split: torch.tensor([entry.label for entry in entries], dtype=torch.int64)
         for split, entries in source.files.items()
     }
     drawn = _draw(labels, source.class_names, options)
-    return PhotoListing(source=source, options=options, drawn=drawn, workers=workers)
+    return PhotoListing(source=source, options=options, drawn=drawn, workers=workers, findings=findings or Findings())
 
 
 def from_pack(folder: Path, options: LoadOptions) -> ImageData:
@@ -299,7 +309,7 @@ def _survey(
         sample, probes = every, _probe(every)
     if not probes:
         failures = map_files(probe_image, [path for _, path in every])
-        _check_failures([str(failure) for failure in failures], root, skip=False)
+        _check_failures([str(failure) for failure in failures], root, skip=False, findings=Findings())
     resolved = framing.resolve(
         channels=max(probe[0] for _, probe in probes),
         image_size=min(LARGEST_DEFAULT_SIZE, int(median(min(probe[1:]) for _, probe in probes))),
@@ -392,17 +402,18 @@ def _read_into_memory(
     }
 
 
-def _check_failures(messages: Sequence[str], root: Path, *, skip: bool) -> None:
-    """Raises `UserError` for files that cannot be read, or warns where they are to be left out."""
+def _check_failures(messages: Sequence[str], root: Path, *, skip: bool, findings: Findings) -> None:
+    """Refuses files that cannot be read, or warns where they are to be left out."""
     if not messages:
         return
     number = f"{len(messages)} unreadable file{'s' if len(messages) > 1 else ''}"
     if not skip:
-        raise UserError(
+        findings.refuse(
             f"{number} below {printable(root)}: {describe_failures(messages)} Repair or remove these files, or "
             "skip them with --skip-unreadable."
         )
-    warnings.warn(f"skipped {number}: {describe_failures(messages)}", stacklevel=3)
+    else:
+        warnings.warn(f"skipped {number}: {describe_failures(messages)}", stacklevel=3)
 
 
 def _splits(
@@ -410,6 +421,7 @@ def _splits(
     files: Mapping[str, list[ListedFile]],
     drawn: Mapping[str, Drawn],
     source: FileSource,
+    findings: Findings,
 ) -> dict[str, Split]:
     """Returns the splits of the files that could be read, with their labels and paths.
 
@@ -421,9 +433,11 @@ def _splits(
         kept = [files[name][row] for row in part.rows.tolist()]
         labels = torch.tensor([entry.label for entry in kept], dtype=torch.int64)
         present = set(labels.tolist())
-        missing = [class_name for label, class_name in enumerate(source.class_names) if label not in present]
+        missing = [source.class_names[label] for label in sorted({entry.label for entry in files[name]} - present)]
         if missing and (name == "train" or not kept):
-            raise UserError(f"the {name} split has no readable image of {', '.join(missing)}. Add images.")
+            findings.refuse(f"the {name} split has no readable image of {listed(missing)}. Add images.")
+        if not kept:
+            continue
         splits[name] = Split(
             images=part.images,
             labels=labels,

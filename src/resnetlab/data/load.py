@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -16,9 +17,12 @@ from resnetlab.data.assemble import PhotoListing, from_arrays, from_pack, list_p
 from resnetlab.data.options import LoadOptions
 from resnetlab.data.sources.arrays import ArraySource, check_arrays
 from resnetlab.data.sources.cifar import load_cifar10, load_cifar100
-from resnetlab.data.sources.folders import FileSource, list_folder, list_table, visible_files
+from resnetlab.data.sources.findings import Findings, NoImagesError
+from resnetlab.data.sources.folders import FileSource, list_folder, list_table
+from resnetlab.data.sources.layout import ARCHIVES
 from resnetlab.data.sources.named import find_imagenette, load_digits, load_fashion_mnist, load_mnist
 from resnetlab.data.sources.packages import DATA_ROOT_VARIABLE
+from resnetlab.data.sources.tables import TABLES
 from resnetlab.data.storage.pack import is_complete, is_pack
 from resnetlab.data.storage.store import ImageData
 
@@ -33,7 +37,6 @@ _ARRAY_SETS: dict[str, Callable[[Path, bool], ArraySource]] = {
     "cifar100": load_cifar100,
 }
 NAMED_SOURCES = (*_ARRAY_SETS, "imagenette")
-_TABLES = (".csv", ".tsv", ".parquet")
 
 
 @takes_fields(LoadOptions, without=("source",))
@@ -64,7 +67,24 @@ def load_data(
         **options: the fields of `LoadOptions`.
 
     Raises:
-        UserError: the source is unknown, empty or damaged, or cannot be split.
+        UserError: the source is unknown, empty, ambiguous or damaged.
+    """
+    return load_with(Findings(), source, workers=workers, download=download, **options)
+
+
+def load_with(
+    findings: Findings,
+    source: str | Path | Sequence[Any] | Mapping[str, Any],
+    *,
+    workers: int | None = None,
+    download: bool = True,
+    **options: Any,
+) -> ImageData:
+    """Loads as `load_data` does; lenient `findings` collect what training would refuse, as far as images can be shown.
+
+    Raises:
+        NoImagesError: the source exists but nothing of it can be shown.
+        UserError: as `load_data`.
     """
     is_path = isinstance(source, (str, Path))
     if not is_path and not isinstance(source, (Sequence, Mapping)):
@@ -80,7 +100,7 @@ def load_data(
         root = data_root_folder(checked.data_root)
         recorded = None if source == "digits" else str(root)  # digits are not in a folder
         return from_arrays(_ARRAY_SETS[str(source)](root, download), replace(checked, data_root=recorded))
-    listing = _list_data(source, checked, workers, download)
+    listing = _list_data(source, checked, workers, download, findings)
     if listing is None:
         path = Path(source).expanduser().resolve()
         return from_pack(path, replace(checked, source=str(path), data_root=None))
@@ -107,10 +127,12 @@ def list_data(
         UserError: the source is unknown or empty.
     """
     checked = _options("list_data", {"source": str(source), **options}, workers)
-    return _list_data(source, checked, workers, download)
+    return _list_data(source, checked, workers, download, Findings())
 
 
-def _list_data(source: str | Path, options: LoadOptions, workers: int | None, download: bool) -> PhotoListing | None:
+def _list_data(
+    source: str | Path, options: LoadOptions, workers: int | None, download: bool, findings: Findings
+) -> PhotoListing | None:
     if is_named(source) and source in _ARRAY_SETS:
         return None
     if is_named(source):
@@ -120,7 +142,14 @@ def _list_data(source: str | Path, options: LoadOptions, workers: int | None, do
     if is_pack(path):
         return None
     # Files do not depend on the folder of data sets, so it is not recorded.
-    return list_photos(_list_files(path, options), replace(options, source=str(path), data_root=None), workers=workers)
+    options = replace(options, source=str(path), data_root=None)
+    try:
+        files = _list_files(path, options, findings)
+    except UserError as error:
+        raise NoImagesError(str(error)) if findings.lenient else error from error
+    if not any(files.files.values()):
+        raise NoImagesError(f"{printable(path)} has no images.")
+    return list_photos(files, options, workers=workers, findings=findings)
 
 
 def open_data(source: Any, framing: Mapping[str, Any], **options: Any) -> PhotoListing | ImageData:
@@ -175,7 +204,7 @@ def pack(
             raise UserError(f"{path} is already a pack. Train from it, or pack the images that it was made from.")
         if path.is_dir() and folder.resolve().is_relative_to(path):
             raise UserError(f"{folder} is inside the folder of images. Choose another folder for the pack.")
-        files = _list_files(path, checked)
+        files = _list_files(path, checked, Findings())
         checked = replace(checked, source=str(path.resolve()))
     return list_photos(files, checked, workers=workers).load(pack=folder)
 
@@ -256,7 +285,14 @@ def may_be_recorded(source: str | Path, recorded: Mapping[str, Any]) -> bool:
     path = Path(source)
     if not path.is_dir() or is_pack(path):
         return path.exists()
-    return len(visible_files(path)) == sum(recorded["counts"].values())
+    options = LoadOptions(**{key: recorded[key] for key in LoadOptions.__dataclass_fields__ if key in recorded})
+    try:
+        with warnings.catch_warnings(action="ignore"):  # loading will say it
+            count = sum(map(len, list_folder(path, follow_links=options.follow_links).files.values()))
+    except UserError:
+        return False
+    used = sum(recorded["counts"].values())
+    return count >= used if options.limits or options.skip_unreadable else count == used
 
 
 def _imagenette(options: LoadOptions, download: bool) -> FileSource:
@@ -278,9 +314,11 @@ def _existing(path: Path, source: str) -> Path:
             f"unknown data {source!r}: neither a data set nor an existing path. "
             f"{nearest(source, NAMED_SOURCES)}Available: {known}, or the path of a folder of class folders."
         )
-    if not path.is_dir() and path.suffix.lower() not in _TABLES:
+    if not path.is_dir() and path.suffix.lower() in ARCHIVES:
+        raise UserError(f"{path} is an archive. Unpack it, and give the folder that this makes.")
+    if not path.is_dir() and path.suffix.lower() not in TABLES:
         raise UserError(
-            f"{path} is a file. Expected a folder of class folders, a table ({', '.join(_TABLES)}), or one of: {known}."
+            f"{path} is a file. Expected a folder of class folders, a table ({', '.join(TABLES)}), or one of: {known}."
         )
     return _utf8(path.resolve())
 
@@ -292,8 +330,8 @@ def _utf8(path: Path) -> Path:
     return path
 
 
-def _list_files(path: Path, options: LoadOptions) -> FileSource:
+def _list_files(path: Path, options: LoadOptions, findings: Findings) -> FileSource:
     path = path.resolve()
     if path.is_dir():
-        return list_folder(path, follow_links=options.follow_links)
-    return list_table(path, options.class_names)
+        return list_folder(path, follow_links=options.follow_links, findings=findings)
+    return list_table(path, options.class_names, findings=findings)

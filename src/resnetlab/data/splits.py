@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,6 +103,13 @@ def limited(labels: np.ndarray, classes: int, limit: int, seed: int, *, option: 
     order = generator(seed, "limit").permutation(len(labels))
     drawn = [order[labels[order] == label][:quota] for label, quota in enumerate(quotas)]
     return np.sort(np.concatenate(drawn))
+
+
+def why_untrainable(name: str, class_names: Sequence[str], splits: Collection[str]) -> str:
+    """Returns why no network can be trained on a data set with these classes and splits; "" if one can."""
+    if len(class_names) < 2:
+        return f"{name} has one class only ({class_names[0]}). Training needs at least two."
+    return "" if "train" in splits else f"{name} has no training images. Add some."
 
 
 def _cut(labels: Tensor, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from resnetlab.core.randomness import torch_seeded
 from resnetlab.core.runs import Run
 from resnetlab.data.assemble import PhotoListing
 from resnetlab.data.load import is_named
+from resnetlab.data.splits import why_untrainable
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.adapters import AdaptedNetwork, ModuleConfig, TimmConfig, check_takes_images, name_of
 from resnetlab.models.architectures import as_network, build, is_path_to_network, open_architecture, with_sizes
@@ -220,8 +221,8 @@ def network_for(
     Raises:
         UserError: the network and the data do not fit.
     """
-    if data.num_classes < 2:
-        raise UserError(f"{data.name} has one class only ({data.class_names[0]}). Training needs at least two.")
+    if reason := why_untrainable(data.name, data.class_names, data.splits):
+        raise UserError(reason)
     ends = {"in_channels": data.channels, "num_classes": data.num_classes}
     if isinstance(model, Network):
         network = model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +23,10 @@ from torch import Tensor
 
 from resnetlab.core.console import console as progress_console
 from resnetlab.core.console import is_live, render
-from resnetlab.data.load import load_data
+from resnetlab.data.load import load_with
+from resnetlab.data.sources.findings import Findings, NoImagesError, counted
 from resnetlab.data.sources.named import find_imagenette
+from resnetlab.data.splits import why_untrainable
 from resnetlab.data.storage.images import Ragged
 from resnetlab.data.storage.pack import is_pack
 from resnetlab.data.storage.reader import UnreadableImageError, map_files, probe_image
@@ -57,7 +60,8 @@ class Inspection:
         constant: a row an image that shows nothing: split, index, path, label, deviation.
         mean: mean of the training images by channel, 0 to 1; empty without a training split.
         std: their standard deviation by channel.
-        notes: warnings from loading, such as which files were skipped.
+        notes: warnings from loading, such as which classes a split lacks.
+        refusals: why training refuses the data set; empty if it does not.
     """
 
     name: str
@@ -69,20 +73,25 @@ class Inspection:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
+    refusals: tuple[str, ...] = ()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         images = sum(self.splits["images"].tolist())
-        yield (f"{escape(self.name)}: {images:,} images, {len(self.classes):,} classes; the network sees {self.seen}")
-        yield split_table(self.splits)
-        if self.mean:
-            values = (" ".join(f"{value:.4f}" for value in channels) for channels in (self.mean, self.std))
-            yield "training pixels, 0 to 1: mean {}, deviation {}".format(*values)
-        yield ""
-        yield from class_table(self.classes)
-        yield from duplicate_table(self.duplicates)
-        yield from constant_table(self.constant)
+        seen = f"; the network sees {self.seen}" if self.seen else ""
+        yield f"{escape(self.name)}: {counted(images, 'image')}, {counted(len(self.classes), 'class', 'classes')}{seen}"
+        if images:
+            yield split_table(self.splits)
+            if self.mean:
+                values = (" ".join(f"{value:.4f}" for value in channels) for channels in (self.mean, self.std))
+                yield "training pixels, 0 to 1: mean {}, deviation {}".format(*values)
+            yield ""
+            yield from class_table(self.classes)
+            yield from duplicate_table(self.duplicates)
+            yield from constant_table(self.constant)
         for note in self.notes:
             yield f"note: {escape(note)}"
+        for refusal in self.refusals:
+            yield f"[bold red]training refuses this:[/] {escape(refusal)}"
 
     def __str__(self) -> str:
         return render(self)
@@ -90,19 +99,25 @@ class Inspection:
     __repr__ = __str__
 
 
-def inspect_data(data: str | Path | ImageData, *, notes: Sequence[str] = ()) -> Inspection:
+def inspect_data(
+    data: str | Path | ImageData, *, notes: Sequence[str] = (), refusals: Sequence[str] = ()
+) -> Inspection:
     """Counts, measures and compares the images of every split.
 
     Equal images have equal `Split.digests`: copies of a file are found under any name, and arrays by their
     pixels. A photo that was resized or saved again is not found.
 
     Args:
-        data: what `load_data` returned; or the name of a data set, a folder, a table or a pack, of which unreadable
-            files are skipped with a warning.
+        data: what `load_data` returned; or the name of a data set, a folder, a table or a pack. What training would
+            refuse is inspected too, as far as possible, and named.
         notes: messages from loading, to be shown with the rest.
+        refusals: what training would refuse, found while loading.
     """
     if not isinstance(data, ImageData):
-        data = load_data(data, skip_unreadable=True)
+        loaded, *found = load_anyway(data)
+        if loaded is None:
+            return nothing_found(data, *found)
+        return inspect_data(loaded, notes=(*notes, *found[0]), refusals=(*refusals, *found[1]))
     digests = {name: split.digests for name, split in data.splits.items()}
     deviations = {
         name: np.fromiter(_deviations(split.images), dtype=np.float64, count=len(split))
@@ -130,6 +145,46 @@ def inspect_data(data: str | Path | ImageData, *, notes: Sequence[str] = ()) -> 
         mean=preprocessing.mean if preprocessing else (),
         std=preprocessing.std if preprocessing else (),
         notes=tuple(notes),
+        refusals=tuple(filter(None, (*refusals, why_untrainable(data.name, data.class_names, data.splits)))),
+    )
+
+
+def load_anyway(source: str | Path, **options: Any) -> tuple[ImageData | None, list[str], list[str]]:
+    """Loads images also if training would refuse them.
+
+    Args:
+        source: as for `load_data`.
+        **options: as for `load_data`.
+
+    Returns:
+        The images, None if the source exists but has none that can be shown; the warnings; and what training would
+        refuse.
+
+    Raises:
+        UserError: the source does not exist, or an option is wrong.
+    """
+    findings = Findings(lenient=True)
+    images = None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            images = load_with(findings, source, **options)
+        except NoImagesError as error:
+            findings.refuse(str(error))
+    return images, list(dict.fromkeys(str(warning.message) for warning in caught)), findings.refusals
+
+
+def nothing_found(source: str | Path, notes: Sequence[str], refusals: Sequence[str]) -> Inspection:
+    """Returns the inspection of a source of which no image can be shown."""
+    return Inspection(
+        name=Path(source).resolve().name,
+        seen="",
+        splits=pd.DataFrame(columns=["split", "images"]),
+        classes=pd.DataFrame(columns=["class"]),
+        duplicates=pd.DataFrame(columns=["group", "split", "index", "path", "label", "conflict"]),
+        constant=pd.DataFrame(columns=["split", "index", "path", "label", "deviation"]),
+        notes=tuple(notes),
+        refusals=tuple(refusals),
     )
 
 
