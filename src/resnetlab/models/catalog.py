@@ -129,6 +129,7 @@ CATALOG: dict[str, Entry] = {
         OURS,
         {"depths": (1, 2, 2), "widths": (64, 128, 256), "stem": "cifar", "num_classes": 10},
     ),
+    "photo_resnet": Entry(96, OURS, {"depths": (2, 2, 2), "widths": (64, 128, 256)}),
     "scratch_resnet50": Entry(
         96,
         FROM_SCRATCH,

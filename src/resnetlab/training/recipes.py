@@ -66,16 +66,18 @@ def photos() -> Recipe:
 
     `resnetlab train photos/ --recipe photos`, the default for a folder or a table of photos.
 
-    Network, image size and epochs follow from the number of training photos (`prepare.PHOTO_PLANS`).
+    The number of training photos decides about the epochs (`prepare.PHOTO_PLANS`). As in `quick`, but with small
+    batches, since there are few, and with strong augmentation (TrivialAugment, random crops), since a network sees each
+    of them many times. A small network with wide layers was best for equal time (docs/training.md).
     """
     return quick().changed(
         name="photos",
-        networks=("resnet18", "resnet18"),
-        epochs=40,
+        networks=("quick_resnet", "photo_resnet"),
+        epochs=20,
         batch_size=64,
         epoch_steps=0,
         scale_lr=False,
-        augment=Augmentation(crop_scale=(0.35, 1.0)),
+        augment=Augmentation(crop_scale=(0.35, 1.0), policy="trivial"),
     )
 
 
