@@ -4,10 +4,13 @@ import math
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
 from resnetlab.core.errors import UserError
 from resnetlab.evaluation.calibration import (
     expected_calibration_error,
+    fit_temperature,
     maximum_calibration_error,
     reliability,
 )
@@ -31,7 +34,7 @@ def test_a_confidence_at_an_edge_is_in_the_bin_below():
     assert table["low"].tolist() == [number / 10 for number in range(10)]
     assert table.loc[[3, 6, 9], "confidence"].tolist() == pytest.approx([0.4, 0.675, 2.95 / 3])
     assert table.loc[[3, 6, 9], "accuracy"].tolist() == pytest.approx([1, 0.5, 2 / 3])
-    assert table.loc[table["count"] == 0, ["confidence", "accuracy"]].isna().all(axis=None)
+    assert table.loc[table["count"] == 0, ["confidence", "accuracy"]].isna().to_numpy().all()
     for bins in (3, 10, 15):
         edges = [number / bins for number in range(1, bins + 1)]
         assert reliability(edges, [True] * bins, bins)["count"].tolist() == [1] * bins
@@ -58,9 +61,9 @@ def test_a_calibrated_network_has_no_error_and_one_bin_compares_the_means():
 def test_of_nothing_and_of_nan_the_errors_are_nan():
     assert math.isnan(expected_calibration_error([], []))
     assert math.isnan(maximum_calibration_error([], []))
-    assert reliability([], [])["count"].sum() == 0
+    assert sum(reliability([], [])["count"]) == 0
     assert math.isnan(expected_calibration_error([0.5, math.nan], [True, True]))
-    assert reliability([0.5, math.nan], [True, True])["count"].sum() == 1
+    assert sum(reliability([0.5, math.nan], [True, True])["count"]) == 1
 
 
 def test_what_is_no_confidence_is_refused():
@@ -72,3 +75,32 @@ def test_what_is_no_confidence_is_refused():
         maximum_calibration_error([0.5, 0.5], [True])
     with pytest.raises(UserError, match=r"bins .*1, got 0"):
         reliability([0.5], [True], bins=0)
+
+
+def test_the_temperature_is_the_one_that_the_labels_were_drawn_with():
+    draws = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(20_000, 5, generator=draws)
+    for temperature in (0.2, 0.5, 1.5):
+        labels = (logits / temperature).softmax(1).multinomial(1, generator=draws)[:, 0]
+        found = fit_temperature(logits, labels)
+        assert found == pytest.approx(temperature, rel=0.05)
+        assert fit_temperature(10 * logits - 7, labels) == pytest.approx(10 * found, rel=1e-4)
+        losses = [F.cross_entropy(logits / (found * factor), labels).item() for factor in (1, 0.9, 1.1)]
+        assert losses[0] == min(losses)
+
+
+def test_the_temperature_is_bounded_and_half_an_image_counts_as_wrong():
+    labels = torch.tensor([0, 1, 2] * 4)
+    right = 10 * F.one_hot(labels, 3).float()
+    for logits in (right, right.double() / 7):
+        sure = (logits / fit_temperature(logits, labels)).softmax(1).amax(1)
+        assert sure.numpy() == pytest.approx(1 - 0.5 / 13, abs=1e-4)
+    assert fit_temperature(right, (labels + 1) % 3) == pytest.approx(20, rel=1e-4)
+    assert fit_temperature(right / 1000, labels) == pytest.approx(0.05, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "logits", [torch.zeros(0, 3), torch.ones(4, 3), torch.full((4, 3), math.nan), torch.eye(4)[:, :1]]
+)
+def test_without_information_the_temperature_is_one(logits: torch.Tensor):
+    assert fit_temperature(logits, torch.zeros(len(logits), dtype=torch.long)) == 1

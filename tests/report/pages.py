@@ -93,6 +93,7 @@ def make_run(folder, data, *, wrong=5, epochs=4, split="test", settings=None):
     summary = {
         "split": split, "n": len(labels), "top1": 1 - wrong / len(labels), "top5": 0.9876, "loss": 0.4321,
         "top1_low": low, "top1_high": high, "ece": expected_calibration_error(sure, correct),
+        "temperature": 0.5, "ece_uncalibrated": 0.1234,
         "mce": maximum_calibration_error(sure, correct),
     }  # fmt: skip
     write_json(folder / "summary.json", {"schema": 1, **summary})

@@ -100,16 +100,21 @@ def evaluate_split(
     chosen = data.split(name)
     answers = answers or answer_split(model, data, name, preprocessing, label=f"evaluating {data.name}")
     order = torch.tensor([class_names.index(label) for label in data.class_names])
-    labels = order[chosen.labels]
-    images = by_image(answers.logits, labels, chosen.index, class_names, chosen.paths, chosen.digests)
+    labels, temperature = order[chosen.labels], model.temperature
+    images = by_image(
+        answers.logits, labels, chosen.index, class_names, chosen.paths, chosen.digests, temperature=temperature
+    )
     sure, correct = images["confidence"].to_numpy(), images["correct"].to_numpy()
+    uncalibrated = answers.logits.double().softmax(1).amax(1).numpy()
     low, high = wilson_interval(int(correct.sum()), len(images))
     summary = {
         "split": name,
         **overall(answers.logits, labels),
         "top1_low": low,
         "top1_high": high,
+        "temperature": temperature,
         "ece": expected_calibration_error(sure, correct),
+        "ece_uncalibrated": expected_calibration_error(uncalibrated, correct),
         "mce": maximum_calibration_error(sure, correct),
     }
     if mirrored:
@@ -117,7 +122,7 @@ def evaluate_split(
         summary |= {f"mirrored_{key}": value for key, value in overall(both, labels).items() if key != "n"}
     return Evaluation(
         summary=summary,
-        per_class=by_class(answers.logits, labels, class_names),
+        per_class=by_class(answers.logits, labels, class_names, temperature=temperature),
         per_image=images,
         embeddings=embedding_frame(answers.embeddings, labels, chosen.index, class_names),
         reliability=reliability(sure, correct),

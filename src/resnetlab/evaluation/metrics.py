@@ -58,12 +58,12 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
     return low, 1.0 if successes == n else (center + reach) / scale
 
 
-def by_class(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> pd.DataFrame:
+def by_class(logits: Tensor, labels: Tensor, class_names: Sequence[str], *, temperature: float = 1.0) -> pd.DataFrame:
     """Returns one row per class; the precision of a class that is never predicted is 0.
 
     The columns are class, support, precision, recall, f1; recall_low and recall_high, the 95 % `wilson_interval` of
-    the recall; and mean_confidence, the mean confidence of the predictions, right or wrong, on the class's images. For
-    a class without images, the interval is 0 to 1 and the other values are NaN.
+    the recall; and mean_confidence, the mean confidence of the predictions, right or wrong, on the class's images, from
+    softmax(logits / temperature). For a class without images, the interval is 0 to 1 and the other values are NaN.
     """
     predictions = logits.argmax(1)
     precision, recall, f1, _ = precision_recall_fscore_support(
@@ -75,7 +75,9 @@ def by_class(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> pd.D
     count, hits = (torch.bincount(some, minlength=len(class_names)) for some in (labels, labels[predictions == labels]))
     figures = (np.where(count > 0, values, math.nan) for values in (precision, recall, f1))
     intervals = [wilson_interval(*counts) for counts in zip(hits.tolist(), count.tolist(), strict=True)]
-    sums = torch.bincount(labels, weights=logits.double().softmax(1).amax(1), minlength=len(class_names))
+    sums = torch.bincount(
+        labels, weights=(logits.double() / temperature).softmax(1).amax(1), minlength=len(class_names)
+    )
     return pd.DataFrame(
         {
             "class": list(class_names),
@@ -95,8 +97,10 @@ def by_image(
     class_names: Sequence[str],
     paths: Sequence[str] | None = None,
     digests: Sequence[str] | None = None,
+    *,
+    temperature: float = 1.0,
 ) -> pd.DataFrame:
-    """Returns one row per image, where p are the probabilities of the classes in float64.
+    """Returns one row per image, where p = softmax(logits / temperature) are the probabilities, in float64.
 
     Args:
         logits: (N, classes).
@@ -105,13 +109,14 @@ def by_image(
         class_names: of the columns of the logits.
         paths: the file of each image.
         digests: of the images; equal images have equal digests.
+        temperature: of the probabilities, see `calibration.fit_temperature`.
 
     Returns:
         A frame with these columns:
             index, path: as given; path only if paths are given.
             label, prediction: class names.
             confidence: p of the prediction.
-            loss: -ln p(label).
+            loss: the cross-entropy at temperature 1, the one that is minimized in training.
             correct: whether the prediction is the label.
             label_probability: p(label).
             margin: the highest p minus the second highest; with one class, the highest.
@@ -125,7 +130,7 @@ def by_image(
             group: only with digests: a number from 0 for each set of equal images, -1 for an image without an equal.
     """
     names = np.array(class_names, dtype=object)
-    log_probabilities = logits.double().log_softmax(1)
+    log_probabilities = (logits.double() / temperature).log_softmax(1)
     probabilities = log_probabilities.exp()
     best = _best(logits, 5)
     best_probabilities = probabilities.gather(1, best)
@@ -143,7 +148,7 @@ def by_image(
         "label": names[labels.numpy()],
         "prediction": names[prediction.numpy()],
         "confidence": confidence.numpy(),
-        "loss": -_of_each(log_probabilities, labels).numpy(),
+        "loss": F.cross_entropy(logits.double(), labels, reduction="none").numpy(),
         "correct": correct.numpy(),
         "label_probability": _of_each(probabilities, labels).numpy(),
         "margin": margin.numpy(),

@@ -36,7 +36,8 @@ def predict(
 ) -> pd.DataFrame:
     """Returns the most probable classes of each image.
 
-    Images are read and resized like the network's training images.
+    Images are read and resized like the network's training images. Confidences are softmax(logits / temperature), with
+    the `temperature` of the network.
 
     Args:
         subject: a run folder, a weights file, or a trained network.
@@ -107,7 +108,7 @@ def _files(sources: Sequence[str | Path]) -> Iterator[Path]:
 def _table(first: dict, model: Network, images: Tensor, top: int) -> pd.DataFrame:
     preprocessing, class_names = trained_on(model)
     logits = answer(model, images, preprocessing).logits
-    confidences, classes = logits.double().softmax(1).topk(min(top, logits.shape[1]))
+    confidences, classes = (logits.double() / model.temperature).softmax(1).topk(min(top, logits.shape[1]))
     frame = pd.DataFrame({key: list(values) for key, values in first.items()})
     for rank in range(classes.shape[1]):
         suffix = f"_{rank + 1}" if rank else ""

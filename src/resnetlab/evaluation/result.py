@@ -66,9 +66,10 @@ class Evaluation:
 
     Attributes:
         summary: split, n, top1, top5 (0 to 1), loss; top1_low and top1_high, the 95 % interval of top1 (see
-            `metrics.wilson_interval`); ece and mce, the expected and the maximum calibration error (see
-            `calibration`); with `mirrored`, also mirrored_top1, mirrored_top5 and mirrored_loss, for the mean
-            of the logits of each image and its mirror image.
+            `metrics.wilson_interval`); temperature, by which the logits are divided for all probabilities, but not for
+            the loss; ece and mce, the expected and the maximum calibration error (see `calibration`), and
+            ece_uncalibrated, the expected one at temperature 1; with `mirrored`, also mirrored_top1, mirrored_top5 and
+            mirrored_loss, for the mean of the logits of each image and its mirror image.
         per_class: one row per class, see `metrics.by_class`.
         per_image: one row per image, see `metrics.by_image`. Its column group marks equal images of the split: copies
             of a file if photos are stored as in their files, otherwise equal pixels as the network sees them.
@@ -112,6 +113,11 @@ class Evaluation:
             f"{summary['split']}: top-1 {summary['top1']:.2%} "
             f"({summary['top1_low']:.2%} to {summary['top1_high']:.2%}), {top5}"
             f"loss {summary['loss']:.4f}, {summary['n']:,} image{'' if summary['n'] == 1 else 's'}"
+        )
+        yield f"calibration error {summary['ece']:.2%}" + (
+            f" with temperature {summary['temperature']:.3f}, {summary['ece_uncalibrated']:.2%} without"
+            if summary["temperature"] != 1
+            else ", without a temperature (no validation images)"
         )
         if "mirrored_top1" in summary:
             yield (

@@ -45,6 +45,8 @@ class Network(nn.Module):
         config: how to build the network again.
         class_names: what the outputs mean, once the network was trained on data.
         preprocessing: how the training images were prepared, once it was trained.
+        temperature: divides the logits before softmax gives probabilities, so that these are calibrated; fitted on the
+            validation images at the end of training, 1 before.
         frozen: names of the frozen sections; their normalization stays in evaluation mode.
         altered: why `config` no longer describes the network, or None. Such a network cannot be saved.
         channels_last: whether the network accepts images and weights in channels_last memory format.
@@ -57,6 +59,7 @@ class Network(nn.Module):
         super().__init__()
         self.class_names: tuple[str, ...] | None = None
         self.preprocessing: Preprocessing | None = None
+        self.temperature = 1.0
         self.frozen: frozenset[str] = frozenset()
         self.altered: str | None = None
 

@@ -32,8 +32,8 @@ class ResNet(Network):
 
     Attributes:
         config: the architecture.
-        class_names, preprocessing, frozen, altered: as of every `Network`; surgery that leaves the family, such as
-            folding, sets `altered`.
+        class_names, preprocessing, temperature, frozen, altered: as of every `Network`; surgery that leaves the family,
+            such as folding, sets `altered`.
     """
 
     config: ResNetConfig

@@ -59,7 +59,7 @@ def reset_head(model: ResNet, num_classes: int) -> ResNet:
     like = next(model.parameters())
     model.fc = build_head(model.config).to(device=like.device, dtype=like.dtype)
     initialize_layer(model.fc, model.config.init)
-    model.class_names = None
+    model.class_names, model.temperature = None, 1.0
     return model.train(model.training)
 
 

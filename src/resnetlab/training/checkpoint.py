@@ -41,6 +41,7 @@ class Progress:
         images: images of the steps with a finite loss; `loss_sum` and `correct` are sums over these.
         best_top1: highest validation top-1 so far; below 0 before the first validation.
         best_epoch: complete epochs when it was reached.
+        temperature: of the weights that would be kept now, fitted at their validation; 1 before.
         bad_steps: number of consecutive steps up to now whose loss or gradient was not finite.
         best_weights: state of the network at its best epoch, for recipes that keep it.
     """
@@ -55,6 +56,7 @@ class Progress:
     images: int = 0
     best_top1: float = -1.0
     best_epoch: int = 0
+    temperature: float = 1.0
     bad_steps: int = 0
     best_weights: dict[str, Tensor] = field(default_factory=dict)
 

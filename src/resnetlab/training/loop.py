@@ -21,6 +21,7 @@ from resnetlab.core.randomness import torch_seeded
 from resnetlab.core.runs import Run
 from resnetlab.data.batches import Batch, batch_bounds, training_batches
 from resnetlab.data.storage.store import ImageData
+from resnetlab.evaluation.calibration import fit_temperature
 from resnetlab.evaluation.forward import answer_split
 from resnetlab.evaluation.metrics import overall
 from resnetlab.models.network import Network
@@ -130,9 +131,13 @@ class Training:
             if self.steps_done <= FEW_STEPS:
                 self._match_statistics()
             self.processes.share_state(state.model)
-            row = self._row(self.validate())
-            if row["val_top1"] > progress.best_top1:
+            validation = self.validate()
+            row = self._row(validation)
+            is_best = row["val_top1"] > progress.best_top1
+            if is_best:
                 state.set_best(row["val_top1"], keep_weights=self.recipe.keep == "best")
+            if is_best or self.recipe.keep == "final":
+                progress.temperature = validation.get("temperature", progress.temperature)
         self._logs.epoch(row)
         progress.end_epoch()
         self.save()
@@ -199,7 +204,10 @@ class Training:
         return self.state.progress.epoch * self._epoch_steps + self.state.progress.step
 
     def validate(self) -> dict[str, float]:
-        """Returns loss and top-1 of the validation split; NaN if there is none, or in epochs without validation."""
+        """Returns loss, top-1 and the best temperature of the validation split.
+
+        Loss and top-1 are NaN, and no temperature is returned, without such a split and in epochs without validation.
+        """
         epoch, processes = self.state.progress.epoch + 1, self.processes
         is_due = epoch % self.recipe.validate_every == 0 or epoch == self.recipe.epochs
         if "validation" not in self.data.splits or not is_due:
@@ -212,8 +220,8 @@ class Training:
             rank=processes.rank,
             world_size=processes.world_size,
         )
-        logits = processes.gather(own.logits)
-        return processes.from_first(lambda: overall(logits, self.data.splits["validation"].labels))
+        logits, labels = processes.gather(own.logits), self.data.splits["validation"].labels
+        return processes.from_first(lambda: {**overall(logits, labels), "temperature": fit_temperature(logits, labels)})
 
     def _begin_epoch(self) -> None:
         """Unfreezes what is trained from this epoch on, and connects the gradients of the processes."""
@@ -314,6 +322,7 @@ class Training:
         if self.recipe.keep == "best":
             last = {name: value.clone() for name, value in state.model.state_dict().items()}
             state.model.load_state_dict(progress.best_weights)
+        state.model.temperature = progress.temperature
         self.processes.share_state(state.model)
         state.model.eval()
         return last

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resnetlab.core.checks import check_schema, from_mapping
+from resnetlab.core.checks import check_number, check_schema, from_mapping
 from resnetlab.core.errors import UserError, resume_command
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.runs import Run
@@ -35,7 +35,8 @@ def save(path: str | Path, model: Network, *, provenance: Mapping[str, Any] | No
 
     Args:
         path: the file.
-        model: the network; its `class_names` and `preprocessing` are saved with it if they are known.
+        model: the network; its `class_names` and `preprocessing` are saved with it if they are known, and its
+            `temperature`.
         provenance: how it was made, as values that JSON can hold.
 
     Raises:
@@ -53,6 +54,7 @@ def write_network(path: Path, model: Network, *, provenance: Mapping[str, Any] |
         "config": model.config.to_dict(),
         "class_names": None if model.class_names is None else list(model.class_names),
         "preprocessing": None if model.preprocessing is None else dataclasses.asdict(model.preprocessing),
+        "temperature": model.temperature,
         "provenance": dict(provenance or {}),
     }
     write_tensors(path, model.saved_module.state_dict(), description)
@@ -61,8 +63,8 @@ def write_network(path: Path, model: Network, *, provenance: Mapping[str, Any] |
 def load(source: str | Path | Run, *, model: str | Architecture | nn.Module | None = None) -> Network:
     """Returns the network of a weights file or run folder, in evaluation mode and float32, on the CPU.
 
-    It has the `class_names` and `preprocessing` that it was trained with. The random state of the program is not
-    changed. No code from outside ResNetLab and timm runs unless you pass `model`.
+    It has the `class_names`, `preprocessing` and `temperature` that it was saved with. The random state of the program
+    is not changed. No code from outside ResNetLab and timm runs unless you pass `model`.
 
     Args:
         source: `model.safetensors`, or the run folder that contains it.
@@ -94,6 +96,7 @@ def load(source: str | Path | Run, *, model: str | Architecture | nn.Module | No
         _check_same_tensors(path, tensors, network)
         network.saved_module.load_state_dict(tensors)
     network.class_names, network.preprocessing = header.class_names, header.preprocessing
+    network.temperature = header.temperature
     return network.float().requires_grad_(True).eval()
 
 
@@ -107,6 +110,7 @@ class Described:
         class_names: what its outputs mean.
         preprocessing: how its images were prepared.
         lineage: the trainings that made it, newest first, such as "resnet20 on digits (2026-11-29)".
+        temperature: see `Network`.
     """
 
     config: Architecture
@@ -114,6 +118,7 @@ class Described:
     class_names: tuple[str, ...] | None
     preprocessing: Preprocessing | None
     lineage: tuple[str, ...]
+    temperature: float
 
 
 def described(path: Path, description: Mapping[str, Any]) -> Described:
@@ -136,6 +141,7 @@ def described(path: Path, description: Mapping[str, Any]) -> Described:
             lineage=_lineage(made),
             class_names=None if names is None else tuple(names),
             preprocessing=preprocessing,
+            temperature=check_number(f"the temperature in {path}", description.get("temperature", 1.0), 0, above=True),
         )
 
 

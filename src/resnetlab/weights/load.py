@@ -74,6 +74,7 @@ def load_source(
         rows=(*rows, *left, *(LoadedTensor(name, IGNORED, None, None, "no weights") for name in found.others)),
     )
     _take(model, given, report)
+    model.temperature = 1.0  # was fitted to other weights
     if found.class_names is not None and not heads.intersection(report.reinitialized):
         model.class_names = found.class_names if model.config.num_classes else None
     if found.preprocessing is not None:

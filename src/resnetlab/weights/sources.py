@@ -115,6 +115,8 @@ def _read(path: Path, where: str, **stated) -> Source:
     file = read_weights_file(path)
     check_finite_weights(file.tensors, path)
     if file.description is not None:
-        stated |= vars(described(path, file.description))
+        header = dict(vars(described(path, file.description)))
+        del header["temperature"]  # belongs to these weights as they are, and they will change
+        stated |= header
     stated["lineage"] = stated.get("lineage") or (Path(where).name if where == str(path) else where,)
     return Source(where=where, path=path, tensors=file.tensors, kind=file.form, others=file.ignored, **stated)
