@@ -4,21 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from tests.conftest import EMPTY_SETTINGS
 from torch import Tensor
 
+from resnetlab.core.runs import Run, history_columns
 from resnetlab.data.batches import Batch
+from resnetlab.models.network import Network
 from resnetlab.training.loop import Training
 
 Step = Callable[[Training, Batch], Tensor]
+
+
+def run_of(model: Network, folder: Path) -> tuple[Run, dict[str, Any]]:
+    """A new run of a network, and what its checkpoints record of the network's origin."""
+    settings = {**EMPTY_SETTINGS, "model": {"config": model.config.to_dict()}, "data": {"fingerprint": "equal"}}
+    provenance = {"seed": 0, "recipe": {}, "data": {"fingerprint": "equal"}}
+    training = {"epoch": 1, "epochs": 2, "history": history_columns([])}
+    return Run.create(folder, settings, {}), {"provenance": provenance, "training": training}
 
 
 @contextmanager
 def around_steps(wrapper: Callable[[Step, Training, Batch], Tensor]) -> Iterator[None]:
     """Within, `wrapper(step, training, batch)` is called for every step; it calls `step(training, batch)` itself."""
     step = Training.step
-    Training.step = lambda training, batch: wrapper(step, training, batch)
+    Training.step = lambda training, batch: wrapper(step, training, batch)  # type: ignore
     try:
         yield
     finally:

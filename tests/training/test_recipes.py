@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 import typer
 from tests.conftest import TINY
-from tests.training.stepping import Step, around_steps
+from tests.training.stepping import Step, around_steps, run_of
 from torch import Tensor
 
 import resnetlab
@@ -136,7 +136,7 @@ def test_decay_on_everything_moves_scales(digits: ImageData):
     batch = a_batch(digits)
     spared, _ = one_step(digits, Recipe(weight_decay=0.1, momentum=0.0, nesterov=False), batch)
     decayed, _ = one_step(digits, Recipe(weight_decay=0.1, decay_all=True, momentum=0.0, nesterov=False), batch)
-    torch.testing.assert_close(decayed.bn1.weight, spared.bn1.weight - 0.1 * 0.1 * 1.0)
+    torch.testing.assert_close(decayed.bn1.weight, spared.bn1.weight - 0.1 * 0.1 * 1.0)  # type: ignore
 
 
 def test_adamw_is_torchs(digits: ImageData):
@@ -150,18 +150,21 @@ def test_adamw_is_torchs(digits: ImageData):
 def test_adamw_goes_on_from_a_checkpoint_with_its_count_of_steps(digits: ImageData, tmp_path: Path):
     recipe = Recipe(optimizer="adamw")
     torch.manual_seed(0)
-    models = [EXACT.place(ResNet(TINY)).train() for _ in range(2)]
+    models = [ResNet(TINY).train() for _ in range(2)]
+    for model in models:
+        EXACT.place(model)
     optimizers = [build_optimizer(model, recipe) for model in models]
     settings = {"preprocessing": digits.preprocessing, "recipe": recipe, "machine": EXACT, "lr": 0.1}
     for _ in range(3):
         training_step(models[0], optimizers[0], a_batch(digits), **settings)
     first, second = (TrainingState(model=m, optimizer=o) for m, o in zip(models, optimizers, strict=True))
-    save_checkpoint(tmp_path, first, 3)
-    restore_checkpoint(tmp_path, second)
+    run, origin = run_of(models[0], tmp_path / "run")
+    save_checkpoint(run.checkpoints, first, 3, origin)
+    restore_checkpoint(run, second)
     for model, optimizer in zip(models, optimizers, strict=True):
         training_step(model, optimizer, a_batch(digits), **settings)
-        assert optimizer.state[model.conv1.weight]["step"].item() == 4
-    assert torch.equal(models[0].conv1.weight, models[1].conv1.weight)
+        assert optimizer.state[model.conv1.weight]["step"].item() == 4  # type: ignore
+    assert torch.equal(models[0].conv1.weight, models[1].conv1.weight)  # type: ignore
 
 
 def test_the_average_is_the_textbooks():
@@ -182,11 +185,12 @@ def test_the_average_is_the_textbooks():
 
 
 def test_the_averaged_weights_are_validated_and_kept(digits: ImageData, tmp_path: Path):
-    run = fit(TINY, digits, out=tmp_path / "run", epochs=2, average=0.9, precision="float32", quiet=True)
+    settings = {"epochs": 2, "average": 0.9, "precision": "float32", "keep_checkpoints": True, "quiet": True}
+    run = fit(TINY, digits, out=tmp_path / "run", **settings)
     tensors, _ = read_tensors(max(run.checkpoints.iterdir()))
     kept = resnetlab.load(run)
-    assert torch.equal(kept.conv1.weight, tensors["average.conv1.weight"])
-    assert not torch.equal(kept.conv1.weight, tensors["model.conv1.weight"])
+    assert torch.equal(kept.conv1.weight, tensors["average.conv1.weight"])  # type: ignore
+    assert not torch.equal(kept.conv1.weight, tensors["model.conv1.weight"])  # type: ignore
     evaluation = resnetlab.evaluate(kept, digits, split="validation")
     assert evaluation.summary["top1"] == run.history["val_top1"].iloc[-1]
 
@@ -196,14 +200,14 @@ def test_training_ends_when_patience_does(
 ):
     scores = iter([0.3, 0.5, 0.4, 0.5, 0.2, 0.9, 0.9])
     monkeypatch.setattr(Training, "validate", lambda training: {"loss": 1.0, "top1": next(scores)})
-    run = fit(TINY, digits, out=tmp_path / "run", epochs=7, patience=3, keep="best", batch_size=1000, average=0.0)
+    settings = {"epochs": 7, "patience": 3, "keep": "best", "batch_size": 1000, "average": 0.0}
+    run = fit(TINY, digits, out=tmp_path / "run", keep_checkpoints=True, **settings)
     assert run.history["val_top1"].tolist() == [0.3, 0.5, 0.4, 0.5, 0.2]
     assert "stopped after 5 of 7 epochs" in capfd.readouterr().err
-    best, last = (resnetlab.load(path).conv1.weight for path in (run.weights, run.last_weights))
-    assert not torch.equal(best, last)
+    best = resnetlab.load(run).conv1.weight  # type: ignore
     tensors, _ = read_tensors(max(run.checkpoints.iterdir()))
-    assert torch.equal(best, tensors["best.conv1.weight"])
-    assert torch.equal(last, tensors["model.conv1.weight"])
+    assert torch.equal(best, tensors["best.conv1.weight"])  # type: ignore
+    assert not torch.equal(best, tensors["model.conv1.weight"])  # type: ignore
 
 
 def test_validation_is_measured_as_often_as_the_recipe_says(digits: ImageData, tmp_path: Path):
@@ -216,8 +220,8 @@ def test_validation_is_measured_as_often_as_the_recipe_says(digits: ImageData, t
     pd.testing.assert_frame_equal(
         few.history.loc[measured, ["val_loss", "val_top1"]], every.history.loc[measured, ["val_loss", "val_top1"]]
     )
-    assert (few.history["train_loss"] == every.history["train_loss"]).all()
-    assert compare([few, every])["best_val_top1"].notna().all()
+    assert (few.history["train_loss"] == every.history["train_loss"]).all()  # type: ignore
+    assert compare([few, every])["best_val_top1"].notna().all()  # type: ignore
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tests.conftest import TINY
-from tests.training.stepping import before_step, fail
+from tests.training.stepping import before_step, fail, run_of
 
 import resnetlab
 from resnetlab.core.errors import UserError
@@ -33,6 +34,7 @@ from resnetlab.training.step import check_memory_layout
 from resnetlab.weights.tensors import read_tensors, write_tensors
 
 SETTINGS = {"epochs": 3, "batch_size": 128, "lr": 0.1, "keep": "best", "precision": "bfloat16", "quiet": True}
+SETTINGS |= {"keep_checkpoints": True}
 
 # A training that sends itself a signal at a given step, and a save killed half-way: real deaths at known places.
 KILLED_AT_STEP = """
@@ -154,12 +156,14 @@ def test_state_is_restored_into_the_layout_of_its_parameter(tmp_path: Path):
     model(torch.randn(4, 1, 8, 8)).sum().backward()
     optimizer.step()
     progress = Progress(epoch=1, loss_sum=0.1 + 0.2)
-    save_checkpoint(tmp_path, TrainingState(model=model, optimizer=optimizer, progress=progress), 7)
+    state = TrainingState(model=model, optimizer=optimizer, progress=progress)
+    run, origin = run_of(model, tmp_path / "run")
+    save_checkpoint(run.checkpoints, state, 7, origin)
 
     other = ResNet(TINY).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     restored = build_optimizer(other, Recipe())
     state = TrainingState(model=other, optimizer=restored)
-    restore_checkpoint(tmp_path, state)
+    restore_checkpoint(run, state)
     assert state.progress == progress
     check_memory_layout(restored)
     for ours, theirs in zip(other.parameters(), model.parameters(), strict=True):
@@ -217,7 +221,7 @@ VARIANTS: dict[str, tuple[Callable[[], ResNet], dict[str, str]]] = {
 
 @pytest.mark.parametrize(("make", "settings"), VARIANTS.values(), ids=VARIANTS)
 def test_every_kind_of_network_resumes_exactly(
-    tmp_path: Path, digits: ImageData, make: Callable[[], ResNet], settings: dict[str, str]
+    tmp_path: Path, digits: ImageData, make: Callable[[], ResNet], settings: dict[str, Any]
 ):
     def train(out: Path) -> Run:
         torch.manual_seed(0)

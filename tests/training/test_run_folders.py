@@ -100,7 +100,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
         subprocess.run(["cp", "-r", out, copy], check=True)
         _assert_equal(resume(copy, quiet=True), undisturbed)
     else:
-        with refuses("again", str(out)):
+        with refuses("Repeat", str(out)):
             resume(out)
     _assert_equal(fit("resnet20", digits, out=out, overrides=OVERRIDES, **SETTINGS), undisturbed)
     with refuses("not empty", "--out"):
@@ -161,7 +161,7 @@ def test_given_weights_are_not_replaced_by_those_of_the_seed(tmp_path: Path, dig
                 path.rmdir()
         elif path.name not in ("run.toml", "environment.json", ".resnetlab.lock"):
             path.unlink()
-    with refuses("before its first checkpoint", "again"):
+    with refuses("before its first checkpoint", "Repeat"):
         resume(whole.path)
     again = read_tensors(train().weights)[0]
     assert all(torch.equal(again[name], before[name]) for name in before)

@@ -135,7 +135,7 @@ def test_what_is_frozen_stays_to_the_last_bit(digits: ImageData, tmp_path: Path,
     model = network()
     before = copied(model)
     settings = {**SHORT, "epochs": 2, "lr": 0.1, "rates.stem": 0, "rates.stage1": 0, **changes}
-    run = fit(model, digits, out=tmp_path / "run", **settings)
+    run = fit(model, digits, out=tmp_path / "run", keep_checkpoints=True, **settings)
     assert moved(before, copied(model)) == {"stage2", "head"}
     assert moved(before, copied(resnetlab.load(run))) == {"stage2", "head"}
     tensors, _ = read_tensors(max(run.checkpoints.iterdir()))
@@ -194,7 +194,7 @@ def test_parts_are_unfrozen_from_the_last_to_the_first(
 
 def test_a_network_is_left_with_what_its_owner_froze(digits: ImageData, tmp_path: Path):
     model = freeze(network(), "stem")
-    model.layer2[0].conv1.weight.requires_grad_(False)
+    model.layer2[0].conv1.weight.requires_grad_(False)  # type: ignore
     before = copied(model)
     run = fit(model, digits, out=tmp_path / "run", epochs=3, lr=0.1, rates={"stage1": 0}, unfreeze=1, **SHORT)
     after = copied(model)
@@ -222,7 +222,7 @@ def _train_to_step(number: int, out: Path, data: ImageData, **settings: Any) -> 
 
 def _half_frozen() -> ResNet:
     model = network()
-    model.layer1[0].conv1.weight.requires_grad_(False)
+    model.layer1[0].conv1.weight.requires_grad_(False)  # type: ignore
     return model
 
 

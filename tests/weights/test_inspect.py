@@ -163,15 +163,15 @@ def test_a_file_of_gluon_tells_what_it_is(gluon_files: Path):
     assert 0 < summary.parameters < summary.size / 4
 
 
-def test_a_run_and_a_checkpoint_are_inspected_too(tmp_path: Path):
+def test_a_run_and_other_tensors_are_inspected_too(tmp_path: Path):
     summary = inspect_weights(GOLDEN)
     assert summary.path == GOLDEN / "model.safetensors"
     assert summary.digest_matches
     assert lines(summary)["architecture"] == "depths (1), widths (4), stem cifar, in channels 1, num classes 10"
-    write_tensors(tmp_path / "step.safetensors", {"x": torch.ones(1)}, {"schema": 1, "progress": {"epoch": 3}})
+    write_tensors(tmp_path / "step.safetensors", {"x": torch.ones(1)}, {"schema": 1, "note": {"epoch": 3}})
     rows = lines(inspect_weights(tmp_path / "step.safetensors"))
-    assert "checkpoint" in rows["form"] and "schema 1" in rows["form"]
-    assert rows["progress"] == "epoch 3"
+    assert "without a network" in rows["form"] and "schema 1" in rows["form"]
+    assert rows["note"] == "epoch 3"
     assert "architecture" not in rows
 
 
@@ -209,5 +209,5 @@ def test_no_file_and_no_run_are_told(tmp_path: Path):
     with pytest.raises(UserError, match=r"is not a run: no run\.toml found"):
         inspect_weights(tmp_path)
     Run.create(tmp_path / "run", EMPTY_SETTINGS, {})
-    with pytest.raises(UserError, match="has no trained network yet"):
+    with pytest.raises(UserError, match="before its first checkpoint"):
         inspect_weights(tmp_path / "run")

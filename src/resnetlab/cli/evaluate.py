@@ -100,7 +100,7 @@ def _own_images(run: Run, data: str | None, data_root: Path | None) -> ImageData
     from resnetlab.data.load import reload_data
     from resnetlab.weights.file import weights_path
 
-    weights_path(run)  # an unfinished run is an error before images are read
+    weights_path(run)  # a run without a network is an error before images are read
     if data is None:
         return reload_data(run.settings["data"], data_root=data_root)
     return own_images(run.path, data, data_root)

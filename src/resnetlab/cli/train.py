@@ -41,7 +41,7 @@ USUAL = (
 )  # fmt: skip
 
 _NAME_WIDTH = 24
-_WITH_RESUME = ("resume", "data", "data_root", "device", "model")
+_WITH_RESUME = ("resume", "finish", "epochs", "data", "data_root", "device", "model")
 
 
 def command(
@@ -57,7 +57,12 @@ def command(
         ),
     ] = "auto",
     epochs: Annotated[
-        int | None, typer.Option(help="Passes over the training images.", rich_help_panel=TRAINING)
+        int | None,
+        typer.Option(
+            help="Passes over the training images. With --resume: the new total of a finished run, which is trained "
+            "further.",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
     budget: Annotated[
         float | None,
@@ -106,11 +111,26 @@ def command(
         Path | None,
         typer.Option(
             metavar="RUN",
-            help="Continue an interrupted run with its own settings. Give DATA only if a folder of images has moved, "
-            "--device only to continue on another device, and --model only for your own network.",
+            help="Continue an interrupted run with its own settings, or train a finished one longer (--epochs). Give "
+            "DATA only if a folder of images has moved, --device only to continue on another device, and --model only "
+            "for your own network.",
             rich_help_panel=RUN,
         ),
     ] = None,
+    finish: Annotated[
+        bool,
+        typer.Option(
+            "--finish",
+            help="With --resume: end the run at its newest checkpoint instead of training its remaining epochs.",
+            rich_help_panel=RUN,
+        ),
+    ] = False,
+    keep_checkpoints: Annotated[
+        bool,
+        typer.Option(
+            "--keep-checkpoints", help="Keep the last two checkpoints of the finished run.", rich_help_panel=RUN
+        ),
+    ] = False,
     tensorboard: Annotated[
         bool,
         typer.Option(
@@ -138,6 +158,8 @@ def command(
     resnetlab train photos/ --model resnet18 --image-size 128 --out runs/photos
 
     resnetlab train --resume runs/photos
+
+    resnetlab train --resume runs/photos --epochs 60
     """
     if resume is not None:
         from resnetlab.training.fit import resume as continue_run
@@ -149,9 +171,13 @@ def command(
             data_root=options.data_root,
             model=None if model == "auto" else model,
             device=None if device == "auto" else device,
+            finish=finish,
+            epochs=epochs,
         )
         _report(run, lambda: None if data is None else moved_images(run, data, options.data_root), options.data_root)
         return
+    if finish:
+        raise UserError("--finish ends an interrupted run. Name the run with --resume RUN.")
     if data is None:
         raise UserError(
             "no images given. Name a data set or a folder: resnetlab train DATA\n"
@@ -182,9 +208,8 @@ def command(
         return
     if out is not None:
         check_outside(out, data)
-    run = fit(
-        model, opened, budget=budget, pretrained=pretrained, out=out, tensorboard=tensorboard, **shared, **changes
-    )
+    flags = {"tensorboard": tensorboard, "keep_checkpoints": keep_checkpoints}
+    run = fit(model, opened, budget=budget, pretrained=pretrained, out=out, **flags, **shared, **changes)
     _report(run, lambda: _images(opened(), run.settings["data"].get("image_size")), options.data_root)
 
 

@@ -30,7 +30,8 @@ class Interrupted(KeyboardInterrupt):
         self.signal_number = signal_number
         self.run = run
         name = signal.Signals(signal_number).name
-        super().__init__(f"stopped by {name} after a checkpoint; continue with: {command or resume_command(run)}")
+        remedy = command or f"{resume_command(run)}\nTo end the run here, add --finish."
+        super().__init__(f"stopped by {name} after a checkpoint; continue with: {remedy}")
 
 
 def resume_command(run: Path) -> str:

@@ -3,9 +3,8 @@
 run.toml             the resolved configuration: enough to run it again
 environment.json     versions and machine
 history.csv          one row per epoch
-checkpoints/         what resuming needs
+checkpoints/         what resuming needs, until the training is complete
 model.safetensors    the trained network, with its description
-last.safetensors     the network after the last step, if that of the best epoch was kept
 evaluation/          figures and tables of the test split, or else of the validation split
 figures/*.png        the report's pictures
 report.html          one page, opens anywhere
@@ -23,7 +22,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,14 +99,10 @@ class Run:
         return self.path / "model.safetensors"
 
     @property
-    def last_weights(self) -> Path:
-        """The weights after the last step, of a run that kept those of its best epoch instead."""
-        return self.path / "last.safetensors"
-
-    @property
     def checkpoints(self) -> Path:
-        """The folder of checkpoints."""
-        return self.path / "checkpoints"
+        """The folder of checkpoints; every extension has its own."""
+        folder, extensions = self.path / "checkpoints", self._extensions
+        return folder / f"extension-{len(extensions)}" if extensions else folder
 
     @property
     def report(self) -> Path:
@@ -115,15 +110,70 @@ class Run:
         return self.path / "report.html"
 
     @property
+    def epochs(self) -> int:
+        """The planned number of epochs, those of the last extension included."""
+        return self._extensions[-1]["epochs"] if self._extensions else self.settings["recipe"]["epochs"]
+
+    @property
+    def first_epoch(self) -> int:
+        """The number of epochs before the last extension; 0 for a run that was not extended."""
+        return self._extensions[-1]["start"] if self._extensions else 0
+
+    @property
     def is_complete(self) -> bool:
-        """Whether the training reached its last step."""
-        return self.weights.is_file()
+        """Whether the training ended: after its last step, or where `resume(run, finish=True)` ended it."""
+        # During an extension, model.safetensors is the network before it.
+        return self.weights.is_file() and ("ended" in self.settings or not self._extensions)
 
     @property
     def is_untrained(self) -> bool:
         """Whether the training was stopped before its first checkpoint."""
         has_checkpoint = any(self.checkpoints.glob("step-*.safetensors"))
-        return not (has_checkpoint or self.is_complete or (self.path / "history.csv").is_file())
+        return not (has_checkpoint or self.weights.is_file() or (self.path / "history.csv").is_file())
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether the run's own evaluation is written, or the run has no images for one."""
+        return self.summary is not None or set(self.settings["data"]["counts"]) == {"train"}
+
+    def reload(self) -> Run:
+        """Reads run.toml again, because another process may have changed it, and returns this run."""
+        self.settings = read_toml(self.path / "run.toml")
+        return self
+
+    def extend(self, start: int, epochs: int) -> Run:
+        """Records that the complete run continues from `start` complete epochs to a total of `epochs`.
+
+        Existing evaluations are of the network before, and get its epoch.
+        """
+        extension = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "start": start, "epochs": epochs}
+        self._write({**self.settings, "extensions": [*self._extensions, extension], "ended": None})
+        for path in self.evaluation().rglob("summary.json"):
+            write_json(path, {"epoch": start, "epochs": epochs, **json.loads(path.read_text(encoding="utf-8"))})
+        return self
+
+    def record_end(self, epoch: int) -> None:
+        """Records after which epoch the training ended, unless that follows from the recipe."""
+        if epoch < self.epochs or self._extensions:
+            self._write({**self.settings, "ended": epoch})
+
+    def remove_checkpoints(self) -> None:
+        """Removes all checkpoints."""
+        folder = self.path / "checkpoints"
+        files = [path for path in folder.rglob("*step-*") if path.name.startswith(("step-", ".step-"))]
+        for path in files:
+            path.unlink(missing_ok=True)
+        for emptied in (*folder.glob("extension-*"), folder):
+            with suppress(OSError):  # something else is in it, or it does not exist
+                emptied.rmdir()
+
+    @property
+    def _extensions(self) -> list[dict[str, Any]]:
+        return self.settings.get("extensions", [])
+
+    def _write(self, settings: Mapping[str, Any]) -> None:
+        write_toml(self.path / "run.toml", dict(settings))
+        self.reload()
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -176,12 +226,14 @@ class Run:
         lines = [f"Run {self.path}: {model} on {data}, recipe {self.settings['recipe']['name']}"]
         if rows := self.history_rows():
             last = rows[-1]
-            line = f"  {len(rows)} epochs, {last['seconds']:.0f} s, training top-1 {last['train_top1']:.2%}"
+            done = f"{len(rows)} epochs" if len(rows) == self.epochs else f"epoch {len(rows)} of {self.epochs}"
+            line = f"  {done}, {last['seconds']:.0f} s, training top-1 {last['train_top1']:.2%}"
             if not math.isnan(last["val_top1"]):
                 line += f", validation top-1 {last['val_top1']:.2%}"
             lines.append(line)
         if (summary := self.summary) is not None:
-            lines.append(f"  {summary['split']} top-1 {summary['top1']:.2%} of {summary['n']} images")
+            at = f" at {stopped}" if (stopped := stopped_at(summary)) else ""
+            lines.append(f"  {summary['split']} top-1 {summary['top1']:.2%} of {summary['n']} images{at}")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -197,9 +249,29 @@ class Run:
             "core/templates/run.html",
             run=self,
             rows=rows,
+            stopped=stopped_at(self.summary or {}),
             curves=[curve.svg(f"{self.path}-{curve.title}", NOTEBOOK_COLORS) for curve in curves],
             files={name: path for name, path in files.items() if path.is_file()},
         )
+
+
+def stopped_at(figures: Mapping[str, Any]) -> str:
+    """Returns "epoch 7 of 20" for figures of a network whose training was stopped there, and otherwise ""."""
+    return f"epoch {figures['epoch']} of {figures['epochs']}" if "epoch" in figures else ""
+
+
+def history_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Returns the history by column, ready for JSON: NaN becomes None."""
+    return {name: [None if math.isnan(row[name]) else row[name] for row in rows] for name in HISTORY_COLUMNS}
+
+
+def history_from_columns(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Returns the rows of what `history_columns` returned."""
+    rows = zip(*(columns[name] for name in HISTORY_COLUMNS), strict=True)
+    return [
+        {name: math.nan if value is None else value for name, value in zip(HISTORY_COLUMNS, row, strict=True)}
+        for row in rows
+    ]
 
 
 def default_folder(data_name: str, model_name: str) -> Path:

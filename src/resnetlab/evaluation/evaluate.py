@@ -109,6 +109,7 @@ def evaluate_split(
     low, high = wilson_interval(int(correct.sum()), len(images))
     summary = {
         "split": name,
+        **dict(zip(("epoch", "epochs"), model.stopped_at or (), strict=False)),
         **overall(answers.logits, labels),
         "top1_low": low,
         "top1_high": high,

@@ -15,6 +15,7 @@ from rich.table import Table
 from resnetlab.core.console import render
 from resnetlab.core.files import atomic, write_json
 from resnetlab.core.html import render as render_html
+from resnetlab.core.runs import stopped_at
 from resnetlab.evaluation.diagnostics import Diagnostics
 from resnetlab.evaluation.embeddings import EmbeddingMap
 
@@ -65,7 +66,8 @@ class Evaluation:
     """Metrics and tables of one network on one split.
 
     Attributes:
-        summary: split, n, top1, top5 (0 to 1), loss; top1_low and top1_high, the 95 % interval of top1 (see
+        summary: split, n, top1, top5 (0 to 1), loss; epoch and epochs, the complete and the planned epochs, if the
+            training was stopped before its end; top1_low and top1_high, the 95 % interval of top1 (see
             `metrics.wilson_interval`); temperature, by which the logits are divided for all probabilities, but not for
             the loss; ece and mce, the expected and the maximum calibration error (see `calibration`), and
             ece_uncalibrated, the expected one at temperature 1; with `mirrored`, also mirrored_top1, mirrored_top5 and
@@ -106,11 +108,15 @@ class Evaluation:
         write_json(folder / "summary.json", {"schema": SCHEMA_VERSION, **self.summary})
         return dataclasses.replace(self, folder=folder)
 
+    @property
+    def _title(self) -> str:
+        return ", ".join(filter(None, (self.summary["split"], stopped_at(self.summary))))
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         summary = self.summary
         top5 = f"top-5 {summary['top5']:.2%}, " if len(self.per_class) > 5 else ""  # otherwise it is 1 by definition
         yield (
-            f"{summary['split']}: top-1 {summary['top1']:.2%} "
+            f"{self._title}: top-1 {summary['top1']:.2%} "
             f"({summary['top1_low']:.2%} to {summary['top1_high']:.2%}), {top5}"
             f"loss {summary['loss']:.4f}, {summary['n']:,} image{'' if summary['n'] == 1 else 's'}"
         )
@@ -128,7 +134,8 @@ class Evaluation:
         if absent:
             names = ", ".join(map(str, absent[:_SHOWN_ABSENT])) + (", ..." if len(absent) > _SHOWN_ABSENT else "")
             yield escape(f"no images of {len(absent)} of the network's {len(self.per_class):,} classes: {names}")
-        table, shown = Table(), self.per_class.loc[self.per_class["support"] > 0]
+        table = Table(caption=stopped_at(self.summary) or None)
+        shown = self.per_class.loc[self.per_class["support"] > 0]
         if len(shown) > _SHOWN_CLASSES:
             table.title = f"the {_SHOWN_CLASSES} classes with the lowest F1, of {len(shown)}"
             shown = shown.nsmallest(_SHOWN_CLASSES, "f1")
@@ -153,6 +160,7 @@ class Evaluation:
         return render_html(
             "evaluation/templates/evaluation.html",
             summary=self.summary,
+            heading=self._title,
             classes=[
                 (row["class"], f"{row['support']:,}", *(f"{row[name]:.2%}" for name in ("precision", "recall", "f1")))
                 for row in classes

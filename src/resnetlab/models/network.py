@@ -48,6 +48,7 @@ class Network(nn.Module):
         temperature: divides the logits before softmax gives probabilities, so that these are calibrated; fitted on the
             validation images at the end of training, 1 before.
         frozen: names of the frozen sections; their normalization stays in evaluation mode.
+        stopped_at: complete and planned epochs, if the training was stopped before its end; otherwise None.
         altered: why `config` no longer describes the network, or None. Such a network cannot be saved.
         channels_last: whether the network accepts images and weights in channels_last memory format.
     """
@@ -61,6 +62,7 @@ class Network(nn.Module):
         self.preprocessing: Preprocessing | None = None
         self.temperature = 1.0
         self.frozen: frozenset[str] = frozenset()
+        self.stopped_at: tuple[int, int] | None = None
         self.altered: str | None = None
 
     @property

@@ -15,7 +15,7 @@ from resnetlab.core.errors import UserError
 from resnetlab.core.files import write_text
 from resnetlab.core.html import json_script, render
 from resnetlab.core.pictures import css_variables, save_png
-from resnetlab.core.runs import Run
+from resnetlab.core.runs import Run, stopped_at
 from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.explore import explore as explore_split
 from resnetlab.models.resnet import ResNet, check_network
@@ -124,6 +124,7 @@ def _page(report: Report, max_bytes: int) -> str:
     values = {
         "settings": report.run.settings,
         "summary": report.results.summary,
+        "stopped": stopped_at(report.results.summary),
         "data": data_name(report.run),
         "folder": report.run.path.resolve().name,
         "sections": [found for section in all_sections() if (found := section.render(report))],

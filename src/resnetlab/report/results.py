@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from safetensors import SafetensorError, safe_open
 
-from resnetlab.core.errors import UserError, resume_command
+from resnetlab.core.errors import UserError
 from resnetlab.core.runs import Run
 from resnetlab.evaluation.metrics import confusion_matrix
 from resnetlab.evaluation.result import Exploration
+from resnetlab.weights.contents import inspect_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +80,6 @@ def read_results(run: Run) -> Results:
     command = f"resnetlab evaluate {shlex.quote(str(run.path))}"
     files = ("per_class", "per_image", "reliability", "confused_pairs")
     tables = {name: run.evaluation() / f"{name}.parquet" for name in files}
-    if not run.is_complete:
-        raise UserError(f"{run.path} is not trained to the end. Continue it with: {resume_command(run.path)}")
     summary = run.summary
     if summary is None or not all(path.is_file() for path in tables.values()):
         raise UserError(f"{run.path} is not evaluated yet. Run this first: {command}")
@@ -101,14 +97,11 @@ def read_results(run: Run) -> Results:
     )
 
 
-def count_parameters(path: Path) -> int | None:
-    """Counts the learned numbers in a weights file from its header alone; buffers are left out."""
+def count_parameters(run: Run) -> int | None:
+    """Counts the learned numbers of a run's network; buffers are left out. None if the run has no network yet."""
     try:
-        with safe_open(path, framework="numpy") as tensors:
-            names = list(tensors.keys())
-            learned = [name for name in names if "running_" not in name and "num_batches" not in name]
-            return sum(math.prod(tensors.get_slice(name).get_shape()) for name in learned)
-    except (OSError, SafetensorError):
+        return inspect_weights(run, verify=False).parameters
+    except UserError:
         return None
 
 

@@ -5,18 +5,23 @@ To add a section, put a module into `sections/`, with its `SECTION`, and a templ
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from resnetlab.core.html import render
 from resnetlab.core.pictures import Picture
-from resnetlab.core.runs import Run
+from resnetlab.core.runs import Run, stopped_at
 from resnetlab.report.images import RunImages
 from resnetlab.report.mistakes import Mistakes
 from resnetlab.report.results import Results
+
+_TABLE_OF_RESULTS = re.compile(r'<table class="(?!definitions)[^>]*>\s*<caption[^>]*>')
+"""The start of a table's caption; definitions are settings, which do not depend on the epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,4 +73,6 @@ class Section:
             return {}
         missing = values.pop("missing", None)
         content = render(f"report/templates/{self.name}.html", **values) if values else ""
+        if stopped := stopped_at(report.results.summary):
+            content = Markup(_TABLE_OF_RESULTS.sub(rf"\g<0>{stopped.capitalize()}: ", str(content)))
         return {"name": self.name, "title": self.title, "link": self.link, "missing": missing, "content": content}

@@ -6,6 +6,7 @@ weights, the state of the optimizer, the position in the training and the sums o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resnetlab.core.checks import check_schema, from_mapping
-from resnetlab.core.console import notice
+from resnetlab.core.checks import from_mapping
 from resnetlab.core.errors import UserError
+from resnetlab.core.runs import Run, history_from_columns
 from resnetlab.models.network import Network
 from resnetlab.training.distributed import ALONE, Processes
 from resnetlab.training.optimizers import WeightAverage
-from resnetlab.weights.tensors import DamagedFileError, read_tensors, write_tensors
+from resnetlab.weights.file import checkpoint_files, describe_network, read_newest
+from resnetlab.weights.tensors import is_checkpoint, without_prefix, write_tensors
 
-SCHEMA_VERSION = 1
 _KEPT = 2
 
 
@@ -75,79 +76,121 @@ class TrainingState:
         optimizer: built by `build_optimizer` for this network.
         average: moving average of the weights, if the recipe has one.
         progress: the position in the training.
+        history: one row per complete epoch.
     """
 
     model: Network
     optimizer: torch.optim.Optimizer
     average: WeightAverage | None = None
     progress: Progress = field(default_factory=Progress)
+    history: list[dict[str, Any]] = field(default_factory=list)
 
-    def set_best(self, top1: float, *, keep_weights: bool) -> None:
-        """Records that the current epoch has the highest validation top-1, and its weights if wanted."""
-        self.progress.best_top1, self.progress.best_epoch = top1, self.progress.epoch + 1
+    def set_best(self, top1: float, epoch: int, *, keep_weights: bool) -> None:
+        """Records the epoch, from 1, with the highest validation top-1, and the network's weights as its if wanted."""
+        self.progress.best_top1, self.progress.best_epoch = top1, epoch
         if keep_weights:
-            self.progress.best_weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+            state = self.model.saved_module.state_dict()
+            self.progress.best_weights = {name: value.clone() for name, value in state.items()}
 
 
-def save_checkpoint(folder: Path, state: TrainingState, steps_done: int) -> None:
+def save_checkpoint(folder: Path, state: TrainingState, steps_done: int, origin: Mapping[str, Any]) -> None:
     """Writes a checkpoint atomically and removes all but the newest two.
 
     Args:
         folder: the run's `checkpoints`.
         state: what to save.
         steps_done: steps since the start of the training, for the file's name.
+        origin: where the network comes from, see `describe_network`.
     """
     names = _parameter_names(state)
-    tensors = {f"model.{name}": tensor for name, tensor in state.model.state_dict().items()}
+    tensors = {f"model.{name}": tensor for name, tensor in state.model.saved_module.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in state.progress.best_weights.items()}
     tensors |= {f"average.{name}": tensor for name, tensor in (state.average.weights if state.average else {}).items()}
     for parameter, values in state.optimizer.state.items():
         tensors |= {f"optimizer.{names[parameter]}.{key}": value for key, value in values.items() if value is not None}
     position = {name: value for name, value in vars(state.progress).items() if name != "best_weights"}
-    description = {"schema": SCHEMA_VERSION, "progress": position}
+    folder.mkdir(parents=True, exist_ok=True)
+    description = {**describe_network(state.model, origin), "progress": position}
+    description["temperature"] = state.progress.temperature
     write_tensors(folder / f"step-{steps_done:08d}.safetensors", tensors, description)
-    for old in _newest_first(folder)[_KEPT:]:
+    for old in checkpoint_files(folder)[_KEPT:]:
         old.unlink()
 
 
-def restore_checkpoint(folder: Path, state: TrainingState, *, processes: Processes = ALONE) -> None:
-    """Sets the state to the newest intact checkpoint.
+def restore_checkpoint(run: Run, state: TrainingState, *, processes: Processes = ALONE) -> None:
+    """Sets the state to the newest intact checkpoint; for a complete or an extended run, to its network.
 
     The first process reads it for all. A damaged checkpoint is skipped with a warning. Every tensor is copied into
     memory with the layout of its parameter, because a fused optimizer computes wrong weights if layouts differ.
 
     Raises:
-        UserError: no checkpoint is intact, or it belongs to another network.
+        UserError: no checkpoint is intact, or it belongs to another run or another network.
     """
-    path, tensors, description = processes.from_first(lambda: _read_newest(folder))
+    path, tensors, description = processes.from_first(lambda: read_newest(run))
     with processes.alike():
-        weights = _with_prefix(tensors, "model.")
-        _check_same_network(path, weights, state.model)
-        state.model.load_state_dict(weights)  # copies in place, so the layout stays
+        _check_same_run(path, description, run)
+        state.history = history_from_columns(description["training"]["history"])
+        if not is_checkpoint(description):
+            _start_from(path, tensors, description, state)
+            return
+        weights, network = without_prefix(tensors, "model."), state.model.saved_module
+        _check_same_network(path, weights, network)
+        network.load_state_dict(weights)  # copies in place, so the layout stays
         state.optimizer.state.clear()
         for parameter, name in _parameter_names(state).items():
-            for key, value in _with_prefix(tensors, f"optimizer.{name}.").items():
+            for key, value in without_prefix(tensors, f"optimizer.{name}.").items():
                 if value.shape == parameter.shape:
                     restored = torch.empty_like(parameter, requires_grad=False, memory_format=torch.preserve_format)
                     state.optimizer.state[parameter][key] = restored.copy_(value)
                 else:  # AdamW's count of steps, which its fused kernel expects on the device
                     state.optimizer.state[parameter][key] = value.to(parameter.device)
         state.progress = from_mapping(Progress, description["progress"], "the checkpoint")
-        state.progress.best_weights = _with_prefix(tensors, "best.")
+        state.progress.best_weights = without_prefix(tensors, "best.")
     if state.average is not None:
-        state.average.restore(_with_prefix(tensors, "average."))
+        state.average.restore(without_prefix(tensors, "average."))
 
 
-def _read_newest(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
-    for path in _newest_first(folder):
-        try:
-            tensors, description = read_tensors(path)
-        except DamagedFileError as error:
-            notice(f"warning: {error} Using the previous checkpoint instead.")
-            continue
-        check_schema(path, description.get("schema"), SCHEMA_VERSION)
-        return path, tensors, description
-    raise UserError(f"{folder} contains no intact checkpoint, so the run cannot be resumed. Start a new run.")
+def _start_from(
+    path: Path, weights: Mapping[str, Tensor], description: Mapping[str, Any], state: TrainingState
+) -> None:
+    """Sets the state to a network whose training ended; the optimizer is new."""
+    _check_same_network(path, weights, state.model.saved_module)
+    state.model.saved_module.load_state_dict(weights)
+    if state.average is not None:
+        state.average.restore(weights)
+    state.progress = Progress(
+        epoch=description["training"]["epoch"],
+        seconds=state.history[-1]["seconds"] if state.history else 0.0,
+        temperature=description["temperature"],
+    )
+    validated = [row for row in state.history if not math.isnan(row["val_top1"])]
+    if validated:
+        best = max(validated, key=lambda row: row["val_top1"])
+        state.progress.best_top1, state.progress.best_epoch = best["val_top1"], best["epoch"]
+
+
+def _check_same_run(path: Path, description: Mapping[str, Any], run: Run) -> None:
+    """Raises `UserError` unless a file has the configuration, recipe, seed and data that run.toml describes."""
+    settings, provenance = run.settings, description["provenance"]
+    pairs = {
+        "model.config": (description["config"], settings["model"]["config"]),
+        "recipe": (provenance["recipe"], settings["recipe"]),
+        "seed": (provenance["seed"], settings["seed"]),
+        "data.fingerprint": (provenance["data"]["fingerprint"], settings["data"]["fingerprint"]),
+    }
+    differing = [name for name, (found, expected) in pairs.items() if _plain(found) != _plain(expected)]
+    if differing:
+        raise UserError(
+            f"{path} belongs to another run than run.toml describes: {', '.join(differing)} differ. Restore the "
+            "original run.toml, or start a new run."
+        )
+
+
+def _plain(value: Any) -> Any:
+    """Returns a value as JSON and TOML hold it: lists for tuples, and no None."""
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items() if entry is not None}
+    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
 def _check_same_network(path: Path, weights: Mapping[str, Tensor], model: nn.Module) -> None:
@@ -169,11 +212,3 @@ def _check_same_network(path: Path, weights: Mapping[str, Tensor], model: nn.Mod
 def _parameter_names(state: TrainingState) -> dict[Tensor, str]:
     trained = {parameter for group in state.optimizer.param_groups for parameter in group["params"]}
     return {parameter: name for name, parameter in state.model.named_parameters() if parameter in trained}
-
-
-def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*.safetensors"), reverse=True)

@@ -7,18 +7,18 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from resnetlab.core.checks import check_integer, check_number, from_mapping
 from resnetlab.core.console import console, notice
 from resnetlab.core.environment import describe_environment, resolve_device
-from resnetlab.core.errors import UserError
+from resnetlab.core.errors import UserError, resume_command
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.core.runs import Run, claimed, default_folder
@@ -51,7 +51,7 @@ from resnetlab.training.prepare import (
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import resolve_recipe
 from resnetlab.training.sections import describe
-from resnetlab.weights.file import write_network
+from resnetlab.weights.file import trained_epochs, write_network
 from resnetlab.weights.load import for_channels, load_source
 from resnetlab.weights.report import LoadReport
 from resnetlab.weights.sources import Source
@@ -73,6 +73,7 @@ def fit(
     precision: str = "auto",
     memory_format: str = "auto",
     tensorboard: bool = False,
+    keep_checkpoints: bool = False,
     quiet: bool = False,
     **changes: Any,
 ) -> Run:
@@ -110,6 +111,8 @@ def fit(
             fastest in a short timing.
         memory_format: "auto", "contiguous" or "channels_last".
         tensorboard: also write the history for TensorBoard, into the run's `tensorboard/`.
+        keep_checkpoints: keep the last two checkpoints when the training is complete. They take three to four times the
+            space of the network, and contain the state of the optimizer and the weights without averaging.
         quiet: show no progress.
         **changes: fields of the recipe to change, such as `epochs=10`.
 
@@ -163,12 +166,13 @@ def fit(
 
         def create() -> Run:
             _warn_of_shared_images(images)
-            settings = _settings(start, images, tensorboard, processes.world_size)
+            flags = {"tensorboard": tensorboard, "keep_checkpoints": keep_checkpoints}
+            settings = _settings(start, images, processes.world_size, **flags)
             settings |= {} if budget is None else {"budget_minutes": budget}
             return Run.create(folder, settings, describe_environment())
 
         run = processes.from_first(create)
-        return _train_and_evaluate(start.network, images, run, own_machine, processes, resume_run=False, quiet=quiet)
+        return _train_and_evaluate(start.network, images, run, own_machine, processes, quiet=quiet)
 
 
 def resume(
@@ -178,12 +182,14 @@ def resume(
     data: str | Path | ImageData | None = None,
     data_root: str | Path | None = None,
     device: str | None = None,
+    finish: bool = False,
+    epochs: int | None = None,
     quiet: bool = False,
 ) -> Run:
-    """Continues an interrupted run exactly as if it had never stopped.
+    """Continues an interrupted run exactly as if it had never stopped, ends it where it is, or extends a complete one.
 
-    On the same machine and a CPU the result is equal bit for bit. A complete run is returned unchanged. A run that was
-    stopped before its first checkpoint is started from its beginning.
+    On the same machine and a CPU the result of continuing is equal bit for bit. A complete run is returned unchanged. A
+    run that was stopped before its first checkpoint is started from its beginning.
 
     Args:
         run: the run folder.
@@ -193,31 +199,39 @@ def resume(
         data_root: where the data sets are now, if they have moved.
         device: another device than the run started on; precision and memory format are chosen again, and the last
             bits will differ.
+        finish: end the run at its newest checkpoint instead of training the remaining epochs. The run then has its
+            weights and its evaluation like any other, and records at which epoch it ended.
+        epochs: the new total of a complete run, which is trained further. It starts from the run's network with a new
+            optimizer, and the schedule of the learning rate runs again over the additional epochs.
         quiet: show no progress.
 
     Raises:
-        UserError: no checkpoint can be read, another process trains the run, the device is not available, or the data
-            have changed.
+        UserError: no checkpoint can be read, another process trains the run, the device is not available, the data
+            have changed, or `epochs` is given for an unfinished run or is not more than the run has.
         Interrupted: SIGINT or SIGTERM arrived again.
     """
     with connected() as processes, ExitStack() as held:
-        run = processes.from_first(lambda: run if isinstance(run, Run) else Run(run))
-        if processes.is_first and run.is_complete and not quiet:
-            notice(f"{run.path} is complete: there is nothing left to train.")
-        if processes.from_first(lambda: run.is_complete and run.summary is not None):
-            return run
-        processes.from_first(lambda: held.enter_context(run.locked()))
-        is_untrained = processes.from_first(lambda: run.is_untrained)
-        settings, where = run.settings, f"{run.path}/run.toml"
+        found = processes.from_first(lambda: run if isinstance(run, Run) else Run(run))
+        if epochs is None and processes.from_first(lambda: found.is_complete and found.is_evaluated):
+            if processes.is_first:
+                _remove_left_checkpoints(found)
+                if not quiet:
+                    notice(f"{found.path} is complete. To train longer, set a new total of epochs.")
+            return found
+        processes.from_first(lambda: held.enter_context(found.locked()))
+        found = processes.from_first(found.reload)
+        is_untrained = processes.from_first(lambda: found.is_untrained)
+        settings, where = found.settings, f"{found.path}/run.toml"
         with processes.together():
+            trained = processes.from_first(lambda: _check_wanted(found, finish, epochs))
             if is_untrained and settings["model"].get("weights_given"):
                 raise UserError(
-                    f"{run.path} was stopped before its first checkpoint, and it started from weights that the "
+                    f"{found.path} was stopped before its first checkpoint, and it started from weights that the "
                     "folder does not contain. Repeat the command that started the training; it uses this "
                     "folder again."
                 )
             with torch_seeded(settings["seed"], "initial weights"):
-                network = rebuild(read_architecture(settings["model"]["config"], where), model, str(run.path))
+                network = rebuild(read_architecture(settings["model"]["config"], where), model, str(found.path))
             recorded = from_mapping(Machine, settings["machine"], where)
             if device is None:
                 resolve_device(recorded.device)
@@ -226,7 +240,7 @@ def resume(
             machine = recorded if device is None else machine_for(network, {}, device, precision)
         machine = processes.place(machine)
         if processes.is_first:
-            _report_another_machine(run, processes, None if device is None else machine)
+            _report_another_machine(found, processes, None if device is None else machine)
         if isinstance(data, ImageData):
             with processes.together():
                 check_same_data(data, settings["data"], "the images given")
@@ -236,7 +250,14 @@ def resume(
         with processes.together():
             _freeze_as_recorded(network, settings["model"])
             check_recipe(Recipe.from_dict(settings["recipe"]), processes, network, machine)
-        return _train_and_evaluate(network, images, run, machine, processes, resume_run=not is_untrained, quiet=quiet)
+        if epochs is not None:
+            if processes.is_first and not quiet:
+                notice(_extending(found, trained, epochs))
+            found = processes.from_first(lambda: found.extend(trained, epochs))
+        finish = finish or processes.from_first(lambda: found.is_complete)
+        return _train_and_evaluate(
+            network, images, found, machine, processes, restore=not is_untrained, finish=finish, quiet=quiet
+        )
 
 
 def check_outside(folder: str | Path, images: str | Path) -> None:
@@ -334,8 +355,8 @@ def _estimate(start: _Start, world_size: int) -> Estimate:
     )
 
 
-def _settings(start: _Start, images: ImageData, tensorboard: bool, world_size: int) -> dict[str, Any]:
-    """Returns what run.toml records: enough to train again, and to resume."""
+def _settings(start: _Start, images: ImageData, world_size: int, **flags: bool) -> dict[str, Any]:
+    """Returns what run.toml records: enough to train again, and to resume. Flags are recorded if they are set."""
     network = start.network
     settings = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -355,8 +376,7 @@ def _settings(start: _Start, images: ImageData, tensorboard: bool, world_size: i
         settings["model"]["weights_given"] = True  # the seed alone does not lead to the initial weights
     if start.found is not None:
         settings["model"] |= {"pretrained": start.found.where, "lineage": list(start.found.lineage)}
-    if tensorboard:
-        settings["tensorboard"] = True
+    settings |= {name: True for name, flag in flags.items() if flag}
     if world_size > 1:
         settings["processes"] = world_size
     return settings
@@ -371,9 +391,14 @@ def _freeze_as_recorded(network: Network, recorded: Mapping[str, Any]) -> None:
 
 
 def _train_and_evaluate(
-    model: Network, data: ImageData, run: Run, machine: Machine, processes: Processes, *, resume_run: bool, quiet: bool
-) -> Run:
-    """Trains a new or resumed run, which is locked, to its end and evaluates it; run.toml has all settings."""
+    model: Network, data: ImageData, run: Run, machine: Machine, processes: Processes, *, restore: bool = False,
+    finish: bool = False, quiet: bool,
+) -> Run:  # fmt: skip
+    """Trains a new or resumed run, which is locked, to its end and evaluates it; run.toml has all settings.
+
+    With `restore` the training continues; with `finish` too, it ends there. A process that is killed at any moment
+    leaves a run that can be resumed: what the next step needs is only removed after it.
+    """
     settings = run.settings
     preprocessing = from_mapping(Preprocessing, settings["preprocessing"], f"{run.path}/run.toml")
     model.class_names, model.preprocessing = data.class_names, preprocessing
@@ -388,10 +413,13 @@ def _train_and_evaluate(
         quiet=quiet,
         processes=processes,
     )
-    if resume_run:
+    if restore:
         training.restore()
-    last = training.train()
-    processes.from_first(lambda: _save_weights(model, data, run, last))  # before anything else can fail
+    if finish:
+        training.finish()
+    else:
+        training.train()
+    run = processes.from_first(lambda: _save_network(training))  # before anything else can fail
     if set(data.splits) != {"train"}:
         rank, world_size = processes.rank, processes.world_size
         share = answer_split(model, data, default_split(data), preprocessing, rank=rank, world_size=world_size)
@@ -399,31 +427,67 @@ def _train_and_evaluate(
 
         def evaluate() -> None:
             evaluation = evaluate_split(model, data, answers=Answers(logits, embeddings)).save(run.evaluation())
-            write_network(run.weights, model, provenance=_provenance(data, run) | {"metrics": evaluation.summary})
+            origin = training.origin
+            origin["provenance"]["metrics"] = evaluation.summary
+            write_network(run.weights, model, origin)
 
         processes.from_first(evaluate)
+    if not settings.get("keep_checkpoints"):
+        processes.from_first(run.remove_checkpoints)
     return run
 
 
-def _save_weights(model: Network, data: ImageData, run: Run, last: Mapping[str, Tensor]) -> None:
-    provenance = _provenance(data, run)
-    if last:
-        best = {name: value.clone() for name, value in model.state_dict().items()}
-        model.load_state_dict(last)
-        write_network(run.last_weights, model, provenance=provenance)
-        model.load_state_dict(best)
-    write_network(run.weights, model, provenance=provenance)
+def _save_network(training: Training) -> Run:
+    """Writes the network of an ended training, records the end, and returns the run."""
+    run = training.run
+    (run.evaluation() / "summary.json").unlink(missing_ok=True)  # it is of another network, from before the end
+    run.write_history(training.state.history)
+    write_network(run.weights, training.state.model, training.origin)
+    run.record_end(training.state.progress.epoch)
+    return run
 
 
-def _provenance(data: ImageData, run: Run) -> dict[str, Any]:
-    """Returns how a network was made. It contains no path, because people pass weights on."""
-    return {
-        **{key: run.settings[key] for key in ("created", "seed", "recipe", "machine")},
-        "network": run.settings["model"]["name"],
-        **{key: run.settings["model"][key] for key in ("lineage",) if key in run.settings["model"]},
-        "data": {"name": data.name, "fingerprint": data.fingerprint},
-        "versions": run.environment.get("packages", {}),
-    }
+def _check_wanted(run: Run, finish: bool, epochs: int | None) -> int:
+    """Returns the complete epochs of a run to extend, otherwise 0; raises `UserError` for what the run cannot do."""
+    if epochs is None:
+        if finish and run.is_untrained:
+            raise UserError(
+                f"{run.path} was stopped before its first checkpoint, so there is nothing to finish. Start it again "
+                f"with: {resume_command(run.path)}"
+            )
+        return 0
+    if finish:
+        raise UserError(f"finish ends a run and epochs={epochs} extends one. Choose one of them.")
+    check_integer("epochs", epochs, 1)
+    if not run.is_complete:
+        raise UserError(
+            f"epochs={epochs} extends a complete run, and {run.path} is at epoch {len(run.history_rows())} of "
+            f"{run.epochs}. Without epochs it continues to {run.epochs}: {resume_command(run.path)}. Or end it first "
+            "with finish (--finish), and then extend it."
+        )
+    trained = trained_epochs(run)
+    if epochs <= trained:
+        raise UserError(
+            f"epochs={epochs} is the new total of epochs, and {run.path} has trained {trained} already. Give more than "
+            f"{trained}."
+        )
+    return trained
+
+
+def _extending(run: Run, trained: int, epochs: int) -> str:
+    return (
+        f"extending {run.path} from {trained} to {epochs} epochs. Training starts from the run's network with a new "
+        f"optimizer, and the learning rate's schedule runs again over the {epochs - trained} additional epochs."
+    )
+
+
+def _remove_left_checkpoints(run: Run) -> None:
+    """Removes what a process that was killed at the end of the training left, unless another process has the run."""
+    if run.settings.get("keep_checkpoints") or not run.checkpoints.is_dir():
+        return
+    with suppress(UserError), run.locked():
+        if run.reload().is_complete:
+            run.remove_checkpoints()
 
 
 def _opener(

@@ -30,20 +30,27 @@ class TrainingLogs:
         run: its history is written, and its settings tell whether TensorBoard is.
         sizes: height and width of the training images in each epoch.
         epoch_steps: steps per epoch.
-        epoch: complete epochs, when resuming.
+        rows: the history so far, when resuming.
         step: steps taken in the current epoch.
         is_first: whether this is the first of several processes; the others log nothing.
         quiet: print nothing.
     """
 
     def __init__(
-        self, run: Run, *, sizes: Sequence[int], epoch_steps: int, epoch: int, step: int, is_first: bool, quiet: bool
+        self,
+        run: Run,
+        *,
+        sizes: Sequence[int],
+        epoch_steps: int,
+        rows: Sequence[Mapping[str, Any]],
+        step: int,
+        is_first: bool,
+        quiet: bool,
     ) -> None:
         self._run, self._is_first = run, is_first
-        # A row may have been written after the checkpoint.
-        self._rows = run.history_rows()[:epoch] if is_first else []
+        self._rows = [dict(row) for row in rows]
         quiet = quiet or not is_first
-        done = epoch * epoch_steps + step
+        done = len(rows) * epoch_steps + step
         self._display = TrainingDisplay(sizes=sizes, epoch_steps=epoch_steps, done=done, quiet=quiet)
         self._curves = LiveCurves(epochs=len(sizes), rows=self._rows, quiet=quiet)
         uses_tensorboard = is_first and run.settings.get("tensorboard")

@@ -18,7 +18,7 @@ from resnetlab.core.environment import keep_freed_memory
 from resnetlab.core.errors import Interrupted
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import torch_seeded
-from resnetlab.core.runs import Run
+from resnetlab.core.runs import Run, history_columns
 from resnetlab.data.batches import Batch, batch_bounds, training_batches
 from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.calibration import fit_temperature
@@ -83,11 +83,15 @@ class Training:
         self._split = data.split("train")
         self._epoch_steps = len(batch_bounds(len(self._split), recipe.batch_size))
         self._total_steps = self._epoch_steps * recipe.epochs
+        # An extension runs the learning rate's schedule again, over its own epochs. All else depends on the epoch's
+        # number.
+        self._first_step = self._epoch_steps * run.first_epoch
+        self._schedule = recipe.changed(epochs=run.epochs - run.first_epoch)
         self._class_weights = class_weights(recipe, self._split.labels, data.num_classes, machine)
 
         self._sections = TrainedSections(model, recipe)
         optimizer = build_optimizer(model, recipe)  # includes the sections that are unfrozen later
-        average = WeightAverage(model, recipe.average) if recipe.average else None
+        average = WeightAverage(model.saved_module, recipe.average) if recipe.average else None
         self.state = TrainingState(model=model, optimizer=optimizer, average=average)
 
         self.exchange = exchange_for(processes, machine, recipe)
@@ -98,24 +102,20 @@ class Training:
         self._results_steps = RESULTS_STEPS["cpu" if self._device.type == "cpu" else "accelerator"]
         self._clock = self._last_saved = time.perf_counter()
 
-    def train(self) -> dict[str, Tensor]:
-        """Trains the remaining epochs, and leaves the model with the weights that the recipe keeps.
-
-        Returns:
-            With `keep="best"`, the weights after the last step (their average, if the recipe averages);
-            otherwise an empty dictionary.
+    def train(self) -> None:
+        """Trains the remaining epochs, and leaves the model as `finish` does.
 
         Raises:
             Interrupted: SIGINT or SIGTERM arrived; a checkpoint was written.
             UserError: the loss is no longer finite.
         """
         self._begin_epoch()
-        if self.steps_done == 0:
+        if self.steps_done == self._first_step:
             self.save()
         with self._signals, self._logs:
-            while self.state.progress.epoch < self.recipe.epochs and not self._is_out_of_patience:
+            while self.state.progress.epoch < self.run.epochs and not self._is_out_of_patience:
                 self.epoch()
-        return self._finish()
+        self.finish()
 
     def epoch(self) -> None:
         """Trains the rest of an epoch, validates, adds a row to the history and saves a checkpoint."""
@@ -135,9 +135,10 @@ class Training:
             row = self._row(validation)
             is_best = row["val_top1"] > progress.best_top1
             if is_best:
-                state.set_best(row["val_top1"], keep_weights=self.recipe.keep == "best")
+                state.set_best(row["val_top1"], row["epoch"], keep_weights=self.recipe.keep == "best")
             if is_best or self.recipe.keep == "final":
                 progress.temperature = validation.get("temperature", progress.temperature)
+        state.history.append(row)
         self._logs.epoch(row)
         progress.end_epoch()
         self.save()
@@ -147,7 +148,7 @@ class Training:
     def step(self, batch: Batch) -> Tensor:
         """Takes one optimization step and returns its loss, a scalar on the device."""
         state, progress = self.state, self.state.progress
-        state.model.set_drop_progress(self.steps_done / self._total_steps)
+        state.model.set_drop_progress(min(1.0, self.steps_done / self._total_steps))
         self._guard.remember()
         # Random draws inside the network are a function of (seed, epoch, step) and the process, like all others.
         stream = f"network {self.processes.rank}" if self.processes.rank else "network"
@@ -159,7 +160,7 @@ class Training:
                 preprocessing=self.preprocessing,
                 recipe=self.recipe,
                 machine=self.machine,
-                lr=self.recipe.learning_rate(self.steps_done, self._total_steps),
+                lr=self._learning_rate(self.steps_done),
                 class_weights=self._class_weights,
                 check_layout=self.check_layout,
                 exchange=self.exchange,
@@ -191,12 +192,36 @@ class Training:
         self._take_results()
         with self.processes.alike():
             check_finite(self.state.model, self.run)
-        self.processes.from_first(lambda: save_checkpoint(self.run.checkpoints, self.state, self.steps_done))
+        self.processes.from_first(
+            lambda: save_checkpoint(self.run.checkpoints, self.state, self.steps_done, self.origin)
+        )
         self._last_saved = time.perf_counter()
 
     def restore(self) -> None:
-        """Sets `state` to the newest intact checkpoint of the run."""
-        restore_checkpoint(self.run.checkpoints, self.state, processes=self.processes)
+        """Sets `state` to the newest intact checkpoint of the run; for a complete or extended run, to its network."""
+        restore_checkpoint(self.run, self.state, processes=self.processes)
+        progress = self.state.progress
+        if self.recipe.keep == "best" and progress.best_epoch and not progress.best_weights:
+            self.state.set_best(progress.best_top1, progress.best_epoch, keep_weights=True)
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Where the network comes from, as files record it. It contains no path, because people pass weights on."""
+        settings = self.run.settings
+        return {
+            "provenance": {
+                **{key: settings[key] for key in ("created", "seed", "recipe", "machine")},
+                "network": settings["model"]["name"],
+                **{key: settings["model"][key] for key in ("lineage",) if key in settings["model"]},
+                "data": {"name": self.data.name, "fingerprint": self.data.fingerprint},
+                "versions": self.run.environment.get("packages", {}),
+            },
+            "training": {
+                "epoch": self.state.progress.epoch,
+                "epochs": self.run.epochs,
+                "history": history_columns(self.state.history),
+            },
+        }
 
     @property
     def steps_done(self) -> int:
@@ -209,7 +234,7 @@ class Training:
         Loss and top-1 are NaN, and no temperature is returned, without such a split and in epochs without validation.
         """
         epoch, processes = self.state.progress.epoch + 1, self.processes
-        is_due = epoch % self.recipe.validate_every == 0 or epoch == self.recipe.epochs
+        is_due = epoch % self.recipe.validate_every == 0 or epoch == self.run.epochs
         if "validation" not in self.data.splits or not is_due:
             return {"loss": math.nan, "top1": math.nan}
         own = answer_split(
@@ -267,9 +292,9 @@ class Training:
         """What people see and the run folder records; opened once the state is restored."""
         return TrainingLogs(
             self.run,
-            sizes=[self._image_size(epoch) for epoch in range(self.recipe.epochs)],
+            sizes=[self._image_size(epoch) for epoch in range(self.run.epochs)],
             epoch_steps=self._epoch_steps,
-            epoch=self.state.progress.epoch,
+            rows=self.state.history,
             step=self.state.progress.step,
             is_first=self.processes.is_first,
             quiet=self.quiet,
@@ -292,7 +317,7 @@ class Training:
         return {
             "epoch": progress.epoch + 1,
             "step": self.steps_done,
-            "lr": self.recipe.learning_rate(self.steps_done - 1, self._total_steps),
+            "lr": self._learning_rate(self.steps_done - 1),
             "train_loss": progress.loss_sum / progress.images if progress.images else math.nan,
             "train_top1": progress.correct / progress.images if progress.images else math.nan,
             "val_loss": validation["loss"],
@@ -301,16 +326,24 @@ class Training:
             "seconds": round(progress.seconds, 3),
         }
 
+    def _learning_rate(self, step: int) -> float:
+        """Returns the learning rate of a step, from 0 since the start of the training."""
+        return self._schedule.learning_rate(step - self._first_step, self._schedule.epochs * self._epoch_steps)
+
     @property
     def _is_out_of_patience(self) -> bool:
         progress = self.state.progress
-        return 0 < self.recipe.patience <= progress.epoch - progress.best_epoch
+        return 0 < self.recipe.patience <= progress.epoch - max(progress.best_epoch, self.run.first_epoch)
 
-    def _finish(self) -> dict[str, Tensor]:
+    def finish(self) -> None:
+        """Ends the training here, and leaves the model with the weights that the recipe keeps, in evaluation mode.
+
+        These are the weights that `network_prefix` names, if the training was stopped.
+        """
         state, progress = self.state, self.state.progress
         if self._is_out_of_patience and not self.quiet:
             notice(
-                f"stopped after {progress.epoch} of {self.recipe.epochs} epochs: no improvement since "
+                f"stopped after {progress.epoch} of {self.run.epochs} epochs: no improvement since "
                 f"epoch {progress.best_epoch} (patience {self.recipe.patience})"
             )
         state.model.set_drop_progress(1.0)
@@ -318,11 +351,10 @@ class Training:
         self._sections.end()
         if state.average:
             state.average.put(state.average.weights)
-        last = {}
-        if self.recipe.keep == "best":
-            last = {name: value.clone() for name, value in state.model.state_dict().items()}
-            state.model.load_state_dict(progress.best_weights)
+        if progress.best_weights:
+            state.model.saved_module.load_state_dict(progress.best_weights)
         state.model.temperature = progress.temperature
         self.processes.share_state(state.model)
         state.model.eval()
-        return last
+        epochs = self.run.epochs
+        state.model.stopped_at = (progress.epoch, epochs) if progress.epoch < epochs else None

@@ -22,13 +22,16 @@ from resnetlab.weights.file import weights_path
 from resnetlab.weights.foreign import read_head, read_weights_file
 from resnetlab.weights.tensors import (
     TensorInfo,
+    is_checkpoint,
     is_ours,
     is_safetensors,
     matches_digest,
+    network_prefix,
     read_description,
     read_header,
     read_safetensors,
     shown,
+    without_prefix,
 )
 
 _BUFFERS = ("running_", "moving_", "num_batches")
@@ -39,7 +42,7 @@ _FORMS = {
     "gluon": "a .params file of Gluon",
 }
 _VERDICTS = {True: "matches the content", False: "DOES NOT MATCH the content: the file is damaged", None: "not checked"}
-_NETWORK_KEYS = ("schema", "config", "class_names", "preprocessing")
+_NETWORK_KEYS = ("schema", "config", "class_names", "preprocessing", "training")
 _SHOWN_CLASSES, _SHOWN_TENSORS, _LONGEST, _DEEPEST = 8, 3, 300, 5
 
 
@@ -117,15 +120,14 @@ class WeightsSummary:
             yield from [("ignored", _short(", ".join(self.ignored)))] if self.ignored else []
             return
         is_network = "config" in self.description
-        kind = (
-            "a network of resnetlab" if is_network else "tensors of resnetlab without a network, such as a checkpoint"
-        )
+        kind = "a network of resnetlab" if is_network else "tensors of resnetlab without a network"
         yield "form", f"{kind}, schema {_text(self.description.get('schema'))}"
         if is_network:
             yield "architecture", _text(self.architecture) or "defaults of ResNetConfig"
             yield "classes", _classes(self.description.get("class_names"))
             yield "preprocessing", _text(self.description.get("preprocessing"))
-        others = {key: value for key, value in self.description.items() if key not in _NETWORK_KEYS}
+            yield from [("training", trained)] if (trained := _trained(self.description)) else []
+        others = {key: value for key, value in self.description.items() if key not in (*_NETWORK_KEYS, "progress")}
         for key, value in (*_mapping(others.pop("provenance", None)).items(), *others.items()):
             yield key.replace("_", " "), _text(value)
         yield "digest", f"{_text(self.digest)}, {_VERDICTS[self.digest_matches]}"
@@ -159,7 +161,7 @@ def inspect_weights(path: str | Path | Run, *, tensors: bool = False, verify: bo
                 path=path,
                 form="resnetlab",
                 size=path.stat().st_size,
-                tensors=header.tensors,
+                tensors=_of_network(header.tensors, description),
                 description=description,
                 digest=digest,
                 digest_matches=matches,
@@ -178,6 +180,13 @@ def inspect_weights(path: str | Path | Run, *, tensors: bool = False, verify: bo
         ignored=found.ignored,
         lists_tensors=tensors,
     )
+
+
+def _of_network(tensors: Sequence[TensorInfo], description: Mapping[str, Any]) -> tuple[TensorInfo, ...]:
+    """Returns the tensors of the network; a checkpoint has others too."""
+    prefix = network_prefix([tensor.name for tensor in tensors], description)
+    named = without_prefix({tensor.name: tensor for tensor in tensors}, prefix)
+    return tuple(dataclasses.replace(tensor, name=name) for name, tensor in named.items())
 
 
 def _tensor_table(tensors: Sequence[TensorInfo], *, gap_after: int | None = None) -> Table:
@@ -211,6 +220,15 @@ def _text(value: Any, depth: int = 0) -> str:
 
 def _short(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def _trained(description: Mapping[str, Any]) -> str:
+    """Returns how far the training of the network is, if that is recorded."""
+    training = _mapping(description.get("training"))
+    if not {"epoch", "epochs"} <= training.keys():
+        return ""
+    done = f"{_text(training['epoch'])} of {_text(training['epochs'])} epochs"
+    return f"{done}, a checkpoint of an unfinished training" if is_checkpoint(description) else done
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from resnetlab.core.checks import check_number, check_schema, from_mapping
+from resnetlab.core.console import notice
 from resnetlab.core.errors import UserError, resume_command
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.runs import Run
@@ -23,7 +25,16 @@ from resnetlab.models.network import Architecture, Network, sections_of
 from resnetlab.models.resnet import ResNet
 from resnetlab.weights.foreign import check_finite_weights
 from resnetlab.weights.report import listed
-from resnetlab.weights.tensors import DamagedFileError, read_tensors, refuse_damage, write_tensors
+from resnetlab.weights.tensors import (
+    DamagedFileError,
+    is_checkpoint,
+    read_description,
+    read_header,
+    read_network,
+    read_tensors,
+    refuse_damage,
+    write_tensors,
+)
 
 SCHEMA_VERSION = 1
 
@@ -44,20 +55,30 @@ def save(path: str | Path, model: Network, *, provenance: Mapping[str, Any] | No
     """
     sections_of(model)
     check_configured(model)
-    write_network(Path(path), model, provenance=provenance)
+    training = None if model.stopped_at is None else dict(zip(("epoch", "epochs"), model.stopped_at, strict=True))
+    write_network(Path(path), model, {"provenance": dict(provenance or {}), "training": training})
 
 
-def write_network(path: Path, model: Network, *, provenance: Mapping[str, Any] | None = None) -> None:
+def write_network(path: Path, model: Network, origin: Mapping[str, Any]) -> None:
     """Writes what `save` writes, without checking the network again: `fit` checks it before training."""
-    description = {
+    write_tensors(path, model.saved_module.state_dict(), describe_network(model, origin))
+
+
+def describe_network(model: Network, origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the header of a file with a network: how to build and use it, and where it comes from.
+
+    Args:
+        model: the network.
+        origin: its "provenance", and its "training": complete epochs (epoch), planned ones (epochs) and history.
+    """
+    return {
         "schema": SCHEMA_VERSION,
         "config": model.config.to_dict(),
         "class_names": None if model.class_names is None else list(model.class_names),
         "preprocessing": None if model.preprocessing is None else dataclasses.asdict(model.preprocessing),
         "temperature": model.temperature,
-        "provenance": dict(provenance or {}),
+        **{key: value for key, value in origin.items() if value is not None},
     }
-    write_tensors(path, model.saved_module.state_dict(), description)
 
 
 def load(source: str | Path | Run, *, model: str | Architecture | nn.Module | None = None) -> Network:
@@ -67,7 +88,8 @@ def load(source: str | Path | Run, *, model: str | Architecture | nn.Module | No
     is not changed. No code from outside ResNetLab and timm runs unless you pass `model`.
 
     Args:
-        source: `model.safetensors`, or the run folder that contains it.
+        source: `model.safetensors`, or the run folder that contains it. The newest checkpoint stands in for an
+            unfinished run, see `weights_path`; the network's `stopped_at` then says at which epoch.
         model: for a network of your own only: "FILE.py:NAME" or "package.module:NAME", whose code is then executed,
             or an object of your class, which receives the weights.
 
@@ -76,8 +98,9 @@ def load(source: str | Path | Run, *, model: str | Architecture | nn.Module | No
             weights, or is of your own network and `model` is missing.
     """
     path = weights_path(source)
-    tensors, description = read_tensors(path)
+    tensors, description = read_network(path)
     header = described(path, description)
+    announce_unfinished(path, description, header)
     if isinstance(header.config, ResNetConfig):
         if model is not None:
             raise UserError(
@@ -97,6 +120,7 @@ def load(source: str | Path | Run, *, model: str | Architecture | nn.Module | No
         network.saved_module.load_state_dict(tensors)
     network.class_names, network.preprocessing = header.class_names, header.preprocessing
     network.temperature = header.temperature
+    network.stopped_at = header.stopped_at
     return network.float().requires_grad_(True).eval()
 
 
@@ -111,6 +135,7 @@ class Described:
         preprocessing: how its images were prepared.
         lineage: the trainings that made it, newest first, such as "resnet20 on digits (2026-11-29)".
         temperature: see `Network`.
+        stopped_at: complete and planned epochs, if its training was stopped before its end.
     """
 
     config: Architecture
@@ -119,6 +144,7 @@ class Described:
     preprocessing: Preprocessing | None
     lineage: tuple[str, ...]
     temperature: float
+    stopped_at: tuple[int, int] | None
 
 
 def described(path: Path, description: Mapping[str, Any]) -> Described:
@@ -129,9 +155,11 @@ def described(path: Path, description: Mapping[str, Any]) -> Described:
     """
     check_schema(path, description.get("schema"), SCHEMA_VERSION)
     if "config" not in description:
-        raise DamagedFileError(f"{path} is a checkpoint or another file of tensors, not a network.")
+        raise DamagedFileError(f"{path} contains tensors of resnetlab, but not a network. Give another file.")
     with refuse_damage(path, "the description of a network"):  # JSON of other types than were written
         names, preprocessing = description["class_names"], description["preprocessing"]
+        training = description.get("training", {"epoch": 0, "epochs": 0})
+        epoch, epochs = int(training["epoch"]), int(training["epochs"])
         if preprocessing is not None:
             preprocessing = from_mapping(Preprocessing, preprocessing, f"the preprocessing in {path}")
         made = description.get("provenance") or {}
@@ -142,6 +170,7 @@ def described(path: Path, description: Mapping[str, Any]) -> Described:
             class_names=None if names is None else tuple(names),
             preprocessing=preprocessing,
             temperature=check_number(f"the temperature in {path}", description.get("temperature", 1.0), 0, above=True),
+            stopped_at=(epoch, epochs) if epoch < epochs else None,
         )
 
 
@@ -154,7 +183,14 @@ def _lineage(provenance: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def weights_path(source: str | Path | Run) -> Path:
-    """Returns the weights file that a path or a run means; raises `UserError` if it does not exist."""
+    """Returns the file with the network that a path or a run means.
+
+    Of a finished run this is model.safetensors, and of an unfinished one the newest intact checkpoint. `network_prefix`
+    says which of a checkpoint's weights are the network.
+
+    Raises:
+        UserError: the file does not exist, or the run has no checkpoint.
+    """
     if not isinstance(source, (str, Path, Run)):
         raise UserError(f"expected a weights file or a run folder, got {source!r}.")
     run = source if isinstance(source, Run) else None
@@ -165,12 +201,63 @@ def weights_path(source: str | Path | Run) -> Path:
         if not path.is_file():
             raise UserError(f"there is no file {path}. Give a model.safetensors, or the run folder that contains one.")
         return path
-    if not run.is_complete:
+    if run.is_complete:
+        return run.weights
+    if run.is_untrained:
         raise UserError(
-            f"{run.path} has no trained network yet, because its training did not finish. "
-            f"Continue it with: {resume_command(run.path)}"
+            f"{run.path} has no network yet, because its training was stopped before its first checkpoint. "
+            f"Start it again with: {resume_command(run.path)}"
         )
-    return run.weights
+    return read_newest(run)[0]
+
+
+def read_newest(run: Run) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+    """Returns the newest intact state of a run: its file, all of its tensors, and its description.
+
+    Of a complete run this is model.safetensors, otherwise a checkpoint; an extension without one starts from
+    model.safetensors. Damaged checkpoints are skipped with a warning.
+
+    Raises:
+        UserError: nothing is intact.
+    """
+    for path in [] if run.is_complete else checkpoint_files(run.checkpoints):
+        try:
+            tensors, description = read_tensors(path)
+        except DamagedFileError as error:
+            notice(f"warning: {error} Using the previous checkpoint instead.")
+            continue
+        check_schema(path, description.get("schema"), SCHEMA_VERSION)
+        return path, tensors, description
+    if not run.weights.is_file():
+        raise UserError(
+            f"{run.checkpoints} contains no intact checkpoint, so the run cannot be used or resumed. Start a new run."
+        )
+    return run.weights, *read_tensors(run.weights)
+
+
+def trained_epochs(run: Run) -> int:
+    """Returns the number of complete epochs of a complete run; raises `UserError` if its file does not record it."""
+    description = read_description(run.weights, read_header(run.weights).metadata)[0]
+    if "training" not in description:
+        raise UserError(f"{run.weights} does not record its training, so the run cannot be extended. Start a new run.")
+    return description["training"]["epoch"]
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Returns the checkpoints in a folder, the newest first."""
+    return sorted(folder.glob("step-*.safetensors"), reverse=True)
+
+
+def announce_unfinished(path: Path, description: Mapping[str, Any], header: Described) -> None:
+    """Prints at which epoch a checkpoint was written that stands in for a finished network."""
+    if is_checkpoint(description) and header.stopped_at is not None:
+        epoch, epochs = header.stopped_at
+        _notice_once(f"the training is not finished: using the network of epoch {epoch} of {epochs}, from {path}")
+
+
+@functools.cache  # evaluation and report open the same network
+def _notice_once(message: str) -> None:
+    notice(message)
 
 
 def _load_resnet(path: Path, config: ResNetConfig, tensors: Mapping[str, Tensor]) -> ResNet:

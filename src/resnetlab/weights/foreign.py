@@ -19,8 +19,8 @@ from resnetlab.weights.tensors import (
     is_ours,
     is_safetensors,
     read_header,
+    read_network,
     read_safetensors,
-    read_tensors,
 )
 
 _NESTS = ("state_dict", "model_state_dict", "model", "net", "state_dict_ema", "model_ema")
@@ -111,7 +111,7 @@ def check_finite_weights(tensors: Mapping[str, Tensor], path: str | Path) -> Non
 
 def _read_safetensors(path: Path) -> ForeignWeights:
     if is_ours(read_header(path).metadata):
-        tensors, description = read_tensors(path)
+        tensors, description = read_network(path)
         return ForeignWeights(tensors=_check_tensors(path, tensors), description=description, form="safetensors")
     tensors, prefix = _without_wrappers(read_safetensors(path)[0])
     return ForeignWeights(tensors=_check_tensors(path, tensors), form="safetensors", nesting=_nesting((), prefix))

@@ -15,7 +15,7 @@ from resnetlab.models.adapters import TimmConfig, pretrained_config
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.network import Architecture
 from resnetlab.weights import published
-from resnetlab.weights.file import described, weights_path
+from resnetlab.weights.file import announce_unfinished, described, weights_path
 from resnetlab.weights.foreign import check_finite_weights, read_weights_file
 from resnetlab.weights.gluon.names import gluon_key_map
 from resnetlab.weights.maps import KeyMap, cifar_key_map, timm_key_map, torchvision_key_map
@@ -39,6 +39,7 @@ class Source:
         class_names: what the outputs mean, if the source says it.
         preprocessing: how the training images were prepared, if the source says it.
         lineage: the trainings that made them, newest first, or the name of the source if it says no more.
+        stopped_at: complete and planned epochs, if the training was stopped before its end.
     """
 
     where: str
@@ -51,6 +52,7 @@ class Source:
     class_names: tuple[str, ...] | None = None
     preprocessing: Preprocessing | None = None
     lineage: tuple[str, ...] = ()
+    stopped_at: tuple[int, int] | None = None
 
 
 def open_weights(source: str | Path | Run, config: Architecture | None = None) -> Source:
@@ -115,7 +117,9 @@ def _read(path: Path, where: str, **stated) -> Source:
     file = read_weights_file(path)
     check_finite_weights(file.tensors, path)
     if file.description is not None:
-        header = dict(vars(described(path, file.description)))
+        described_as = described(path, file.description)
+        announce_unfinished(path, file.description, described_as)
+        header = dict(vars(described_as))
         del header["temperature"]  # belongs to these weights as they are, and they will change
         stated |= header
     stated["lineage"] = stated.get("lineage") or (Path(where).name if where == str(path) else where,)

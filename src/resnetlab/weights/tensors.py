@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
@@ -21,7 +21,10 @@ from torch import Tensor
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import atomic, printable
 
+T = TypeVar("T")
+
 _KEY = "resnetlab"
+_NETWORKS_IN_CHECKPOINT = ("best", "average", "model")
 _DTYPES = {
     **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"},
     **{f"{kind}{bits}": f"{name}{bits}" for kind, name in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)},
@@ -79,6 +82,36 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not matches_digest(path, tensors, description, digest):
         raise DamagedFileError(f"{path} is damaged: its content does not match its digest. Use another copy.")
     return tensors, description
+
+
+def read_network(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns what `read_tensors` returns, of a checkpoint only the tensors of the network that it stands for."""
+    tensors, description = read_tensors(path)
+    prefix = network_prefix(tensors, description)
+    return without_prefix(tensors, prefix), description
+
+
+def network_prefix(names: Iterable[str], description: Mapping[str, Any]) -> str:
+    """Returns the prefix that the tensors of the network have in a file.
+
+    In a checkpoint these are the weights that the training would keep if it ended there: those of the best epoch if the
+    recipe keeps them and an epoch was validated; otherwise the averaged weights if the recipe averages them; otherwise
+    the weights after the last step. A file of a network has no prefix.
+    """
+    if not is_checkpoint(description):
+        return ""
+    found = {name.partition(".")[0] for name in names}
+    return next((f"{part}." for part in _NETWORKS_IN_CHECKPOINT if part in found), "")
+
+
+def is_checkpoint(description: Mapping[str, Any]) -> bool:
+    """Whether a description is that of a checkpoint: the state of a training, not only a network."""
+    return "progress" in description
+
+
+def without_prefix(tensors: Mapping[str, T], prefix: str) -> dict[str, T]:
+    """Returns the entries whose names have a prefix, by the names without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

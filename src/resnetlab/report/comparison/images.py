@@ -208,8 +208,6 @@ def _read(run: Run, data: str | None) -> _Evaluated:
 
 def _not_evaluated(run: Run, data: str | None) -> str:
     where = printable(run.path)
-    if not run.is_complete:
-        return f"{where} has no answers to compare: its training is not complete."
     if data is None:
         return f"{where} has no table of its answers. Evaluate it with: {_evaluate(run, data)}"
     there = sorted(printable(path.parent.name) for path in run.evaluation().glob("*/summary.json"))

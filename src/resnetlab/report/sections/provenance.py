@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from resnetlab.core.errors import resume_command
 from resnetlab.report.command import train_command
 from resnetlab.report.section import Report, Section
 
@@ -24,6 +25,10 @@ def view(report: Report) -> dict[str, Any]:
     shown += [("Run", others), ("Environment", report.run.environment or {"recorded": False})]
     return {
         "command": None if command is None else [shlex.join(part) for part in command],
+        "extended": [
+            f"{resume_command(report.run.path)} --epochs {extension['epochs']}"
+            for extension in settings.get("extensions", [])
+        ],
         "fingerprint": settings["data"]["fingerprint"],
         "tables": [(caption, list(_flatten(values))) for caption, values in shown],
         "longest_list": _LONGEST_LIST,
@@ -45,6 +50,8 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 def _text(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "none", True: "yes", False: "no"}[value]
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key.replace('_', ' ')} {_text(entry)}" for key, entry in value.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_text, value))
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -6,7 +6,7 @@ import math
 from datetime import datetime
 from typing import Any
 
-from resnetlab.core.runs import Run
+from resnetlab.core.runs import Run, stopped_at
 from resnetlab.report.results import Results, count_parameters
 from resnetlab.report.section import Report, Section
 
@@ -19,6 +19,8 @@ def view(report: Report) -> dict[str, Any]:
         "total": report.results.total,
         "facts": _facts(report.run, report.results),
         "settings": report.run.settings,
+        "stopped": stopped_at(report.results.summary),
+        "is_complete": report.run.is_complete,
         "folder": report.run.path.resolve().name,
         "created": _date(report.run.settings.get("created")),
     }
@@ -34,7 +36,7 @@ def _facts(run: Run, results: Results) -> dict[str, str]:
     found["Cross-entropy"] = f"{summary['loss']:.4f}"
     if not math.isnan(summary["ece"]):
         found["Calibration error (ECE)"] = f"{summary['ece']:.2%}"
-    if (parameters := count_parameters(run.weights)) is not None:
+    if (parameters := count_parameters(run)) is not None:
         found["Parameters"] = f"{parameters:,}"
     if len(history):
         found["Epochs"] = f"{len(history):,}"

@@ -193,8 +193,9 @@ class Lab:
         runs = []
         for number, cell in enumerate(cells, 1):
             start, folder = time.monotonic(), self.folder / "runs" / cell.name
-            done = (folder / "model.safetensors").is_file() and (folder / "evaluation" / "summary.json").is_file()
-            run = Run(folder) if done else self._train(cell, folder)
+            found = Run(folder) if (folder / "run.toml").is_file() else None
+            done = found is not None and found.is_complete and found.is_evaluated
+            run = found if found is not None and done else self._train(cell, folder)
             summary = run.summary or {}
             took = "" if done else f", {time.monotonic() - start:.0f} s"
             self.log(f"{number}/{len(cells)} {cell.name}: {summary['split']} top-1 {summary['top1']:.2%}{took}")
@@ -269,7 +270,7 @@ class Lab:
 
     def _train(self, cell: Cell, folder: Path) -> Run:
         data = self.images_of(cell)
-        started = (folder / "run.toml").is_file() and any((folder / "checkpoints").glob("step-*"))
+        started = (folder / "run.toml").is_file() and not Run(folder).is_untrained
         if folder.exists() and not started:
             shutil.rmtree(folder)  # stopped before its first checkpoint
         images = None if cell.view is None else len(data.split("train"))
