@@ -38,7 +38,7 @@ USUAL = (
 def command(
     data: Data,
     model: Model = "auto",
-    recipe: RecipeName = "quick",
+    recipe: RecipeName = "auto",
     batch_size: BatchSize = None,
     assign: SetFields = None,
     steps: Annotated[
@@ -83,7 +83,7 @@ def command(
 
     found = find_lr(
         model,
-        lambda: options.load(data),
+        lambda: options.open(data, {}),
         recipe=recipe,
         lowest=lowest,
         highest=highest,

@@ -65,7 +65,12 @@ Model = Annotated[
     ),
 ]
 RecipeName = Annotated[
-    str, typer.Option(help="A named recipe; `resnetlab list recipes` lists them.", rich_help_panel=TRAINING)
+    str,
+    typer.Option(
+        help="A named recipe; `resnetlab list recipes` lists them. auto is photos for a folder or a table of photos "
+        "whose network you do not choose, otherwise quick.",
+        rich_help_panel=TRAINING,
+    ),
 ]
 BatchSize = Annotated[int | None, typer.Option(help="Images per step.", rich_help_panel=TRAINING)]
 SetFields = Annotated[

@@ -20,6 +20,7 @@ from resnetlab.cli.options import (
     Model,
     OptionalData,
     Precision,
+    RecipeName,
     Seed,
     SetFields,
     add_options,
@@ -48,14 +49,7 @@ def command(
     context: typer.Context,
     data: OptionalData = None,
     model: Model = "auto",
-    recipe: Annotated[
-        str,
-        typer.Option(
-            help="A named recipe; `resnetlab list recipes` lists them. auto is photos for a folder or a table of "
-            "photos, if you choose no network, otherwise quick.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = "auto",
+    recipe: RecipeName = "auto",
     epochs: Annotated[
         int | None,
         typer.Option(

@@ -22,13 +22,22 @@ from resnetlab.core.environment import keep_freed_memory
 from resnetlab.core.errors import UserError
 from resnetlab.core.pictures import MUTED, TRAINING, VALIDATION, Picture, make_logarithmic, save_png, style_axes
 from resnetlab.core.randomness import torch_seeded
+from resnetlab.data.assemble import PhotoListing
 from resnetlab.data.batches import Batch, training_batches
-from resnetlab.data.load import load_data
+from resnetlab.data.load import open_data
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.network import Architecture, Network
 from resnetlab.training.machine import Machine
 from resnetlab.training.optimizers import build_optimizer
-from resnetlab.training.prepare import automatic_network, machine_for, model_name, network_for, open_model, recipe_for
+from resnetlab.training.prepare import (
+    automatic_network,
+    automatic_recipe,
+    machine_for,
+    model_name,
+    network_for,
+    open_model,
+    recipe_for,
+)
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import resolve_recipe
 from resnetlab.training.sections import TrainedSections
@@ -121,9 +130,9 @@ class LearningRates:
 
 def find_lr(
     model: str | Architecture | nn.Module,
-    data: str | Path | ImageData | Callable[[], ImageData] | Sequence[Any] | Mapping[str, Any],
+    data: str | Path | ImageData | Callable[[], ImageData | PhotoListing] | Sequence[Any] | Mapping[str, Any],
     *,
-    recipe: str | Recipe = "quick",
+    recipe: str | Recipe = "auto",
     lowest: float = 1e-5,
     highest: float = 10.0,
     steps: int = 100,
@@ -147,7 +156,7 @@ def find_lr(
     Args:
         model: as for `fit`.
         data: as for `fit`.
-        recipe: a name or a `Recipe`; its `lr`, `schedule` and `epochs` are not used.
+        recipe: as for `fit`; its `lr`, `schedule` and `epochs` are not used.
         lowest: rate of the first step.
         highest: rate of the last step, unless the loss diverges before.
         steps: number of steps, at least 20.
@@ -167,13 +176,12 @@ def find_lr(
     rates = _rates(lowest, highest, steps)
     if "lr" in changes:
         raise UserError("the test searches for lr, so it cannot be set. Set lowest and highest instead.")
-    recipe = resolve_recipe(recipe, **changes)
+    resolve_recipe(recipe, **changes)
     opened = copy.deepcopy(open_model(model, overrides or {}))
     machine = machine_for(opened, overrides or {}, device, precision, memory_format)
-    if callable(data):
-        data = data()
-    elif not isinstance(data, ImageData):
-        data = load_data(data)
+    known = data() if callable(data) else data if isinstance(data, ImageData) else open_data(data, {})
+    recipe, known = automatic_recipe(recipe, model, known, **changes)
+    data = known if isinstance(known, ImageData) else known.images
     if opened == "auto":
         opened = automatic_network(recipe, data)
     name = model_name(opened)
