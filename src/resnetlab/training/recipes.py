@@ -38,7 +38,7 @@ def quick() -> Recipe:
         clip_norm=1.0,
         label_smoothing=0.1,
         augment=Augmentation(crop_padding=0.07),
-        start_size=0.57,
+        start_size=0.65,
         grow_until=0.7,
         average=0.996,
     )
