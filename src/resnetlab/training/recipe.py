@@ -87,8 +87,9 @@ class Recipe:
     rates: Mapping[str, float] = setting(
         {},
         'highest learning rates by section ("stem", "stage1", ..., "head"); 0 freezes a section: neither its '
-        "weights nor its running statistics change. The entry `layer_decay` is a factor: the learning rate of "
-        "a section without an entry is this factor times that of the section after it",
+        "weights nor its running statistics change. A section without an entry learns at `lr`, but not faster than "
+        "the section after it. The entry `layer_decay` is a factor: the learning rate of a section without an entry is "
+        "this factor times that of the section after it",
         check=_check_rates,
         accepts="mapping from sections to numbers of at least 0",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterable
 from typing import Any
@@ -36,9 +37,18 @@ def check_sections(recipe: Recipe, model: Network) -> None:
 
 
 def recipe_rates(recipe: Recipe, model: Network) -> dict[str, float]:
-    """Returns the highest learning rate of every section, from "stem" to "head"; 0 means frozen by the recipe."""
-    decayed = section_rates(model, recipe.lr, layer_decay=recipe.rates.get(LAYER_DECAY, 1.0))
-    return {name: recipe.rates.get(name, rate) for name, rate in decayed.items()}
+    """Returns the highest learning rate of every section, from "stem" to "head"; 0 means frozen by the recipe.
+
+    A section without an entry in `rates` learns at `lr`, times `layer_decay` for each section after it, but never
+    faster than the next trained section times `layer_decay`: earlier layers are more general and need less change.
+    """
+    decay = recipe.rates.get(LAYER_DECAY, 1.0)
+    rates = section_rates(model, recipe.lr, layer_decay=decay)
+    highest = math.inf
+    for name in reversed(rates):
+        rates[name] = recipe.rates.get(name, min(rates[name], highest))
+        highest = decay * rates[name] if rates[name] else decay * highest
+    return rates
 
 
 def first_epochs(recipe: Recipe, model: Network) -> dict[str, int]:
