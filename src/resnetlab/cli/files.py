@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -16,6 +20,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 STANDARD_OUTPUT = Path("-")
+TABLES = (".csv", ".json", ".parquet")
+"""The endings of the files that `write_table` writes."""
 
 
 def check_file(path: Path | None, option: str, example: str, *, new: bool = False, stdout: bool = False) -> None:
@@ -28,11 +34,7 @@ def check_file(path: Path | None, option: str, example: str, *, new: bool = Fals
         new: whether the file must not exist yet.
         stdout: whether "-" stands for standard output.
     """
-    if (
-        path is None
-        or (stdout and path == STANDARD_OUTPUT)
-        or (path.exists() and not (path.is_file() or path.is_dir()))
-    ):
+    if path is None or (stdout and path == STANDARD_OUTPUT) or _is_device(path):
         return
     suffix = Path(example).suffix
     if path.is_dir():
@@ -58,6 +60,16 @@ def free_name(path: Path) -> Path:
     return found
 
 
+def check_table(path: Path | None, option: str, example: str) -> None:
+    """Raises `UserError` unless `write_table` can write to this path; see `check_file`."""
+    check_file(path, option, example, stdout=True)
+    if path is not None and path.suffix.lower() not in TABLES and path != STANDARD_OUTPUT and not _is_device(path):
+        raise UserError(
+            f"{option} expects a file name that ends in {', '.join(TABLES)}, got {path}. Use a name such as "
+            f"{path.with_suffix('.csv')}, or - for CSV on standard output."
+        )
+
+
 def write_csv(table: pd.DataFrame, path: Path, title: str) -> None:
     """Writes a table to a CSV file and says so; "-" is standard output."""
     text = table.to_csv(index=False)
@@ -69,6 +81,57 @@ def write_csv(table: pd.DataFrame, path: Path, title: str) -> None:
 
     write_text(path, text)
     notice(f"{title}  {path}")
+
+
+def write_table(columns: pd.DataFrame | Mapping[str, Sequence[Any]], path: Path, title: str) -> None:
+    """Writes a table as CSV, JSON (an object per row) or Parquet, by the ending, and says so.
+
+    "-" is CSV on standard output. Only Parquet imports a library.
+    """
+    table = {name: list(values) for name, values in columns.items()}
+    kind = path.suffix.lower()
+    if kind == ".parquet":
+        import pyarrow.parquet
+
+        from resnetlab.core.files import atomic
+
+        with atomic(path) as temporary:
+            pyarrow.parquet.write_table(pyarrow.table(table), temporary)
+    else:
+        rows = list(zip(*table.values(), strict=True))
+        text = _json(table, rows) if kind == ".json" else _csv(table, rows)
+        if path == STANDARD_OUTPUT:
+            typer.echo(text, nl=False)
+            return
+
+        from resnetlab.core.files import write_text
+
+        write_text(path, text)
+    notice(f"{title}  {path}")
+
+
+def _csv(names: Iterable[str], rows: Iterable[Sequence[Any]]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows(map(_plain, row) for row in rows)
+    return file.getvalue()
+
+
+def _json(names: Iterable[str], rows: Iterable[Sequence[Any]]) -> str:
+    entries = [{name: _plain(value) for name, value in zip(names, row, strict=True)} for row in rows]
+    return json.dumps(entries, indent=2, ensure_ascii=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """Returns a value of a table as JSON and CSV have it: numbers of numpy become numbers, and NaN nothing."""
+    value = value.item() if hasattr(value, "item") else value
+    return None if value != value else value
+
+
+def _is_device(path: Path) -> bool:
+    """Whether a path is a pipe or a device."""
+    return path.exists() and not (path.is_file() or path.is_dir())
 
 
 def write_png(picture: Image.Image, path: Path, title: str) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resnetlab.cli.files import check_file, write_csv, write_png
+from resnetlab.cli.files import check_file, check_table, write_png, write_table
 from resnetlab.cli.options import DataRoot, Device, OwnModel, SkipUnreadable, refuse_options
 from resnetlab.core.console import output
 from resnetlab.core.errors import UserError
@@ -29,13 +30,24 @@ def command(
         list[str],
         typer.Argument(
             metavar="IMAGE",
-            help="Image files and folders of them. With --similar, you can also give the index of an evaluated image.",
+            help="Image files, folders of them, quoted patterns such as 'new/*.jpg', or - for one image on standard "
+            "input. With --similar, you can also give the index of an evaluated image.",
         ),
     ],
     top: Annotated[int, typer.Option(help="Number of classes to show for each image.")] = 3,
+    mirrored: Annotated[
+        bool,
+        typer.Option(
+            "--mirrored", help="Average the answers for each image and its mirror image (test-time augmentation)."
+        ),
+    ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.csv", help="Write a CSV file instead of a table; - is standard output."),
+        typer.Option(
+            metavar="FILE",
+            help="Write a file instead of a table, by its ending: .csv, .json or .parquet; - writes CSV to standard "
+            "output.",
+        ),
     ] = None,
     model: OwnModel = None,
     device: Device = "auto",
@@ -63,38 +75,49 @@ def command(
 
     resnetlab predict runs/photos new/
 
+    resnetlab predict runs/photos new/ --out answers.json
+
+    resnetlab predict runs/photos - < new/cat.jpg
+
     resnetlab predict runs/photos new/cat.jpg --similar 8 --sheet similar.png
 
     resnetlab predict runs/photos 17 --similar 8
 
-    To pass an image file whose name is a number, write ./17.
+    To predict the files of a list: xargs resnetlab predict runs/photos < list.txt. To pass an image file whose name is
+    a number, write ./17.
     """
-    check_file(out, "--out", "predictions.csv", stdout=True)
+    check_table(out, "--out", "predictions.csv")
     check_file(sheet, "--sheet", "similar.png")
     if similar is not None:
-        refuse_options(context, ("top", "skip_unreadable"), "--similar shows no classes")
+        refuse_options(context, ("top", "mirrored", "skip_unreadable"), "--similar shows no classes")
         _similar(network, images, similar, out, sheet, data, data_root, model=model, device=device)
         return
     refuse_options(context, ("sheet", "data", "data_root"), "without --similar, predict needs no other images")
 
+    from resnetlab.evaluation.predict import predicted_columns
+
+    columns = predicted_columns(
+        network, images, model=model, top=top, mirrored=mirrored, device=device, skip_unreadable=skip_unreadable
+    )
+    if out is None:
+        output().print(_prediction_table(columns))
+    else:
+        write_table(columns, out, f"{len(columns['prediction'])} predictions")
+
+
+def _prediction_table(columns: Mapping[str, list[Any]]) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    from resnetlab.evaluation.predict import predict
-
-    frame = predict(network, images, model=model, top=top, device=device, skip_unreadable=skip_unreadable)
-    if out is not None:
-        write_csv(frame, out, f"{len(frame)} predictions")
-        return
     table = Table()
     table.add_column("image", overflow="fold")
-    ranks = [name.removeprefix("prediction") for name in frame.columns if name.startswith("prediction")]
+    ranks = [name.removeprefix("prediction") for name in columns if name.startswith("prediction")]
     for rank in ranks:
         table.add_column(f"or{rank.replace('_', ' ')}" if rank else "prediction", overflow="fold")
-    for row in frame.to_dict("records"):
-        cells = (f"{row[f'prediction{rank}']} {row[f'confidence{rank}']:.1%}" for rank in ranks)
-        table.add_row(escape(str(row["path"])), *map(escape, cells))
-    output().print(table)
+    for place, name in enumerate(columns["path"]):
+        pairs = ((columns[f"prediction{rank}"][place], columns[f"confidence{rank}"][place]) for rank in ranks)
+        table.add_row(escape(str(name)), *(escape(f"{label} {confidence:.1%}") for label, confidence in pairs))
+    return table
 
 
 def _similar(
@@ -126,7 +149,7 @@ def _similar(
             output().print(_similar_table(found))
         tables.append(found)
     if out is not None:
-        write_csv(pd.concat(tables), out, "similar images")
+        write_table(pd.concat(tables), out, "similar images")
 
 
 def _queries(images: list[str]) -> list[Path | int]:

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from os import cpu_count
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
@@ -17,6 +16,9 @@ from torch import Tensor
 from resnetlab.core.framing import Framing
 from resnetlab.core.preprocessing import to_tensor
 from resnetlab.data.storage.decoding import ShardFacts, count_values
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class ImageSource(Protocol):
@@ -90,6 +92,8 @@ class Ragged:
 
     def table(self) -> pd.DataFrame:
         """Returns where each image lies: array, offset, height, width, and its digest."""
+        import pandas as pd  # slow to import, and not needed to predict
+
         heights, widths = self.shapes.T
         return pd.DataFrame(
             {"array": self._array, "offset": self._offsets, "height": heights, "width": widths, "digest": self.digests}

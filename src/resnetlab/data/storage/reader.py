@@ -32,6 +32,8 @@ Stamp = tuple[int, int]
 _WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L")
 _GRAY_MODES = ("1", "L", *_WIDE_MODES)
 _BACKGROUND = (255, 255, 255)
+_GRAYISH = 24
+"""The largest difference between the channels of a gray image, which JPEG compression causes."""
 _WHITE_IS_ZERO = 262, 0  # the TIFF tag for the meaning of values, and the meaning that Pillow leaves to us
 _UPRIGHT = {  # EXIF orientation, and what sets the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -40,6 +42,7 @@ _UPRIGHT = {  # EXIF orientation, and what sets the image upright
 }  # fmt: skip
 
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -119,34 +122,56 @@ def read_content(path: Path, stamp: Stamp | None = None) -> bytes:
         return content
 
 
-def decode_content(path: Path, content: bytes, channels: int) -> np.ndarray:
-    """Decodes the content of a file as `decode_image` does; `path` is for messages."""
-    mode = "L" if channels == 1 else "RGB"
-    with _reading(path), _opened(BytesIO(content)) as opened:
-        arguments = opened.tile[0].args if opened.tile else ""
-        # How values lie in the file, which the pixels no longer show; empty if unknown.
-        raw = str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
-        opened.load()  # from here on a TIFF file is upright, and has lost its orientation
-        image = _eight_bits(opened, raw)
-        if image.has_transparency_data:
-            backdrop = Image.new("RGBA", image.size, (*_BACKGROUND, 255))
-            image = Image.alpha_composite(backdrop, image.convert("RGBA"))
-        orientation = _orientation(opened)
-        if orientation in _UPRIGHT:
-            image = image.transpose(_UPRIGHT[orientation])
-        pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+def decode_content(name: Path | str, content: bytes, channels: int) -> np.ndarray:
+    """Decodes the content of a file as `decode_image` does; `name` is for messages."""
+    with _decoding(name), _opened(BytesIO(content)) as opened:
+        pixels = pixels_of(opened, channels)
         has_more = _has_more_frames(opened)
     if has_more:
         warnings.warn(
-            f"'{printable(path)}' has several frames or pages; the first is read. Split it to use the others.",
+            f"'{printable(name)}' has several frames or pages; the first is read. Split it to use the others.",
             FirstFrameWarning,
             stacklevel=3,
         )
+    return pixels
+
+
+def pixels_of(image: Image.Image, channels: int) -> np.ndarray:
+    """Returns an image of Pillow, of any mode, as uint8 (H, W, channels); see `decode_image` for the conversions.
+
+    Raises:
+        ValueError: it contains values that are not finite. Decoders raise other errors on damaged files.
+    """
+    arguments = image.tile[0].args if getattr(image, "tile", None) else ""  # type: ignore[attr-defined]
+    # How values lie in the file, which the pixels no longer show; empty if unknown.
+    raw = str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+    image.load()  # from here on a TIFF file is upright, and has lost its orientation
+    plain = _eight_bits(image, raw)
+    if plain.has_transparency_data:
+        backdrop = Image.new("RGBA", plain.size, (*_BACKGROUND, 255))
+        plain = Image.alpha_composite(backdrop, plain.convert("RGBA"))
+    orientation = _orientation(image)
+    if orientation in _UPRIGHT:
+        plain = plain.transpose(_UPRIGHT[orientation])
+    mode = "L" if channels == 1 else "RGB"
+    pixels = np.asarray(plain if plain.mode == mode else plain.convert(mode))
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
+def is_colored(image: Image.Image | bytes) -> bool:
+    """Whether an image, or the content of an image file, shows colors; a gray photo that was saved as RGB does not."""
+    if isinstance(image, bytes):
+        with _opened(BytesIO(image)) as opened:
+            opened.draft("RGB", (64, 64))  # a JPEG file is decoded at a small size
+            return is_colored(opened)
+    if image.mode in (*_GRAY_MODES, "LA", "La"):
+        return False
+    small = np.asarray(image.convert("RGB").resize((32, 32), Image.Resampling.BOX), dtype=np.int16)
+    return bool(np.ptp(small, axis=2).max() > _GRAYISH)
+
+
 def map_files(
-    function: Callable[[Path], T], paths: Sequence[Path], label: str | None = None
+    function: Callable[[S], T], paths: Sequence[S], label: str | None = None
 ) -> Iterator[T | UnreadableImageError]:
     """Calls `function` on every path in threads and yields the results in order.
 
@@ -156,7 +181,7 @@ def map_files(
 
     from resnetlab.core.console import console, is_live
 
-    def guarded(path: Path) -> T | UnreadableImageError:
+    def guarded(path: S) -> T | UnreadableImageError:
         try:
             return function(path)
         except UnreadableImageError as error:
@@ -208,18 +233,25 @@ _quiet_pillow = _QuietPillow()
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Whatever goes wrong until the block ends becomes an `UnreadableImageError`."""
-    try:
+    """Checks that this is a file with content; see `_decoding`."""
+    with _decoding(path):
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
             raise ValueError("not a regular file")
         if not status.st_size:
             raise UnreadableImageError(f"'{printable(path)}' is empty (0 bytes).")
         yield
+
+
+@contextmanager
+def _decoding(name: Path | str) -> Iterator[None]:
+    """Whatever goes wrong until the block ends becomes an `UnreadableImageError`."""
+    try:
+        yield
     except UnreadableImageError:
         raise
     except Exception as error:  # decoders raise anything on damaged files
-        raise _unreadable(path, error) from error
+        raise _unreadable(name, error) from error
 
 
 @contextmanager
@@ -232,10 +264,19 @@ def _opened(file: IO[bytes]) -> Iterator[ImageFile.ImageFile]:
         yield image
 
 
-def _eight_bits(image: ImageFile.ImageFile, raw: str) -> Image.Image:
+def _eight_bits(image: Image.Image, raw: str) -> Image.Image:
     """Returns the image with 8 bits a value, its colors and its transparent color as they are meant."""
     if image.mode in _WIDE_MODES:
         return _scaled(image, raw)
+    if image.mode == "La":  # gray multiplied by its opacity
+        return image.convert("LA")
+    if image.mode == "LAB":
+        from PIL import ImageCms
+
+        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
+        assert converted is not None
+        return converted
     if image.mode == "CMYK":
         # Pillow takes every CMYK JPEG as Adobe's, in which 255 is no ink.
         plain = image.format in ("JPEG", "MPO") and "adobe" not in image.info
@@ -248,7 +289,7 @@ def _eight_bits(image: ImageFile.ImageFile, raw: str) -> Image.Image:
     return image
 
 
-def _scaled(image: ImageFile.ImageFile, raw: str) -> Image.Image:
+def _scaled(image: Image.Image, raw: str) -> Image.Image:
     """Returns 16-bit, 32-bit and float gray as 8 bits."""
     values = np.asarray(image)
     if raw == "I;32N":  # unsigned in the file, signed in Pillow
@@ -291,7 +332,7 @@ def _has_more_frames(image: ImageFile.ImageFile) -> bool:
         return False
 
 
-def _unreadable(path: Path, error: Exception) -> UnreadableImageError:
+def _unreadable(path: Path | str, error: Exception) -> UnreadableImageError:
     name = printable(path)
     if isinstance(error, FileNotFoundError):
         return UnreadableImageError(f"there is no file '{name}'.")
