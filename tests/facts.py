@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -11,9 +11,12 @@ from resnetlab.core.errors import UserError
 
 
 @contextmanager
-def refuses(*facts: str) -> Iterator[None]:
-    """Expects a `UserError` whose message contains every fact: a field, a value, an option that helps."""
+def refuses(*facts: str) -> Iterator[Callable[[], str]]:
+    """Expects a `UserError` whose message contains every fact: a field, a value, an option that helps.
+
+    It yields a function that returns the message.
+    """
     with pytest.raises(UserError) as caught:
-        yield
+        yield lambda: str(caught.value)
     missing = [fact for fact in facts if fact not in str(caught.value)]
     assert facts and not missing, f"{missing} not in: {caught.value}"

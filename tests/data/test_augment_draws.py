@@ -286,7 +286,7 @@ def test_lists_of_a_file_become_tuples_and_unknown_names_are_refused():
     recipe = Recipe().changed(**{"augment.crop_scale": [0.5, 1], "augment.rotation": 10})
     assert recipe.augment.crop_scale == (0.5, 1.0)
     assert recipe.augment.rotation == 10.0
-    with pytest.raises(UserError, match=r"augment has no field 'rotate'\. Did you mean 'rotation'\? Its fields: crop_"):
+    with pytest.raises(UserError, match=r"augment has no field 'rotate'\. Did you mean 'rotation'\? Its fields: "):
         Recipe().changed(**{"augment.rotate": 10})
 
 

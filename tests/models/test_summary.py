@@ -83,7 +83,7 @@ def test_transposed_and_one_dimensional_convolutions_are_counted():
     summary = summarize(Net(), (3, 4, 4))
     assert [layer.macs for layer in summary.layers] == [3 * 16 * 8 * 4, 62 * 4 * 8 * 3]
     assert [layer.computes for layer in summary.layers] == ["transposed 2x2 8 /2 +b", "3 4"]
-    assert "flatten  8x64" in summary.trace()
+    assert "flatten output shape:\t (1, 8, 64)" in summary.trace()
 
 
 def test_trained_and_fixed_values_are_counted():
@@ -212,7 +212,8 @@ def test_the_frame_has_a_row_for_every_module():
 def test_the_table_shows_all_figures_within_a_hundred_columns():
     text = str(summary_of("resnet50"))
     for words in (
-        "resnet50  54 convolutions and linear layers; shortcuts: 12 identity, 4 projection",
+        "resnet50  50 layers; shortcuts: 12 identity, 4 projection",
+        "50 convolutions and linear layers on the main path, and 4 on shortcuts",
         "╔══ layer2.0             1x1 128, 3x3 128 /2, 1x1 512",
         "╚═⊕                      1x1 512 /2, then ReLU",
         "╭── layer2.1 to layer2.3 1x1 128, 3x3 128, 1x1 512",
@@ -274,34 +275,37 @@ def test_gluons_table_of_other_networks(name: str):
     assert sum(label.startswith("Activation") for label in labels) == 1  # of the stem, or of the end
 
 
+def lines_of(shapes: str, form: str) -> list[str]:
+    """Returns lines such as "conv1 output shape:\\t (1, 64, 48, 48)" of "conv1 1 64 48 48, ..."."""
+    words = [line.split() for line in shapes.split(", ")]
+    return [f"{name} output shape:\t {form.format(', '.join(sizes))}" for name, *sizes in words]
+
+
 TRACES = {
     "from-scratch": (
         ("scratch_resnet50", 96),
-        "conv1 64x48x48, maxpool 64x24x24, layer1 256x24x24, layer2 512x12x12, layer3 1024x6x6, layer4 2048x3x3, "
-        "flatten 2048, fc 10",
+        "conv1 1 64 48 48, bn1 1 64 48 48, act1 1 64 48 48, maxpool 1 64 24 24, layer1 1 256 24 24, "
+        "layer2 1 512 12 12, layer3 1 1024 6 6, layer4 1 2048 3 3, avgpool 1 2048 1 1, flatten 1 2048, fc 1 10",
+        "({})",
     ),
     "d2l-pytorch": (
         ("d2l_resnet18", 96),
-        "maxpool 64x24x24, layer1 64x24x24, layer2 128x12x12, layer3 256x6x6, layer4 512x3x3, fc 10",
+        "Sequential 1 64 24 24, Sequential 1 64 24 24, Sequential 1 128 12 12, Sequential 1 256 6 6, "
+        "Sequential 1 512 3 3, Sequential 1 10",
+        "torch.Size([{}])",
     ),
     "imagenette-tutorial": (
         ("small_resnet14", 28),
-        "conv1 64x28x28, layer1 64x28x28, layer2 128x14x14, layer3 256x7x7, avgpool 256x1x1, flatten 256, fc 10",
-    ),
-    "imagenette-tutorial, photos": (
-        ("resnet18", 224),
-        "conv1 64x112x112, maxpool 64x56x56, layer1 64x56x56, layer2 128x28x28, layer3 256x14x14, layer4 512x7x7, "
-        "flatten 512, fc 1000",
-    ),
-    "d2l-gluon": (
-        ("d2l_resnet18", 224),
-        "conv1 64x112x112, bn1 64x112x112, act1 64x112x112, maxpool 64x56x56, layer1 64x56x56, layer2 128x28x28, "
-        "layer3 256x14x14, layer4 512x7x7, avgpool 512x1x1, fc 10",
+        "conv1 1 64 28 28, bn1 1 64 28 28, act1 1 64 28 28, layer1 1 64 28 28, layer2 1 128 14 14, layer3 1 256 7 7, "
+        "avgpool 1 256 1 1, flatten 1 256, fc 1 10",
+        "({})",
     ),
     **{
         f"Table 1, {depth} layers": (
             (f"table1_resnet{depth}", 224),
-            f"conv1 64x112x112, maxpool 64x56x56, layer4 {width}x7x7, avgpool {width}x1x1, flatten {width}, fc 1000",
+            f"Conv2d 5 64 112 112, MaxPool2d 5 64 56 56, Sequential 5 {width} 7 7, AdaptiveAvgPool2d 5 {width} 1 1, "
+            f"Flatten 5 {width}, Linear 5 1000",
+            "torch.Size([{}])",
         )
         for depth, width in ((18, 512), (34, 512), (50, 2048), (101, 2048), (152, 2048))
     },
@@ -310,30 +314,49 @@ TRACES = {
 
 @pytest.mark.parametrize("source", TRACES)
 def test_the_trace_of_each_source(source: str):
-    (name, size), steps = TRACES[source]
-    lines = [" ".join(line.split()) for line in str(summary_of(name, size, style="trace")).splitlines()]
-    places = [lines.index(step) for step in steps.split(", ")]
-    assert places == sorted(places)
+    (name, size), shapes, form = TRACES[source]
+    assert str(summary_of(name, size, style="trace")).splitlines() == lines_of(shapes, form)
+
+
+def test_a_trace_of_a_source_keeps_its_rows_for_other_channels_and_classes_only():
+    lines = summary_of("d2l_resnet18", 96, in_channels=3, num_classes=5).trace(batch=4).splitlines()
+    assert (len(lines), lines[-1]) == (6, "Sequential output shape:\t torch.Size([4, 5])")
+    assert summary_of("d2l_resnet18", 96, stem="cifar").trace().startswith("conv1 output shape")
 
 
 def test_the_ten_lines_of_d2l_gluon_under_gluons_names():
-    assert str(summary_of("d2l_resnet18", 224, style="trace-gluon")).splitlines() == [
-        "conv5        64x112x112",
-        "batchnorm4   64x112x112",
-        "relu0        64x112x112",
-        "pool0        64x56x56",
-        "sequential1  64x56x56",
-        "sequential2  128x28x28",
-        "sequential3  256x14x14",
-        "sequential4  512x7x7",
-        "pool1        512x1x1",
-        "dense0       10",
-    ]
+    shapes = (
+        "conv5 1 64 112 112, batchnorm4 1 64 112 112, relu0 1 64 112 112, pool0 1 64 56 56, sequential1 1 64 56 56, "
+        "sequential2 1 128 28 28, sequential3 1 256 14 14, sequential4 1 512 7 7, pool1 1 512 1 1, dense0 1 10"
+    )
+    assert str(summary_of("d2l_resnet18", 224, style="trace-gluon")).splitlines() == lines_of(shapes, "({})")
+
+
+@pytest.mark.parametrize(
+    ("name", "depth", "projections"),
+    [
+        ("resnet18", 18, 3), ("resnet34", 34, 3), ("resnet50", 50, 4), ("resnet101", 101, 4), ("resnet152", 152, 4),
+        ("plain34", 34, 0), ("seresnet50", 50, 4), ("resnext50_32x4d", 50, 4), ("resnet20", 20, 0),
+        ("resnet110", 110, 0), ("preact_resnet164", 164, 3), ("d2l_resnet18", 18, 3), ("scratch_resnet50", 50, 16),
+        ("table1_resnet152", 152, 50), ("small_resnet14", 14, 2), ("resnetv2_50", 50, 4),
+    ],
+)  # fmt: skip
+def test_depth_is_counted_as_in_the_papers(name: str, depth: int, projections: int):
+    summary = summary_of(name)
+    assert (summary.depth, summary.projections) == (depth, projections)
+    found = summary.to_dict()
+    assert (found["depth"], found["projections"]) == (depth, projections)
+
+
+def test_depth_of_networks_of_other_libraries():
+    for model in (torchvision.models.resnet18(), timm.create_model("resnet18")):
+        summary = summarize(model, (3, 64, 64))
+        assert (summary.depth, summary.projections) == (18, 3)
 
 
 def test_gluons_counters_can_begin_anywhere():
     summary = summary_of("d2l_resnet18")
-    assert summary.trace(names="gluon", counters={}).startswith("conv0 ")
+    assert summary.trace(names="gluon", counters={}).startswith("conv0 output")
     assert "dense7" in summary.trace(names="gluon", counters={"dense": 7})
     with refuses("counter 'dens'", "'dense'", "conv, batch"):
         summary.trace(names="gluon", counters={"dens": 7})
@@ -344,7 +367,9 @@ def test_gluons_counters_can_begin_anywhere():
 
 
 def test_a_backbone_ends_in_its_embedding():
-    assert summary_of("resnet18", num_classes=0).trace().splitlines()[-2:] == ["flatten  512", "fc       512"]
+    assert summary_of("resnet18", num_classes=0).trace().splitlines()[-2:] == lines_of(
+        "flatten 1 512, fc 1 512", "({})"
+    )
 
 
 @pytest.mark.parametrize("name", ["resnet110", "resnet101", "preact_resnet164", "scratch_resnet50", "wrn16_4"])

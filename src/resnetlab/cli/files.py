@@ -88,7 +88,7 @@ def write_table(columns: pd.DataFrame | Mapping[str, Sequence[Any]], path: Path,
 
     "-" is CSV on standard output. Only Parquet imports a library.
     """
-    table = {name: list(values) for name, values in columns.items()}
+    table = {str(name): list(values) for name, values in columns.items()}
     kind = path.suffix.lower()
     if kind == ".parquet":
         import pyarrow.parquet

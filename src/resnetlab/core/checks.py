@@ -6,13 +6,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
 import math
 import numbers
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ParamSpec, TypeVar
 
-from resnetlab.core.errors import UserError, nearest, unknown
+from resnetlab.core.errors import UserError, available, brief, nearest, unknown
+from resnetlab.core.foreign import LISTED_BY, hint
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -21,7 +25,9 @@ def check_integer(name: str, value: Any, minimum: float | None = None, maximum: 
     number = int(value) if isinstance(value, numbers.Integral) and not isinstance(value, bool) else None
     if number is None or (minimum is not None and number < minimum) or (maximum is not None and number > maximum):
         bounds = [f"at least {minimum}"] * (minimum is not None) + [f"at most {maximum}"] * (maximum is not None)
-        raise UserError(f"{name} must be an integer{' of ' if bounds else ''}{' and '.join(bounds)}, got {value!r}.")
+        raise UserError(
+            f"{name} must be an integer{' of ' if bounds else ''}{' and '.join(bounds)}, got {brief(value)}."
+        )
     return number
 
 
@@ -47,14 +53,14 @@ def check_number(
         bounds.append(f" {'below' if below else 'at most'} {maximum:g}")
         inside &= number < maximum if below else number <= maximum
     if not inside:
-        raise UserError(f"{name} must be a finite number{' and'.join(bounds)}, got {value!r}.")
+        raise UserError(f"{name} must be a finite number{' and'.join(bounds)}, got {brief(value)}.")
     return number
 
 
 def check_flag(name: str, value: Any) -> bool:
     """Returns `value` if it is True or False."""
     if not isinstance(value, bool):
-        raise UserError(f"{name} must be true or false, got {value!r}.")
+        raise UserError(f"{name} must be true or false, got {brief(value)}.")
     return value
 
 
@@ -86,14 +92,47 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     Raises:
         UserError: a key is not a field (with the nearest field), or a required field is missing.
     """
+    check_names(cls, values, where)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for key in values:
-        if key not in fields:
-            raise UserError(f"{where} has no field {key!r}. {nearest(key, fields)}Its fields: {', '.join(fields)}.")
     for key, field in fields.items():
         if key not in values and field.default is field.default_factory is dataclasses.MISSING:
             raise UserError(f"{where} lacks the field {key!r}. Its fields: {', '.join(fields)}.")
     return cls(**values)
+
+
+def check_names(cls: Any, values: Mapping[str, Any], where: str) -> None:
+    """Raises `UserError` if a key is not a field of a dataclass; the message has ours for another library's name."""
+    fields = [field.name for field in dataclasses.fields(cls)]
+    for key, value in values.items():
+        if key in fields:
+            continue
+        kind = getattr(cls, "KIND", "")
+        listed_by = LISTED_BY.get(kind, "")
+        if known := hint(key, value, kind):
+            rest = f"`{listed_by}` lists the fields." if listed_by else ""
+            raise UserError(f"{where} has no field {key!r}. {known}{rest}".rstrip())
+        rest = available(key, fields, title="Its fields", listed_by=listed_by)
+        raise UserError(f"{where} has no field {key!r}. {nearest(key, fields)}{rest}")
+
+
+def known_arguments(kind: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Decorates a function of a kind of `foreign`: an unknown keyword argument is a `UserError` that names ours."""
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        known = list(inspect.signature(function).parameters)
+
+        @functools.wraps(function)
+        def run(*positional: P.args, **named: P.kwargs) -> T:
+            for key, value in named.items():
+                if key not in known:
+                    does = hint(key, value, kind) or nearest(key, known)
+                    takes = f"It takes: {', '.join(known)}."
+                    raise UserError(f"{function.__name__} has no argument {key!r}. {does}{takes}")
+            return function(*positional, **named)
+
+        return run
+
+    return decorate
 
 
 def set_checked(instance: object, **values: Any) -> None:

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import inspect
+import re
+import reprlib
 import shlex
 import signal
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+_MOST_LISTED = 15
+"""A message lists up to this many names; of more, only the nearest."""
+_NEAREST = 5
+_LONGEST = 80
+"""Characters of an object that a message shows."""
 
 
 class UserError(ValueError):
@@ -41,12 +51,80 @@ def resume_command(run: Path) -> str:
 
 def nearest(name: object, choices: Iterable[str]) -> str:
     """Returns "Did you mean 'x'? " for the choice closest to `name`, or "" if none is close."""
-    close = difflib.get_close_matches(str(name), list(choices), n=1)
+    close = _closest(name, choices, count=1, cutoff=0.6)
     return f"Did you mean {close[0]!r}? " if close else ""
 
 
-def unknown(what: str, name: object, choices: Iterable[str], *, likely: str | None = None) -> UserError:
-    """Returns the error for a name that is not among `choices`; it suggests the nearest, or `likely`, and lists all."""
+def unknown(
+    what: str, name: object, choices: Iterable[str], *, likely: str | None = None, listed_by: str = ""
+) -> UserError:
+    """Returns the error for a name that is not among `choices`; it suggests the nearest, or `likely`.
+
+    Args:
+        what: what kind of name it is.
+        name: what was given.
+        choices: the names that exist. If there are many, the message has the nearest ones.
+        likely: the name that was probably meant.
+        listed_by: the command that lists all names.
+    """
     known = list(choices)
     hint = f"Did you mean {likely!r}? " if likely else nearest(name, known)
-    return UserError(f"unknown {what} {name!r}. {hint}Available: {', '.join(known)}.")
+    return UserError(f"unknown {what} {brief(name)}. {hint}{available(name, known, listed_by=listed_by)}")
+
+
+def available(name: object, choices: Iterable[str], *, title: str = "Available", listed_by: str = "") -> str:
+    """Returns a sentence with all choices, or with those nearest to `name` if there are many."""
+    known = list(choices)
+    if len(known) <= _MOST_LISTED:
+        return f"{title}: {', '.join(known)}."
+    near = _closest(name, known, count=_NEAREST, cutoff=0.0)
+    where = f"; `{listed_by}` lists all" if listed_by else ""
+    return f"{title}: {', '.join(near)} and {len(known) - len(near)} more{where}."
+
+
+def brief(value: object) -> str:
+    """Returns a value in one short line for a message; of an array, a module or another large object only its kind."""
+    return _BRIEF.repr(value)
+
+
+class _Brief(reprlib.Repr):
+    """Shows text, numbers and small containers, and the kind of everything else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 300
+        self.maxlong, self.maxlevel = 40, 3
+
+    def repr1(self, x: Any, level: int) -> str:
+        shape = getattr(x, "shape", None)
+        if shape is not None and hasattr(x, "dtype") and not isinstance(x, type):
+            return f"{type(x).__name__} of shape {tuple(shape)}" if shape else repr(x)
+        if isinstance(x, Path):
+            return repr(x)
+        return super().repr1(x, level)
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        if isinstance(x, type) or inspect.isroutine(x):
+            return x.__qualname__
+        try:
+            text = repr(x)
+        except Exception:  # an object of the user
+            text = ""
+        is_short = text and len(text) <= _LONGEST and "\n" not in text and " at 0x" not in text
+        return text if is_short else f"an object of {type(x).__qualname__}"
+
+
+_BRIEF = _Brief()
+
+
+def _closest(name: object, choices: Iterable[str], *, count: int, cutoff: float) -> list[str]:
+    """Returns the choices nearest to a name, whatever its case and separators."""
+    text = name if isinstance(name, str) else getattr(name, "__name__", str(name))
+    plain: dict[str, str] = {}
+    for choice in choices:
+        plain.setdefault(_letters(choice), choice)
+    return [plain[close] for close in difflib.get_close_matches(_letters(text), plain, n=count, cutoff=cutoff)]
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[\s_-]+", "", text).lower()

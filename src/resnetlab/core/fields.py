@@ -27,10 +27,10 @@ import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
-from resnetlab.core.checks import check_flag, check_integer, check_number, from_mapping, set_checked
-from resnetlab.core.errors import UserError, unknown
+from resnetlab.core.checks import check_flag, check_integer, check_names, check_number, from_mapping, set_checked
+from resnetlab.core.errors import UserError, brief, unknown
 
 REQUIRED: Any = MISSING
 """The default of a field that has none."""
@@ -128,6 +128,11 @@ def check_fields(instance: Any, prefix: str = "") -> None:
 
 class Checked:
     """Base of a dataclass whose fields are checked and normalized when an instance is made; see `check_fields`."""
+
+    def __new__(cls, *positional: Any, **fields: Any) -> Self:
+        """Refuses a name that is not a field; the constructor of a dataclass would raise a `TypeError`."""
+        check_names(cls, fields, cls.__name__)
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -306,7 +311,7 @@ def _check_type(name: str, value: Any, member: Any, said: _Setting) -> Any:
         if isinstance(value, Mapping):
             return from_mapping(member, value, name)
         if not isinstance(value, member):
-            raise UserError(f"{name} must be of type {member.__name__}, got {value!r}.")
+            raise UserError(f"{name} must be of type {member.__name__}, got {brief(value)}.")
         return value
     if member is bool:
         return check_flag(name, value)
@@ -319,7 +324,7 @@ def _check_type(name: str, value: Any, member: Any, said: _Setting) -> Any:
         low, high = said.above if above else said.minimum, said.below if below else said.maximum
         return check_number(name, value, low, high, above=above, below=below)
     if member is str and not isinstance(value, str):
-        raise UserError(f"{name} must be text{_such_as(said)}, got {value!r}.")
+        raise UserError(f"{name} must be text{_such_as(said)}, got {brief(value)}.")
     return value
 
 
@@ -330,26 +335,28 @@ def _check_choice(name: str, value: Any, choices: list[Any]) -> Any:
     if all(isinstance(choice, str) for choice in choices):
         raise unknown(name.removeprefix("every "), value, choices)
     plain = (str(choice).lower() if isinstance(choice, bool) else repr(choice) for choice in choices)
-    raise UserError(f"{name} must be {' or '.join(plain)}, got {value!r}.")
+    raise UserError(f"{name} must be {' or '.join(plain)}, got {brief(value)}.")
 
 
 def _check_sequence(name: str, values: Any, kinds: tuple[Any, ...], said: _Setting) -> tuple[Any, ...]:
     fewest, most = _lengths(kinds, said)
     if not is_sequence(values) or not fewest <= len(values) <= most:
-        raise UserError(f"{name} must be a {_sequence_name(kinds, said)}{_such_as(said)}, got {values!r}.")
+        raise UserError(f"{name} must be a {_sequence_name(kinds, said)}{_such_as(said)}, got {brief(values)}.")
     if len(kinds) != 2 or kinds[1] is not ...:
         entries = zip(values, kinds, strict=True)
     else:
         entries = ((value, kinds[0]) for value in values)
     checked = tuple(_check_type(f"every entry of {name}", value, kind, said) for value, kind in entries)
     if said.ordered and list(checked) != sorted(checked):
-        raise UserError(f"{name} must have the smaller number first, got {values!r}.")
+        raise UserError(f"{name} must have the smaller number first, got {brief(values)}.")
     return checked
 
 
 def _check_mapping(name: str, values: Any, kinds: tuple[Any, ...], said: _Setting) -> dict[str, Any]:
     if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
-        raise UserError(f"{name} must be a mapping from names to {_plural(kinds[1])}{_such_as(said)}, got {values!r}.")
+        raise UserError(
+            f"{name} must be a mapping from names to {_plural(kinds[1])}{_such_as(said)}, got {brief(values)}."
+        )
     return {key: _check_type(f"{name}.{key}", value, kinds[1], said) for key, value in values.items()}
 
 

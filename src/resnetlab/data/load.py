@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from resnetlab.core.checks import check_integer
-from resnetlab.core.errors import UserError, nearest
+from resnetlab.core.errors import UserError, brief, nearest
 from resnetlab.core.fields import takes_fields
 from resnetlab.core.files import printable
+from resnetlab.core.foreign import DATA, hint
 from resnetlab.data.assemble import PhotoListing, from_arrays, from_pack, list_photos
 from resnetlab.data.options import LoadOptions
 from resnetlab.data.sources.arrays import ArraySource, check_arrays
@@ -90,7 +91,7 @@ def load_with(
     if not is_path and not isinstance(source, (Sequence, Mapping)):
         raise UserError(
             "data must be the name of a data set, the path of a folder, table or pack, or arrays (images, labels), "
-            f"got {source!r}."
+            f"got {brief(source)}."
         )
     checked = _options("load_data", {"source": str(source) if is_path else ARRAYS, **options}, workers)
     if not is_path:
@@ -218,9 +219,9 @@ def _options(
     known = [field.name for field in fields(LoadOptions) if field.name not in without]
     for name in options:
         if name not in known:
-            raise UserError(
-                f"{function} has no argument {name!r}. {nearest(name, known)}It takes: {', '.join(sorted(known))}."
-            )
+            does = hint(name, options[name], DATA)
+            rest = does or f"{nearest(name, known)}It takes: {', '.join(sorted(known))}."
+            raise UserError(f"{function} has no argument {name!r}. {rest}".rstrip())
     return LoadOptions(**{"source": "", **options})
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from resnetlab.core.checks import check_integer, check_number
-from resnetlab.core.errors import UserError, unknown
+from resnetlab.core.errors import UserError, brief, unknown
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.evaluation.forward import batch_size, check_images, check_pixels, evaluating, normalized_batches
 from resnetlab.models.resnet import ResNet
@@ -241,7 +241,7 @@ def _check_classes(model: ResNet, classes: Tensor | Sequence[int] | None, count:
     fits = wanted.shape == (count,) and not (wanted.is_floating_point() or wanted.dtype == torch.bool)
     if not fits or wanted.min() < 0 or wanted.max() >= most:
         raise UserError(
-            f"classes must be {count} integers from 0 to {most - 1}, one per image, got {classes!r}. Labels "
+            f"classes must be {count} integers from 0 to {most - 1}, one per image, got {brief(classes)}. Labels "
             "are indices into model.class_names. With classes=None, the predicted classes are explained."
         )
     return wanted.long()
@@ -278,7 +278,7 @@ def _cover(fill: str | int, preprocessing: Preprocessing, batch: Tensor) -> Tens
     if fill == "mean":
         return color
     if isinstance(fill, str):
-        raise UserError(f"fill must be 'mean' or a pixel value from 0 to 255, got {fill!r}.")
+        raise UserError(f"fill must be 'mean' or a pixel value from 0 to 255, got {brief(fill)}.")
     return preprocessing.normalize(color + check_number("fill", fill, 0, 255), batch.dtype)
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from resnetlab.core.checks import check_integer
+from resnetlab.core.checks import check_integer, known_arguments
 from resnetlab.core.environment import resolve_device
 from resnetlab.core.errors import UserError
+from resnetlab.core.foreign import PREDICTION
 from resnetlab.core.preprocessing import Preprocessing, to_tensor
 from resnetlab.core.runs import Run
 from resnetlab.data.storage.reader import UnreadableImageError, describe_failures, map_files
@@ -28,6 +29,7 @@ TOP = 3
 _IMAGES_AT_ONCE = 512
 
 
+@known_arguments(PREDICTION)
 def predict(
     subject: str | Path | Run | Network,
     images: Any,
@@ -40,8 +42,8 @@ def predict(
 ) -> pd.DataFrame:
     """Returns the most probable classes of each image.
 
-    Images are made square and resized like the network's training images. Confidences are softmax(logits / temperature),
-    with the `temperature` of the network.
+    Images are made square and resized like the network's training images. Confidences are
+    softmax(logits / temperature), with the `temperature` of the network.
 
     Args:
         subject: a run folder, a weights file, or a trained network.
@@ -117,7 +119,7 @@ def predicted_columns(
         )
     if failures:
         number = f"{len(failures)} unreadable file{'s' if len(failures) > 1 else ''}"
-        warnings.warn(f"left out {number}: {describe_failures(failures)}", stacklevel=3)
+        warnings.warn(f"left out {number}: {describe_failures(failures)}", stacklevel=4)
     are_files = all(one.is_named for one in given)
     first = {"path": [given[place].name for place in kept]} if are_files else {"index": kept}
     return {**first, **_columns(torch.cat(logits) / network.temperature, class_names, top)}
@@ -148,6 +150,6 @@ def _warn_of_colors(given: list[Given], channels: int) -> None:
         if is_colored:
             warnings.warn(
                 f"{one.name} is in color, and the network was trained on gray images: colors are ignored.",
-                stacklevel=4,
+                stacklevel=5,
             )
             return

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from resnetlab.core.checks import check_integer
-from resnetlab.core.errors import UserError, unknown
+from resnetlab.core.errors import UserError, brief, unknown
 from resnetlab.models.network import Network
 
 TIMM, MODULE = "timm", "module"
@@ -76,7 +76,7 @@ class ModuleConfig:
     def __post_init__(self) -> None:
         _check_sizes(self)
         if not isinstance(self.arguments, Mapping) or not all(isinstance(key, str) for key in self.arguments):
-            raise UserError(f"arguments must map names to values, got {self.arguments!r}.")
+            raise UserError(f"arguments must map names to values, got {brief(self.arguments)}.")
 
     def build(self) -> ModuleNetwork:
         """Returns the network, freshly initialized from torch's global generator.

@@ -17,7 +17,7 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor, nn
 
 from resnetlab.core.checks import check_integer
-from resnetlab.core.errors import UserError
+from resnetlab.core.errors import UserError, brief
 from resnetlab.models.config import BLOCKS, BOTTLENECK_FIELDS, BlockTraits, ResNetConfig
 from resnetlab.models.parts import Parts
 from resnetlab.models.shortcuts import Projection, build_shortcut
@@ -249,9 +249,9 @@ def register_block(name: str, block: type[ResidualBlock]) -> None:
         UserError: another block has this name, or `block` is not a valid block class.
     """
     if not isinstance(name, str) or not name:
-        raise UserError(f"the name of a block must be a non-empty text, got {name!r}.")
+        raise UserError(f"the name of a block must be a non-empty text, got {brief(name)}.")
     if not isinstance(block, type) or not issubclass(block, ResidualBlock):
-        raise UserError(f"register_block takes a subclass of ResidualBlock, got {block!r}.")
+        raise UserError(f"register_block takes a subclass of ResidualBlock, got {brief(block)}.")
     known = BLOCK_CLASSES.get(name, block)
     if (known.__module__, known.__qualname__) != (block.__module__, block.__qualname__):
         raise UserError(f"another block is registered as {name!r}. Choose another name.")
@@ -278,7 +278,7 @@ def _check_layout(block: type, layout: Sequence[Convolution], config: ResNetConf
     """Raises `UserError` if a branch would not fit its shortcut or ignores the stride or dilation of its place."""
     of_block = f"the layout of {block.__name__}"
     if not layout or not all(isinstance(convolution, Convolution) for convolution in layout):
-        raise UserError(f"{of_block} must be a sequence of at least one Convolution, got {layout!r}.")
+        raise UserError(f"{of_block} must be a sequence of at least one Convolution, got {brief(layout)}.")
     got = layout[-1].out_channels, math.prod(convolution.stride for convolution in layout)
     wanted = config.output_width(site.width), site.stride
     if got != wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import re
 from collections.abc import Mapping
@@ -9,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from resnetlab.core.checks import check_integer, from_mapping
-from resnetlab.core.errors import UserError, unknown
+from resnetlab.core.errors import UserError, brief, unknown
+from resnetlab.core.foreign import model_hint
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.stems import stem_for
 
@@ -149,6 +151,9 @@ CATALOG: dict[str, Entry] = {
 }
 
 
+_LIST = "resnetlab list models"
+
+
 def list_models(pattern: str = "*") -> list[str]:
     """Returns the names in the catalog that match a shell pattern, such as "plain*", in the order of the catalog."""
     return [name for name in CATALOG if fnmatch.fnmatchcase(name, pattern)]
@@ -161,8 +166,15 @@ def model_config(
     if isinstance(name, ResNetConfig):
         return _changed(name.to_dict(), name.stem, overrides or {}, image_size)
     if not isinstance(name, str) or name not in CATALOG:
-        raise unknown("model", name, CATALOG, likely=_of_the_same_kind(name))
+        raise _unknown_model(name)
     return _changed(CATALOG[name].fields, CATALOG[name].config.stem, overrides or {}, image_size)
+
+
+def source_of(config: ResNetConfig) -> str:
+    """Returns the teaching text that built this network, whatever its channels and classes, or ""."""
+    free = {name: getattr(config, name) for name in ("in_channels", "num_classes", "parts", "init")}
+    texts = (entry for entry in CATALOG.values() if entry.source in (D2L, TABLE1))
+    return next((entry.source for entry in texts if dataclasses.replace(entry.config, **free) == config), "")
 
 
 def config_for_data(
@@ -194,6 +206,16 @@ def _changed(
             raise UserError('stem="auto" needs image_size. Pass it, in pixels, or choose a stem.')
         changed["stem"] = stem_for(image_size, published_stem)
     return from_mapping(ResNetConfig, changed, "a network")
+
+
+def _unknown_model(name: object) -> UserError:
+    if hasattr(name, "named_modules"):
+        return UserError(
+            f"create_model builds a network by its name, got {brief(name)}. A network that exists can be passed to fit."
+        )
+    if found := model_hint(name, CATALOG):
+        return UserError(f"unknown model {brief(name)}. {found[1]}`{_LIST}` lists all {len(CATALOG)} names.")
+    return unknown("model", name, CATALOG, likely=_of_the_same_kind(name), listed_by=_LIST)
 
 
 def _of_the_same_kind(name: Any) -> str | None:

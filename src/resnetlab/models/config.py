@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from resnetlab.core.checks import check_integer, check_number
-from resnetlab.core.errors import UserError
-from resnetlab.core.fields import check_fields, documented, is_sequence, setting
+from resnetlab.core.errors import UserError, brief
+from resnetlab.core.fields import Checked, documented, is_sequence, setting
+from resnetlab.core.foreign import NETWORK
 from resnetlab.scratch.activations import ACTIVATIONS
 from resnetlab.scratch.normalization import RUNNING_VARIANCES
 
@@ -43,7 +44,7 @@ def _drop_block(name: str, values: Any) -> tuple[tuple[float, int], ...]:
     if not all(is_sequence(pair) and len(pair) == 2 for pair in pairs):
         raise UserError(
             f"{name} must be a (rate, block size) for each stage, such as ((0, 1), (0, 1), (0.05, 5), (0.1, 7)), "
-            f"got {values!r}."
+            f"got {brief(values)}."
         )
     return tuple(
         (
@@ -56,12 +57,14 @@ def _drop_block(name: str, values: Any) -> tuple[tuple[float, int], ...]:
 
 @documented
 @dataclass(frozen=True, kw_only=True)
-class ResNetConfig:
+class ResNetConfig(Checked):
     """The architecture of one residual network.
 
     Raises:
         UserError: a value is out of range, or fields do not go together.
     """
+
+    KIND: ClassVar[str] = NETWORK
 
     block: str = setting(
         "basic",
@@ -209,7 +212,7 @@ class ResNetConfig:
     )
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         _check_stages(self)
         _check_block(self)
         _check_shortcut(self)

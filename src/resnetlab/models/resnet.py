@@ -7,7 +7,7 @@ from typing import Any, Literal, overload
 from torch import Tensor, nn
 
 from resnetlab.core.checks import check_integer
-from resnetlab.core.errors import UserError, unknown
+from resnetlab.core.errors import UserError, brief, unknown
 from resnetlab.models.blocks import BLOCK_CLASSES, ResidualBlock, Site
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.network import Network
@@ -42,7 +42,7 @@ class ResNet(Network):
         super().__init__()
         if not isinstance(config, ResNetConfig):
             raise UserError(
-                f"ResNet expects a ResNetConfig, got {config!r}. To build a network by name, use create_model."
+                f"ResNet expects a ResNetConfig, got {brief(config)}. To build a network by name, use create_model."
             )
         self.config = config
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from resnetlab.core.checks import check_integer, check_number
-from resnetlab.core.errors import UserError
+from resnetlab.core.errors import UserError, brief
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.summary import count
 
@@ -56,7 +56,7 @@ def compound_scale(
         gamma: ratio of resolution.
     """
     if not isinstance(config, ResNetConfig):
-        raise UserError(f"compound_scale expects a ResNetConfig, such as model.config, got {config!r}.")
+        raise UserError(f"compound_scale expects a ResNetConfig, such as model.config, got {brief(config)}.")
     phi = check_number("phi", phi, -20, 20)
     size = check_integer("image_size", image_size, 1)
     ratios = {"alpha": alpha, "beta": beta, "gamma": gamma}

@@ -494,7 +494,7 @@ def _opener(
     data: Any, data_root: str | Path | None, image_size: int | None, framing: Mapping[str, Any]
 ) -> Callable[[], ImageData | PhotoListing]:
     """Returns what opens the images, in the framing of pretrained weights unless `image_size` or a function decides."""
-    if callable(data):
+    if callable(data) and not isinstance(data, nn.Module):
         takes_framing = any(one.kind is one.VAR_KEYWORD for one in inspect.signature(data).parameters.values())
         return functools.partial(data, **framing) if takes_framing else data  # type: ignore[return-value]
     chosen = {} if image_size is None else {"image_size": image_size}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from resnetlab.core.checks import check_number, from_mapping
-from resnetlab.core.errors import UserError
-from resnetlab.core.fields import check_fields, documented, setting
+from resnetlab.core.errors import UserError, brief
+from resnetlab.core.fields import Checked, documented, setting
+from resnetlab.core.foreign import TRAINING
 from resnetlab.data.augment import Augmentation
 from resnetlab.training.schedule import EXAMPLES, check_schedule, read_schedule
 
@@ -25,7 +26,7 @@ _SMALLEST_SIZE = 16
 
 def _check_rates(name: str, rates: Any) -> dict[str, float]:
     if not isinstance(rates, Mapping):
-        raise UserError(f"{name} must be learning rates by section, such as {{'stem': 0.001}}, got {rates!r}.")
+        raise UserError(f"{name} must be learning rates by section, such as {{'stem': 0.001}}, got {brief(rates)}.")
     return {
         section: check_number(f"{name}.{section}", rate, 0, 1, above=True)
         if section == LAYER_DECAY
@@ -36,12 +37,14 @@ def _check_rates(name: str, rates: Any) -> dict[str, float]:
 
 @documented
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Checked):
     """How to train a network.
 
     Raises:
         UserError: a value is out of range, or values contradict each other.
     """
+
+    KIND: ClassVar[str] = TRAINING
 
     name: str = setting("custom", "the name that the run folder records")
     networks: tuple[str, str] = setting(
@@ -162,7 +165,7 @@ class Recipe:
     )
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if self.nesterov and self.momentum == 0 and self.optimizer != "adamw":
             raise UserError("nesterov=True needs momentum above 0. Set nesterov=False, or give a momentum.")
         if isinstance(self.unfreeze, tuple) and self.unfreeze[1] == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from resnetlab.core.errors import UserError, unknown
+from resnetlab.core.errors import UserError, brief, unknown
 from resnetlab.data.augment import Augmentation
 from resnetlab.training.recipe import LAYER_DECAY, Recipe
 
@@ -244,10 +244,10 @@ def resolve_recipe(recipe: str | Recipe, /, **changes: Any) -> Recipe:
         recipe = "quick"
     if isinstance(recipe, str):
         if recipe not in RECIPES:
-            raise unknown("recipe", recipe, RECIPES)
+            raise unknown("recipe", recipe, RECIPES, listed_by="resnetlab list recipes")
         recipe = RECIPES[recipe]()
     if not isinstance(recipe, Recipe):
-        raise UserError(f"recipe must be a name or a Recipe, got {recipe!r}. Names: {', '.join(RECIPES)}.")
+        raise UserError(f"recipe must be a name or a Recipe, got {brief(recipe)}. Names: {', '.join(RECIPES)}.")
     if _sets_learning_rates(changes):
         changes = {"scale_lr": False, **changes}
     if "batch_size" in changes:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resnetlab.core.checks import check_integer, check_number
-from resnetlab.core.errors import UserError, nearest
+from resnetlab.core.errors import UserError, brief, nearest
 
 EXAMPLES = {
     "one_cycle": "one_cycle",
@@ -84,7 +84,7 @@ class Schedule:
 def check_schedule(name: str, value: Any) -> str:
     """Returns a schedule in its normal form, or raises `UserError` with the forms that exist."""
     if not isinstance(value, str):
-        raise UserError(f"{name} must be text, such as {EXAMPLES['steps']!r}, got {value!r}.")
+        raise UserError(f"{name} must be text, such as {EXAMPLES['steps']!r}, got {brief(value)}.")
     return str(read_schedule(value))
 
 

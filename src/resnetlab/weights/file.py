@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resnetlab.core.checks import check_number, check_schema, from_mapping
+from resnetlab.core.checks import check_number, check_schema, from_mapping, known_arguments
 from resnetlab.core.console import notice
-from resnetlab.core.errors import UserError, resume_command
+from resnetlab.core.errors import UserError, brief, resume_command
+from resnetlab.core.foreign import WEIGHTS, model_hint, weights_hint
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.runs import Run
 from resnetlab.models.architectures import read_architecture, rebuild
@@ -23,10 +24,13 @@ from resnetlab.models.config import ResNetConfig
 from resnetlab.models.configured import check_configured
 from resnetlab.models.network import Architecture, Network, sections_of
 from resnetlab.models.resnet import ResNet
-from resnetlab.weights.foreign import check_finite_weights
+from resnetlab.weights.foreign import check_finite_weights, read_head
+from resnetlab.weights.gluon.params import is_params
+from resnetlab.weights.pickled import is_pickled
 from resnetlab.weights.report import listed
 from resnetlab.weights.tensors import (
     DamagedFileError,
+    ForeignFileError,
     is_checkpoint,
     read_description,
     read_header,
@@ -81,6 +85,7 @@ def describe_network(model: Network, origin: Mapping[str, Any]) -> dict[str, Any
     }
 
 
+@known_arguments(WEIGHTS)
 def load(source: str | Path | Run, *, model: str | Architecture | nn.Module | None = None) -> Network:
     """Returns the network of a weights file or run folder, in evaluation mode and float32, on the CPU.
 
@@ -98,7 +103,7 @@ def load(source: str | Path | Run, *, model: str | Architecture | nn.Module | No
             weights, or is of your own network and `model` is missing.
     """
     path = weights_path(source)
-    tensors, description = read_network(path)
+    tensors, description = _read_ours(path)
     header = described(path, description)
     announce_unfinished(path, description, header)
     if isinstance(header.config, ResNetConfig):
@@ -192,14 +197,15 @@ def weights_path(source: str | Path | Run) -> Path:
         UserError: the file does not exist, or the run has no checkpoint.
     """
     if not isinstance(source, (str, Path, Run)):
-        raise UserError(f"expected a weights file or a run folder, got {source!r}.")
+        does = weights_hint(source) or "Give a model.safetensors, or the run folder that contains one."
+        raise UserError(f"expected a weights file or a run folder, got {brief(source)}. {does}".rstrip())
     run = source if isinstance(source, Run) else None
     path = source.path if isinstance(source, Run) else Path(source)
     if path.is_dir() and run is None:
         run = Run(path)
     if run is None:
         if not path.is_file():
-            raise UserError(f"there is no file {path}. Give a model.safetensors, or the run folder that contains one.")
+            raise UserError(f"there is no file {path}. {_instead_of(str(source))}")
         return path
     if run.is_complete:
         return run.weights
@@ -258,6 +264,36 @@ def announce_unfinished(path: Path, description: Mapping[str, Any], header: Desc
 @functools.cache  # evaluation and report open the same network
 def _notice_once(message: str) -> None:
     notice(message)
+
+
+def _instead_of(name: str) -> str:
+    """Returns what to do if a file of this name does not exist: it may be the name of a network or of weights."""
+    if name.startswith(("timm:", "torchvision:")):
+        return f"Build its network with these weights: create_model(NAME, pretrained={name!r})."
+    known = name if name in CATALOG else ""
+    if not Path(name).suffix and (known or ((found := model_hint(name, CATALOG)) and (known := found[0]))):
+        return (
+            f"Build the network with create_model({known!r}, pretrained=WEIGHTS), where WEIGHTS is a file, a run or "
+            "'torchvision:DEFAULT'."
+        )
+    return weights_hint(name).rstrip() or "Give a model.safetensors, or the run folder that contains one."
+
+
+def _read_ours(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns the tensors and description of our file; of another program's file the error says how to use it."""
+    head = read_head(path)
+    try:
+        if path.suffix != ".safetensors" and (is_pickled(head) or is_params(head)):
+            raise ForeignFileError(f"{path} was written by another program.")
+        return read_network(path)
+    except ForeignFileError as error:
+        parts = (path.stem, path.stem.rpartition("-")[0], path.stem.partition(".")[0])
+        name = next((part for part in parts if part in CATALOG), None)
+        raise ForeignFileError(
+            f"{error} It does not say which network it belongs to. Build the network with these weights: "
+            f"create_model({'NAME' if name is None else repr(name)}, pretrained={str(path)!r}). Or convert the file: "
+            f"resnetlab export {path} --to resnetlab --out {path.stem}-resnetlab.safetensors"
+        ) from None
 
 
 def _load_resnet(path: Path, config: ResNetConfig, tensors: Mapping[str, Tensor]) -> ResNet:

@@ -58,6 +58,10 @@ class Header:
     metadata: Mapping[str, str]
 
 
+class ForeignFileError(DamagedFileError):
+    """A file of tensors that another program wrote."""
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
     """Writes tensors and a JSON-ready description atomically.
 
@@ -73,11 +77,12 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Returns the tensors and the description, once their digest is verified.
 
     Raises:
-        DamagedFileError: the file is truncated or altered, or was not written by `write_tensors`.
+        DamagedFileError: the file is truncated or altered.
+        ForeignFileError: it was not written by `write_tensors`.
     """
     tensors, metadata = read_safetensors(path)
     if not is_ours(metadata):
-        raise DamagedFileError(f"{path} has no ResNetLab header: another program wrote it.")
+        raise ForeignFileError(f"{path} has no ResNetLab header: another program wrote it.")
     description, digest = read_description(path, metadata)
     if not matches_digest(path, tensors, description, digest):
         raise DamagedFileError(f"{path} is damaged: its content does not match its digest. Use another copy.")

@@ -7,7 +7,7 @@ from typing import Any
 
 from resnetlab.core.checks import check_integer
 from resnetlab.core.errors import UserError
-from resnetlab.core.fields import check_fields, documented, setting
+from resnetlab.core.fields import Checked, check_fields, documented, setting
 
 POLICIES = ("none", "trivial", "rand")
 STRONGEST_MAGNITUDE = 30
@@ -23,7 +23,7 @@ def _check_odd(name: str, value: Any) -> int:
 
 @documented
 @dataclass(frozen=True, kw_only=True)
-class Augmentation:
+class Augmentation(Checked):
     """The random changes of training images, drawn for each sample independently.
 
     A field called `_p` is the probability that a sample is changed at all; strengths without one are drawn for every

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resnetlab.core.errors import UserError, nearest, unknown
+from resnetlab.core.errors import UserError, brief, nearest, unknown
 from resnetlab.data.sources.tables import check_class_names
 
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
@@ -135,7 +135,7 @@ def _check_labels(value: object, split: str, count: int) -> np.ndarray:
         are_names = all(isinstance(label, str) for label in value)
         if not are_names and not all(_is_integer(label) for label in value):
             odd = next(label for label in value if not _is_integer(label))
-            raise UserError(f"{what} must be all integers or all names, got {odd!r} among them. Convert them.")
+            raise UserError(f"{what} must be all integers or all names, got {brief(odd)} among them. Convert them.")
         array = np.array([str(label) if are_names else int(label) for label in value], dtype=object)
     else:
         array = _as_array(value, what)

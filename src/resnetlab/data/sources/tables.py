@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from resnetlab.core.errors import UserError, nearest
+from resnetlab.core.errors import UserError, brief, nearest
 from resnetlab.core.files import printable
 from resnetlab.data.sources.findings import Findings, counted, listed
 
@@ -146,7 +146,7 @@ def check_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
         UserError: one is not.
     """
     if isinstance(class_names, str) or not all(isinstance(name, str) and name.strip() for name in class_names):
-        raise UserError(f"class_names must be a sequence of names, such as ['cat', 'dog'], got {class_names!r}.")
+        raise UserError(f"class_names must be a sequence of names, such as ['cat', 'dog'], got {brief(class_names)}.")
     if not class_names:
         raise UserError("class_names is empty. Name every class, or leave it out.")
     if twice := sorted({name for name in class_names if list(class_names).count(name) > 1}):

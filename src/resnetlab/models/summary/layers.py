@@ -41,6 +41,9 @@ class Layer:
             "none" for a plain block; "" for anything that is not a block.
         order: "pre-activation" for a block that activates before its first convolution; "then ReLU" for a block whose
             sum is followed by a ReLU; otherwise "".
+        weighted: convolutions and linear layers on its main path: the branch of a block, without projections and gates.
+            0 for a stage.
+        projections: convolutions on its shortcuts.
         parameters: trainable parameters that it contains.
         fixed: values that it contains and that are saved but not trained: running statistics, frozen parameters.
         macs: multiply-accumulates of the convolutions and linear layers that it contains, for one image.
@@ -57,6 +60,8 @@ class Layer:
     computes: str
     shortcut: str
     order: str
+    weighted: int
+    projections: int
     parameters: int
     fixed: int
     macs: int

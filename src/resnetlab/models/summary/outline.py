@@ -43,6 +43,16 @@ def units(layers: Sequence[Layer]) -> list[Layer]:
     return found[::-1]
 
 
+def main_layers(layers: Sequence[Layer]) -> int:
+    """Returns the convolutions and linear layers on the main path, as papers count them: ResNet-18 has 18."""
+    return sum(layer.weighted for layer in units(layers))
+
+
+def projections(layers: Sequence[Layer]) -> int:
+    """Returns the convolutions on shortcuts, which papers do not count."""
+    return sum(layer.projections for layer in units(layers))
+
+
 def runs(found: Iterable[Layer], shortest: int = 2) -> list[tuple[Layer, ...]]:
     """Groups units into runs of equal blocks of one stage; a run shorter than `shortest` is split."""
     grouped: list[tuple[Layer, ...]] = []

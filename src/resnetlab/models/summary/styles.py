@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from resnetlab.core.checks import check_integer
 from resnetlab.core.errors import UserError, nearest
+from resnetlab.models.catalog import D2L, TABLE1
 from resnetlab.models.summary.layers import Architecture, Layer, is_activation, is_normalization, pooling
-from resnetlab.models.summary.outline import shape_text, steps, units
+from resnetlab.models.summary.outline import steps, units
 
 GLUON_COUNTERS = {"conv": 5, "batchnorm": 4, "sequential": 1}
 """The numbers of Gluon's first layers of each kind in the d2l notebook; see `Summary.trace`."""
@@ -16,19 +17,45 @@ _UNSEEN = ("Identity", "Flatten", "Sequential", "ModuleList", "Projection", "Zer
 _RULE, _WIDTH = 80, (20, 44, 16)
 
 
-def trace_lines(layers: Sequence[Layer], *, gluon: bool, counters: Mapping[str, int] | None) -> str:
-    """Returns one line for every step of the network: its name and its output shape, without N."""
+def trace_lines(
+    layers: Sequence[Layer], *, gluon: bool, counters: Mapping[str, int] | None, source: str = "", batch: int = 1
+) -> str:
+    """Returns one line for every step of the network: its name and its output shape.
+
+    Args:
+        layers: of the network.
+        gluon: whether names are Gluon's.
+        counters: where Gluon's numbers start.
+        source: the write-up whose rows are printed, `D2L` or `TABLE1`; "" prints all steps by their own names.
+        batch: the number of images, N.
+    """
     if counters is not None and not gluon:
         raise UserError('counters apply to Gluon\'s names only. Set names="gluon", or omit counters.')
     found = steps(layers)
-    names = [step.name for step in found]
+    form = "torch.Size([{}])" if source and not gluon else "({})"
     if gluon:
         found = [step for step in found if step.kind not in ("Flatten", "Identity")]
         names = _numbered([_gluon_prefix(step.kind) for step in found], counters)
-    width = max(map(len, names), default=0)
-    return "\n".join(
-        f"{name:<{width}}  {shape_text(step.output_shape)}" for name, step in zip(names, found, strict=True)
-    )
+    elif source == D2L:
+        # The chapter builds the network from sequences: the stem, the stages and the head.
+        stages = [place for place, step in enumerate(found) if step.kind == "Sequential"]
+        found = [found[place] for place in (stages[0] - 1, *stages, len(found) - 1)]
+        names = ["Sequential"] * len(found)
+    elif source == TABLE1:
+        # The notebook lists the layers of stem and head, and one sequence of all stages.
+        last = [step for step in found if step.kind == "Sequential"][-1]
+        found = [step for step in found if step is last or _torch_kind(step.kind)]
+        names = [_torch_kind(step.kind) or step.kind for step in found]
+    else:
+        names = [step.name for step in found]
+    shapes = (", ".join(map(str, (batch, *step.output_shape[1:]))) for step in found)
+    return "\n".join(f"{name} output shape:\t {form.format(shape)}" for name, shape in zip(names, shapes, strict=True))
+
+
+def _torch_kind(kind: str) -> str:
+    """Returns torch's class for a layer that changes the shape, or ""."""
+    pools = {"max": "MaxPool2d", "average": "AvgPool2d", "global": "AdaptiveAvgPool2d"}
+    return pools.get(pooling(kind), kind if kind in ("Conv2d", "Linear", "Flatten") else "")
 
 
 def gluon_table(summary: Architecture) -> str:

@@ -12,13 +12,15 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 from torch import nn
 
-from resnetlab.core.checks import check_choice, check_integer
-from resnetlab.core.errors import UserError
+from resnetlab.core.checks import check_choice, check_integer, known_arguments
+from resnetlab.core.errors import UserError, brief
+from resnetlab.core.foreign import SUMMARY
+from resnetlab.models.catalog import TABLE1, source_of
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.summary.drawing import draw
 from resnetlab.models.summary.layers import Architecture, Layer
-from resnetlab.models.summary.outline import shape_text
+from resnetlab.models.summary.outline import main_layers, projections, shape_text
 from resnetlab.models.summary.shapes import without_memory
 from resnetlab.models.summary.styles import gluon_table, trace_lines
 from resnetlab.models.summary.table import summary_table
@@ -40,9 +42,21 @@ class Summary(Architecture):
         model, input_shape, output_shape, layers, parameters, fixed, macs, activation_bytes: see `Architecture`.
         style: "table", for reading; "gluon", the table that Gluon's `summary` prints; "trace", one line with the output
             shape of each layer that the network calls itself; "trace-gluon", the same with Gluon's names.
+        source: the teaching text that built this network, whose rows a trace prints; "" for other networks.
     """
 
     style: str = "table"
+    source: str = ""
+
+    @property
+    def depth(self) -> int:
+        """Convolutions and linear layers on the main path, as papers count them: ResNet-18 has 18."""
+        return main_layers(self.layers)
+
+    @property
+    def projections(self) -> int:
+        """Convolutions on shortcuts, which papers do not count."""
+        return projections(self.layers)
 
     def to_frame(self) -> pd.DataFrame:
         """Returns one row for every call of a module, in the order of `layers`.
@@ -63,6 +77,8 @@ class Summary(Architecture):
             "model": self.model,
             "input_shape": list(self.input_shape),
             "output_shape": list(self.output_shape[1:]),
+            "depth": self.depth,
+            "projections": self.projections,
             "totals": {name: getattr(self, name) for name in names},
             "layers": [self._row(layer) for layer in self.layers],
         }
@@ -71,17 +87,23 @@ class Summary(Architecture):
         """Returns a drawing of the architecture, with its shortcuts, as one SVG document."""
         return draw(self)
 
-    def trace(self, *, names: str = "own", counters: Mapping[str, int] | None = None) -> str:
+    def trace(self, *, names: str = "own", counters: Mapping[str, int] | None = None, batch: int | None = None) -> str:
         """Returns name and output shape of what the network calls itself, a line each.
+
+        The networks of d2l and of the Table 1 notebook are traced as there: with the same rows, names and batch.
 
         Args:
             names: "own", or "gluon": Gluon's kinds of layers, numbered.
             counters: the first number of each kind of layer, such as {"conv": 5}. Gluon numbers the layers of a whole
                 process. The default reproduces the d2l notebook, which had built five convolutions, four
                 normalizations and one sequence before this network.
+            batch: the number of images, N; by default that of the text, or 1.
         """
         check_choice("names", names, ("own", "gluon"))
-        return trace_lines(self.layers, gluon=names == "gluon", counters=counters)
+        gluon = names == "gluon"
+        usual = 5 if self.source == TABLE1 and not gluon else 1
+        images = usual if batch is None else check_integer("batch", batch, 1)
+        return trace_lines(self.layers, gluon=gluon, counters=counters, source=self.source, batch=images)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self.style == "table":
@@ -119,6 +141,7 @@ class Summary(Architecture):
         }
 
 
+@known_arguments(SUMMARY)
 def summarize(
     model: nn.Module, input_shape: Sequence[int], *, style: str = "table", name: str | None = None
 ) -> Summary:
@@ -134,9 +157,12 @@ def summarize(
         UserError: `input_shape` is not three positive integers or does not fit the network, or the style is unknown.
     """
     if not isinstance(model, nn.Module):
-        raise UserError(f"summarize expects a network (nn.Module), got {model!r}. Build one with create_model.")
+        named = repr(model) if isinstance(model, str) else "NAME"
+        raise UserError(
+            f"summarize expects a network (nn.Module), got {brief(model)}. Build one with create_model({named})."
+        )
     if not isinstance(input_shape, Sequence) or isinstance(input_shape, str) or len(input_shape) != 3:
-        raise UserError(f"input_shape must be (C, H, W), got {input_shape!r}.")
+        raise UserError(f"input_shape must be (C, H, W), got {brief(input_shape)}.{_shape_hint(input_shape)}")
     check_choice("style", style, STYLES)
     shape = tuple(check_integer("every entry of input_shape", size, 1) for size in input_shape)
     *layers, network = trace(model, shape)
@@ -150,7 +176,18 @@ def summarize(
         macs=network.macs,
         activation_bytes=network.activation_bytes,
         style=style,
+        source=source_of(model.config) if isinstance(model, ResNet) else "",
     )
+
+
+def _shape_hint(given: object) -> str:
+    """Returns what was probably meant by an input_shape that is not (C, H, W)."""
+    sizes = tuple(getattr(given, "shape", given if isinstance(given, Sequence) else ()))
+    if len(sizes) == 4:
+        return f" Leave out the batch dimension: {sizes[1:]}."
+    if isinstance(given, int):
+        return f" For color images of this size: (3, {given}, {given})."
+    return f" For color images of this size: (3, {sizes[0]}, {sizes[1]})." if len(sizes) == 2 else ""
 
 
 def blueprint(config: ResNetConfig) -> ResNet:

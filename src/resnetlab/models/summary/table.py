@@ -11,7 +11,16 @@ from rich.table import Table
 from rich.text import Text
 
 from resnetlab.models.summary.layers import Architecture, Layer
-from resnetlab.models.summary.outline import run_name, runs, shape_text, shortcut_kind, stage_of, units
+from resnetlab.models.summary.outline import (
+    main_layers,
+    projections,
+    run_name,
+    runs,
+    shape_text,
+    shortcut_kind,
+    stage_of,
+    units,
+)
 
 RAILS = {
     "identity": ("╭──", "│", "╰─⊕"),
@@ -35,7 +44,7 @@ def summary_table(summary: Architecture, width: int) -> Iterator[RenderableType]
     """Yields title, table, totals and legend, in at most `width` columns."""
     found = units(summary.layers)
     kinds = [shortcut_kind(layer) for layer in found]
-    yield Text.assemble((summary.model, "bold"), f"  {_composition(summary.layers, kinds)}")
+    yield Text.assemble((summary.model, "bold"), f"  {_composition(summary, kinds)}")
     yield ""
     yield _rows(summary, runs(found), width, has_rail=any(kinds))
     yield ""
@@ -120,17 +129,19 @@ def _mebibytes(size: int) -> str:
     return f"{size / 2**20:,.2f}"
 
 
-def _composition(layers: Sequence[Layer], kinds: Sequence[str]) -> str:
-    """Returns the number of layers with weights and of shortcuts of each kind."""
-    weights = sum(layer.is_leaf and layer.macs > 0 for layer in layers)
+def _composition(summary: Architecture, kinds: Sequence[str]) -> str:
+    """Returns the depth and the number of shortcuts of each kind."""
     counts = [f"{kinds.count(kind)} {kind}" for kind in RAILS if kind in kinds]
-    return f"{weights} convolutions and linear layers; shortcuts: {', '.join(counts) or 'none'}"
+    return f"{main_layers(summary.layers)} layers; shortcuts: {', '.join(counts) or 'none'}"
 
 
 def _totals(summary: Architecture) -> Iterator[RenderableType]:
     fixed = f", and {summary.fixed:,} values not trained" if summary.fixed else ""
+    projected = projections(summary.layers)
+    apart = f", and {projected} on shortcuts" if projected else ""
     rows = (
         ("input", shape_text((1, *summary.input_shape))),
+        ("layers", f"{main_layers(summary.layers)} convolutions and linear layers on the main path{apart}"),
         ("parameters", f"{summary.parameters:,} trainable{fixed}"),
         ("MACs", f"{summary.macs:,} multiply-accumulates of convolutions and linear layers"),
         ("FLOPs", f"{summary.flops:,}, two per multiply-accumulate"),

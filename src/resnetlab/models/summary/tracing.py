@@ -56,15 +56,22 @@ def trace(model: nn.Module, input_shape: Sequence[int]) -> tuple[Layer, ...]:
         with torch.no_grad(), tracer:
             tracer.begin(image)
             twin(image)
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"{error}{_swapped(input_shape)}") from error
     except (RuntimeError, NotImplementedError, ValueError, TypeError, IndexError) as error:
         shape = "x".join(map(str, input_shape))
         raise UserError(
             f"{type(model).__name__} does not accept an image of {shape}: {error}\n"
-            "Pass the (C, H, W) of the images that the network expects."
+            f"Pass the (C, H, W) of the images that the network expects.{_swapped(input_shape)}"
         ) from error
     return tuple(tracer.layers)
+
+
+def _swapped(shape: Sequence[int]) -> str:
+    """Returns the shape (C, H, W), if (H, W, C) was probably given."""
+    height, width, channels = shape
+    is_last = channels in (1, 3) and height > 3
+    return f" The shape is (C, H, W), such as ({channels}, {height}, {width})." if is_last else ""
 
 
 class _Step:
@@ -93,6 +100,7 @@ class _Call:
     activation_bytes: int = 0
     words: list[Word] = field(default_factory=list)
     sums: list[tuple[str, str]] = field(default_factory=list)
+    projections: int = 0
     has_sums_within: bool = False
 
 
@@ -147,6 +155,7 @@ class _Tracer(ShapesOnly):
         # If both have the same number of layers with weights, the order `branch + shortcut` decides.
         shortcut, branch = sorted((_way_between(fork, second), _way_between(fork, first)), key=_weights_on)
         self._running[-1].sums.append((path_words(branch), path_words(shortcut)))
+        self._running[-1].projections += _weights_on(shortcut)
         for call in self._running[:-1]:
             call.has_sums_within = True
         self._running[-1].words.append(_SUM)
@@ -181,6 +190,8 @@ class _Tracer(ShapesOnly):
     def _layer(self, call: _Call, word: Word | None, result: Tensor | None) -> Layer:
         module = call.module
         is_container = not call.is_leaf and not call.sums and (call.has_sums_within or _strings_blocks(module))
+        step = None if result is None or is_container else self._steps.get(self._memory(result))
+        way = [] if step is None else _way_between(call.start, step)
         computes, shortcut, order = "", "", ""
         if word is not None:
             computes = word.text
@@ -188,8 +199,6 @@ class _Tracer(ShapesOnly):
             branches, shortcuts = zip(*call.sums, strict=True)
             computes, shortcut, order = "; ".join(branches), "; ".join(shortcuts), _order(call.words)
         elif not is_container and result is not None:
-            step = self._steps.get(self._memory(result))
-            way = [] if step is None else _way_between(call.start, step)
             computes = path_words(way) if way else type(module).__name__
             if not isinstance(module, nn.Sequential) and any(word.role == "weights" for word in way):
                 shortcut, order = NONE, _order(call.words)
@@ -205,6 +214,8 @@ class _Tracer(ShapesOnly):
             computes=computes,
             shortcut=shortcut,
             order=order,
+            weighted=_weights_on([word] if word is not None else way),
+            projections=call.projections,
             parameters=trainable,
             fixed=fixed,
             macs=call.macs,
