@@ -276,13 +276,14 @@ def block_site(config: ResNetConfig, stage: int, index: int) -> Site:
 
 
 def initialize_layer(layer: nn.Module, init: str) -> None:
-    """Initializes one layer as `ResNetConfig.init` says; layers without parameters are unchanged.
+    """Initializes one layer as `ResNetConfig.init` says; layers without parameters or on the meta device are unchanged.
 
     "he" keeps the head's default initialization, uniform within 1 / sqrt(D), as torchvision does; "torch" keeps the
     default of every layer.
     """
     weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
-    if init == "torch" or not isinstance(weight, Tensor):
+    # On the meta device, torch would draw nothing, and import sympy for it.
+    if init == "torch" or not isinstance(weight, Tensor) or weight.is_meta:
         return
     if weight.ndim == 4 and init == "he":
         he_normal_(weight, mode="fan_out")
