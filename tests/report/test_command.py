@@ -4,7 +4,7 @@ import shlex
 import pytest
 
 from resnetlab.models.catalog import model_config
-from resnetlab.report.command import train_command
+from resnetlab.report.command import changed_settings, train_command
 from resnetlab.training.recipes import RECIPES
 
 
@@ -23,7 +23,9 @@ def settings():
 
 
 def line(settings, **options):
-    return shlex.join(word for part in train_command(settings, **options) for word in part)
+    parts = train_command(settings, **options)
+    assert parts is not None
+    return shlex.join(word for part in parts for word in part)
 
 
 def test_what_the_names_imply_is_left_out(settings):
@@ -45,6 +47,35 @@ def test_every_difference_is_given(settings):
         "--image-size 64 --channels 3 --crop-pct 0.875 --data-root /d --split-seed 2 --test-fraction 0.5 "
         "--skip-unreadable --seed 3"
     )
+
+
+def test_the_changed_settings_are_those_that_differ_from_the_names(settings):
+    epochs = RECIPES["quick"]().epochs
+    settings["recipe"]["epochs"] = epochs
+    assert changed_settings(settings, mirrors=False) == [("seed", 3, 0)]
+    settings["recipe"] |= {"epochs": 4, "keep": "best"}
+    settings["recipe"]["augment"]["flip"] = True
+    settings["model"] |= {"frozen_sections": ["stem"], "pretrained": "a.safetensors"}
+    settings["model"]["config"] |= {"shortcut": "B"}
+    settings["data"] |= {"image_size": 64}
+    assert {name: (value, usual) for name, value, usual in changed_settings(settings, mirrors=False)} == {
+        "recipe.epochs": (4, epochs), "recipe.keep": ("best", "final"), "recipe.augment.flip": (True, False),
+        "network.shortcut": ("B", "A"), "network.frozen": (["stem"], None),
+        "network.pretrained": ("a.safetensors", None), "data.image_size": (64, None), "seed": (3, 0),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("table", "value"),
+    [
+        ("model", {"name": "custom", "config": {"in_channels": 1, "num_classes": 10, "novel": 1}}),
+        ("model", {"name": "mine", "config": {"library": "module", "in_channels": 1, "num_classes": 2}}),
+        ("recipe", {"name": "mine", "optimizer": "none of ours", "novel": 2}),
+    ],
+)
+def test_settings_without_a_known_name_are_compared_with_new_ones(settings, table, value):
+    names = {name for name, *_ in changed_settings({**settings, table: value})}
+    assert "seed" in names and (f"{'network' if table == 'model' else table}.novel" in names) == ("novel" in str(value))
 
 
 def test_what_has_no_value_by_default_is_given_and_what_lost_its_value_has_no_command(settings):

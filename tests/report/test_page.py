@@ -180,9 +180,9 @@ def test_no_mistakes_and_no_history(tmp_path):
     assert "all 24 images correctly" in page.text and "Most confused pairs" not in page.text
     assert page.text.count("predicted correctly") == len(page.attributes("img")) == 12  # those with the highest loss
     names = {path.stem for path in (run.path / "figures").iterdir()}
-    assert names == {"confusion", "reliability", "mistakes"}  # nothing blank
+    assert names == {"classes", "confusion", "reliability", "mistakes"}  # nothing blank
     assert "resnetlab train" in page.missing()["curves"] and "100.00%" in page.text
-    assert len(page.pictures_data) == 3  # the confusion matrix and reliability
+    assert len(page.pictures_data) == 4  # the confusion matrix, reliability and classes
 
 
 def test_one_class_and_one_epoch(tmp_path):

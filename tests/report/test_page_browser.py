@@ -105,7 +105,7 @@ def test_the_page_works_offline_in_a_browser(trained, browser, width, scheme):
     run, _ = trained
     with opened(browser, run.report, width, scheme) as page:
         pictures = page.locator("svg.picture")
-        assert pictures.count() == 9 and all(picture.is_visible() for picture in pictures.all())
+        assert pictures.count() == 10 and all(picture.is_visible() for picture in pictures.all())
         assert all(overlaps(picture) == [] for picture in pictures.all())
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == SCHEMES[scheme]
@@ -122,6 +122,43 @@ def test_the_page_works_offline_in_a_browser(trained, browser, width, scheme):
         color = line.evaluate("line => getComputedStyle(line).stroke")
         page.emulate_media(color_scheme="dark" if scheme == "light" else "light")
         assert line.evaluate("line => getComputedStyle(line).stroke") != color
+
+
+CUT = """() => [...document.querySelectorAll("main *")].filter(element => {
+    const box = element.getBoundingClientRect();
+    return box.width && box.right > innerWidth + 1 && !element.closest(".scroll, .unseen, svg");
+}).map(element => element.outerHTML.slice(0, 80))"""
+WIDE = "() => [...document.querySelectorAll('.scroll')].map(box => box.scrollWidth > box.clientWidth + 1)"
+HINTS = "() => [...document.querySelectorAll('.scroll')].map(box => box.previousElementSibling.offsetHeight > 0)"
+
+
+def test_nothing_is_cut_off_on_a_phone_and_wide_tables_say_so(trained, browser):
+    run, _ = trained
+    with opened(browser, run.report, 390) as page:
+        page.evaluate("document.querySelectorAll('details').forEach(details => { details.open = true })")
+        page.wait_for_function("document.querySelectorAll('.hint:not([hidden])').length > 0")
+        assert page.evaluate(CUT) == []
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        wide = page.evaluate(WIDE)
+        assert any(wide) and not all(wide) and page.evaluate(HINTS) == wide
+        assert all(
+            page.locator(".scroll").nth(at).get_attribute("tabindex") == "0"
+            for at, is_wide in enumerate(wide)
+            if is_wide
+        )
+    with opened(browser, run.report, 1280) as page:
+        assert page.locator(".hint:not([hidden])").count() == 0
+
+
+def test_changed_settings_come_first_and_the_others_are_folded(trained, browser):
+    run, _ = trained
+    with opened(browser, run.report) as page:
+        first = page.locator("#provenance table").first
+        assert "epochs" in first.inner_text() and first.is_visible()
+        setting = page.locator("#provenance th", has_text="nesterov")
+        assert setting.count() == 1 and not setting.is_visible()
+        page.locator("#provenance details > summary").last.click()
+        assert setting.is_visible()
 
 
 def test_pointing_at_a_curve_shows_the_values_of_its_epoch(trained, browser):

@@ -255,7 +255,7 @@ def test_without_lesions_there_is_no_picture_of_them(tmp_path):
 def test_every_picture_says_what_it_is(explored):
     _, _, page = explored
     pictures = page.attributes("svg")
-    assert len(pictures) == len(page.pictures_data) == 9
+    assert len(pictures) == len(page.pictures_data) == 10
     assert all(item["role"] == "img" and item["aria-label"] for item in pictures)
     canvas = next(item for item in page.attributes("canvas") if "aria-label" in item)
     assert canvas["tabindex"] == "0" and "arrow keys" in canvas["aria-label"]

@@ -301,7 +301,7 @@ def logarithmic_ticks(low: float, high: float) -> list[float]:
         found = [value for value in found if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
         if 2 <= len(found) <= _MOST_TICKS:
             return found
-    if found:
+    if len(found) > 1:
         return found[:: math.ceil(len(found) / _MOST_TICKS)]
     from matplotlib.ticker import MaxNLocator
 

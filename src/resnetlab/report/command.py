@@ -1,9 +1,9 @@
-"""The command that repeats a run, from the settings in its folder."""
+"""The command that repeats a run, and its settings that differ from the defaults, from what its folder records."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from resnetlab.core.checks import from_mapping
@@ -49,6 +49,36 @@ def train_command(settings: Mapping[str, Any], *, mirrors: bool | None = None) -
         return None
 
 
+def changed_settings(settings: Mapping[str, Any], *, mirrors: bool | None = None) -> list[tuple[str, Any, Any]]:
+    """Returns name, value and default of the settings that differ from what the names of network and recipe imply.
+
+    Those of a network or recipe without a known name are compared with a new `ResNetConfig` or `Recipe`.
+
+    Args:
+        settings: a run's settings.
+        mirrors: see `train_command`.
+    """
+    model, recipe = settings["model"], settings["recipe"]
+    try:
+        named = _named_recipe(recipe, mirrors)
+    except (KeyError, UserError):
+        named = {**Recipe().to_dict(), "name": recipe["name"]}
+    if mirrors is None:  # then nobody knows what "auto" meant
+        named["augment"]["flip"] = recipe.get("augment", {}).get("flip")
+    try:
+        network = list(_network_differences(settings))
+    except UserError:
+        network = _differences(model["config"], _new_network(model["config"]))
+    whole = {"pretrained": model.get("pretrained"), "frozen": model.get("frozen_sections")}
+    return [
+        *((f"recipe.{key}", *pair) for key, *pair in _differences(recipe, named)),
+        *((f"network.{key}", *pair) for key, *pair in network),
+        *((f"network.{key}", value, None) for key, value in whole.items() if value),
+        *((f"data.{key}", *pair) for key, *pair in _data_differences(settings["data"])),
+        *([("seed", settings["seed"], 0)] if settings["seed"] else []),
+    ]
+
+
 def _machine_options(recorded: Mapping[str, Any]) -> Iterator[list[str]]:
     for name in ("precision", "memory_format"):
         if name in recorded:
@@ -56,53 +86,78 @@ def _machine_options(recorded: Mapping[str, Any]) -> Iterator[list[str]]:
 
 
 def _recipe_options(recorded: Mapping[str, Any], mirrors: bool | None) -> Iterator[list[str]]:
-    unchanged = RECIPES[recorded["name"]]()
-    # Choosing an optimizer also changes the learning rate and other defaults.
-    named = {
-        **resolve_recipe(unchanged, optimizer=recorded["optimizer"]).to_dict(),
-        **{"optimizer": unchanged.optimizer, "epochs": None},
-    }
-    if named["augment"]["flip"] == "auto":
-        named["augment"]["flip"] = mirrors
-    for key, value in _differences(Recipe.from_dict(recorded).to_dict(), named):
+    named = {**_named_recipe(recorded, mirrors), "epochs": None}
+    for key, value, _ in _settable(_differences(Recipe.from_dict(recorded).to_dict(), named)):
         yield [_RECIPE_OPTIONS[key], str(value)] if key in _RECIPE_OPTIONS else _set(key, value)
 
 
+def _named_recipe(recorded: Mapping[str, Any], mirrors: bool | None) -> dict[str, Any]:
+    """Returns what the recipe's name implies, with the defaults of the optimizer that was chosen."""
+    unchanged = RECIPES[recorded["name"]]()
+    named = resolve_recipe(unchanged, optimizer=recorded["optimizer"]).to_dict()
+    if named["augment"]["flip"] == "auto":
+        named["augment"]["flip"] = mirrors
+    return {**named, "optimizer": unchanged.optimizer}
+
+
 def _model_options(settings: Mapping[str, Any]) -> Iterator[list[str]]:
+    yield from (_set(f"model.{key}", value) for key, value, _ in _settable(_network_differences(settings)))
+
+
+def _network_differences(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     name, recorded = settings["model"]["name"], settings["model"]["config"]
-    taken = {key: recorded[key] for key in ("in_channels", "num_classes")}
     if "library" in recorded:  # a network of timm, or your own
-        yield from (_set(f"model.{key}", value) for key, value in recorded.get("arguments", {}).items())
+        yield from _differences(recorded.get("arguments", {}), {})
         return
     if name == PRETRAINED:  # the options describe the network in case its file is gone
-        named = {**ResNetConfig().to_dict(), **taken}
+        named = _new_network(recorded)
     else:
-        named = config_for_data(name, image_size=settings["preprocessing"]["image_size"], **taken).to_dict()
-    for key, value in _differences(from_mapping(ResNetConfig, recorded, "the network").to_dict(), named):
-        yield _set(f"model.{key}", value)
+        image_size = settings["preprocessing"]["image_size"]
+        named = config_for_data(name, image_size=image_size, **_ends(recorded)).to_dict()
+    yield from _differences(from_mapping(ResNetConfig, recorded, "the network").to_dict(), named)
+
+
+def _new_network(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    return {**ResNetConfig().to_dict(), **_ends(recorded)}
+
+
+def _ends(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a network that the data decide."""
+    usual = ResNetConfig()
+    return {key: recorded.get(key, getattr(usual, key)) for key in ("in_channels", "num_classes")}
 
 
 def _data_options(recorded: Mapping[str, Any], always: Collection[str]) -> Iterator[list[str]]:
-    defaults = {name: field.default for name, field in LoadOptions.__dataclass_fields__.items() if name not in _TAKEN}
-    for key, usual in defaults.items():
-        value = recorded.get(key, usual)
-        if value is None or (value == usual and key not in always):
+    for key, value, _ in _data_differences(recorded, always):
+        if value is None:
             continue
         option = f"--{key.replace('_', '-')}"
         yield [option] if value is True else [option, str(value)]
 
 
-def _differences(recorded: Mapping[str, Any], named: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yields the settings that differ from what the name implies.
+def _data_differences(recorded: Mapping[str, Any], always: Collection[str] = ()) -> Iterator[tuple[str, Any, Any]]:
+    defaults = {name: field.default for name, field in LoadOptions.__dataclass_fields__.items() if name not in _TAKEN}
+    for key, usual in defaults.items():
+        value = recorded.get(key, usual)
+        if value != usual or key in always:
+            yield key, value, usual
 
-    Raises:
-        UserError: a setting is None that the name sets: no option can unset it.
-    """
+
+def _differences(recorded: Mapping[str, Any], named: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yields name, value and default of the settings that differ; a value that is missing is None."""
     # As in a file: lists instead of tuples, and no entry for None.
     ours, theirs = (dict(flatten(json.loads(json.dumps(values)))) for values in (recorded, named))
-    if missing := [key for key, value in theirs.items() if ours.get(key) is None and value is not None]:
-        raise UserError(f"no option of the command line sets {', '.join(missing)} to None.")
-    yield from ((key, value) for key, value in ours.items() if value is not None and value != theirs.get(key))
+    for key in dict.fromkeys([*ours, *theirs]):
+        if ours.get(key) != theirs.get(key):
+            yield key, ours.get(key), theirs.get(key)
+
+
+def _settable(differences: Iterable[tuple[str, Any, Any]]) -> Iterator[tuple[str, Any, Any]]:
+    """Yields differences; raises `UserError` for a setting without value, since no option can unset it."""
+    for key, value, usual in differences:
+        if value is None:
+            raise UserError(f"no option of the command line sets {key} to None.")
+        yield key, value, usual
 
 
 def _set(key: str, value: Any) -> list[str]:

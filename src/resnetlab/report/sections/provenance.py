@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from resnetlab.core.errors import resume_command
-from resnetlab.report.command import train_command
+from resnetlab.report.command import changed_settings, train_command
 from resnetlab.report.section import Report, Section
 
 _ORDER = ("model", "data", "preprocessing", "recipe", "machine")
@@ -15,9 +15,10 @@ _LONGEST_LIST = 12
 
 
 def view(report: Report) -> dict[str, Any]:
-    """Returns the command that repeats the run, and everything that run.toml and environment.json record."""
+    """Returns the command that repeats the run, its changed settings, and everything that its folder records."""
     settings, images = report.run.settings, report.images
-    command = train_command(settings, mirrors=None if images.data is None else images.data.mirrors)
+    mirrors = None if images.data is None else images.data.mirrors
+    command = train_command(settings, mirrors=mirrors)
     tables = {key: value for key, value in settings.items() if isinstance(value, Mapping)}
     others = {key: value for key, value in settings.items() if key not in tables}
     order = sorted(tables, key=lambda key: _ORDER.index(key) if key in _ORDER else len(_ORDER))
@@ -30,9 +31,30 @@ def view(report: Report) -> dict[str, Any]:
             for extension in settings.get("extensions", [])
         ],
         "fingerprint": settings["data"]["fingerprint"],
-        "tables": [(caption, list(_flatten(values))) for caption, values in shown],
+        "changed": [
+            (name.replace("_", " ").replace(".", ": "), _text(value), _text(usual))
+            for name, value, usual in changed_settings(settings, mirrors=mirrors)
+        ],
+        "tables": [("Data and machine", list(_facts(report)))],
+        "everything": [(caption, list(_flatten(values))) for caption, values in shown],
         "longest_list": _LONGEST_LIST,
     }
+
+
+def _facts(report: Report) -> Iterator[tuple[str, list[str]]]:
+    """Yields what the result depends on besides settings, as far as the run records it."""
+    settings, environment = report.run.settings, report.run.environment or {}
+    data, machine = settings["data"], settings.get("machine", {})
+    yield "data", [str(data["source"])]
+    yield "images", [f"{name} {count:,}" for name, count in data.get("counts", {}).items()]
+    yield "classes", [f"{len(data['class_names']):,}"]
+    yield "image size", [f"{settings['preprocessing']['image_size']} pixels"]
+    for name in ("device", "precision", "memory_format", "threads"):
+        if name in machine:
+            yield name.replace("_", " "), [_text(machine[name])]
+    packages = environment.get("packages", {})
+    versions = {**packages, "python": environment.get("python")}
+    yield "versions", [f"{name} {versions[name]}" for name in ("python", "torch") if versions.get(name)] or ["none"]
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, list[str]]]:
@@ -53,7 +75,7 @@ def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key.replace('_', ' ')} {_text(entry)}" for key, entry in value.items())
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(_text, value))
+        return ", ".join(map(_text, value)) or "none"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

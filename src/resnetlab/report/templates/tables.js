@@ -1,4 +1,4 @@
-// Sorts a table by the column whose heading is chosen.
+// Sorts a table by the column whose heading is chosen, and says where a table is wider than the screen.
 
 const collator = new Intl.Collator("en", { numeric: true });
 const compare = (first, second) => {
@@ -19,4 +19,15 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
     body.append(...rows);
   }));
+}
+
+for (const box of document.querySelectorAll(".scroll")) {
+  const hint = element("p", "Scroll sideways to see all of it →", "hint");
+  box.before(hint);
+  const check = () => {
+    hint.hidden = box.scrollWidth <= box.clientWidth + 1;
+    if (!hint.hidden) box.tabIndex = 0;  // so that the arrow keys scroll it
+  };
+  new ResizeObserver(check).observe(box);
+  check();
 }
