@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from resnetlab.checking.behavior import Patient, examine, smaller
 from resnetlab.checking.findings import FAULT, CheckReport, Finding, counted
 from resnetlab.checking.graph import Graph, Node, multiply_accumulates, record
+from resnetlab.checking.parts import check_part, part_named
 from resnetlab.checking.path import Edit, Token, align, convolutions, main_path, reference_labels
 from resnetlab.checking.places import Built, class_line
 from resnetlab.checking.proof import key_map, randomize, repaired, replay, restore, transfer
 from resnetlab.checking.structure import events_of, findings_of, first_block, place_of, shape_text, stage_depths
-from resnetlab.checking.subject import Subject, is_lazy, open_subject, parsed_arguments
+from resnetlab.checking.subject import Subject, is_lazy, open_subject, parsed_arguments, part_object
 from resnetlab.core.checks import check_integer
 from resnetlab.core.errors import UserError
 from resnetlab.core.randomness import torch_seeded
@@ -47,7 +48,9 @@ def check(
     Args:
         obj: a module, a class, a function that returns a module, or the path of a Python file, "FILE.py" or
             "FILE.py:NAME".
-        like: the reference: a name of the catalog, or "auto" for the most similar one.
+        like: the reference: a name of the catalog, or "auto" for the most similar one. For a single part that you
+            wrote as a class, module or function: "conv2d", "linear", "max_pool2d", "avg_pool2d", "batch_norm", "relu",
+            "softmax", "cross_entropy", "sgd", "drop_path" or "drop_block".
         image_size: height and width of the images in pixels; by default those that the reference was published for.
         channels: channels of the images; by default those of the network's first convolution.
         args: arguments of the class or function, as a mapping or as in a call, "num_classes=10, depth=18". Classes and
@@ -59,6 +62,8 @@ def check(
     Raises:
         UserError: it is not a network, it cannot be built, or the reference is unknown.
     """
+    if (part := part_named(like)) is not None:
+        return check_part(part_object(obj, part), part)
     if like != "auto":
         model_config(like)  # an unknown name is an error here
     if image_size is not None:

@@ -66,6 +66,34 @@ def open_subject(
     return _made(obj, getattr(obj, "__name__", type(obj).__name__), given, channels, classes, built)
 
 
+def part_object(obj: Any, part: str) -> Any:
+    """Returns the class, module or function that an argument of `check` means, for a single part.
+
+    Raises:
+        UserError: a file defines several, and none has a name like the part's.
+    """
+    if not isinstance(obj, (str, Path)):
+        return obj
+    place, wanted = _place_and_name(str(obj))
+    module = execute(Path(place))
+    if wanted:
+        return _attribute(module, wanted, place)
+    found = {name: value for name, value in vars(module).items() if _is_part_of(module, name, value)}
+    plain = part.replace("_", "")
+    likely = [name for name in found if plain[:4] in name.lower().replace("_", "")]
+    names = likely or list(found)
+    if len(names) != 1:
+        raise UserError(
+            f"{place} defines {', '.join(names) or 'no class or function'}. Name the one to check: {place}:NAME."
+        )
+    return found[names[0]]
+
+
+def _is_part_of(module: ModuleType, name: str, value: Any) -> bool:
+    is_here = getattr(value, "__module__", None) == module.__name__
+    return is_here and not name.startswith("_") and (isinstance(value, type) or inspect.isfunction(value))
+
+
 def parsed_arguments(text: str) -> dict[str, Any]:
     """Returns the keyword arguments in a text such as "num_classes=10, depth=18"; only literals are allowed.
 
@@ -133,19 +161,11 @@ def _arguments(
 
 
 def _from_file(text: str, given: dict[str, Any], channels: int | None, classes: int, built: Built) -> Subject:
-    place, _, wanted = text.rpartition(":") if not text.endswith(".py") else (text, "", "")
-    path = Path(place)
-    if not place.endswith(".py") or not path.is_file():
-        raise UserError(f"{text} was not found. Give a Python file: FILE.py, or FILE.py:CLASS.")
+    place, wanted = _place_and_name(text)
     with built.recording():
-        module = execute(path)
+        module = execute(Path(place))
     if wanted:
-        found: Any = module
-        for part in wanted.split("."):
-            names = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
-            if not hasattr(found, part):
-                raise unknown(f"name in {place}", part, names)
-            found = getattr(found, part)
+        found = _attribute(module, wanted, place)
         if isinstance(found, nn.Module):
             return Subject(model=found, name=wanted, built=built, origin=f"{place}:{wanted}")
         subject = _made(found, wanted, given, channels, classes, built)
@@ -153,6 +173,23 @@ def _from_file(text: str, given: dict[str, Any], channels: int | None, classes: 
         subject = _found_in(module, place, given, channels, classes, built)
     subject.origin = f"{place}:{subject.name}"
     return subject
+
+
+def _place_and_name(text: str) -> tuple[str, str]:
+    place, _, wanted = text.rpartition(":") if not text.endswith(".py") else (text, "", "")
+    if not place.endswith(".py") or not Path(place).is_file():
+        raise UserError(f"{text} was not found. Give a Python file: FILE.py, or FILE.py:CLASS.")
+    return place, wanted
+
+
+def _attribute(module: ModuleType, name: str, place: str) -> Any:
+    found: Any = module
+    for part in name.split("."):
+        names = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
+        if not hasattr(found, part):
+            raise unknown(f"name in {place}", part, names)
+        found = getattr(found, part)
+    return found
 
 
 def _found_in(
