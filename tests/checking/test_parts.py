@@ -129,6 +129,13 @@ class SGD:
                 one -= (-1 if self.how == "ascent" else 1) * self.lr * velocity
 
 
+def plain_sgd(params: Any, lr: float, batch_size: int) -> None:
+    with torch.no_grad():
+        for one in params:
+            one -= lr * one.grad / batch_size
+            one.grad.zero_()
+
+
 class DropBlock(nn.Module):
     """As in a tutorial: one mask for all channels, centers anywhere, and twice the rate."""
 
@@ -161,7 +168,7 @@ RIGHT: dict[str, list[Any]] = {
     "relu": [nn.ReLU, lambda x: x.clamp(min=0), nn.ReLU()],
     "softmax": [lambda x: x.softmax(1), lambda X: (X - X.amax(1, keepdim=True)).softmax(1)],
     "cross_entropy": [cross_entropy, nn.CrossEntropyLoss],
-    "sgd": [SGD, torch.optim.SGD],
+    "sgd": [SGD, torch.optim.SGD, plain_sgd],
     "drop_path": [drop_path],
 }
 WRONG: dict[str, tuple[str, Any, str]] = {

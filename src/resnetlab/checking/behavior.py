@@ -371,6 +371,8 @@ def _scale(patient: Patient, reference: nn.Module | None) -> Iterator[Finding]:
     if exploded is None and abs(decades) <= _EXPLODED:
         return
     grows = exploded is not None or decades > 0
+    if not grows and any(token.kind == "norm" for token in patient._all()):
+        return  # training normalizes
     steps = [(name, _decades(value)) for name, value in found if math.isfinite(value)]
     name = exploded or _largest_step(steps, 1 if grows else -1)
     yield _finding(

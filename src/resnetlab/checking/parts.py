@@ -47,6 +47,7 @@ _NAMES = {
     "training": ("training", "train", "is_training"),
     "dim": ("dim", "axis"),
     "eps": ("eps", "epsilon"),
+    "batch_size": ("batch_size",),
 }
 """The names that people give to an argument."""
 _TOLERANCE = 2e-4
@@ -799,7 +800,7 @@ def _check_sgd(obj: Any) -> Iterator[Finding]:
                 needed = [key for key in ("momentum", "weight_decay") if key in values]
                 if _is_function(obj):
                     names = inspect.signature(obj).parameters
-                    values |= {"batch": 1} if "batch_size" in names else {}
+                    values |= {"batch_size": 1} if "batch_size" in names else {}
                     return lambda: _call(obj, values, needed)
                 return _call(obj, values, needed)
 
