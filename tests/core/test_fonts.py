@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from resnetlab.core.fonts import covering_fonts, save_figure
+from resnetlab.core.fonts import covering_fonts, one_font, save_figure
 
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 STIX = str(FONTS / "STIXGeneral.ttf")  # has the Japanese character no, which DejaVu Sans lacks
@@ -80,3 +80,10 @@ def test_an_svg_keeps_every_text_and_leaves_room_for_it(figure):
     assert "\u200b" not in svg and "—" not in svg
     drawn = [text for text in figure.axes[0].get_yticklabels() if "—" in text.get_text()]
     assert drawn and drawn[-1].get_window_extent().width >= 2 * drawn[-1].get_fontsize()
+
+
+def test_a_single_font_is_chosen_for_a_line_and_what_it_lacks_becomes_its_code():
+    assert one_font("Ünï кошка", [STIX]) == ("Ünï кошка", None)
+    assert one_font("no の", [*OTHERS, STIX]) == ("no の", STIX)
+    assert one_font("cat 猫", [*OTHERS, STIX]) == ("cat [U+732B]", None)
+    assert one_font("の猫", [STIX]) == ("の[U+732B]", STIX)

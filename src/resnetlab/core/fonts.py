@@ -65,6 +65,30 @@ def covering_fonts(characters: Collection[str], fonts: Sequence[str] | None = No
     return list(_covering(frozenset(characters), None if fonts is None else tuple(fonts)))
 
 
+def one_font(text: str, fonts: Sequence[str] | None = None) -> tuple[str, str | None]:
+    """Returns a text as a single font can draw it, and the font's path; None for matplotlib's own.
+
+    A character that the font lacks becomes its code, such as [U+732B].
+
+    Args:
+        text: one line.
+        fonts: paths to choose from; those of the system by default.
+    """
+    from matplotlib import font_manager
+
+    own = _characters(font_manager.findfont(_OWN))
+    characters = {character for character in text if character.isprintable()}
+    if characters <= own:
+        return text, None
+    chosen = covering_fonts(characters, fonts)[:1]
+    has = _characters(chosen[0]) if chosen else own
+    if len(characters & has) <= len(characters & own):
+        chosen, has = [], own
+    lacking = characters - has
+    shown = "".join(f"[U+{ord(character):04X}]" if character in lacking else character for character in text)
+    return shown, chosen[0] if chosen else None
+
+
 @functools.lru_cache(maxsize=64)
 def _covering(characters: frozenset[str], fonts: tuple[str, ...] | None) -> tuple[str, ...]:
     from matplotlib import font_manager

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from resnetlab.core.checks import check_integer
+from resnetlab.core.fonts import one_font
 from resnetlab.core.preprocessing import to_array
 from resnetlab.core.randomness import Draws, generator
 from resnetlab.data.augment import Augmentation, augment
@@ -140,12 +141,13 @@ def contact_sheet(
             corner = (left + column * (cell + _GAP), top)
             _paste(sheet, draw, image, corner, cell)
             for line, text in enumerate(captions[at].split("\n")):
-                text = _shortened(text, captioned, cell)
+                text, font = _written(text, _CAPTION_SIZE)
+                text = _shortened(text, font, cell)
                 place = (
-                    corner[0] + (cell - captioned.getlength(text)) / 2,
+                    corner[0] + (cell - font.getlength(text)) / 2,
                     top + cell + 3 + line * _line_height(captioned),
                 )
-                draw.text(place, text, font=captioned, fill=_MUTED)
+                draw.text(place, text, font=font, fill=_MUTED)
     return sheet
 
 
@@ -220,8 +222,10 @@ class _Block:
 def _block(text: str, width: int, size: int, smaller: int) -> _Block:
     """Returns text in lines of at most `width` pixels; what follows a line break is smaller and paler."""
     strong, _, pale = text.partition("\n")
-    lines = [(line, _font(size, bold=True), _INK) for line in _wrapped(strong, _font(size, bold=True), width, 3)]
-    lines += [(line, _font(smaller), _MUTED) for line in _wrapped(pale, _font(smaller), width, 3)]
+    strong, font = _written(strong, size, bold=True)
+    lines = [(line, font, _INK) for line in _wrapped(strong, font, width, 3)]
+    pale, font = _written(pale, smaller)
+    lines += [(line, font, _MUTED) for line in _wrapped(pale, font, width, 3)]
     return _Block(lines)
 
 
@@ -249,6 +253,12 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 
 def _line_height(font: ImageFont.FreeTypeFont) -> int:
     return sum(font.getmetrics())
+
+
+def _written(text: str, size: int, *, bold: bool = False) -> tuple[str, ImageFont.FreeTypeFont]:
+    """Returns a text as it can be drawn, and a font that has its characters."""
+    shown, path = one_font(text)
+    return shown, _font(size, bold=bold) if path is None else ImageFont.truetype(path, size)
 
 
 @cache
