@@ -20,6 +20,7 @@ from resnetlab.cli.options import (
     Seed,
     SetFields,
     add_options,
+    given_options,
     split_assignments,
 )
 from resnetlab.core.console import notice
@@ -36,6 +37,7 @@ USUAL = (
 
 
 def command(
+    context: typer.Context,
     data: Data,
     model: Model = "auto",
     recipe: RecipeName = "auto",
@@ -80,10 +82,14 @@ def command(
     changes = add_options(changes, batch_size=batch_size)
 
     from resnetlab.training.lr_finder import find_lr
+    from resnetlab.training.prepare import framing_for
+    from resnetlab.training.recipes import resolve_recipe
 
+    framing, given = framing_for(resolve_recipe(recipe, **changes), model), given_options(context)
+    framing = {name: value for name, value in framing.items() if name not in given}
     found = find_lr(
         model,
-        lambda: options.open(data, {}),
+        lambda: options.open(data, framing),
         recipe=recipe,
         lowest=lowest,
         highest=highest,

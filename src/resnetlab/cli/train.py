@@ -183,9 +183,10 @@ def command(
     changes = add_options(changes, **given)
 
     from resnetlab.training.fit import check_outside, fit
+    from resnetlab.training.prepare import framing_for
     from resnetlab.training.recipes import resolve_recipe
 
-    resolve_recipe(recipe, **changes)  # mistakes in options are reported before images are listed
+    found = resolve_recipe(recipe, **changes)  # mistakes in options are reported before images are listed
     opened = _opener(data, options, given_options(context))
     shared: dict[str, Any] = {
         "overrides": overrides,
@@ -198,7 +199,7 @@ def command(
     if one_batch:
         if pretrained is not None:
             raise UserError("--overfit-one-batch starts from new weights. Remove --pretrained.")
-        _overfit(model, opened(), **shared, changes=changes)
+        _overfit(model, opened(**framing_for(found, model)), **shared, changes=changes)
         return
     if out is not None:
         check_outside(out, data)

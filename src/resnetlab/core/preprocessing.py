@@ -13,6 +13,9 @@ from resnetlab.core.errors import UserError
 from resnetlab.core.fields import REQUIRED, documented, setting
 from resnetlab.core.framing import Framing
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and standard deviation of ImageNet's photos, of values from 0 to 1, as torchvision uses them."""
+
 
 @documented
 @dataclass(frozen=True, kw_only=True)

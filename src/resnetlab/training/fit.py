@@ -40,10 +40,12 @@ from resnetlab.training.prepare import (
     automatic_network,
     automatic_recipe,
     describe_framing,
+    framing_for,
     framing_of,
     machine_for,
     model_name,
     network_for,
+    normalized_for,
     open_model,
     open_pretrained,
     recipe_for,
@@ -126,7 +128,7 @@ def fit(
             seed = check_integer("seed", seed, 0)
             if isinstance(data, ImageData) and (image_size is not None or data_root is not None):
                 raise UserError("image_size and data_root are for data that fit loads. Give them to load_data instead.")
-            resolve_recipe(recipe, **changes)
+            framing = framing_for(resolve_recipe(recipe, **changes), model)
             if budget is not None:
                 budget = check_number("budget", budget, 0, above=True)
                 if "epochs" in changes:
@@ -146,7 +148,7 @@ def fit(
 
         folder = None if out is None else claim(out)
         own_machine = processes.place(machine)
-        opener = _opener(data, data_root, image_size, framing_of(found))
+        opener = _opener(data, data_root, image_size, {**framing, **framing_of(found)})
         known = data if isinstance(data, ImageData) else processes.in_turn(opener)
         with processes.together():
             chosen, known = automatic_recipe(recipe, model, known, pretrained=pretrained, **changes)
@@ -288,7 +290,7 @@ def _prepare(
     """Builds the network for the images, loads its weights, and resolves the recipe."""
     if model == "auto":
         model = automatic_network(recipe, data, found)
-    network = network_for(model, data, seed, overrides, found)
+    network = network_for(model, data, seed, overrides, found, recipe=recipe)
     loaded = None
     if found is not None:
         with torch_seeded(seed, "new head"):
@@ -358,6 +360,7 @@ def _estimate(start: _Start, world_size: int) -> Estimate:
 def _settings(start: _Start, images: ImageData, world_size: int, **flags: bool) -> dict[str, Any]:
     """Returns what run.toml records: enough to train again, and to resume. Flags are recorded if they are set."""
     network = start.network
+    preprocessing = _normalized_alike(normalized_for(images.preprocessing, start.recipe), start.found)
     settings = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": start.seed,
@@ -368,7 +371,7 @@ def _settings(start: _Start, images: ImageData, world_size: int, **flags: bool) 
             "frozen_sections": sorted(network.frozen),
         },
         "data": images.describe(),
-        "preprocessing": dataclasses.asdict(_normalized_alike(images.preprocessing, start.found)),
+        "preprocessing": dataclasses.asdict(preprocessing),
         "recipe": start.recipe.to_dict(),
         "machine": start.machine.to_dict(),
     }
@@ -493,7 +496,7 @@ def _remove_left_checkpoints(run: Run) -> None:
 def _opener(
     data: Any, data_root: str | Path | None, image_size: int | None, framing: Mapping[str, Any]
 ) -> Callable[[], ImageData | PhotoListing]:
-    """Returns what opens the images, in the framing of pretrained weights unless `image_size` or a function decides."""
+    """Returns what opens the images, in the framing of recipe or weights unless `image_size` or a function decides."""
     if callable(data) and not isinstance(data, nn.Module):
         takes_framing = any(one.kind is one.VAR_KEYWORD for one in inspect.signature(data).parameters.values())
         return functools.partial(data, **framing) if takes_framing else data  # type: ignore[return-value]

@@ -32,9 +32,11 @@ from resnetlab.training.optimizers import build_optimizer
 from resnetlab.training.prepare import (
     automatic_network,
     automatic_recipe,
+    framing_for,
     machine_for,
     model_name,
     network_for,
+    normalized_for,
     open_model,
     recipe_for,
 )
@@ -176,16 +178,16 @@ def find_lr(
     rates = _rates(lowest, highest, steps)
     if "lr" in changes:
         raise UserError("the test searches for lr, so it cannot be set. Set lowest and highest instead.")
-    resolve_recipe(recipe, **changes)
+    framing = framing_for(resolve_recipe(recipe, **changes), model)
     opened = copy.deepcopy(open_model(model, overrides or {}))
     machine = machine_for(opened, overrides or {}, device, precision, memory_format)
-    known = data() if callable(data) else data if isinstance(data, ImageData) else open_data(data, {})
+    known = data() if callable(data) else data if isinstance(data, ImageData) else open_data(data, framing)
     recipe, known = automatic_recipe(recipe, model, known, **changes)
     data = known if isinstance(known, ImageData) else known.images
     if opened == "auto":
         opened = automatic_network(recipe, data)
     name = model_name(opened)
-    network = network_for(opened, data, seed, overrides or {})
+    network = network_for(opened, data, seed, overrides or {}, recipe=recipe)
     recipe = recipe_for(recipe, data, network)
     if not quiet:
         notice(f"{name}, recipe {recipe.name}: {steps} steps of {recipe.batch_size} images\n{machine}")
@@ -373,7 +375,7 @@ def _stepper(model: Network, data: ImageData, recipe: Recipe, machine: Machine, 
                 model,
                 optimizer,
                 batch,
-                preprocessing=data.preprocessing,
+                preprocessing=normalized_for(data.preprocessing, recipe),
                 recipe=recipe,
                 machine=machine,
                 lr=rate,
@@ -396,6 +398,6 @@ def _endless_batches(data: ImageData, recipe: Recipe, seed: int, device: torch.d
             epoch=epoch,
             framing=replace(data.framing, image_size=recipe.image_size(0, data.image_size)),
             device=device,
-            preprocessing=data.preprocessing,
+            preprocessing=normalized_for(data.preprocessing, recipe),
         ):
             yield epoch, batch

@@ -21,7 +21,14 @@ from resnetlab.data.storage.store import ImageData
 from resnetlab.models.network import Architecture
 from resnetlab.models.stochastic import DropPath
 from resnetlab.training.optimizers import build_optimizer
-from resnetlab.training.prepare import automatic_network, machine_for, network_for, open_model
+from resnetlab.training.prepare import (
+    automatic_network,
+    framing_for,
+    machine_for,
+    network_for,
+    normalized_for,
+    open_model,
+)
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import resolve_recipe
 from resnetlab.training.sections import TrainedSections, check_sections
@@ -101,10 +108,10 @@ def overfit_one_batch(
     opened = copy.deepcopy(open_model(model, overrides or {}))
     machine = machine_for(opened, overrides or {}, device, precision, memory_format)
     if not isinstance(data, ImageData):
-        data = load_data(data)
+        data = load_data(data, **framing_for(recipe, model))
     if opened == "auto":
         opened = automatic_network(recipe, data)
-    network = network_for(opened, data, seed, overrides or {})
+    network = network_for(opened, data, seed, overrides or {}, recipe=recipe)
     check_sections(recipe, network)
     recipe = recipe.changed(label_smoothing=0.0, weight_decay=0.0, class_weights="none")
     machine.place(network).train()
@@ -127,7 +134,7 @@ def overfit_one_batch(
                 network,
                 optimizer,
                 batch,
-                preprocessing=data.preprocessing,
+                preprocessing=normalized_for(data.preprocessing, recipe),
                 recipe=recipe,
                 machine=machine,
                 lr=recipe.lr / 4,

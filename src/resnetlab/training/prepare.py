@@ -11,6 +11,7 @@ from torch import nn
 
 from resnetlab.core.errors import UserError
 from resnetlab.core.framing import Framing, FramingOptions
+from resnetlab.core.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.core.runs import Run
 from resnetlab.data.assemble import PhotoListing
@@ -19,7 +20,7 @@ from resnetlab.data.splits import why_untrainable
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.adapters import AdaptedNetwork, ModuleConfig, TimmConfig, check_takes_images, name_of
 from resnetlab.models.architectures import as_network, build, is_path_to_network, open_architecture, with_sizes
-from resnetlab.models.catalog import config_for_data, model_config
+from resnetlab.models.catalog import CATALOG, config_for_data, model_config
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.configured import check_configured
 from resnetlab.models.network import Architecture, Network
@@ -28,6 +29,7 @@ from resnetlab.training.machine import Machine, choose_machine
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import resolve_recipe
 from resnetlab.training.sections import check_sections
+from resnetlab.weights.load import for_channels
 from resnetlab.weights.sources import Source, open_weights
 
 _SMALLEST_BATCH = 64
@@ -208,12 +210,37 @@ def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def framing_for(recipe: Recipe, model: object) -> dict[str, Any]:
+    """Returns the options of `load_data` that a recipe sets; none for a network that the recipe is not for.
+
+    Args:
+        recipe: the recipe.
+        model: the network's name, "auto", or any other network.
+    """
+    entry = CATALOG.get(model) if isinstance(model, str) else None
+    is_for = model == "auto" or (entry is not None and entry.image_size == recipe.framing.get("image_size"))
+    return dict(recipe.framing) if is_for else {}
+
+
+def normalized_for(preprocessing: Preprocessing, recipe: Recipe) -> Preprocessing:
+    """Returns the data's preprocessing with the mean and standard deviation that the recipe wants."""
+    if recipe.normalize == "data":
+        return preprocessing
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if recipe.normalize == "imagenet" else ((0.0,), (1.0,))
+    theirs = for_channels(
+        dataclasses.replace(preprocessing, channels=len(mean), mean=mean, std=std), preprocessing.channels
+    )
+    return dataclasses.replace(preprocessing, mean=theirs.mean, std=theirs.std)
+
+
 def network_for(
     model: str | Architecture | Network,
     data: ImageData | PhotoListing,
     seed: int,
     overrides: Mapping[str, Any],
     pretrained: Source | None = None,
+    *,
+    recipe: Recipe | None = None,
 ) -> Network:
     """Builds the network for the data, or checks that the given one fits them.
 
@@ -223,6 +250,7 @@ def network_for(
         seed: of the initial weights.
         overrides: fields of `ResNetConfig` to change in a network given by name.
         pretrained: weights to start from. A network given by name gets their stem, whatever the image size.
+        recipe: for the stem: a network that a recipe with an image size is for keeps its own.
 
     Raises:
         UserError: the network and the data do not fit.
@@ -230,6 +258,9 @@ def network_for(
     if reason := why_untrainable(data.name, data.class_names, data.splits):
         raise UserError(reason)
     ends = {"in_channels": data.channels, "num_classes": data.num_classes}
+    if recipe is not None and framing_for(recipe, model):
+        _check_size(recipe, data)
+        overrides = {"stem": model_config(str(model)).stem, **overrides}
     if isinstance(model, Network):
         network = model
         if not any(parameter.requires_grad for parameter in network.parameters()):
@@ -251,6 +282,16 @@ def network_for(
     if isinstance(network, AdaptedNetwork):
         check_takes_images(network, data.image_size)
     return network
+
+
+def _check_size(recipe: Recipe, data: ImageData | PhotoListing) -> None:
+    """Raises `UserError` if images do not have the recipe's size, unless their size was chosen."""
+    size = recipe.framing["image_size"]
+    if data.image_size != size and data.arguments.get("image_size") is None:
+        raise UserError(
+            f"recipe {recipe.name} is for images of {size} pixels, and {data.name} was loaded with {data.image_size}. "
+            f"Load them with image_size={size}; a size that you choose when you load them is used, too."
+        )
 
 
 def recipe_for(recipe: Recipe, data: ImageData | PhotoListing, network: Network) -> Recipe:

@@ -11,6 +11,7 @@ from resnetlab.core.checks import check_number, from_mapping
 from resnetlab.core.errors import UserError, brief
 from resnetlab.core.fields import Checked, documented, setting
 from resnetlab.core.foreign import TRAINING
+from resnetlab.core.framing import FramingOptions
 from resnetlab.data.augment import Augmentation
 from resnetlab.training.schedule import EXAMPLES, check_schedule, read_schedule
 
@@ -33,6 +34,13 @@ def _check_rates(name: str, rates: Any) -> dict[str, float]:
         else check_number(f"{name}.{section}", rate, 0)
         for section, rate in rates.items()
     }
+
+
+def _check_framing(name: str, values: Any) -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        raise UserError(f"{name} must be options of load_data, such as {{'image_size': 96}}, got {brief(values)}.")
+    from_mapping(FramingOptions, values, name)
+    return dict(values)
 
 
 @documented
@@ -135,6 +143,19 @@ class Recipe(Checked):
         "none",
         '"balanced" weights each sample by the inverse of the size of its class; the average weight is 1',
         choices=("none", "balanced"),
+    )
+    framing: Mapping[str, int | float | str] = setting(
+        {},
+        "options of `load_data` that the recipe sets unless you set them, such as image_size. They apply to the "
+        "networks that the recipe is for: its own, and those published for this image size, which keep their stem",
+        check=_check_framing,
+        accepts="mapping from options to values",
+    )
+    normalize: str = setting(
+        "data",
+        'the mean and standard deviation that images are normalized with: those of the training images ("data"), '
+        'those of ImageNet ("imagenet"), or 0 and 1 ("none"). Pretrained weights keep their own',
+        choices=("data", "imagenet", "none"),
     )
     augment: Augmentation = setting(Augmentation(), "augmentation of the training images")
     start_size: float = setting(

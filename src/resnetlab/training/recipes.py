@@ -140,11 +140,14 @@ def paper_cifar() -> Recipe:
 def from_scratch() -> Recipe:
     """The from-scratch notebook: plain SGD at a constant learning rate, with loss and optimizer from scratch.
 
-    `resnetlab train fashion_mnist --model scratch_resnet50 --image-size 96 --recipe from-scratch`
+    `resnetlab train fashion_mnist --recipe from-scratch`
 
-    One of its 10 epochs (`--epochs 1`) reaches 62.9 % test accuracy (61.9 to 63.8; one seed) in 39 minutes on one
-    of two cores of an Intel Xeon, the other busy, with bfloat16. We have not run all ten, which take six and a half
-    hours. With batches of 32 and a learning rate of 0.025, one pass over 12,000 images reaches 80.6 %.
+    Images have 96 pixels and values from 0 to 1.
+
+    One of its 10 epochs (`--epochs 1 --set normalize=data`) reaches 62.9 % test accuracy (61.9 to 63.8; one seed) in 39
+    minutes on one of two cores of an Intel Xeon, the other busy, with bfloat16. We have not run all ten, which take
+    six and a half hours. With batches of 32 and a learning rate of 0.025, one pass over 12,000 images reaches 80.6
+    %.
     """
     networks = ("scratch_resnet50", "scratch_resnet50")
     scratch = {"optimizer": "scratch_sgd", "loss": "scratch_cross_entropy"}
@@ -154,10 +157,11 @@ def from_scratch() -> Recipe:
 def d2l_pytorch() -> Recipe:
     """ResNet-18 of d2l in PyTorch: plain SGD at a constant learning rate.
 
-    `resnetlab train fashion_mnist --model d2l_resnet18 --image-size 96 --recipe d2l-pytorch`
+    `resnetlab train fashion_mnist --recipe d2l-pytorch`
 
-    Published outputs show 92.1 to 92.4 % test accuracy after 10 epochs. Here they reach 91.45 % (90.9 to 92.0; one
-    seed) in 57 minutes on one of two cores of an Intel Xeon, the other busy, with bfloat16.
+    Images have 96 pixels and values from 0 to 1. Published outputs show 92.1 to 92.4 % test accuracy after 10 epochs.
+    Here, with `--set normalize=data`, they reach 91.45 % (90.9 to 92.0; one seed) in 57 minutes on one of two cores of
+    an Intel Xeon, the other busy, with bfloat16.
     """
     return Recipe(
         name="d2l-pytorch",
@@ -169,6 +173,8 @@ def d2l_pytorch() -> Recipe:
         momentum=0.0,
         nesterov=False,
         weight_decay=0.0,
+        framing={"image_size": 96},
+        normalize="none",
         augment=_UNCHANGED,
     )
 
@@ -176,11 +182,12 @@ def d2l_pytorch() -> Recipe:
 def imagenette_tutorial() -> Recipe:
     """The Imagenette tutorial: learning rate halved every 3 epochs, strong augmentation, best weights, patience 5.
 
-    `resnetlab train imagenette --model resnet18 --image-size 224 --crop-mode squash --recipe imagenette-tutorial
-    --seed 42`
+    `resnetlab train imagenette --recipe imagenette-tutorial --seed 42`
 
-    Its 10 epochs reach 73.2 % of Imagenette's 3,925 validation photos (71.8 to 74.6; the best of ten validations) in
-    78 minutes on one of two cores of an Intel Xeon, the other busy, with bfloat16.
+    Photos are squashed to 224x224 pixels and normalized with ImageNet's mean and standard deviation.
+
+    With `--set normalize=data`, its 10 epochs reach 73.2 % of Imagenette's 3,925 validation photos (71.8 to 74.6; the
+    best of ten validations) in 78 minutes on one of two cores of an Intel Xeon, the other busy, with bfloat16.
     """
     return Recipe(
         name="imagenette-tutorial",
@@ -192,6 +199,8 @@ def imagenette_tutorial() -> Recipe:
         nesterov=False,
         weight_decay=1e-3,
         decay_all=True,
+        framing={"image_size": 224, "crop_mode": "squash"},
+        normalize="imagenet",
         augment=Augmentation(
             crop_scale=(0.75, 1.0), crop_ratio=(0.9, 1.05), flip=True, rotation=10, perspective=0.15, perspective_p=0.3,
             brightness=0.15, contrast=0.15, saturation=0.1, hue=0.05, autocontrast_p=0.2, blur_p=0.3, blur_kernel=3,
@@ -206,10 +215,13 @@ def imagenette_tutorial() -> Recipe:
 def d2l_gluon() -> Recipe:
     """ResNet-18 of d2l in Gluon: plain SGD at a constant learning rate, larger batches.
 
-    `resnetlab train fashion_mnist --model d2l_resnet18 --image-size 96 --recipe d2l-gluon`
+    `resnetlab train fashion_mnist --recipe d2l-gluon`
 
-    The source reports about 8 minutes on a Colab GPU. Here 10 epochs reach 91.93 % of the test images (91.4 to
-    92.4; one seed), in 62 minutes on one of two cores of an Intel Xeon, the other busy, with bfloat16.
+    Images have 96 pixels and values from 0 to 1.
+
+    The source reports about 8 minutes on a Colab GPU. Here, with `--set normalize=data`, 10 epochs reach 91.93 % of the
+    test images (91.4 to 92.4; one seed), in 62 minutes on one of two cores of an Intel Xeon, the other busy, with
+    bfloat16.
     """
     return d2l_pytorch().changed(name="d2l-gluon", batch_size=256, lr=0.05)
 
