@@ -209,3 +209,31 @@ def test_a_trained_network_cannot_be_changed(cli: Cli, digits_run: Run):
     code, _, err = cli("summary", digits_run.path, "--shortcut", "B", "--channels", 3)
     assert code == 2
     assert "already trained" in err and "in_channels, shortcut" in err
+
+
+def test_networks_of_your_own_and_of_timm(cli: Cli, tmp_path: Path):
+    own = tmp_path / "mynet.py"
+    own.write_text(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self, num_classes, in_channels=3, width=4):\n"
+        "        layers = nn.Conv2d(in_channels, width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()\n"
+        "        super().__init__(*layers, nn.Linear(width, num_classes))\n"
+    )
+    code, text, err = cli("summary", f"{own}:Net", "--channels", 1, "--classes", 5, "--set", "width=8", "--json")
+    found = json.loads(text)
+    assert (code, "executing" in err) == (0, True)
+    assert (found["input_shape"], found["output_shape"], found["depth"]) == ([1, 224, 224], [5], 2)
+    assert found["totals"]["parameters"] == 8 * 10 + 5 * 9
+    code, text, err = cli("summary", "timm:resnet18", "--style", "trace", "--image-size", 64)
+    assert (code, text.splitlines()[-1].split()[0]) == (0, "fc"), err
+
+    code, _, err = cli("train", "digits", "--model", f"{own}:Net", "--epochs", 1, "--limit", 20, "--out",
+                       tmp_path / "run")  # fmt: skip
+    assert code == 0, err
+    code, text, err = cli("summary", tmp_path / "run")
+    assert (code, "--model FILE.py:NAME" in err, "executing" in err) == (0, True, False)
+    code, text, err = cli("summary", tmp_path / "run", "--model", f"{own}:Net", "--json")
+    assert (code, json.loads(text)["output_shape"]) == (0, [10]), err
+    code, _, err = cli("summary", "resnet18", "--model", f"{own}:Net")
+    assert (code, f"resnetlab summary {own}:Net" in " ".join(err.split())) == (2, True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resnetlab.cli.files import check_file
-from resnetlab.cli.options import add_options, read_assignments
+from resnetlab.cli.options import OwnModel, add_options, read_assignments
 from resnetlab.core.console import notice, output
 from resnetlab.core.errors import UserError
 
@@ -28,8 +28,9 @@ def command(
         str,
         typer.Argument(
             metavar="X",
-            help="A name from `resnetlab list models`, a run folder, or a weights file (also of torchvision, timm "
-            "or Gluon). Write ./NAME for a file that has the name of a network.",
+            help="A name from `resnetlab list models`; timm:NAME; your own class, as FILE.py:NAME (the file is "
+            "executed) or package.module:NAME; a run folder, or a weights file (also of torchvision, timm or Gluon). "
+            "Write ./NAME for a file that has the name of a network.",
         ),
     ],
     image_size: Annotated[int | None, typer.Option(help="In pixels; default: as published, or as trained.")] = None,
@@ -63,6 +64,7 @@ def command(
     ] = None,
     svg: Annotated[bool, typer.Option("--svg", help="Draw the architecture, as an SVG document.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Totals and one row per layer, as JSON.")] = False,
+    model: OwnModel = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -78,6 +80,8 @@ def command(
 
     resnetlab summary runs/photos
 
+    resnetlab summary mynet.py:SmallNet --image-size 32 --classes 10
+
     resnetlab summary resnet50-11ad3fa6.pth --tensors
     """
     kind = _kind(style, svg, as_json, out)
@@ -92,14 +96,18 @@ def command(
     shows_contents = style is None and kind == "table" and out is None
     if _is_file(name):
         _refuse_changes(name, {**changes, "phi": phi})
-        if shows_contents and not _show_contents(name, tensors):
+        if shows_contents and not _show_contents(name, tensors, model):
             return
     if tensors and not (_is_file(name) and shows_contents):
         raise UserError(
             "--tensors works only for a weights file or a run, without --style, --svg, --json and --out. Remove it."
         )
     style = kind if kind not in ("svg", "json") else "table"
-    summary, scaling = _summary(name, image_size, changes, style, phi)
+    if model is not None and not _is_file(name):
+        raise UserError(
+            f"--model is for a run or file of your own network. To show a network: resnetlab summary {model}"
+        )
+    summary, scaling = _summary(name, image_size, changes, style, phi, model)
     if kind == "table" and out is None:
         console = output()
         console.print(summary)
@@ -132,7 +140,7 @@ def _refuse_changes(name: str, changes: dict[str, Any]) -> None:
         )
 
 
-def _show_contents(name: str, tensors: bool) -> bool:
+def _show_contents(name: str, tensors: bool, model: str | None) -> bool:
     """Prints what a weights file contains; returns whether its layers can be shown too."""
     from resnetlab.weights import inspect_weights
 
@@ -141,25 +149,34 @@ def _show_contents(name: str, tensors: bool) -> bool:
     is_network = contents.description is not None and "config" in contents.description
     if tensors or not is_network or not contents.digest_matches:
         return False
+    if model is None and contents.description["config"].get("library") == "module":  # type: ignore[index]
+        notice(f"To show the layers, name your class: resnetlab summary {name} --model FILE.py:NAME")
+        return False
     output().print()
     return True
 
 
 def _summary(
-    name: str, image_size: int | None, overrides: dict[str, Any], style: str, phi: float | None
+    name: str, image_size: int | None, overrides: dict[str, Any], style: str, phi: float | None, own: str | None
 ) -> tuple[Summary, Table | None]:
     """Returns the summary, and with `phi` the table of scaling steps."""
+    from resnetlab.models.architectures import is_path_to_network
     from resnetlab.models.catalog import CATALOG, model_config
     from resnetlab.models.summary import blueprint, summarize
 
     if _is_file(name):
         from resnetlab.weights.file import load
 
-        model = load(name)
+        model = load(name, model=own)
         stem = getattr(model.config, "stem", "imagenet")
         known = model.preprocessing.image_size if model.preprocessing else _usual_size(stem)
         size = image_size if image_size is not None else known
-        return summarize(model, (model.config.in_channels, size, size), style=style, name=name), None
+        shown = model.saved_module
+        return summarize(shown, (model.config.in_channels, size, size), style=style, name=name), None
+    if is_path_to_network(name):
+        if phi is not None:
+            raise UserError(f"--phi scales a network of the catalog, and {name} is not one. Remove --phi.")
+        return _summary_of_other(name, image_size or _usual_size(""), overrides, style), None
     size = image_size if image_size is not None or name not in CATALOG else CATALOG[name].image_size
     config = model_config(name, overrides, image_size=size)  # an unknown name is an error here
     size = _usual_size(config.stem) if size is None else size
@@ -171,6 +188,17 @@ def _summary(
         config, size = compound_scale(config, phi, image_size=size)
         name = f"{name}, phi {phi:g}"
     return summarize(blueprint(config), (config.in_channels, size, size), style=style, name=name), scaling
+
+
+def _summary_of_other(name: str, image_size: int, arguments: dict[str, Any], style: str) -> Summary:
+    """Returns the summary of a network of timm or of your own, whose code is executed."""
+    from resnetlab.models.architectures import build, open_architecture, with_sizes
+    from resnetlab.models.summary import summarize
+
+    arguments = dict(arguments)
+    sizes = {"in_channels": arguments.pop("in_channels", 3), "num_classes": arguments.pop("num_classes", 1000)}
+    network = build(with_sizes(open_architecture(name, arguments), **sizes))
+    return summarize(network.saved_module, (sizes["in_channels"], image_size, image_size), style=style, name=name)
 
 
 def _scaling_table(config: ResNetConfig, image_size: int) -> Table:
