@@ -151,7 +151,8 @@ def __getattr__(name: str) -> Any:
     elif name in _SUBMODULES:
         value = importlib.import_module(f"resnetlab.{name}")
     else:
-        raise AttributeError(f"module 'resnetlab' has no attribute {name!r}")
+        build = f". To build a network: resnetlab.create_model({name!r})" if "resnet" in name.lower() else ""
+        raise AttributeError(f"module 'resnetlab' has no attribute {name!r}{build}")
     globals()[name] = value
     return value
 

@@ -253,6 +253,11 @@ def test_no_message_prints_a_large_object():
         assert "0. " not in str(caught.value)
 
 
+def test_a_network_that_is_looked_for_in_the_package_leads_to_create_model():
+    with pytest.raises(AttributeError, match=r"create_model\('resnet18'\)"):
+        _ = resnetlab.resnet18  # type: ignore[attr-defined]
+
+
 def test_our_names_in_the_table_exist():
     known = {
         foreign.NETWORK: [field.name for field in describe_fields(ResNetConfig)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import subprocess
@@ -19,6 +20,7 @@ from PIL import Image, ImageCms
 from tests.facts import refuses
 
 import resnetlab
+from resnetlab.cli.predict import command
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.runs import Run
 from resnetlab.data.storage.store import ImageData
@@ -235,3 +237,9 @@ def test_standard_input_without_an_image_is_explained(
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
         code, _, err = cli("predict", digits_run.path, "-")
         assert (code, fact in err) == (2, True), err
+
+
+def test_the_shell_and_python_have_the_same_defaults():
+    verb, function = (inspect.signature(one).parameters for one in (command, resnetlab.predict))
+    for name in ("top", "mirrored", "model", "device", "skip_unreadable"):
+        assert verb[name].default == function[name].default

@@ -154,15 +154,14 @@ def _similar(
 
 def _queries(images: list[str]) -> list[Path | int]:
     """Returns the files, those in folders among them, and the indices."""
-    from resnetlab.data.sources.folders import visible_files
+    from resnetlab.evaluation.inputs import files_of
 
     queries: list[Path | int] = []
     for image in images:
         if image.isdecimal():
             queries.append(int(image))
         else:
-            path = Path(image)
-            queries += visible_files(path) if path.is_dir() else [path]
+            queries += files_of(Path(image))
     if not queries:
         raise UserError(f"no images found in {', '.join(images)}. Give image files, or folders of them.")
     return queries

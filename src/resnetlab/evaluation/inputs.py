@@ -126,7 +126,7 @@ def _parts(images: Any) -> Iterator[Any]:
 
 def _contents(part: Any, channels: int) -> Iterator[Path | bytes | Image.Image | np.ndarray]:
     if isinstance(part, (str, Path)):
-        yield from [_standard_input()] if part == STANDARD_INPUT else _files(Path(part).expanduser())
+        yield from [_standard_input()] if part == STANDARD_INPUT else files_of(Path(part).expanduser())
     elif isinstance(part, Image.Image):
         yield part
     elif isinstance(part, (bytes, bytearray, memoryview)):
@@ -142,7 +142,8 @@ def _contents(part: Any, channels: int) -> Iterator[Path | bytes | Image.Image |
         raise UserError(f"images must be {_EXPECTED}, got {type(part).__name__}.")
 
 
-def _files(path: Path) -> Iterable[Path]:
+def files_of(path: Path) -> Iterable[Path]:
+    """Returns a file, the files in a folder, or those that match a pattern; raises `UserError` if there are none."""
     if path.is_dir():
         return visible_files(path)
     if path.exists():
@@ -154,7 +155,7 @@ def _files(path: Path) -> Iterable[Path]:
         )
     if glob.has_magic(str(path)):
         if matches := sorted(map(Path, glob.glob(str(path), recursive=True))):  # noqa: PTH207 -- of any folder
-            return [file for match in matches for file in _files(match)]
+            return [file for match in matches for file in files_of(match)]
         raise UserError(f"no file matches {str(path)!r}. Check the pattern.")
     raise UserError(f"{str(path)!r} is not a file or folder. Check the path.")
 

@@ -149,7 +149,8 @@ def _map_to(form: str, network: ResNet) -> KeyMap:
     if network_among(config, known) is None:
         raise UserError(
             f"{form} does not have this network ({config.block}, depths {config.depths}, stem {config.stem!r}). It "
-            f"has {', '.join(known)}. Export to a resnetlab file instead: --to resnetlab."
+            f"has {len(known)} networks of the catalog, such as {', '.join(known[:3])}. Export to a resnetlab file "
+            "instead: --to resnetlab."
         )
     is_timms = form == "timm" and config.preactivation
     return timm_key_map(names) if is_timms else torchvision_key_map(names)

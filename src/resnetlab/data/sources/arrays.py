@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resnetlab.core.errors import UserError, brief, nearest, unknown
+from resnetlab.core.errors import UserError, available, brief, nearest, unknown
 from resnetlab.data.sources.tables import check_class_names
 
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
@@ -174,7 +174,7 @@ def _number_labels(
         for label in sorted(trained - set(class_names)):
             raise UserError(
                 f"the labels contain {label!r}, which is not among class_names. {nearest(label, class_names)}"
-                f"Classes: {', '.join(class_names)}."
+                f"{available(label, class_names, title='Classes')}"
             )
         numbered = {label: number for number, label in enumerate(class_names)}
         return class_names, {
