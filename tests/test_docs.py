@@ -173,7 +173,8 @@ def readers_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files that the documentation's examples use, small."""
     root = tmp_path_factory.mktemp("reader")
     draws = np.random.default_rng(0)
-    for folder, count in (("photos/cat", 24), ("photos/dog", 24), ("new", 2)):
+    classes = [(f"{folder}/{name}", 24) for folder in ("photos", "more-photos") for name in ("cat", "dog")]
+    for folder, count in (*classes, ("new", 2)):
         (root / folder).mkdir(parents=True)
         for number in range(count):
             pixels = draws.integers(0, 256, (40, int(draws.integers(32, 48)), 3), dtype=np.uint8)
