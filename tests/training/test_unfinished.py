@@ -111,8 +111,13 @@ def _images(data: ImageData) -> torch.Tensor:
 def test_a_run_stopped_in_its_first_epoch_can_be_used(digits: ImageData, tmp_path: Path):
     run = stopped(tmp_path / "run", digits, step=2)
     assert resnetlab.evaluate(run, digits, explore=False).summary["epoch"] == 0
-    assert "epoch 0 of 3" in resnetlab.write_report(run, digits).read_text()
-    run = resume(run, finish=True, quiet=True)
+    with pytest.raises(Interrupted), before_step(STEPS, interrupt):
+        resume(run, quiet=True)
+    page = resnetlab.write_report(run, digits, explore=False).read_text()
+    assert "epoch 0 of 3" in page
+    assert "trained further" in page  # the network is not the one that was evaluated
+    assert resnetlab.evaluate(run, digits, explore=False).summary["epoch"] == 1
+    run = resume(stopped(tmp_path / "other", digits, step=2), finish=True, quiet=True)
     assert (run.is_complete, len(run.history), run.settings["ended"]) == (True, 0, 0)
     run = resume(run, epochs=1, quiet=True)
     assert run.history["epoch"].tolist() == [1]

@@ -63,7 +63,7 @@ def write_report(
     run = run if isinstance(run, Run) else Run(run)
     results = read_results(run)
     images = find_images(run, results, data, data_root)
-    network, problem = _network(run)
+    network, problem = _network(run, results)
     if explore and results.exploration is None:
         results = _explored(run, results, images, network, problem)
     mistakes = find_mistakes(results, images, network)
@@ -94,12 +94,16 @@ def all_sections() -> list[Section]:
     return sorted((module.SECTION for module in modules), key=lambda section: section.order)
 
 
-def _network(run: Run) -> tuple[ResNet | None, str | None]:
-    """Returns the run's network if it is a ResNet; otherwise None, and why, if it cannot be loaded."""
+def _network(run: Run, results: Results) -> tuple[ResNet | None, str | None]:
+    """Returns the evaluated network if it is a ResNet; otherwise None, and why, if the run does not have it."""
     if "library" in run.settings["model"]["config"]:
         return None, None
     try:
-        return check_network(load(run)).to(resolve_device("auto")), None
+        network = check_network(load(run)).to(resolve_device("auto"))
+        evaluated = (results.summary["epoch"], results.summary["epochs"]) if "epoch" in results.summary else None
+        if network.stopped_at != evaluated:
+            return None, f"the run was trained further after its evaluation. Evaluate it again with: {results.command}"
+        return network, None
     except UserError as error:
         return None, str(error)
 
