@@ -63,8 +63,8 @@ def test_the_figures_of_the_sections_are_those_of_the_tables(explored):
     run, _, page = explored
     folder = run.evaluation()
     summary = json.loads((folder / "summary.json").read_text())
-    for fact in (f"{summary['ece']:.2%}", f"{summary['mce']:.2%}", f"{summary['top1_low']:.2%}"):
-        assert fact in page.text
+    for name in ("ece", "ece_uncalibrated", "mce", "top1_low"):
+        assert f"{summary[name]:.2%}" in page.text
     for row in pd.read_parquet(folder / "reliability.parquet").to_dict("records"):
         shown = [f"{row['count']:,}", number(row["confidence"], ".2%"), number(row["accuracy"], ".2%")]
         heading = f"{row['low']:.1%} to {row['high']:.1%}"
