@@ -118,9 +118,14 @@ def _words(found: LearningRates) -> str:
             "Try another range (--lowest, --highest) or more --steps.",
         ]
     else:
+        assert found.suggestion is not None and found.recipe_rate is not None and found.scaled_minimum is not None
+        advice = "keep it: the curve is no clear evidence against it"
+        if not found.keeps_recipe:
+            advice = f"try --lr {found.suggestion:.2g}, and compare"
         lines = [
-            f"steepest fall  {found.steepest:<8.2g}  try --lr {found.steepest:.2g}, also 2x and 0.5x",
-            f"minimum        {found.minimum:<8.2g}  about the highest learning rate for a one-cycle schedule",
+            f"recipe's rate  {found.recipe_rate:<8.2g}  {advice}",
+            f"minimum        {found.minimum:<8.2g}  for this optimizer and schedule: about {found.scaled_minimum:.2g}",
+            f"steepest fall  {found.steepest:<8.2g}  usually too low as the highest rate of a schedule",
             f"minimum / 10   {found.minimum_over_10:<8.2g}  an older rule, for comparison",
         ]
         if found.still_falling:
