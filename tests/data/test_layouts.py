@@ -137,7 +137,7 @@ REFUSED = {
     "nothing": ("x/", "class folders without any image: x"),
     "a table": ("labels.csv", "contains a table.*labels.csv"),
     "an archive": ("photos.zip", "unpack .*photos.zip"),
-    "flat": ("1.png 2.png", "contains no class folders"),
+    "flat": ("1.png 2.png", "contains no class folders.*2 images directly in it"),
 }  # fmt: skip
 
 

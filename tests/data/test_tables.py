@@ -141,6 +141,7 @@ def test_an_image_that_is_named_again_is_taken_once_with_a_warning(tmp_path: Pat
         ("path,label\n", "has no rows"),
         ("\n\n", "is empty"),
         ("name,label\na,x\n", "no column for the path. Expected one of path, file, filename,.* it has name, label"),
+        ("a/1.png,cat\na/2.png,dog\n", "The first line seems to be an image: add a line such as path,label"),
         ("path,lable\na,x\n", r"no column for the label\. .*it has path, lable\. Did you mean 'lable'\?"),
         ("path,label,Path\na,x,b\n", "has two columns path. Keep one"),
         ('"path,label\na,x\n', r"labels\.csv, line 1: "),
@@ -282,6 +283,8 @@ def test_a_table_of_no_files_says_where_its_paths_start(tmp_path: Path):
     text = "path,label\nimages/a/000.png,a\nimages/b/000.png,b\n"
     with pytest.raises(UserError, match=f"none of the 2 images .*They exist relative to {tmp_path}: move the table"):
         list_table(write(tmp_path / "meta", text))
+    with pytest.raises(UserError, match="start with a drive of Windows"):
+        list_table(write(tmp_path, text.replace("images/", "C:\\pictures\\")))
     assert len(list_table(write(tmp_path, text)).files["train"]) == 2
     absolute = text.replace("images", f"{tmp_path}/images")
     assert len(list_table(write(tmp_path / "meta", absolute)).files["train"]) == 2

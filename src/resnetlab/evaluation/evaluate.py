@@ -97,6 +97,11 @@ def evaluate_split(
     preprocessing, class_names = trained_on(model)
     _check_fits(model, data)
     name = split or default_split(data)
+    if split is None and name not in data.splits:
+        raise UserError(
+            f"{data.name} has no validation and no test images. Evaluate other images (resnetlab evaluate RUN --data "
+            "FOLDER), or the images that it has (--split train)."
+        )
     chosen = data.split(name)
     answers = answers or answer_split(model, data, name, preprocessing, label=f"evaluating {data.name}")
     order = torch.tensor([class_names.index(label) for label in data.class_names])

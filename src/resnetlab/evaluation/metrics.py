@@ -63,7 +63,7 @@ def by_class(logits: Tensor, labels: Tensor, class_names: Sequence[str], *, temp
 
     The columns are class, support, precision, recall, f1; recall_low and recall_high, the 95 % `wilson_interval` of
     the recall; and mean_confidence, the mean confidence of the predictions, right or wrong, on the class's images, from
-    softmax(logits / temperature). For a class without images, the interval is 0 to 1 and the other values are NaN.
+    softmax(logits / temperature). A class without images has a support of 0, and its other values are NaN.
     """
     predictions = logits.argmax(1)
     precision, recall, f1, _ = precision_recall_fscore_support(
@@ -74,7 +74,10 @@ def by_class(logits: Tensor, labels: Tensor, class_names: Sequence[str], *, temp
     )
     count, hits = (torch.bincount(some, minlength=len(class_names)) for some in (labels, labels[predictions == labels]))
     figures = (np.where(count > 0, values, math.nan) for values in (precision, recall, f1))
-    intervals = [wilson_interval(*counts) for counts in zip(hits.tolist(), count.tolist(), strict=True)]
+    intervals = [
+        wilson_interval(*counts) if counts[1] else (math.nan, math.nan)
+        for counts in zip(hits.tolist(), count.tolist(), strict=True)
+    ]
     sums = torch.bincount(
         labels, weights=(logits.double() / temperature).softmax(1).amax(1), minlength=len(class_names)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from resnetlab.core.files import printable
 from resnetlab.data.sources.findings import Findings, listed
 from resnetlab.data.sources.layout import Classes, class_folders, no_class_folders, read_layout
 from resnetlab.data.sources.tables import read_table
-from resnetlab.data.sources.walk import Walk
+from resnetlab.data.sources.walk import Walk, is_left_behind
 from resnetlab.data.storage.reader import Stamp, UnreadableImageError, file_stamp
 
 _MISSING = (-1, -1)  # no file has this stamp, so that reading it fails and says why
@@ -97,13 +98,14 @@ def list_table(path: Path, class_names: Sequence[str] | None = None, *, findings
 
 
 def visible_files(folder: Path, *, follow_links: bool = False) -> list[Path]:
-    """Returns every image file below `folder`, sorted; other files are passed over with a warning.
+    """Returns every image file below `folder`, sorted; other files that are not hidden are named in a warning.
 
     Raises:
         UserError: a folder cannot be listed.
     """
     walk = Walk(folder, follow_links=follow_links)
     found = walk.images_below(folder)
+    walk.passed = {path: is_folder for path, is_folder in walk.passed.items() if not is_left_behind(path.name)}
     walk.warn()
     return found
 
@@ -150,7 +152,9 @@ def _no_files(table: Path, paths: Sequence[Path]) -> UserError:
     """Returns the error for a table of which no file exists, with the folder that its paths seem to start from."""
     first = paths[0]
     hint = " Correct the paths, or move the table."
-    if first.is_relative_to(table.parent):
+    if re.match("[A-Za-z]:[/\\\\]", str(first.relative_to(table.parent)) if first.is_relative_to(table.parent) else ""):
+        hint = " They start with a drive of Windows: make them relative to the table's folder."
+    elif first.is_relative_to(table.parent):
         relative = first.relative_to(table.parent)
         for folder in (Path.cwd(), *list(table.parents)[1:4]):
             if (folder / relative).is_file():

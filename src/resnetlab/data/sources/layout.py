@@ -82,11 +82,12 @@ def no_class_folders(folder: Path, walk: Walk) -> UserError:
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     tables = [name for name in names if name.lower().endswith(TABLES)]
     archives = [name for name in names if name.lower().endswith(ARCHIVES)]
-    hint = ""
+    images = walk.images_in(folder)
+    hint = f" {counted(len(images), 'image')} directly in it belong to no class." if images else ""
     if tables:
-        hint = f" It contains a table; if that lists the images, give {printable(folder / tables[0])}."
+        hint += f" It contains a table; if that lists the images, give {printable(folder / tables[0])}."
     elif archives:
-        hint = f" It contains an archive: unpack {printable(folder / archives[0])}."
+        hint += f" It contains an archive: unpack {printable(folder / archives[0])}."
     return UserError(
         f"{printable(folder)} contains no class folders. Expected one folder for each class with its images in it, "
         f"such as {printable(folder)}/cat/1.jpg and {printable(folder)}/dog/2.jpg.{hint}{walk.describe_links(' ')}"

@@ -316,6 +316,8 @@ def _find_columns(header: Sequence[str], table: str, findings: Findings) -> dict
                 )
         elif column in _NEEDED:
             hint = next(filter(None, (nearest(word, names) for word in words)), "")
+            if any(_looks_like_an_image(name) for name in names):
+                hint = "The first line seems to be an image: add a line such as path,label above it. "
             raise UserError(
                 f"{table} has no column for the {column}. Expected one of {', '.join(words)}; it has "
                 f"{listed([str(name) for name in header])}. {hint}Rename that column, or add one."
@@ -335,6 +337,10 @@ def _note_other_splits(header: Sequence[str], records: Sequence[_Record], table:
                 "drawn at random. To use it, add a column split with train, validation or test in each row; for "
                 "folds, validation in the rows of one fold and train in the others"
             )
+
+
+def _looks_like_an_image(name: str) -> bool:
+    return re.fullmatch(r".+\.(jpe?g|png|tiff?|webp|bmp|gif)", name) is not None
 
 
 def _column_name(name: object) -> str:

@@ -59,7 +59,7 @@ class Walk:
         found = []
         for entry in _children(folder):
             path = Path(entry.path)
-            if _is_left_behind(entry.name):
+            if is_left_behind(entry.name):
                 self.passed[path] = entry.is_dir(follow_symlinks=False)
             elif not entry.is_symlink():
                 found += [path] if entry.is_dir() else []
@@ -75,7 +75,7 @@ class Walk:
         found = []
         for entry in _children(folder):
             path = Path(entry.path)
-            if not (entry.is_dir() or _is_left_behind(entry.name)):
+            if not (entry.is_dir() or is_left_behind(entry.name)):
                 if is_image(path):
                     found.append(path)
                 elif not entry.is_symlink() or path.is_file():
@@ -93,7 +93,7 @@ class Walk:
     def has_images_in(self, folder: Path) -> bool:
         """Whether there is an image directly in a folder."""
         return any(
-            not (entry.is_dir() or _is_left_behind(entry.name)) and is_image(Path(entry.path))
+            not (entry.is_dir() or is_left_behind(entry.name)) and is_image(Path(entry.path))
             for entry in _entries(folder)
         )
 
@@ -102,7 +102,7 @@ class Walk:
         refused: dict[Path, str] = {}
         passed: dict[Path, bool] = {}
         found = any(True for _ in self._images(folder, refused, passed))
-        return not (found or refused) and any(not _is_left_behind(path.name) for path in passed)
+        return not (found or refused) and any(not is_left_behind(path.name) for path in passed)
 
     def describe_links(self, before: str = "") -> str:
         """Returns the sentences that name the links not followed, after `before`; empty if there are none."""
@@ -137,7 +137,7 @@ class Walk:
             entered.add(identity)
             for entry in _entries(parent):
                 path = Path(entry.path)
-                if _is_left_behind(entry.name):
+                if is_left_behind(entry.name):
                     passed[path] = entry.is_dir(follow_symlinks=False)
                 elif entry.is_symlink() and (fault := self._fault(path, deep=True)):
                     refused[path] = fault
@@ -178,7 +178,8 @@ def is_image(path: Path) -> bool:
         return False
 
 
-def _is_left_behind(name: str) -> bool:
+def is_left_behind(name: str) -> bool:
+    """Whether a file or folder is hidden, or one that file managers leave behind."""
     return name.startswith(".") or name.lower() in _LEFT_BEHIND
 
 
