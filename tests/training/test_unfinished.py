@@ -359,7 +359,7 @@ def _program(code: str, *arguments: object, expect: int = 0) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("step", "done"), [(3, 0), (STEPS, 1), (2 * STEPS + 4, 2)])
+@pytest.mark.parametrize(("step", "done"), [(3, 0), (STEPS + 1, 1), (2 * STEPS + 4, 2)])
 def test_every_verb_takes_an_interrupted_run(tmp_path: Path, step: int, done: int):
     run, label = tmp_path / "run", f"epoch {done} of 4"
     out = _program(INTERRUPTED, step, "train", "digits", *OPTIONS, "--epochs", 4, "--out", run, expect=130)

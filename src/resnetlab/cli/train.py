@@ -254,8 +254,12 @@ def _results(run: Run) -> Iterator[str]:
     """Yields the accuracy with its interval, and the pair of classes that is confused most."""
     import pandas as pd
 
+    from resnetlab.core.runs import stopped_at
+
     if (summary := run.summary) is None:
         return
+    if stopped := stopped_at(summary):
+        yield f"ended after {stopped}"
     low, high = (f"{summary[f'top1_{end}']:.1%}" for end in ("low", "high"))
     split = f"{summary['n']:,} {summary['split']} images"
     yield f"accuracy {summary['top1']:.2%} of {split}, 95 % interval {low} to {high}"
