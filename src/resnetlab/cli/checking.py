@@ -49,7 +49,7 @@ def command(
         Path | None, typer.Option(metavar="FILE", help="For several files: also write one row per file.")
     ] = None,
 ) -> None:
-    """Compare a network that you wrote with a reference: what is wrong, where, and how to mend it.
+    """Compare a network that you wrote with a reference: what is wrong, where, and how to fix it.
 
     Your file is executed, in a process of its own with limits on time (60 s) and memory (4 GiB).
 

@@ -21,8 +21,8 @@ def command(
         Path | None,
         typer.Option(
             metavar="FILE.png",
-            help=f"The plot of the curves; an existing file is replaced. Default: {_PICTURE} in the current folder, or "
-            f"{_PICTURE.stem}-2.png and so on if it exists; no file is replaced then.",
+            help=f"The plot of the curves. An existing FILE is replaced. Without --out: a new file, {_PICTURE}, "
+            f"{_PICTURE.stem}-2.png and so on.",
         ),
     ] = None,
     x: Annotated[str, typer.Option(help="The horizontal axis of the curves: epoch or minutes.")] = "epoch",

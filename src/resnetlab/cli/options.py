@@ -67,8 +67,8 @@ Model = Annotated[
 RecipeName = Annotated[
     str,
     typer.Option(
-        help="A named recipe; `resnetlab list recipes` lists them. auto is photos for a folder or a table of photos "
-        "whose network you do not choose, otherwise quick.",
+        help="A named recipe; `resnetlab list recipes` lists them. auto: the recipe photos if DATA is a "
+        "folder or table of photos and --model is not set, otherwise quick.",
         rich_help_panel=TRAINING,
     ),
 ]

@@ -45,8 +45,8 @@ def command(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Write a file instead of a table, by its ending: .csv, .json or .parquet; - writes CSV to standard "
-            "output.",
+            help="Write a file instead of printing a table; its ending chooses the format, .csv, .json or "
+            ".parquet; - writes CSV to standard output.",
         ),
     ] = None,
     model: OwnModel = None,

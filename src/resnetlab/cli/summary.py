@@ -57,9 +57,9 @@ def command(
     style: Annotated[
         str | None,
         typer.Option(
-            help="table (default); gluon: a table like Gluon's; trace: a layer and its output shape per "
-            "line, for the networks of d2l and of the Table 1 notebook exactly as there; trace-gluon: like trace, with "
-            "Gluon's layer names (numbered as in its tutorial).",
+            help="table (default); gluon: a table like Gluon's; trace: a layer and its output shape per line, "
+            "for the networks of d2l and the Table 1 notebook with exactly the lines of these texts; "
+            "trace-gluon: like trace, with Gluon's layer names (numbered as in its tutorial).",
         ),
     ] = None,
     svg: Annotated[bool, typer.Option("--svg", help="Draw the architecture, as an SVG document.")] = False,

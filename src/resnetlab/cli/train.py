@@ -73,9 +73,10 @@ def command(
         str | None,
         typer.Option(
             metavar="SOURCE",
-            help="Start from pretrained weights: a run, a weights file of resnetlab, torchvision, timm or Gluon, "
-            "torchvision:DEFAULT, or timm:NAME. With --model auto the network is the one that the weights belong to. "
-            "Image size and framing are those of the weights, unless you set them.",
+            help="Start from pretrained weights: a run, a weights file of resnetlab, torchvision, timm or "
+            "Gluon, torchvision:DEFAULT, or timm:NAME. With --model auto the network is the one that the "
+            "weights belong to. Image size, crop mode and interpolation are those of the weights, unless "
+            "you set them.",
             rich_help_panel=TRAINING,
         ),
     ] = None,

@@ -70,7 +70,9 @@ def evaluate(
     trained_on(network)  # an error must come before images are read
     if data is None:
         if run is None:
-            raise UserError("evaluate needs data, because only a run records its images. Pass data.")
+            raise UserError(
+                "evaluate needs images, and a network does not record them. Pass data, or a run instead of the network."
+            )
         data = reload_data(run.settings["data"], data_root=data_root)
     elif run is not None and not isinstance(data, ImageData) and may_be_recorded(data, run.settings["data"]):
         data = _own_or_whole(data, run, network, data_root, skip_unreadable)

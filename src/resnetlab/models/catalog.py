@@ -211,7 +211,8 @@ def _changed(
 def _unknown_model(name: object) -> UserError:
     if hasattr(name, "named_modules"):
         return UserError(
-            f"create_model builds a network by its name, got {brief(name)}. A network that exists can be passed to fit."
+            f"create_model builds a network by its name, got {brief(name)}. If you already have a network "
+            "object, pass it to fit."
         )
     if found := model_hint(name, CATALOG):
         return UserError(f"unknown model {brief(name)}. {found[1]}`{_LIST}` lists all {len(CATALOG)} names.")

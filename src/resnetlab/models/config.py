@@ -96,8 +96,8 @@ class ResNetConfig(Checked):
     )
     width_per_group: int = setting(
         64,
-        "channels per group of that convolution in a stage of width 64; other stages scale with their width. 64 with "
-        "groups=1 gives the standard bottleneck",
+        "channels per group of a bottleneck's 3x3 convolution, in a stage of width 64; other stages scale "
+        "with their width. 64 with groups=1 gives the standard bottleneck",
         minimum=1,
     )
     group_width: int | None = setting(
@@ -182,7 +182,7 @@ class ResNetConfig(Checked):
         0.0,
         "probability of dropping the last block's branch in training; for the blocks before it the "
         "probability grows linearly with depth, from 0 for the first (Huang et al. 2016). A sequence sets the "
-        "probability for each block; `deepen` produces one",
+        "probability for each block, as `surgery.deepen` does",
         minimum=0,
         below=1,
     )

@@ -26,8 +26,8 @@ def check_configured(model: Network) -> None:
     """
     if model.altered:
         raise UserError(
-            f"{model.altered}, so its configuration no longer describes the network and it could not be opened. "
-            "Use the network that it was made from."
+            f"{model.altered}, so its configuration no longer describes the network, and a file saved from it "
+            "could not be loaded. Use the network that it was made from."
         )
     if not isinstance(model, ResNet):
         return

@@ -289,8 +289,9 @@ def _check_size(recipe: Recipe, data: ImageData | PhotoListing) -> None:
     size = recipe.framing["image_size"]
     if data.image_size != size and data.arguments.get("image_size") is None:
         raise UserError(
-            f"recipe {recipe.name} is for images of {size} pixels, and {data.name} was loaded with {data.image_size}. "
-            f"Load them with image_size={size}; a size that you choose when you load them is used, too."
+            f"recipe {recipe.name} is for images of {size} pixels, and {data.name} was loaded with "
+            f"{data.image_size}. Load them with image_size={size}; to use another size, pass that size as "
+            "image_size."
         )
 
 

@@ -146,8 +146,9 @@ class Recipe(Checked):
     )
     framing: Mapping[str, int | float | str] = setting(
         {},
-        "options of `load_data` that the recipe sets unless you set them, such as image_size. They apply to the "
-        "networks that the recipe is for: its own, and those published for this image size, which keep their stem",
+        "options of `load_data` that the recipe sets unless you set them, such as image_size. They apply only "
+        "to the networks that the recipe names, and to networks published for the image size that it sets; "
+        "these keep their stem",
         check=_check_framing,
         accepts="mapping from options to values",
     )

@@ -142,7 +142,8 @@ def _map_to(form: str, network: ResNet) -> KeyMap:
     if form == "cifar":
         if config.stem != "cifar":
             raise UserError(
-                f"the form 'cifar' needs a network with stem 'cifar', got stem {config.stem!r}. Choose another form."
+                f"the format 'cifar' needs a network with stem 'cifar', got stem {config.stem!r}. Choose "
+                "another format."
             )
         return cifar_key_map(names)
     known = TORCHVISION_NETWORKS if form == "torchvision" else TIMM_NETWORKS

@@ -239,8 +239,8 @@ def _follow(path: Path, pickle: IO[bytes], needs: _Needs) -> None:
             if makes_tensor and any(value.largest > most for value in taken):
                 # With a stride of 0 a tensor of 2^31 rows takes no memory, until something iterates over it.
                 raise DamagedFileError(
-                    f"{printable(path)} has a tensor that is larger than the file. It is damaged, or made to fill the "
-                    "memory. Use another copy."
+                    f"{printable(path)} has a tensor that is larger than the file. It is damaged, or was made "
+                    "on purpose to use up the memory. Use another copy."
                 )
             if code.name in _CALLS:
                 made.largest = 0
@@ -249,7 +249,7 @@ def _follow(path: Path, pickle: IO[bytes], needs: _Needs) -> None:
             if count > _MOST_OPERATIONS or made.size > _LARGEST or made.depth > _DEEPEST:
                 raise DamagedFileError(
                     f"{printable(path)} would expand to more objects than any checkpoint contains. It is "
-                    "damaged, or made to fill the memory. Use another copy."
+                    "damaged, or was made on purpose to use up the memory. Use another copy."
                 )
             stack += [made] * len(code.stack_after)
 

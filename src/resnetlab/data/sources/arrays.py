@@ -162,7 +162,7 @@ def _number_labels(
     """Returns the class names, and int64 labels that are positions among them."""
     are_names = {split: found.dtype == object for split, found in labels.items()}
     if len(set(are_names.values())) > 1:
-        raise UserError("the labels of some splits are names and of others integers. Make them the same.")
+        raise UserError("some splits have names as labels, and others have integers. Use one kind in all splits.")
     trained = set(labels["train"].tolist())
     for split, found in labels.items():
         if extra := sorted(set(found.tolist()) - trained):

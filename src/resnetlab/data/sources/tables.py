@@ -185,7 +185,7 @@ def _read_rows(
                 problems.add(line, "the label is missing.")
         else:
             findings.note(
-                f"{problems.table}: {counted(len(lines), 'row')} of the {split} split without labels not used"
+                f"{problems.table}: {counted(len(lines), 'row')} of the {split} split have no label and are not used"
             )
     return rows
 

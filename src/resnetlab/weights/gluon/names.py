@@ -170,8 +170,8 @@ def gluon_key_map(config: ResNetConfig, tensors: Mapping[str, Tensor], path: Pat
     saved = gluon_key_map_for(config)
     if (first := saved.names["layer1.0.conv1.weight"]) not in tensors:
         raise UserError(
-            f"this network is Gluon's {gluon_form(config)}, and {where} belongs to another one: it has no "
-            f"{first!r}, but {', '.join(map(repr, list(tensors)[:3]))}, ... Build the network that the file "
+            f"this network is Gluon's {gluon_form(config)}, but {where} belongs to another one: the file has "
+            f"no {first!r}, but {', '.join(map(repr, list(tensors)[:3]))}, ... Build the network that the file "
             "belongs to."
         )
     return saved
