@@ -39,7 +39,7 @@ def mortal_sync(path):
     sync(path)
 files._sync = mortal_sync
 if where == "images":
-    DataOptions.load = die
+    DataOptions.open = die
 if where == "training":
     Training.__init__ = die
 from resnetlab.cli.main import main
