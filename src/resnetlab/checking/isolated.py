@@ -76,9 +76,9 @@ def _watch(process: subprocess.Popen, seconds: float, gibibytes: float) -> str:
 def _resident(process: int) -> int:
     """Returns the memory in bytes that a process uses now, or 0 where that is unknown."""
     try:
-        pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError, AttributeError):
+        status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+        return int(status.partition("VmRSS:")[2].split()[0]) * 1024
+    except (OSError, ValueError, IndexError):
         return 0
 
 
