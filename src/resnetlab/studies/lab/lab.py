@@ -193,7 +193,7 @@ class Lab:
         runs = []
         for number, cell in enumerate(cells, 1):
             start, folder = time.monotonic(), self.folder / "runs" / cell.name
-            found = Run(folder) if (folder / "run.toml").is_file() else None
+            found = Run(folder) if _has_weights(folder) else None
             done = found is not None and found.is_complete and found.is_evaluated
             run = found if found is not None and done else self._train(cell, folder)
             summary = run.summary or {}
@@ -270,7 +270,7 @@ class Lab:
 
     def _train(self, cell: Cell, folder: Path) -> Run:
         data = self.images_of(cell)
-        started = (folder / "run.toml").is_file() and not Run(folder).is_untrained
+        started = _has_weights(folder)
         if folder.exists() and not started:
             shutil.rmtree(folder)  # stopped before its first checkpoint
         images = None if cell.view is None else len(data.split("train"))
@@ -319,6 +319,11 @@ class Lab:
                 f"folder with --out, or continue that study with: {settings.get('command')}"
             )
         return settings
+
+
+def _has_weights(folder: Path) -> bool:
+    """Whether a run's folder has a network or a checkpoint."""
+    return (folder / "model.safetensors").is_file() or any((folder / "checkpoints").glob("step-*"))
 
 
 def _own_code(cell: Cell) -> ModuleConfig | None:
