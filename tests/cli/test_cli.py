@@ -92,7 +92,7 @@ def test_from_images_to_a_report(cli: Cli, tmp_path: Path, digits: ImageData):
 
     code, _, err = cli("train", "--resume", out)
     assert code == 0, err
-    assert "is complete: there is nothing left to train" in err
+    assert "is complete" in err and "--epochs" in err
 
 
 def test_without_out_a_run_gets_a_name(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -212,7 +212,7 @@ def shows_mistakes(page: Path) -> bool:
 
 def test_a_run_goes_on_after_its_images_have_moved(cli: Cli, image_folder: Path, tmp_path: Path):
     out = tmp_path / "run"
-    code, _, err = cli("train", image_folder, "--image-size", 16, "--epochs", 1, "--out", out)
+    code, _, err = cli("train", image_folder, "--image-size", 16, "--epochs", 1, "--out", out, "--keep-checkpoints")
     assert code == 0, err
     moved = image_folder.rename(tmp_path / "moved")
     (out / "model.safetensors").unlink()

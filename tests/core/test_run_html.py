@@ -85,13 +85,13 @@ def test_the_curves_of_losses_and_accuracies_are_drawn(tmp_path: Path):
 
 def test_a_run_without_an_epoch_has_no_curves(tmp_path: Path):
     page = parsed(run_of(tmp_path / "run"))
-    assert "0 of 2 epochs" in words(page) and "not complete" in words(page)
+    assert "epoch 0 of 2" in words(page) and "not complete" in words(page)
     assert not list(page.iter("svg")) and not list(page.iter("a"))
 
 
 def test_an_unfinished_run_says_how_far_it_came(tmp_path: Path):
     page = parsed(run_of(tmp_path / "run", rows((2.0, math.nan))))
-    assert "1 of 2 epochs, 90 s" in words(page) and "not complete" in words(page)
+    assert "epoch 1 of 2, 90 s" in words(page) and "not complete" in words(page)
     assert len(list(page.iter("svg"))) == 2
 
 

@@ -53,6 +53,8 @@ def test_the_score_is_the_margin_of_the_logits(network: ResNet, digits: ImageDat
     assert suspects["score"].is_monotonic_increasing
     assert (suspects["label"] != suspects["prediction"]).all()
     assert suspects["index"].tolist() == digits.split("test").index[suspects.index.tolist()].tolist()
+    calibrated = (torch.from_numpy(np.log(probabilities)) / network.temperature).softmax(1).numpy()
+    own = calibrated[np.arange(360), labels]
     usual = np.array([own[labels == label].mean() for label in range(10)])
     assert (suspects["likely"] == (suspects["confidence"] >= usual[suspects["prediction"].astype(int)])).all()
     images = evaluate_split(network, digits, "test").per_image

@@ -104,7 +104,7 @@ def test_the_stem_is_chosen_by_image_size():
 
 
 def test_names_are_checked_and_listed():
-    with refuses("model 'resnet500'", "'resnet50'?", "resnet18, "):
+    with refuses("model 'resnet500'", "'resnet50'?", "resnetlab list models"):
         resnetlab.create_model("resnet500")
     with refuses("model 'resnet21'", "'resnet20'?"):
         resnetlab.create_model("resnet21")

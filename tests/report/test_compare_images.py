@@ -139,7 +139,7 @@ def test_what_is_on_other_images_is_not_compared_and_the_reason_is_told(runs, tm
     assert "by index, 1 of 12 are only in the first, and 1 of 12 only in the second." in reasons["renamed"]
     assert "label 6 of 12 images differently, such as index 0: 'a' and 'b'." in reasons["relabeled"]
     assert "different images of digits" in reasons["other"]
-    assert str(begun) in reasons["begun"] and "not complete" in reasons["begun"]
+    assert f"resnetlab evaluate {begun}" in reasons["begun"]
     assert f"{broken}/evaluation" in reasons["broken"] and f"resnetlab evaluate {broken}" in reasons["broken"]
     missing = ["split", "n", "both_right", "difference", "low", "p_value", "p_holm"]
     assert table.drop(index="three")[missing].isna().all(axis=None)

@@ -15,7 +15,7 @@ from resnetlab import Run, fit, load_data, write_report
 from resnetlab.evaluation.result import Exploration
 
 SECTIONS = {"result", "curves", "classes", "confusion", "reliability", "map", "mistakes", "residual", "provenance"}
-PICTURES = {"curves", "confusion", "mistakes", "map", "reliability", "blocks", "responses"}
+PICTURES = {"classes", "curves", "confusion", "mistakes", "map", "reliability", "blocks", "responses"}
 Cli = Callable[..., tuple[int, str, str]]
 
 

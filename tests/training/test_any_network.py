@@ -222,7 +222,7 @@ def test_your_file_is_executed_only_when_you_say_so(own: str, few: ImageData, tm
 
 def test_the_shell_takes_your_file(own: str, tmp_path: Path, cli: Callable[..., tuple]):
     out = tmp_path / "run"
-    settings = ["--epochs", 1, "--limit", 60, "--set", "model.width=2", "--out", out]
+    settings = ["--epochs", 1, "--limit", 60, "--set", "model.width=2", "--out", out, "--keep-checkpoints"]
     code, _, said = cli("train", "digits", "--model", own, *settings)
     assert code == 0, said
     assert "executing" in said

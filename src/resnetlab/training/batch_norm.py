@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import nn
 
@@ -25,7 +27,7 @@ def match_statistics(
     model: Network, data: ImageData, preprocessing: Preprocessing, recipe: Recipe, machine: Machine, *,
     seed: int, epoch: int, world_size: int = 1,
 ) -> None:  # fmt: skip
-    """Sets the running statistics of batch normalization to the means over training images as evaluation sees them.
+    """Sets the running statistics of batch normalization to the means over training images without augmentation.
 
     In training, running statistics follow the weights with a delay of about ten steps, and those of averaged weights
     with twice that; after few steps they still contain their initial values. They also describe augmented images, which
@@ -54,8 +56,9 @@ def match_statistics(
     count = min(images, max(LEAST, min(images // SHARE, MOST)))
     chosen = torch.from_numpy(generator(seed, "statistics", epoch=epoch).permutation(images)[:count])
     model.eval()
+    whole = dataclasses.replace(data, framing=data.framing.uncropped)  # training does not depend on crop_pct
     for start, stop in batch_bounds(count, max(2, recipe.batch_size // (recipe.accumulate * world_size))):
-        pixels = data.squares("train", chosen[start:stop]).to(machine.device)
+        pixels = whole.squares("train", chosen[start:stop]).to(machine.device)
         for layer in layers:
             layer.train().momentum = (stop - start) / stop  # so that the statistics are means over all images so far
         with machine.autocast():

@@ -218,7 +218,7 @@ def resume(
             if processes.is_first:
                 _remove_left_checkpoints(found)
                 if not quiet:
-                    notice(f"{found.path} is complete. To train longer, set a new total of epochs.")
+                    notice(f"{found.path} is complete. To train longer: {resume_command(found.path)} --epochs TOTAL")
             return found
         processes.from_first(lambda: held.enter_context(found.locked()))
         found = processes.from_first(found.reload)
