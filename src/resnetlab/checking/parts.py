@@ -127,8 +127,8 @@ def _call(function: Callable[..., Any], values: Mapping[str, Any], needed: Seque
             continue
         if not rest:
             raise UserError(
-                f"{getattr(function, '__name__', function)} has an argument {key!r} that check cannot fill. Name the "
-                f"arguments as torch does: {', '.join(values)}."
+                f"{getattr(function, '__name__', function)} has an argument {key!r} for which `check` has no "
+                f"value. Name the arguments as torch does: {', '.join(values)}."
             )
         given[key] = rest.pop(0)
     for argument in needed:

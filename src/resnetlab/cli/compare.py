@@ -38,8 +38,8 @@ def command(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Data set or split for the comparison image by image. Run `resnetlab evaluate` on it for each run "
-            "first. Default: the runs' own test images.",
+            help="Data set or split for the image-by-image comparison. Run `resnetlab evaluate` on it for "
+            "each run first. Default: the runs' own test images.",
         ),
     ] = None,
     all_pairs: Annotated[

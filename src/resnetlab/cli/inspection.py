@@ -67,8 +67,8 @@ def command(
         Path | None,
         typer.Option(
             metavar="RUN",
-            help="A run or a model.safetensors: list images whose label this network does not predict, the least "
-            "likely label first.",
+            help="A run or a model.safetensors: list images for which the network predicts another class than "
+            "the label, the most suspicious first.",
             rich_help_panel="Labels",
         ),
     ] = None,

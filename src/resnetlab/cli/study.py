@@ -88,7 +88,8 @@ def command(
     if name == ALL:
         if options:
             raise UserError(
-                "--set changes an argument of one study, and NAME is all. Give the name of one study, or remove --set."
+                "--set works only with a single study, not with `study all`. Give the name of one study, or "
+                "remove --set."
             )
         page = study_all(data, **setup)
     else:

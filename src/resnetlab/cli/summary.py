@@ -100,7 +100,8 @@ def command(
             return
     if tensors and not (_is_file(name) and shows_contents):
         raise UserError(
-            "--tensors works only for a weights file or a run, without --style, --svg, --json and --out. Remove it."
+            "--tensors needs a weights file or a run, and cannot be combined with --style, --svg, --json or "
+            "--out. Remove --tensors."
         )
     style = kind if kind not in ("svg", "json") else "table"
     if model is not None and not _is_file(name):

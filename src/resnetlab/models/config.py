@@ -364,8 +364,10 @@ def _check_inner_width(config: ResNetConfig, width: int) -> None:
     inner = config.inner_width(width)
     if inner < 1:
         raise UserError(
-            f"the 3x3 of a stage of width {width} has no channels with width_per_group={config.width_per_group} and "
-            f"bottleneck_multiplier={config.bottleneck_multiplier}. Increase one of the three."
+            f"the 3x3 of a stage of width {width} has no channels with "
+            f"width_per_group={config.width_per_group} and "
+            f"bottleneck_multiplier={config.bottleneck_multiplier}. Increase the width, width_per_group or "
+            "bottleneck_multiplier."
         )
     if config.group_width is not None and inner % config.group_width:
         raise UserError(

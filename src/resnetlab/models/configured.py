@@ -35,7 +35,7 @@ def check_configured(model: Network) -> None:
         built = ResNet(model.config)
     if difference := _different_layer(model, built) or _different_output(model, built):
         raise UserError(
-            "the network was changed after its configuration built it, so its file could not be opened again: "
+            "the network was changed after it was built, so a saved file of it could not be loaded: "
             f"{difference}. Set a field of ResNetConfig instead, or register your own block with "
             "register_block and name it in the configuration. Or train it as a module of your own, which you "
             "pass again to load it: fit(nn.Sequential(model), ...), then load(run, "

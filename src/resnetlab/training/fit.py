@@ -127,7 +127,9 @@ def fit(
         with processes.together():  # mistakes are reported before images are read
             seed = check_integer("seed", seed, 0)
             if isinstance(data, ImageData) and (image_size is not None or data_root is not None):
-                raise UserError("image_size and data_root are for data that fit loads. Give them to load_data instead.")
+                raise UserError(
+                    "image_size and data_root apply only if fit loads the data. Give them to load_data instead."
+                )
             framing = framing_for(resolve_recipe(recipe, **changes), model)
             if budget is not None:
                 budget = check_number("budget", budget, 0, above=True)
@@ -528,8 +530,8 @@ def _report_another_machine(run: Run, processes: Processes, chosen: Machine | No
     began = run.settings.get("processes", 1)
     if began != processes.world_size:
         notice(
-            f"processes: {began} when the run started, {processes.world_size} now. The last bits may differ, and batch "
-            "normalization uses the images of one process.",
+            f"processes: {began} when the run started, {processes.world_size} now. The last bits may differ, "
+            "and each process normalizes over its own images only.",
         )
     if chosen is not None:
         notice(f"continuing with {chosen}: the last bits may differ from those of an uninterrupted run.")

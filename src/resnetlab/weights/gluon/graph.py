@@ -66,9 +66,8 @@ def read_graph(path: Path, names: Iterable[str]) -> list[Layer]:
         raise
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise DamagedFileError(
-            f"{printable(path)} cannot be read as the graph of a network by MXNet ({type(error).__name__}: "
-            f"{error}). Use another copy, or remove this file: without it, the order of the tensors in the "
-            "weights file is used."
+            f"{printable(path)} is not a network graph of MXNet ({type(error).__name__}: {error}). Use another "
+            "copy, or remove this file: without it, the order of the tensors in the weights file is used."
         ) from error
 
 
