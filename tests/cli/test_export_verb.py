@@ -70,3 +70,11 @@ def test_mistakes_are_explained(
     assert (code, out) == (2, "")
     assert [fact for fact in facts if fact not in err] == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+def test_our_own_format_keeps_the_temperature(digits_run: Run, tmp_path: Path):
+    network = resnetlab.load(digits_run)
+    network.temperature = 0.7
+    resnetlab.save(tmp_path / "a.safetensors", network)
+    resnetlab.convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    assert resnetlab.load(tmp_path / "b.safetensors").temperature == 0.7

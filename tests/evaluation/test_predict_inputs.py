@@ -24,7 +24,7 @@ from resnetlab.cli.predict import command
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.runs import Run
 from resnetlab.data.storage.store import ImageData
-from resnetlab.evaluation.inputs import collect
+from resnetlab.evaluation.inputs import collect, files_of
 from resnetlab.models.network import Network
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -243,3 +243,10 @@ def test_the_shell_and_python_have_the_same_defaults():
     verb, function = (inspect.signature(one).parameters for one in (command, resnetlab.predict))
     for name in ("top", "mirrored", "model", "device", "skip_unreadable"):
         assert verb[name].default == function[name].default
+
+
+def test_a_pattern_finds_each_file_once(tmp_path: Path):
+    folder = tmp_path / "photos" / "a"
+    folder.mkdir(parents=True)
+    Image.new("L", (8, 8)).save(folder / "x.png")
+    assert list(files_of(tmp_path / "photos" / "**")) == [folder / "x.png"]

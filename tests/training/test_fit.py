@@ -170,6 +170,7 @@ def test_a_step_that_is_not_finite_changes_nothing(
             "every part of the network is frozen",
         ),
         ({"image_size": 16}, "image_size and data_root .* load_data"),
+        ({"data": lambda: None, "image_size": 16}, "image_size and data_root .* load_data"),
         ({"data": "digits", "image_size": 0}, "image_size must be an integer"),
     ],
 )

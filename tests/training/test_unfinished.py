@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests.conftest import TINY
 from tests.facts import refuses
 from tests.training.stepping import before_step
@@ -388,3 +390,19 @@ def test_every_verb_takes_an_interrupted_run(tmp_path: Path, step: int, done: in
     out = _program(PROGRAM, "train", "--resume", run, "--epochs", done + 2)
     assert "new optimizer" in " ".join(out.split())
     assert len(Run(run).history) == done + 2
+
+
+def test_neighbors_need_the_evaluation_of_this_network(finished: Run, copied: Callable[[str], Run], tmp_path: Path):
+    run = copied("neighbors")
+    resnetlab.evaluate(run, explore=False)
+    path = run.evaluation() / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "epoch": 1, "epochs": 3}))
+    image = tmp_path / "digit.png"
+    Image.new("L", (8, 8)).save(image)
+    with refuses("trained further", "resnetlab evaluate"):
+        resnetlab.neighbors(run, image, k=2)
+
+
+def test_the_epochs_of_an_extension_may_be_of_numpy(finished: Run, copied: Callable[[str], Run]):
+    run = resume(copied("numpy"), epochs=np.int64(4), quiet=True)  # type: ignore[arg-type]
+    assert run.epochs == 4 and len(run.history_rows()) == 4

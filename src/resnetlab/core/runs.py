@@ -147,9 +147,9 @@ class Run:
         Existing evaluations are of the network before, and get its epoch.
         """
         extension = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "start": start, "epochs": epochs}
-        self._write({**self.settings, "extensions": [*self._extensions, extension], "ended": None})
-        for path in self.evaluation().rglob("summary.json"):
+        for path in self.evaluation().rglob("summary.json"):  # first: without these labels it is not extended
             write_json(path, {"epoch": start, "epochs": epochs, **json.loads(path.read_text(encoding="utf-8"))})
+        self._write({**self.settings, "extensions": [*self._extensions, extension], "ended": None})
         return self
 
     def record_end(self, epoch: int) -> None:
@@ -162,7 +162,8 @@ class Run:
         folder = self.path / "checkpoints"
         files = [path for path in folder.rglob("*step-*") if path.name.startswith(("step-", ".step-"))]
         for path in files:
-            path.unlink(missing_ok=True)
+            with suppress(PermissionError):  # on Windows, of a file that another process reads
+                path.unlink(missing_ok=True)
         for emptied in (*folder.glob("extension-*"), folder):
             with suppress(OSError):  # something else is in it, or it does not exist
                 emptied.rmdir()

@@ -80,6 +80,8 @@ def evaluate(
         data = _whole(data, network, data_root, skip_unreadable)
     evaluation = evaluate_split(network, data, split, mirrored=mirrored)
     if run is not None:
+        if network.stopped_at is not None and run.reload().is_complete and "ended" not in run.settings:
+            raise UserError(f"{run.path} was trained to its end while it was evaluated. Evaluate it again.")
         evaluation = evaluation.save(_folder(run, data, str(evaluation.summary["split"])))
     return _explored(evaluation, network, data) if explore or (explore is None and run is not None) else evaluation
 

@@ -155,7 +155,7 @@ def files_of(path: Path) -> Iterable[Path]:
         )
     if glob.has_magic(str(path)):
         if matches := sorted(map(Path, glob.glob(str(path), recursive=True))):  # noqa: PTH207 -- of any folder
-            return [file for match in matches for file in files_of(match)]
+            return list(dict.fromkeys(file for match in matches for file in files_of(match)))  # '**' finds files twice
         raise UserError(f"no file matches {str(path)!r}. Check the pattern.")
     raise UserError(f"{str(path)!r} is not a file or folder. Check the path.")
 

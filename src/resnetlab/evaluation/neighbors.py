@@ -91,7 +91,14 @@ def neighbors(
         found = nearest(table, table["values"].iloc[position], k + 1)
         found = found.drop(index=position, errors="ignore").head(k)
         return found.assign(rank=np.arange(1, len(found) + 1))
-    network = load(run, model=model).to(resolve_device(device))
+    network = load(run, model=model)
+    summary = run.summary or {}
+    if network.stopped_at != ((summary["epoch"], summary["epochs"]) if "epoch" in summary else None):
+        raise UserError(
+            f"{run.path} was trained further after its evaluation, so its embeddings are of another network. Evaluate "
+            f"it again: resnetlab evaluate {shlex.quote(str(run.path))}"
+        )
+    network = network.to(resolve_device(device))
     preprocessing, _ = trained_on(network)
     return nearest(table, answer(network, _square(image, preprocessing)[None], preprocessing).embeddings[0], k)
 

@@ -97,6 +97,7 @@ class Evaluation:
         An existing exploration belongs to an older evaluation and is removed or replaced.
         """
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "summary.json").unlink(missing_ok=True)  # until the tables below are those of one evaluation
         Exploration.remove(folder)
         for name in _TABLES:
             table = getattr(self, name).copy(deep=False)
@@ -123,7 +124,7 @@ class Evaluation:
         yield f"calibration error {summary['ece']:.2%}" + (
             f" with temperature {summary['temperature']:.3f}, {summary['ece_uncalibrated']:.2%} without"
             if summary["temperature"] != 1
-            else ", without a temperature (no validation images)"
+            else ", without a temperature"
         )
         if "mirrored_top1" in summary:
             yield (

@@ -52,6 +52,8 @@ def match_statistics(
     kinds = (nn.modules.batchnorm._BatchNorm, scratch.BatchNorm)
     layers = [layer for layer in model.modules() if isinstance(layer, kinds) and layer.training]
     momenta = [layer.momentum for layer in layers]
+    if not layers:
+        return
     images = len(data.split("train"))
     count = min(images, max(LEAST, min(images // SHARE, MOST)))
     chosen = torch.from_numpy(generator(seed, "statistics", epoch=epoch).permutation(images)[:count])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,8 @@ def save_checkpoint(folder: Path, state: TrainingState, steps_done: int, origin:
     description["temperature"] = state.progress.temperature
     write_tensors(folder / f"step-{steps_done:08d}.safetensors", tensors, description)
     for old in checkpoint_files(folder)[_KEPT:]:
-        old.unlink()
+        with suppress(PermissionError):  # on Windows, of a file that another process reads
+            old.unlink()
 
 
 def restore_checkpoint(run: Run, state: TrainingState, *, processes: Processes = ALONE) -> None:

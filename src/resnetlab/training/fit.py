@@ -126,7 +126,8 @@ def fit(
     with connected() as processes, ExitStack() as held:
         with processes.together():  # mistakes are reported before images are read
             seed = check_integer("seed", seed, 0)
-            if isinstance(data, ImageData) and (image_size is not None or data_root is not None):
+            is_loaded = isinstance(data, ImageData) or (callable(data) and not isinstance(data, nn.Module))
+            if is_loaded and (image_size is not None or data_root is not None):
                 raise UserError(
                     "image_size and data_root apply only if fit loads the data. Give them to load_data instead."
                 )
@@ -215,7 +216,7 @@ def resume(
         Interrupted: SIGINT or SIGTERM arrived again.
     """
     with connected() as processes, ExitStack() as held:
-        found = processes.from_first(lambda: run if isinstance(run, Run) else Run(run))
+        found = processes.from_first(lambda: run.reload() if isinstance(run, Run) else Run(run))
         if epochs is None and processes.from_first(lambda: found.is_complete and found.is_evaluated):
             if processes.is_first:
                 _remove_left_checkpoints(found)
@@ -227,6 +228,7 @@ def resume(
         is_untrained = processes.from_first(lambda: found.is_untrained)
         settings, where = found.settings, f"{found.path}/run.toml"
         with processes.together():
+            epochs = None if epochs is None else check_integer("epochs", epochs, 1)
             trained = processes.from_first(lambda: _check_wanted(found, finish, epochs))
             if is_untrained and settings["model"].get("weights_given"):
                 raise UserError(
@@ -463,7 +465,6 @@ def _check_wanted(run: Run, finish: bool, epochs: int | None) -> int:
         return 0
     if finish:
         raise UserError(f"finish ends a run and epochs={epochs} extends one. Choose one of them.")
-    check_integer("epochs", epochs, 1)
     if not run.is_complete:
         raise UserError(
             f"epochs={epochs} extends a complete run, and {run.path} is at epoch {len(run.history_rows())} of "

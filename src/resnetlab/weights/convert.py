@@ -77,7 +77,7 @@ def convert(
     if report.reinitialized or report.adapted:
         raise UserError(f"{found.where} does not fit {model} exactly, so it was not converted.\n{report}")
     if form == "resnetlab":
-        network.stopped_at = found.stopped_at
+        network.stopped_at, network.temperature = found.stopped_at, found.temperature
         save(path, network.eval(), provenance={"source": found.where, "form": report.form})
     else:
         tensors = _map_to(form, network).to_theirs(network.state_dict())

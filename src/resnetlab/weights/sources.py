@@ -40,6 +40,7 @@ class Source:
         preprocessing: how the training images were prepared, if the source says it.
         lineage: the trainings that made them, newest first, or the name of the source if it says no more.
         stopped_at: complete and planned epochs, if the training was stopped before its end.
+        temperature: of the network's probabilities; valid only for exactly these weights.
     """
 
     where: str
@@ -53,6 +54,7 @@ class Source:
     preprocessing: Preprocessing | None = None
     lineage: tuple[str, ...] = ()
     stopped_at: tuple[int, int] | None = None
+    temperature: float = 1.0
 
 
 def open_weights(source: str | Path | Run, config: Architecture | None = None) -> Source:
@@ -119,8 +121,6 @@ def _read(path: Path, where: str, **stated) -> Source:
     if file.description is not None:
         described_as = described(path, file.description)
         announce_unfinished(path, file.description, described_as)
-        header = dict(vars(described_as))
-        del header["temperature"]  # belongs to these weights as they are, and they will change
-        stated |= header
+        stated |= vars(described_as)
     stated["lineage"] = stated.get("lineage") or (Path(where).name if where == str(path) else where,)
     return Source(where=where, path=path, tensors=file.tensors, kind=file.form, others=file.ignored, **stated)
