@@ -161,6 +161,32 @@ CASES = {
         changed(RESNET18, ("import torch.nn.functional as F\n", "import torch.nn.functional as F\n\n\nclass AlwaysNorm(nn.BatchNorm2d):\n    def forward(self, x):\n        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, True, 0.1, self.eps)\n"), ("nn.BatchNorm2d(out", "AlwaysNorm(out"), ("nn.BatchNorm2d(64", "AlwaysNorm(64")),
         "resnet18", "statistics of the batch|updates", "learner.py:7", options={"image_size": 64},
     ),
+    "more: dropout that never stops": Case(
+        changed(RESNET18, ("return self.fc(x)", "return self.fc(F.dropout(x, 0.3))  # here")), "resnet18", "random answers", "head",
+        options={"image_size": 64},
+    ),
+    "more: no running statistics": Case(
+        changed(RESNET18, ("self.bn1 = nn.BatchNorm2d(out_channels)", "self.bn1 = nn.BatchNorm2d(out_channels, track_running_stats=False)  # here")),
+        "resnet18", "statistics of the batch", "stage1.block1", options={"image_size": 64},
+    ),
+    "more: detached": Case(
+        changed(RESNET18, ("self.bn2(self.conv2(out))", "self.bn2(self.conv2(out.detach()))")), "resnet18", "gets no gradient", "stage1.block1",
+        options={"image_size": 64},
+    ),
+    "more: no flatten": Case(
+        changed(RESNET18, ("        x = torch.flatten(x, 1)\n", "")), "resnet18", "flatten is missing", "head", options={"image_size": 64},
+    ),
+    "more: activation before normalization": Case(
+        changed(RESNET18, ("self.relu(self.bn1(self.conv1(x)))\n        out = self.bn2", "self.bn1(self.relu(self.conv1(x)))  # here\n        out = self.bn2")),
+        "resnet18", "before the normalization", "stage1.block1", options={"image_size": 64},
+    ),
+    "more: one convolution twice": Case(
+        changed(RESNET18, ("self.conv2(out)", "self.conv2(self.conv2(out))"), ("self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)", "self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)  # here")),
+        "resnet18", "used 2 times", "stage1.block1", options={"image_size": 64},
+    ),
+    "more: shortcut added twice": Case(
+        changed(RESNET18, (B, "out = out + identity + identity  # here")), "resnet18", "added twice", "stage1.block1", options={"image_size": 64},
+    ),
 }  # fmt: skip
 
 

@@ -139,6 +139,7 @@ def _shared(patient: Patient) -> Iterator[Finding]:
                 patient,
                 name,
                 f"one {type(module).__name__} is used {calls} times",
+                rank=-0.5,
                 expected="a layer of its own in each place",
                 found=f"{name} in {calls} places",
                 why="both places share weights and running statistics, although their inputs have different "
@@ -170,7 +171,7 @@ def _state(patient: Patient) -> Iterator[Finding]:
     with torch.no_grad():
         fresh.eval()
         trained.eval()
-        one, other = _logits(fresh, image), _logits(trained, image)
+        one, other = (_seeded_logits(model, image) for model in (fresh, trained))
     if one is None or other is None or _close(one, other):
         return
     path = _first_different(fresh, trained, image)
@@ -194,6 +195,16 @@ def _modes(patient: Patient) -> Iterator[Finding]:
     model, image = copy.deepcopy(patient.model).eval(), patient.image
     tests: tuple[tuple[str, Callable[[nn.Module, Tensor], bool], dict[str, str]], ...] = (
         (
+            "gives random answers in evaluation mode",
+            _same_again,
+            {
+                "expected": "the same output for the same image",
+                "found": "different outputs",
+                "why": "predictions change from call to call",
+                "suggestion": "pass training=self.training, or use a module such as nn.Dropout",
+            },
+        ),
+        (
             "chooses its mode by whether gradients are enabled",
             _same_with_gradients,
             {
@@ -202,16 +213,6 @@ def _modes(patient: Patient) -> Iterator[Finding]:
                 "why": "model.eval() alone must decide: with gradients, as for attention maps, and in training without "
                 "them, the layer does the wrong thing",
                 "suggestion": "use self.training instead of torch.is_grad_enabled()",
-            },
-        ),
-        (
-            "gives random answers in evaluation mode",
-            _same_again,
-            {
-                "expected": "the same output for the same image",
-                "found": "different outputs",
-                "why": "predictions change from call to call",
-                "suggestion": "pass training=self.training, or use a module such as nn.Dropout",
             },
         ),
         (
@@ -226,15 +227,20 @@ def _modes(patient: Patient) -> Iterator[Finding]:
         ),
     )
     inputs = _inputs_of_leaves(model, image)
+    random: set[str] = set()  # what gives random answers fails the other tests too
     for title, test, texts in tests:
-        guilty = [(name, module) for name, module, given in inputs if not _holds(test, module, given)]
+        known = [one for one in inputs if one[0] not in random]
+        guilty = [(name, module) for name, module, given in known if not _holds(test, module, given)]
+        if test is _same_again:
+            random = {name for name, _ in guilty}
         if guilty:
             name, module = guilty[0]
             kinds = {type(other) for _, other in guilty}
             line = class_line(type(module)) if is_yours(source_of(type(module))) else None
             more = f", in {len(guilty)} places" if len(guilty) > 1 and len(kinds) == 1 else ""
             yield _finding(patient, name, f"{type(module).__name__} {title}{more}", line, **texts)
-        elif not _holds(test, model, image):
+        elif "" not in random and not _holds(test, model, image):
+            random |= {""} if test is _same_again else set()
             token = next((token for token in patient._all() if token.node.is_training), None)
             path = token.node.path if token else ""
             line = token.node.line if token else class_line(type(patient.model))
@@ -475,18 +481,26 @@ def _failed_training(patient: Patient, error: Exception) -> Iterator[Finding]:
 
 def _dead(patient: Patient, model: nn.Module) -> Iterator[Finding]:
     """Yields parameters that get no gradient in the third step, when zero-initialized scales have moved."""
+    used = {id(value) for token in patient._all() for value in token.node.tensors.values()}
+    names = {id(value): name for name, value in patient.model.named_parameters()}
+    running = {name for key, name in names.items() if key in used}
     unused: list[str] = []
     dead: list[str] = []
     for name, value in model.named_parameters():
         if not value.requires_grad:
             continue
         if value.grad is None:
-            unused.append(name)
+            (dead if name in running else unused).append(name)
         elif value.ndim >= 2 and not bool(value.grad.any()):
             dead.append(name)
     for names, title, why, severity in (
         (unused, "never used in the forward pass", "it costs memory, and weight decay changes it for nothing", FAULT),
-        (dead, "gets no gradient", "it never learns: its inputs or the weights after it are zero", FAULT),
+        (
+            dead,
+            "gets no gradient",
+            "it never learns: inputs or later weights are zero, or detach() or no_grad() cuts the gradient off",
+            FAULT,
+        ),
     ):
         if not names:
             continue
@@ -503,7 +517,7 @@ def _dead(patient: Patient, model: nn.Module) -> Iterator[Finding]:
             why=why,
             suggestion="remove it, or use it in forward"
             if title.startswith("never")
-            else f"initialize {around or names[0]} with other values than zeros",
+            else f"remove detach() and no_grad(), and initialize {around or names[0]} with other values than zeros",
         )
 
 
@@ -551,8 +565,9 @@ def _first_different(one: nn.Module, other: nn.Module, image: Tensor) -> str:
     return next((name for name, value in outputs[0].items() if not _close(value, outputs[1].get(name, value))), "")
 
 
-def _logits(model: nn.Module, image: Tensor) -> Tensor | None:
-    result = _attempt(model, image)
+def _seeded_logits(model: nn.Module, image: Tensor) -> Tensor | None:
+    with torch_seeded(_SEED, "check"):
+        result = _attempt(model, image)
     return result if isinstance(result, Tensor) else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -135,6 +136,8 @@ class _Examination:
         untouched = copy.deepcopy(reference.model) if self.runs else None
         behavior = examine(patient, untouched, runs=self.runs)
         proof = self._prove(reference, structure, edits)
+        if any(finding.severity == FAULT for finding in behavior):
+            proof = [finding for finding in proof if finding.line is not None]  # the behavior explains it
         findings = _ordered([*shapes, *structure, *proof, *behavior])
         report = CheckReport(name=self.subject.name, like=self.like, findings=findings)
         report.verdict = self._verdict(reference, findings)
@@ -169,7 +172,7 @@ class _Examination:
 
     def _other_depths(self, reference: _Reference) -> tuple[list[Finding], dict[str, Any]] | None:
         """Returns findings and the fields to change if stages have other numbers of blocks or other widths."""
-        if self.graph.error is not None:
+        if self.graph.error is not None or any(token.node.repeated for token in self.tokens if token.kind == "conv"):
             return None
         start, wanted_start = first_block(self.tokens), first_block(reference.tokens)
         if not start or not wanted_start:
@@ -251,6 +254,7 @@ class _Examination:
         sources = [source for source in node.inputs if source is not None]
         given = " and ".join(shape_text(source.shape) for source in sources)
         values = node.values
+        title = _PROBLEMS.get(node.kind, "the shapes do not fit")
         expected, why, suggestion = "shapes that fit", "the forward pass stops here", ""
         if node.kind == "conv":
             expected = f"{values['in']} channels"
@@ -263,6 +267,9 @@ class _Examination:
             suggestion = f"in_channels={sources[0].shape[1]}" if sources else ""
         elif node.kind == "linear":
             expected = f"{values['in']} features"
+            flat = sources[0].shape[1:] if sources else ()
+            if len(flat) == 3 and math.prod(flat) == values["in"]:
+                title = "flatten is missing before the linear layer"
             why = "another number of features reaches it: average the last feature map, then flatten"
             suggestion = "x = self.avgpool(x).flatten(1) before the linear layer"
         elif node.kind == "add":
@@ -276,7 +283,7 @@ class _Examination:
         return Finding(
             kind="shape",
             severity=FAULT,
-            title=_PROBLEMS.get(node.kind, "the shapes do not fit"),
+            title=title,
             place="  ".join(part for part in parts if part),
             expected=expected,
             found=given or "another shape",

@@ -58,6 +58,9 @@ class Node:
         module: the module that computes it by hand; None for a function of torch.
         replay: computes it again from its inputs.
         problem: why it failed, or "".
+        in_place: whether it changes its input.
+        is_training: whether it was called in training mode.
+        repeated: whether its module runs more than once.
     """
 
     kind: str
@@ -73,6 +76,7 @@ class Node:
     problem: str = ""
     in_place: bool = False
     is_training: bool = False
+    repeated: bool = False
 
     @property
     def place(self) -> Line | None:
@@ -119,7 +123,8 @@ def record(model: nn.Module, image: Tensor, built: Built) -> Graph:
         for handle in handles:
             handle.remove()
     for node in graph.nodes:
-        if graph.calls.get(node.path, 0) > 1 and not node.tensors and node.line is not None:
+        node.repeated = graph.calls.get(node.path, 0) > 1
+        if node.repeated and not node.tensors and node.line is not None:
             node.built = None  # one activation used in many places: the call says where
     return graph
 

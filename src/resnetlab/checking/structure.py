@@ -289,6 +289,25 @@ def _block_events(label: str, edits: Sequence[Edit], expected: Sequence[Token]) 
             why="the branch can only add: it can no longer lower a value of the shortcut (He et al. 2016b, Fig. 4c)",
             suggestion="remove the activation between the last normalization and the sum",
         )
+    swapped = [
+        (edit, other)
+        for edit in rest
+        if edit.kind == "extra" and edit.token.kind == "act" and _is(edit.after, "norm")
+        for other in rest
+        if other.kind == "missing" and other.token.kind == "act" and other.before is edit.after
+    ]
+    for edit, other in swapped:
+        take(edit, other)
+        yield Event(
+            key="activation before normalization",
+            title="activation before the normalization",
+            label=label,
+            token=edit.token,
+            expected="convolution, normalization, activation",
+            found="convolution, activation, normalization",
+            why="the normalization can make values negative again, so the block's nonlinearity is another one",
+            suggestion="normalize first, then activate",
+        )
     in_place = [edit for edit in rest if edit.kind == "extra" and edit.token.kind == "act" and edit.token.node.in_place]
     for edit in in_place:
         take(edit)
