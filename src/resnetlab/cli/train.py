@@ -268,7 +268,7 @@ def _results(run: Run) -> Iterator[str]:
     for row in pairs.to_dict("records"):
         label, prediction = (shortened(str(row[name]), _NAME_WIDTH) for name in ("label", "prediction"))
         share = f"{row['count']:,} images, {row['share']:.0%} of the class"
-        yield f"most confused: {label} taken for {prediction} ({share})"
+        yield f"most confused: {label} predicted as {prediction} ({share})"
 
 
 def _overfit(
