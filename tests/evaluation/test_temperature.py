@@ -46,7 +46,7 @@ def test_probabilities_have_the_temperature_that_was_fitted_on_validation(digits
     model.temperature = 1.0
     raw = resnetlab.evaluate(model, digits)
     assert raw.summary["ece"] == raw.summary["ece_uncalibrated"] == pytest.approx(summary["ece_uncalibrated"], rel=1e-3)
-    assert "no validation" in str(raw)
+    assert "without a temperature" in str(raw)
 
 
 def test_a_file_keeps_it_and_other_weights_or_a_new_head_reset_it(tmp_path: Path):
