@@ -267,7 +267,8 @@ def _results(run: Run) -> Iterator[str]:
     pairs = pd.read_parquet(run.evaluation() / "confused_pairs.parquet").head(1)
     for row in pairs.to_dict("records"):
         label, prediction = (shortened(str(row[name]), _NAME_WIDTH) for name in ("label", "prediction"))
-        share = f"{row['count']:,} images, {row['share']:.0%} of the class"
+        images = "1 image" if row["count"] == 1 else f"{row['count']:,} images"
+        share = f"{images}, {row['share']:.0%} of the class"
         yield f"most confused: {label} predicted as {prediction} ({share})"
 
 
