@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnetlab.checking.findings import FAULT, Finding, Line
-from resnetlab.checking.graph import Graph, all_modules, raised_at
+from resnetlab.checking.graph import Graph, all_modules, attempt, first_line, raised_at
 from resnetlab.checking.path import Token
 from resnetlab.checking.places import Built, assignment, class_line, is_yours, source_of
 from resnetlab.core.randomness import torch_seeded
@@ -34,7 +34,6 @@ class Patient:
     tokens: list[Token]
     built: Built
     image: Tensor
-    names: Mapping[int, str] = field(default_factory=dict)
 
     def label_of(self, path: str) -> str:
         """Returns stage and block of a module."""
@@ -254,7 +253,7 @@ def _updated_in_evaluation(patient: Patient, inputs: list[tuple[str, nn.Module, 
         state = _own_tensors(module)
         before = {key: value.detach().clone() for key, value in state.items()}
         with torch.no_grad():
-            if _attempt(module, given * 3 + 1) is None:
+            if attempt(module, given * 3 + 1) is None:
                 continue
         after = _own_tensors(module)
         moved = [key for key, value in after.items() if key in before and not torch.equal(before[key], value)]
@@ -291,7 +290,7 @@ def _inputs_of_leaves(model: nn.Module, image: Tensor) -> list[tuple[str, nn.Mod
 
         handles.append(module.register_forward_hook(keep))
     with torch.no_grad():
-        _attempt(model, image)
+        attempt(model, image)
     for handle in handles:
         handle.remove()
     return list(found.values())
@@ -406,7 +405,7 @@ def _scales(model: nn.Module, image: Tensor) -> list[tuple[str, float]]:
 
         handles.append(module.register_forward_hook(keep))
     with torch.no_grad():
-        _attempt(twin, image)
+        attempt(twin, image)
     return found
 
 
@@ -535,7 +534,7 @@ def smaller(model: nn.Module, image: Tensor, macs: int) -> Tensor:
             continue
         small = F.interpolate(image, (smaller_size, smaller_size), mode="bilinear", antialias=True)
         with torch.no_grad():
-            if _attempt(model, small) is None:
+            if attempt(model, small) is None:
                 return image
         image = small
         if macs * (smaller_size / size) ** 2 < _CHEAP:
@@ -558,7 +557,7 @@ def _first_different(one: nn.Module, other: nn.Module, image: Tensor) -> str:
 
                 handles.append(module.register_forward_hook(keep))
         with torch.no_grad():
-            _attempt(model, image)
+            attempt(model, image)
         for handle in handles:
             handle.remove()
         outputs.append(found)
@@ -567,7 +566,7 @@ def _first_different(one: nn.Module, other: nn.Module, image: Tensor) -> str:
 
 def _seeded_logits(model: nn.Module, image: Tensor) -> Tensor | None:
     with torch_seeded(_SEED, "check"):
-        result = _attempt(model, image)
+        result = attempt(model, image)
     return result if isinstance(result, Tensor) else None
 
 
@@ -577,13 +576,6 @@ def _tensor(result: Any) -> Tensor:
     if not isinstance(result, Tensor):
         raise TypeError(f"expected a tensor, got {type(result).__name__}")
     return result
-
-
-def _attempt(model: nn.Module, x: Tensor) -> Any:
-    try:
-        return model(x)
-    except Exception:  # of your code
-        return None
 
 
 def _close(one: Tensor, other: Tensor) -> bool:
@@ -596,5 +588,4 @@ def _close(one: Tensor, other: Tensor) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = f"{type(error).__name__}: {error}".splitlines()
-    return lines[0][:160]
+    return f"{type(error).__name__}: {first_line(error)}"[:160]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from resnetlab.checking.behavior import Patient, examine, smaller
 from resnetlab.checking.findings import FAULT, CheckReport, Finding, counted
-from resnetlab.checking.graph import Graph, Node, multiply_accumulates, record
+from resnetlab.checking.graph import Graph, Node, attempt, first_line, multiply_accumulates, record
 from resnetlab.checking.parts import check_part, part_named
 from resnetlab.checking.path import Edit, Token, align, convolutions, main_path, reference_labels
 from resnetlab.checking.places import Built, class_line
@@ -123,7 +123,7 @@ class _Examination:
                 reference = self._reference({**fields, **fields_changed})
         edits, self.pairs = align(reference.tokens, self.tokens, is_cut=self.graph.error is not None)
         self.unequal = _unequal_convolutions(edits)
-        events = events_of(edits, reference.tokens, self.tokens) if self.tokens else []
+        events = events_of(edits, reference.tokens) if self.tokens else []
         structure = [*depth_findings, *findings_of(events)]
         shapes = self._shape_findings(structure, edits)
         patient = Patient(
@@ -186,7 +186,7 @@ class _Examination:
                 return None
             found = [
                 self._stage_finding(stage, f"{int(depth)} blocks instead of {expected}", f"{expected} blocks",
-                                    f"{int(depth)} blocks", depths)
+                                    f"{int(depth)} blocks")
                 for stage, (depth, expected) in enumerate(zip(depths, config.depths, strict=True), 1)
                 if depth != expected
             ]  # fmt: skip
@@ -198,14 +198,14 @@ class _Examination:
                 return None
             found = [
                 self._stage_finding(stage, f"width {width} instead of {expected}", f"{expected} channels",
-                                    f"{width} channels", None)
+                                    f"{width} channels")
                 for stage, ((width, _), (expected, _)) in enumerate(zip(got, wanted, strict=True), 1)
                 if width != expected
             ]  # fmt: skip
             return found, {"widths": tuple(map(int, widths))}
         return None
 
-    def _stage_finding(self, stage: int, title: str, expected: str, found: str, depths: Any) -> Finding:
+    def _stage_finding(self, stage: int, title: str, expected: str, found: str) -> Finding:
         token = self._first_of_stage(stage)
         place = place_of(f"stage{stage}", token)
         return Finding(
@@ -312,7 +312,7 @@ class _Examination:
                 title="the forward pass fails",
                 place="  ".join(part for part in parts if part),
                 expected=f"an answer for images of {shape_text(self.image.shape)}",
-                found=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:160],
+                found=f"{type(error).__name__}: {first_line(error)}"[:160],
                 why="nothing after this line runs",
                 line=line,
                 rank=-2,
@@ -330,7 +330,7 @@ class _Examination:
                 faithful = isinstance(answer, Tensor) and _agree(self._replayed(), answer)
                 before = transfer(self.pairs)
                 try:
-                    real = _attempt(self.model, self.image)
+                    real = attempt(self.model, self.image)
                     if not edits:
                         return self._equality(reference, real, target)
                     proved = faithful and _agree(self._repaired(reference), target)
@@ -355,15 +355,9 @@ class _Examination:
     def _equality(self, reference: _Reference, real: Any, target: Tensor) -> list[Finding]:
         if isinstance(real, Tensor) and _agree(real, target):
             return []
-        found = record(self.model, self.image, self.subject.built)
-        tokens = main_path(found)
-        known = record(reference.model, self.image, Built())
-        expected = main_path(known)
-        reference_labels(expected)
-        _, pairs = align(expected, tokens)
-        values = _outputs(pairs, self.image)
-        culprit = next((other for one, other in pairs if not values.get(id(other.node), True)), None)
-        differing = next((token for token in _all(tokens) if token.values.get("differs")), culprit)
+        tokens = main_path(record(self.model, self.image, self.subject.built))  # now with the reference's weights
+        align(reference.tokens, tokens)  # which labels them
+        differing = next((token for token in _all(tokens) if token.values.get("differs")), None)
         place = place_of(differing.label, differing) if differing else self.subject.name
         kind = type(differing.node.module).__name__ if differing and differing.node.module else "a layer"
         return [
@@ -487,18 +481,6 @@ def _agree(found: Any, target: Any) -> bool:
         return False
     scale = float(target.abs().max()) + 1e-12
     return float((found.reshape(target.shape) - target).abs().max()) <= _TOLERANCE * scale
-
-
-def _attempt(model: nn.Module, x: Tensor) -> Any:
-    try:
-        return model(x)
-    except Exception:  # of your code
-        return None
-
-
-def _outputs(pairs: Sequence[tuple[Token, Token]], image: Tensor) -> dict[int, bool]:
-    """Returns which layers of a hand-written network compute what their meaning says, by node."""
-    return {id(other.node): not other.values.get("differs", False) for _, other in pairs}
 
 
 def _unequal_convolutions(edits: Sequence[Edit]) -> set[int]:

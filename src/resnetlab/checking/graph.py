@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from resnetlab.checking.findings import Line
 from resnetlab.checking.places import Built, calling_line, is_yours
+from resnetlab.models.summary.tracing import tensors_in
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -114,7 +115,7 @@ def record(model: nn.Module, image: Tensor, built: Built) -> Graph:
     try:
         with torch.no_grad(), recorder:
             graph.result = model(image)
-        result = next(_tensors(graph.result), None)
+        result = next(tensors_in(graph.result), None)
         graph.output = None if result is None else recorder.node_of(result)
     except Exception as error:  # of your code, which can raise anything
         graph.error, graph.error_line = error, raised_at(error)
@@ -207,7 +208,7 @@ class _Recorder(TorchFunctionMode):
     def _enter(self, module: nn.Module, inputs: tuple) -> None:
         name = self.graph.names.get(id(module), "")
         self.graph.calls[name] = self.graph.calls.get(name, 0) + 1
-        given = next(_tensors(inputs), None)
+        given = next(tensors_in(inputs), None)
         node = self.node_of(given)
         self._running.append((name, module, len(self.graph.nodes), node, given))
         self.failed_in = name
@@ -264,7 +265,7 @@ class _Recorder(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in ("__set__", "size", "dim", "__len__"):
             return func(*args, **kwargs)
-        sources = [self.node_of(tensor) for tensor in _tensors((args, kwargs))]
+        sources = [self.node_of(tensor) for tensor in tensors_in((args, kwargs))]
         problem = ""
         try:
             result = func(*args, **kwargs)
@@ -282,7 +283,7 @@ class _Recorder(TorchFunctionMode):
             with torch._C.DisableTorchFunction():
                 node = _node_of_call(name, func, args, kwargs, result, sources)
             self._paused = was
-            node.inputs = [self.node_of(tensor) for tensor in _tensors(args) if self.node_of(tensor)] or node.inputs
+            node.inputs = [self.node_of(tensor) for tensor in tensors_in(args) if self.node_of(tensor)] or node.inputs
             if node.kind in ("conv", "norm", "linear"):
                 node.inputs = node.inputs[:1]
             node.problem = problem
@@ -296,7 +297,7 @@ class _Recorder(TorchFunctionMode):
         """Whether a call only passes its tensor on."""
         if name in _SAME or name == "__get__":
             return True
-        first = next(_tensors(args), None)
+        first = next(tensors_in(args), None)
         if first is result and not name.endswith("_") and name not in _ADDITIONS + _PRODUCTS:
             return not name.startswith(("relu", "__i"))
         return name in _RESHAPING and first is not None and first.shape == result.shape and name != "mean"
@@ -365,9 +366,9 @@ def _node_of_call(
     name: str, func: Any, args: tuple, kwargs: dict, result: Tensor, sources: Sequence[Node | None]
 ) -> Node:
     """Returns the node of a call of a torch function."""
-    x = next(_tensors(args), None)
+    x = next(tensors_in(args), None)
     if x is None:
-        x = next(_tensors(kwargs))
+        x = next(tensors_in(kwargs))
     in_place = (name.endswith("_") and not name.endswith("__")) or name.startswith("__i") or bool(kwargs.get("inplace"))
     known = [node for node in sources if node is not None]
     node = Node("other", {"name": name}, known, in_place=in_place)
@@ -532,9 +533,6 @@ def _average_pool_node(
     )
 
 
-_LAYER_NAMES = ("Softmax", "LogSoftmax", "BatchNorm", "MaxPool", "Conv2d", "Linear")
-
-
 def _is_one_layer(module: nn.Module) -> bool:
     """Whether a module with children still is one layer, such as a normalization that keeps an average in a child."""
     own = [parameter for parameter in module.parameters(recurse=False) if parameter is not None]
@@ -691,15 +689,17 @@ def _pair_or(value: Any, kernel: tuple[int, ...]) -> tuple[int, int]:
     return _pair(value)
 
 
-def _tensors(values: Any) -> Iterator[Tensor]:
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, (tuple, list)):
-        for value in values:
-            yield from _tensors(value)
-    elif isinstance(values, dict):
-        for value in values.values():
-            yield from _tensors(value)
+def attempt(model: nn.Module, x: Tensor) -> Any:
+    """Returns what your code answers, or None if it raises anything."""
+    try:
+        return model(x)
+    except Exception:  # of your code
+        return None
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an exception's message; "" without one."""
+    return next(iter(str(error).splitlines()), "")
 
 
 def raised_at(error: BaseException) -> Line | None:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnetlab.checking.findings import FAULT, VARIANT, CheckReport, Finding, Line, counted
+from resnetlab.checking.graph import first_line
 from resnetlab.checking.places import class_line, is_yours
 from resnetlab.core.errors import UserError
 from resnetlab.core.randomness import torch_seeded
@@ -182,7 +183,7 @@ def _compare(cases: Iterator[_Case]) -> Iterator[Finding]:
                 f"fails with {type(error).__name__}",
                 case.given,
                 _short(wanted),
-                _first_line(error),
+                first_line(error)[:120] or "no answer",
             )
             continue
         if _equal(found, wanted):
@@ -208,11 +209,6 @@ def _fault(title: str, given: str, expected: str, found: str, why: str = "", sev
         found=found,
         why=why or f"the smallest case that fails: {given}",
     )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0][:120] if lines else "no answer"
 
 
 def _equal(found: Any, wanted: Any) -> bool:

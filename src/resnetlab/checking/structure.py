@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -29,7 +28,7 @@ class Event:
     kind: str = "structure"
 
 
-def events_of(edits: Sequence[Edit], expected: Sequence[Token], found: Sequence[Token]) -> list[Event]:
+def events_of(edits: Sequence[Edit], expected: Sequence[Token]) -> list[Event]:
     """Returns what the differences mean, in the order of the network."""
     total = sum(token.kind == "add" for token in expected)
     events: list[Event] = []
@@ -155,7 +154,7 @@ def _stem_events(edits: Sequence[Edit]) -> Iterator[Event]:
         done += [edit, missing["act"]]
         yield Event(
             key="stem bare",
-            title="stem without normalization and activation (as in the Table 1 write-up)",
+            title="stem without normalization and activation (as in the Table 1 notebook)",
             label="stem",
             token=edit.before or edit.after,
             expected="convolution, normalization, activation",
@@ -659,13 +658,6 @@ def _judged(events: list[Event], total: int, expected: Sequence[Token]) -> list[
 
 
 def _without_consequences(events: list[Event]) -> list[Event]:
-    """Leaves out differences of a shortcut that repeat those of its branch."""
-    kept = []
-    for event in events:
-        branch = [other for other in events if other.label == event.label and other is not event]
-        if event.key == "projection stride" and any(other.key == "stride less" for other in branch):
-            continue
-        if event.key == "no projection" and event.token is not None and any(o.key == "stride less" for o in branch):
-            event = dataclasses.replace(event)
-        kept.append(event)
-    return kept
+    """Leaves out strides of projections that repeat those of their branches."""
+    unhalved = {event.label for event in events if event.key == "stride less"}
+    return [event for event in events if not (event.key == "projection stride" and event.label in unhalved)]

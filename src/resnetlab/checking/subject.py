@@ -7,7 +7,7 @@ import contextlib
 import inspect
 import io
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,15 +33,12 @@ class Subject:
         name: what reports call it.
         built: where its modules were made.
         origin: how to name it in a command, such as "my_net.py:MyResNet"; "" for an object.
-        again: makes another one; None for an object.
     """
 
     model: nn.Module
     name: str
     built: Built
     origin: str = ""
-    again: Callable[[], nn.Module] | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 def open_subject(
@@ -117,16 +114,11 @@ def _made(
     maker: Callable[..., Any], name: str, given: dict[str, Any], channels: int | None, classes: int, built: Built
 ) -> Subject:
     filled = _arguments(maker, name, given, channels, classes)
-
-    def again() -> nn.Module:
-        made = maker(**filled)
-        if not isinstance(made, nn.Module):
-            raise UserError(f"{name} must return an nn.Module, got {type(made).__name__}.")
-        return made
-
     with built.recording():
-        model = again()
-    return Subject(model=model, name=name, built=built, again=again, arguments=filled)
+        model = maker(**filled)
+    if not isinstance(model, nn.Module):
+        raise UserError(f"{name} must return an nn.Module, got {type(model).__name__}.")
+    return Subject(model=model, name=name, built=built)
 
 
 def _arguments(
@@ -215,7 +207,7 @@ def _found_in(
             f"{place} defines no network. Expected a class derived from nn.Module, a function that returns one, or an "
             "object; name it with FILE.py:NAME."
         )
-    return max(found, key=lambda subject: (_values(subject.model), isinstance(subject.again, type)))
+    return max(found, key=lambda subject: _values(subject.model))
 
 
 def _candidates(module: ModuleType) -> Iterator[tuple[str, Any]]:

@@ -225,7 +225,7 @@ def _portable(folder: Path, path: str) -> str:
 
 
 def _normalize_labels(rows: list[_Row], problems: _Problems) -> list[_Row]:
-    """Names truth values and whole numbers the same way whatever wrote the table; NaN is no number."""
+    """Names truth values and whole numbers the same way whatever wrote the table; NaN stays as it is."""
     texts = {row.label for row in rows}
     numbers = {text for text in texts if _INTEGER.fullmatch(text) or _WHOLE.fullmatch(text)}
     names: dict[str, str] = {}

@@ -26,7 +26,7 @@ def trace_lines(
         layers: of the network.
         gluon: whether names are Gluon's.
         counters: where Gluon's numbers start.
-        source: the write-up whose rows are printed, `D2L` or `TABLE1`; "" prints all steps by their own names.
+        source: the text whose rows are printed, `D2L` or `TABLE1`; "" prints all steps by their own names.
         batch: the number of images, N.
     """
     if counters is not None and not gluon:

@@ -130,13 +130,13 @@ class _Tracer(ShapesOnly):
         output = run_on_shapes(func, args, kwargs or {})
         if not self._running or self._running[-1].is_leaf:
             return output  # a leaf is one step, whatever operations it runs
-        for result in _tensors(output):
+        for result in tensors_in(output):
             self._follow(func, args, result)
         return output
 
     def _follow(self, operation: Any, args: tuple, result: Tensor) -> None:
         """Records where the result of an operation between layers comes from."""
-        inputs = [(tensor, self._steps.get(self._memory(tensor))) for tensor in _tensors(args)]
+        inputs = [(tensor, self._steps.get(self._memory(tensor))) for tensor in tensors_in(args)]
         known = [(tensor, step) for tensor, step in inputs if step is not None]
         if not known:
             return
@@ -162,14 +162,14 @@ class _Tracer(ShapesOnly):
         return _Step(_SUM, max(first, second, key=lambda step: step.depth))
 
     def _enter(self, module: nn.Module, inputs: tuple) -> None:
-        tensor = next(_tensors(inputs), None)
+        tensor = next(tensors_in(inputs), None)
         start = None if tensor is None else self._steps.get(self._memory(tensor))
         is_leaf = next(module.children(), None) is None
         self._running.append(_Call(module, is_leaf, start, () if tensor is None else tuple(tensor.shape)))
 
     def _leave(self, module: nn.Module, inputs: tuple, output: Any) -> None:
         call = self._running.pop()
-        result, given = next(_tensors(output), None), next(_tensors(inputs), None)
+        result, given = next(tensors_in(output), None), next(tensors_in(inputs), None)
         word = None
         if result is not None and (call.is_leaf or not call.words):  # attention calls none of its own layers
             word = layer_word(module, result.ndim - 2)
@@ -261,16 +261,16 @@ def _order(words: Sequence[Word]) -> str:
     return next((f"then {word.text}" for word in after if is_activation(word.text)), "")
 
 
-def _tensors(values: Any) -> Iterator[Tensor]:
+def tensors_in(values: Any) -> Iterator[Tensor]:
     """Yields the tensors among arguments or results, in order."""
     if isinstance(values, Tensor):
         yield values
     elif isinstance(values, (tuple, list)):
         for value in values:
-            yield from _tensors(value)
+            yield from tensors_in(value)
     elif isinstance(values, dict):
         for value in values.values():
-            yield from _tensors(value)
+            yield from tensors_in(value)
 
 
 def _fork_of(first: _Step, second: _Step) -> _Step | None:
