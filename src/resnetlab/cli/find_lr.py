@@ -119,7 +119,7 @@ def _words(found: LearningRates) -> str:
         ]
     else:
         assert found.suggestion is not None and found.recipe_rate is not None and found.scaled_minimum is not None
-        advice = "keep it: the curve is no clear evidence against it"
+        advice = "keep it: the curve does not clearly show a better rate"
         if not found.keeps_recipe:
             advice = f"try --lr {found.suggestion:.2g}, and compare"
         lines = [

@@ -113,7 +113,7 @@ class LearningRates:
 
     @property
     def keeps_recipe(self) -> bool:
-        """Whether the recipe's rate is about the scaled minimum: the curve is no clear evidence against it."""
+        """Whether the recipe's rate is about the scaled minimum: the curve does not clearly show a better one."""
         if self.recipe_rate is None or self.scaled_minimum is None:
             return False
         return KEPT[0] <= self.recipe_rate / self.scaled_minimum <= KEPT[1]
