@@ -55,7 +55,8 @@ def describe_environment() -> dict[str, Any]:
     return {
         "schema": 1,
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        # Not platform.platform(), which starts the program uname: a fork counts this process's memory twice.
+        "platform": "-".join([platform.system(), platform.release(), platform.machine()]),
         "processor": processor_name(),
         "cores": os.cpu_count(),
         "accelerator": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
