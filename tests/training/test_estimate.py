@@ -10,6 +10,7 @@ import resnetlab
 from resnetlab.core.framing import Framing
 from resnetlab.models.architectures import as_network, with_sizes
 from resnetlab.training.estimate import Estimate, Speed, estimate_training, measure_speed
+from resnetlab.training.logs import TrainingDisplay
 from resnetlab.training.machine import Machine
 
 MACHINE = Machine(device="cpu", precision="float32", memory_format="channels_last", threads=torch.get_num_threads())
@@ -102,3 +103,18 @@ def test_the_line_comes_before_the_first_epoch(digits, tmp_path, capfd):
     lines = capfd.readouterr().err.splitlines()
     place = next(number for number, line in enumerate(lines) if "MACs per image" in line)
     assert not any("top-1" in line for line in lines[:place])
+
+
+def test_the_time_left_learns_what_a_step_of_each_size_takes(capfd):
+    now, cost = 0.0, {16: 2.0, 32: 2.6}  # most of a step does not depend on the image size
+    sizes, row = [16, 16, 32, 32, 48], {"val_loss": 1.0, "val_top1": 0.5, "seconds": 1.0, "images_per_second": 1.0}
+    display = TrainingDisplay(sizes=sizes, epoch_steps=10, done=0, quiet=False, clock=lambda: now)
+    for epoch in range(1, 4):
+        for _ in range(10):
+            now += cost[sizes[epoch - 1]]
+            display.step(epoch, loss=1.0, images_per_second=1.0)
+        display.epoch({"epoch": epoch, "train_loss": 1.0, "train_top1": 0.5, **row})
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("epoch")]
+    first = 10 * (2 + 2 * (2 + 3 * 1.0) + (2 + 8 * 1.0))  # half of 2 s is taken to grow with the pixels
+    fitted = 10 * (2.6 + 2.6 + 5 / 3 * 0.6)  # 48 x 48 pixels are as far from 32 x 32 as 5/3 of the step from 16 x 16
+    assert [line.split()[-2:] for line in lines] == [[f"{first / 60:.0f}", "min"], ["3", "min"], [f"{fitted:.0f}", "s"]]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -83,23 +84,32 @@ class TrainingLogs:
 class TrainingDisplay:
     """Prints a line per epoch, and shows a progress bar with the loss on a terminal.
 
-    The time left is estimated from the time that the steps of this process took, with validation and checkpoints. A
-    step of larger images counts by their number of pixels.
+    The time left is estimated from the time that the steps of this process took, with validation and checkpoints, for
+    each image size. For sizes still to come, it is `fixed + factor * pixels`, fitted to two sizes seen; after the first
+    size alone, half of a step counts as fixed.
 
     Args:
         sizes: height and width of the training images in each epoch.
         epoch_steps: steps per epoch.
         done: steps already taken, when resuming.
         quiet: print nothing.
+        clock: returns the time in seconds.
     """
 
-    def __init__(self, *, sizes: Sequence[int], epoch_steps: int, done: int, quiet: bool) -> None:
-        self._epochs, self._quiet = len(sizes), quiet
-        self._pixels = [size * size for size in sizes]
-        self._total = epoch_steps * sum(self._pixels)
-        before, rest = divmod(done, epoch_steps)
-        self._work = epoch_steps * sum(self._pixels[:before]) + rest * sum(self._pixels[before : before + 1])
-        self._start: tuple[float, int] | None = None  # time and work after the first step, which is slower
+    def __init__(
+        self,
+        *,
+        sizes: Sequence[int],
+        epoch_steps: int,
+        done: int,
+        quiet: bool,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._epochs, self._quiet, self._clock = len(sizes), quiet, clock
+        self._pixels, self._epoch_steps = [size * size for size in sizes], epoch_steps
+        self._total, self._done = epoch_steps * len(sizes), done
+        self._timed: dict[int, tuple[int, float]] = {}  # for each number of pixels, steps and their seconds
+        self._last: float | None = None  # time of the last step; the first one is slower, and not counted
         self._next_line = math.inf
         self._has_header = False
         self._bar = Progress(
@@ -112,7 +122,7 @@ class TrainingDisplay:
             transient=True,
             disable=quiet or not is_live(),
         )
-        self._task = self._bar.add_task("training", total=self._total, completed=self._work, speed=0.0, left="?")
+        self._task = self._bar.add_task("training", total=self._total, completed=done, speed=0.0, left="?")
 
     def __enter__(self) -> TrainingDisplay:
         self._bar.start()
@@ -123,15 +133,19 @@ class TrainingDisplay:
 
     def step(self, epoch: int, *, loss: float, images_per_second: float) -> None:
         """Counts a step of the epoch with this number, from 1, and shows the mean loss of the epoch so far."""
-        self._work += self._pixels[epoch - 1]
-        now = time.perf_counter()
-        if self._start is None:
-            self._start, self._next_line = (now, self._work), now + FIRST_LINE_SECONDS
-        words, left = f"epoch {epoch}/{self._epochs}  loss {_loss(loss)}", self._left(now)
-        self._bar.update(self._task, completed=self._work, description=words, speed=images_per_second, left=left)
+        now, pixels = self._clock(), self._pixels[epoch - 1]
+        self._done += 1
+        if self._last is None:
+            self._next_line = now + FIRST_LINE_SECONDS
+        else:
+            steps, seconds = self._timed.get(pixels, (0, 0.0))
+            self._timed[pixels] = steps + 1, seconds + now - self._last
+        self._last = now
+        words, left = f"epoch {epoch}/{self._epochs}  loss {_loss(loss)}", self._left()
+        self._bar.update(self._task, completed=self._done, description=words, speed=images_per_second, left=left)
         if now > self._next_line and not (self._quiet or is_live()):
             self._next_line = now + LINE_SECONDS
-            notice(f"{self._work / self._total:.0%} done, in {words}, about {left} left")
+            notice(f"{self._done / self._total:.0%} done, in {words}, about {left} left")
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         """Prints the history's row of an epoch, at most 80 columns wide, and the header before the first."""
@@ -141,21 +155,31 @@ class TrainingDisplay:
             self._has_header = True
             notice(f"{'':15}{'training':>15}{'validation':>17}")
             notice(f"{'':15}{'loss':>7}{'top-1':>8}{'loss':>9}{'top-1':>8}{'images/s':>10}{'time':>11}{'left':>11}")
-        now = time.perf_counter()
-        self._next_line = now + LINE_SECONDS
+        self._next_line = self._clock() + LINE_SECONDS
         counted = f"epoch {row['epoch']}/{self._epochs}"
         training = f"{_loss(row['train_loss']):>7}{_percent(row['train_top1']):>8}"
         validation = f"{_loss(row['val_loss']):>9}{_percent(row['val_top1']):>8}"
-        times = f"{duration(row['seconds']):>11}{self._left(now):>11}"
+        times = f"{duration(row['seconds']):>11}{self._left():>11}"
         notice(f"{counted:15}{training}{validation}{row['images_per_second']:>10,.0f}{times}")
 
-    def _left(self, now: float) -> str:
-        if self._work == self._total:
+    def _left(self) -> str:
+        if self._done == self._total:
             return "0 s"
-        start, work = self._start or (now, self._work)
-        if work == self._work:
+        if not self._timed:
             return "?"
-        return duration((now - start) / (self._work - work) * (self._total - self._work))
+        epoch, step = divmod(self._done, self._epoch_steps)
+        rest = {pixels: self._epoch_steps * epochs for pixels, epochs in Counter(self._pixels[epoch:]).items()}
+        rest[self._pixels[epoch]] -= step
+        return duration(sum(steps * self._step_seconds(pixels) for pixels, steps in rest.items()))
+
+    def _step_seconds(self, pixels: int) -> float:
+        """Returns the mean seconds of a step with as many pixels per image, measured or estimated."""
+        means = {size: seconds / steps for size, (steps, seconds) in self._timed.items()}
+        if pixels in means:
+            return means[pixels]
+        least, most = min(means), max(means)
+        factor = means[most] / most / 2 if least == most else (means[most] - means[least]) / (most - least)
+        return means[most] + max(0.0, factor) * (pixels - most)
 
 
 class TensorBoardLog:
