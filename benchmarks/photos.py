@@ -103,6 +103,8 @@ def peer(folder: Path, seconds: float) -> dict[str, Any]:
     shape: dict[str, Any] = {"layers": tuple(config["depths"]), "channels": tuple(config["widths"])}
     block: Any = BasicBlock
     model = ResNet(block, num_classes=len(photos.classes), **shape)
+    for number in range(len(config["depths"]) + 1, 5):
+        setattr(model, f"layer{number}", torch.nn.Identity())  # its forward pass always calls four stages
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEER_LR, weight_decay=0.05)
     loss_function = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
     loader = DataLoader(Subset(photos, chosen), PEER_BATCH, shuffle=True, num_workers=2, persistent_workers=True,
