@@ -24,7 +24,12 @@ _SIMILAR = "Similar images"
 def command(
     context: typer.Context,
     network: Annotated[
-        Path, typer.Argument(metavar="RUN", help="A run folder or a model.safetensors; --similar needs a run.")
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            help="A run folder, a model.safetensors or a packaged network (digits, fashion_mnist); --similar needs a "
+            "run.",
+        ),
     ],
     images: Annotated[
         list[str],
@@ -74,6 +79,8 @@ def command(
     """Predict the classes of images, or find known images similar to them.
 
     resnetlab predict runs/photos new/
+
+    resnetlab predict fashion_mnist shoe.png
 
     resnetlab predict runs/photos new/ --out answers.json
 

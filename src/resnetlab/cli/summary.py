@@ -29,7 +29,8 @@ def command(
         typer.Argument(
             metavar="X",
             help="A name from `resnetlab list models`; timm:NAME; your own class, as FILE.py:NAME (the file is "
-            "executed) or package.module:NAME; a run folder, or a weights file (also of torchvision, timm or Gluon). "
+            "executed) or package.module:NAME; a run folder, a weights file (also of torchvision, timm or Gluon), or a "
+            "packaged network (digits, fashion_mnist). "
             "Write ./NAME for a file that has the name of a network.",
         ),
     ],
@@ -127,10 +128,11 @@ def command(
 
 
 def _is_file(name: str) -> bool:
-    """Whether this is a run or a file; a catalog name comes first."""
+    """Whether this is a run, a file or a packaged network; a catalog name comes first."""
     from resnetlab.models.catalog import CATALOG
+    from resnetlab.weights.packaged import packaged_weights
 
-    return name not in CATALOG and Path(name).exists()
+    return name not in CATALOG and (Path(name).exists() or packaged_weights(name) is not None)
 
 
 def _refuse_changes(name: str, changes: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ from resnetlab.evaluation.metrics import by_class, by_image, confused_pairs, emb
 from resnetlab.evaluation.result import Evaluation
 from resnetlab.models.network import Architecture, Network
 from resnetlab.weights.file import load
+from resnetlab.weights.packaged import packaged_weights
 
 _SHOWN = 20
 
@@ -193,6 +194,8 @@ def _run_of(subject: str | Path | Run | Network) -> Run | None:
     if isinstance(subject, Run):
         return subject
     if not isinstance(subject, (str, Path)) or Path(subject).is_file():
+        return None
+    if not Path(subject).exists() and packaged_weights(subject):
         return None
     return Run(subject)
 

@@ -26,6 +26,7 @@ from resnetlab.models.network import Architecture, Network, sections_of
 from resnetlab.models.resnet import ResNet
 from resnetlab.weights.foreign import check_finite_weights, read_head
 from resnetlab.weights.gluon.params import is_params
+from resnetlab.weights.packaged import packaged_names, packaged_weights
 from resnetlab.weights.pickled import is_pickled
 from resnetlab.weights.report import listed
 from resnetlab.weights.tensors import (
@@ -93,7 +94,8 @@ def load(source: str | Path | Run, *, model: str | Architecture | nn.Module | No
     is not changed. No code from outside ResNetLab and timm runs unless you pass `model`.
 
     Args:
-        source: `model.safetensors`, or the run folder that contains it. The newest checkpoint stands in for an
+        source: `model.safetensors`, the run folder that contains it, or the name of a packaged network, "digits" or
+            "fashion_mnist"; a file or folder with that name takes precedence. The newest checkpoint stands in for an
             unfinished run, see `weights_path`; the network's `stopped_at` then says at which epoch.
         model: for a network of your own only: "FILE.py:NAME" or "package.module:NAME", whose code is then executed,
             or an object of your class, which receives the weights.
@@ -188,7 +190,7 @@ def _lineage(provenance: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def weights_path(source: str | Path | Run) -> Path:
-    """Returns the file with the network that a path or a run means.
+    """Returns the file with the network that a path, a run or the name of a packaged network means.
 
     Of a finished run this is model.safetensors, and of an unfinished one the newest intact checkpoint. `network_prefix`
     says which of a checkpoint's weights are the network.
@@ -205,6 +207,8 @@ def weights_path(source: str | Path | Run) -> Path:
         run = Run(path)
     if run is None:
         if not path.is_file():
+            if packaged := packaged_weights(source):
+                return packaged
             raise UserError(f"there is no file {path}. {_instead_of(str(source))}")
         return path
     if run.is_complete:
@@ -276,7 +280,8 @@ def _instead_of(name: str) -> str:
             f"Build the network with create_model({known!r}, pretrained=WEIGHTS), where WEIGHTS is a file, a run or "
             "'torchvision:DEFAULT'."
         )
-    return weights_hint(name).rstrip() or "Give a model.safetensors, or the run folder that contains one."
+    packaged = f"or the name of a packaged network ({', '.join(packaged_names())})"
+    return weights_hint(name).rstrip() or f"Give a model.safetensors, the run folder that contains one, {packaged}."
 
 
 def _read_ours(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
