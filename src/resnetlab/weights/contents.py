@@ -20,6 +20,7 @@ from resnetlab.core.runs import Run
 from resnetlab.models.config import ResNetConfig
 from resnetlab.weights.file import weights_path
 from resnetlab.weights.foreign import read_head, read_weights_file
+from resnetlab.weights.structure import same_structure
 from resnetlab.weights.tensors import (
     TensorInfo,
     is_checkpoint,
@@ -43,7 +44,7 @@ _FORMS = {
 }
 _VERDICTS = {True: "matches the content", False: "DOES NOT MATCH the content: the file is damaged", None: "not checked"}
 _NETWORK_KEYS = ("schema", "config", "class_names", "preprocessing", "training")
-_SHOWN_CLASSES, _SHOWN_TENSORS, _LONGEST, _DEEPEST = 8, 3, 300, 5
+_SHOWN_CLASSES, _SHOWN_TENSORS, _SHOWN_NETWORKS, _LONGEST, _DEEPEST = 8, 3, 3, 300, 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,8 @@ class WeightsSummary:
         digest_matches: whether tensors and description match the digest; None if it was not checked.
         nesting: how the tensors of another program's file were nested, such as "'state_dict', names without 'module.'".
         ignored: other entries of such a file.
+        networks: of another program's file, the networks of the catalog that have its layers; names do not matter.
+        sizes: input channels and classes of these networks, or None.
         lists_tensors: whether `print` lists all tensors.
     """
 
@@ -72,6 +75,8 @@ class WeightsSummary:
     digest_matches: bool | None = None
     nesting: str = ""
     ignored: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    sizes: tuple[int, int] | None = None
     lists_tensors: bool = False
 
     @property
@@ -118,6 +123,12 @@ class WeightsSummary:
             yield "form", _FORMS[self.form]
             yield from [("unwrapped", self.nesting)] if self.nesting else []
             yield from [("ignored", _short(", ".join(self.ignored)))] if self.ignored else []
+            if self.sizes is not None:
+                names = " or ".join(self.networks[:_SHOWN_NETWORKS])
+                yield (
+                    "structure",
+                    f"{names}, {self.sizes[0]} channel{'' if self.sizes[0] == 1 else 's'}, {self.sizes[1]:,} classes",
+                )
             return
         is_network = "config" in self.description
         kind = "a network of resnetlab" if is_network else "tensors of resnetlab without a network"
@@ -168,6 +179,7 @@ def inspect_weights(path: str | Path | Run, *, tensors: bool = False, verify: bo
                 lists_tensors=tensors,
             )
     found = read_weights_file(path)
+    alike = same_structure(found.tensors)
     return WeightsSummary(
         path=path,
         form=found.form,
@@ -178,6 +190,8 @@ def inspect_weights(path: str | Path | Run, *, tensors: bool = False, verify: bo
         ),
         nesting=found.nesting,
         ignored=found.ignored,
+        networks=tuple(alike),
+        sizes=next(((config.in_channels, config.num_classes) for config in alike.values()), None),
         lists_tensors=tensors,
     )
 

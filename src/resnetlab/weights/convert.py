@@ -26,6 +26,7 @@ from resnetlab.weights.maps import COUNTERS, KeyMap, cifar_key_map, timm_key_map
 from resnetlab.weights.published import TIMM_NETWORKS, TORCHVISION_NETWORKS, network_among
 from resnetlab.weights.report import LoadReport
 from resnetlab.weights.sources import Source, key_map, open_weights
+from resnetlab.weights.structure import same_structure
 
 FORMS = ("resnetlab", "torchvision", "timm", "cifar", "gluon")
 _BY_SUFFIX = {".safetensors": "resnetlab", ".params": "gluon", ".pth": "torchvision", ".pt": "torchvision"}
@@ -41,7 +42,8 @@ def convert(
 ) -> LoadReport:
     """Writes weights in the form of another library, and returns a report of the tensors.
 
-    Every tensor must fit: a conversion neither re-initializes nor ignores any.
+    Every tensor must fit: a conversion neither re-initializes nor ignores any. If the file has other names than the
+    programs that ResNetLab knows, its layers are matched by structure.
 
     Args:
         source: a run, a file or a name, as for `load_weights`.
@@ -70,10 +72,9 @@ def convert(
             f"only a ResNet can be converted, and {found.where} is another network. Its tensors already have "
             "the names that its own library uses."
         )
-    # If a network is named that does not fit, loading reports what does not.
-    config = found.config or (recognize(found) if named is None else _fitted(found, named) or named)
+    config, match = (found.config, "names") if found.config is not None else _recognized(found, named)
     network = ResNet(config)
-    report = load_source(network, found)
+    report = load_source(network, found, match=match)
     if report.reinitialized or report.adapted:
         raise UserError(f"{found.where} does not fit {model} exactly, so it was not converted.\n{report}")
     if form == "resnetlab":
@@ -85,13 +86,29 @@ def convert(
     return report
 
 
-def recognize(found: Source) -> ResNetConfig:
-    """Returns the architecture of the first catalog network that has exactly these tensors.
+def _recognized(found: Source, named: ResNetConfig | None) -> tuple[ResNetConfig, str]:
+    """Returns the architecture of a file, and whether its tensors are found by names or by structure.
+
+    If a network is named that does not fit, loading reports what does not.
+    """
+    fitted = recognize(found) if named is None else _fitted(found, named)
+    if fitted is not None:
+        return fitted, "names"
+    alike = same_structure(found.tensors, None if named is None else {"": named})
+    if alike:
+        return next(iter(alike.values())), "structure"
+    if named is not None:
+        return named, "names"
+    raise UserError(
+        f"no network of the catalog has the tensors of {found.where}. Name the network and the fields that differ, "
+        "such as --model resnet50 --set stem=deep."
+    )
+
+
+def recognize(found: Source) -> ResNetConfig | None:
+    """Returns the architecture of the first catalog network that has exactly these tensors, None without one.
 
     Channels and classes are those of the tensors.
-
-    Raises:
-        UserError: no network has these tensors.
     """
     kernels = sum(tensor.ndim == 4 for tensor in found.tensors.values())
     order = list(CATALOG)
@@ -104,10 +121,7 @@ def recognize(found: Source) -> ResNetConfig:
         blocks = sum(config.depths)
         if 2 * blocks <= kernels <= 6 * blocks + 4 and (fitted := _fitted(found, config)) is not None:
             return fitted
-    raise UserError(
-        f"no network of the catalog has the tensors of {found.where}. Name the network and the fields that differ, "
-        "such as --model resnet50 --set stem=deep."
-    )
+    return None
 
 
 def _fitted(found: Source, config: ResNetConfig) -> ResNetConfig | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ from resnetlab.weights.tensors import (
     read_network,
     read_safetensors,
 )
+
+T = TypeVar("T")
 
 _NESTS = ("state_dict", "model_state_dict", "model", "net", "state_dict_ema", "model_ema")
 """Keys under which training scripts save a state dict; trained weights come before averaged ones."""
@@ -113,7 +115,7 @@ def _read_safetensors(path: Path) -> ForeignWeights:
     if is_ours(read_header(path).metadata):
         tensors, description = read_network(path)
         return ForeignWeights(tensors=_check_tensors(path, tensors), description=description, form="safetensors")
-    tensors, prefix = _without_wrappers(read_safetensors(path)[0])
+    tensors, prefix = without_wrappers(read_safetensors(path)[0])
     return ForeignWeights(tensors=_check_tensors(path, tensors), form="safetensors", nesting=_nesting((), prefix))
 
 
@@ -131,7 +133,7 @@ def _read_checkpoint(path: Path) -> ForeignWeights:
         content = dict(_items(content))[key]
     named = {key: value for key, value in _items(content) if isinstance(key, str) and isinstance(value, Tensor)}
     ignored += [".".join([*keys, _key(key)]) for key, _ in _items(content) if key not in named]
-    tensors, prefix = _without_wrappers(named)
+    tensors, prefix = without_wrappers(named)
     return ForeignWeights(
         tensors=_check_tensors(path, tensors),
         form="torch",
@@ -157,8 +159,8 @@ def _items(content: dict) -> Iterable[tuple[Any, Any]]:
     return dict.items(content)
 
 
-def _without_wrappers(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Returns tensors without the prefix that wrappers gave all of their names, and the prefix."""
+def without_wrappers(tensors: Mapping[str, T]) -> tuple[dict[str, T], str]:
+    """Returns entries without the prefix that wrappers gave all of their names, and the prefix."""
     prefix = ""
     for _ in range(_MOST_WRAPPERS):
         for wrapper in _WRAPPERS:

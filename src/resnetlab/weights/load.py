@@ -20,9 +20,10 @@ from resnetlab.models.config import ResNetConfig
 from resnetlab.models.network import Network, sections_of
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.surgery import adapted_kernel, first_convolution
-from resnetlab.weights.maps import COUNTERS
+from resnetlab.weights.maps import COUNTERS, KeyMap
 from resnetlab.weights.report import ADAPTED, IGNORED, LOADED, REINITIALIZED, LoadedTensor, LoadReport, listed
 from resnetlab.weights.sources import Source, key_map, open_weights
+from resnetlab.weights.structure import match_structure, saved_key_map
 
 
 def load_weights(
@@ -31,6 +32,7 @@ def load_weights(
     *,
     class_names: Sequence[str] | None = None,
     min_match: float = 1.0,
+    match: str | Path | Mapping[str, str] = "names",
 ) -> LoadReport:
     """Loads weights into a network, in place, and reports on every tensor.
 
@@ -46,21 +48,28 @@ def load_weights(
         class_names: what the network's outputs will mean; a head for other classes is re-initialized even if it fits.
         min_match: fraction of the tensors before the head, in network and file, that must match. Below 1, the rest
             is re-initialized or ignored.
+        match: how tensors of the file are found: "names" for files of the programs above; "structure" for a network of
+            the same structure and other names, as you wrote it yourself; or a key map, {name in the file: name in the
+            network} or the path of a JSON file with it, as `resnetlab check --map` writes it.
 
     Raises:
         UserError: the weights cannot be read or do not match; the network was not changed.
     """
     check_number("min_match", min_match, 0, 1, above=True)
     sections_of(model)
-    return load_source(model, open_weights(source, model.config), class_names, min_match)
+    return load_source(model, open_weights(source, model.config), class_names, min_match, match)
 
 
 def load_source(
-    model: Network, found: Source, class_names: Sequence[str] | None = None, min_match: float = 1.0
+    model: Network,
+    found: Source,
+    class_names: Sequence[str] | None = None,
+    min_match: float = 1.0,
+    match: str | Path | Mapping[str, str] = "names",
 ) -> LoadReport:
     """Does what `load_weights` does, with weights that `open_weights` read."""
     state = model.saved_module.state_dict()
-    names = key_map(found, model.config, list(state))
+    names = _matched(model, found, state, match)
     given = names.to_ours(found.tensors)
     firsts, heads = _first_weights(model), {name for name in (*state, *given) if _is_of_head(model, name)}
     keeps_head = class_names is None or found.class_names is None or tuple(class_names) == found.class_names
@@ -70,8 +79,9 @@ def load_source(
     _check_match(found, names.form, rows, left, heads, min_match)
     report = LoadReport(
         source=found.where,
-        form="resnetlab" if found.config is not None else names.form,
+        form="resnetlab" if found.config is not None and match == "names" else names.form,
         rows=(*rows, *left, *(LoadedTensor(name, IGNORED, None, None, "no weights") for name in found.others)),
+        key_map={theirs: ours for ours, theirs in names.names.items() if theirs in found.tensors},
     )
     _take(model, given, report)
     model.temperature = 1.0  # was fitted to other weights
@@ -119,6 +129,21 @@ def for_channels(preprocessing: Preprocessing, channels: int) -> Preprocessing:
         one = sum(values) / len(values)
         taken[name] = (one,) if channels == 1 else tuple(values[at % len(values)] for at in range(channels))
     return dataclasses.replace(preprocessing, channels=channels, **taken)
+
+
+def _matched(
+    model: Network, found: Source, state: Mapping[str, Tensor], match: str | Path | Mapping[str, str]
+) -> KeyMap:
+    """Returns the map from the network's tensors to those of the file."""
+    if match == "names":
+        return key_map(found, model.config, list(state))
+    if match == "structure":
+        if not isinstance(model, ResNet):
+            raise UserError(
+                "match='structure' needs a network of create_model, got another one. Use match='names' or a key map."
+            )
+        return match_structure(found.tensors, state, found.where)
+    return saved_key_map(match, state)
 
 
 def _first_weights(model: Network) -> tuple[str, ...]:
@@ -176,7 +201,7 @@ def _check_match(
             f"tensors before the head, {matched} match, {len(missing)} are missing in the file and "
             f"{len(wrong)} have another shape. The file has {len(left)} other tensors. Build the network that "
             f"the weights belong to{f' ({source.network})' if source.network else ''}, or lower min_match to "
-            "load only what matches."
+            "load only what matches. If only the names differ, use match='structure'."
             + listed("missing in the file", missing)
             + listed("of another shape", wrong)
             + listed("only in the file", [row.name for row in left])

@@ -31,12 +31,14 @@ class KeyMap:
         form: the name of the file format in messages: "timm", "Gluon save_parameters", ...
         names: the other program's name of each of our tensors; counters are optional.
         pointwise: our names of matrices (out, in) that are 1x1 convolutions (out, in, 1, 1) there.
+        vectors: our names of vectors that can have further dimensions of size 1 there, as (1, C, 1, 1).
         constants: our names of tensors whose values in the file are ignored, and the value to use instead.
     """
 
     form: str
     names: Mapping[str, str]
     pointwise: frozenset[str] = frozenset()
+    vectors: frozenset[str] = frozenset()
     constants: Mapping[str, float] = field(default_factory=dict)
 
     def to_ours(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -45,6 +47,7 @@ class KeyMap:
         for name in self.pointwise & found.keys():
             if found[name].ndim == 4:
                 found[name] = found[name].flatten(1)
+        found |= {name: found[name].flatten() for name in self.vectors & found.keys()}
         for name in self.constants.keys() & found.keys():
             found[name] = found[name].new_full((), self.constants[name]).expand(found[name].shape).contiguous()
         return found

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -39,11 +39,13 @@ class LoadReport:
         source: where the weights came from.
         form: the form in which they were written.
         rows: every tensor of the network, then those that only the file has.
+        key_map: names of the network's tensors by their names in the file.
     """
 
     source: str
     form: str
     rows: tuple[LoadedTensor, ...]
+    key_map: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def loaded(self) -> list[str]:
