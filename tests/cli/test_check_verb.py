@@ -52,6 +52,15 @@ def test_a_file_is_checked_in_a_process_of_its_own(cli: Cli, here: Path):
     assert {"kind", "severity", "place", "expected", "found", "why", "proved"} <= finding.keys()
 
 
+def test_the_key_map_is_saved(cli: Cli, here: Path):
+    code, _, err = cli("check", "net.py", "--like", "resnet20", "--image-size", 32, "--map", "map.json")
+    names = json.loads((here / "map.json").read_text())
+    assert code == 1 and f"{len(names)} tensors" in err
+    assert names["blocks.1.conv2.weight"] == "layer1.1.conv2.weight" and names["fc.bias"] == "fc.bias"
+    code, _, err = cli("check", "net.py", "net.py", "--map", "map.json")
+    assert code == 2 and "--map" in err
+
+
 def test_many_files_give_a_table_and_one_crash_does_not_stop_the_rest(cli: Cli, here: Path):
     (here / "crash.py").write_text("import os\nos._exit(3)\n")
     (here / "wrong.py").write_text("def f(:\n")

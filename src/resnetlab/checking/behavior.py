@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnetlab.checking.findings import FAULT, Finding, Line
-from resnetlab.checking.graph import Graph, all_modules, attempt, first_line, raised_at
+from resnetlab.checking.graph import Graph, all_modules, answer, attempt, first_line, raised_at
 from resnetlab.checking.path import Token
 from resnetlab.checking.places import Built, assignment, class_line, is_yours, source_of
 from resnetlab.core.randomness import torch_seeded
@@ -113,7 +113,7 @@ def _unregistered(patient: Patient) -> Iterator[Finding]:
             value = token.node.tensors.get(role)
             if value is None or id(value) in registered or id(value) in hidden or token.node.path in seen:
                 continue
-            if value.grad_fn is not None or value._base is not None:
+            if token.node.is_computed or value.grad_fn is not None or value._base is not None:
                 continue  # computed from parameters, as a standardized weight is
             seen.add(token.node.path)
             yield _finding(
@@ -129,22 +129,27 @@ def _unregistered(patient: Patient) -> Iterator[Finding]:
 
 
 def _shared(patient: Patient) -> Iterator[Finding]:
-    modules = {name: module for name, module, _ in all_modules(patient.model)}
-    for name, calls in patient.graph.calls.items():
-        module = modules.get(name)
-        own = module is not None and next(iter(module.parameters(recurse=False)), None) is not None
-        if calls > 1 and own and name:
-            yield _finding(
-                patient,
-                name,
-                f"one {type(module).__name__} is used {calls} times",
-                rank=-0.5,
-                expected="a layer of its own in each place",
-                found=f"{name} in {calls} places",
-                why="both places share weights and running statistics, although their inputs have different "
-                "distributions",
-                suggestion="make one layer per place in __init__",
-            )
+    """Yields one finding for equal modules that run more than once; of nested ones only the outermost is named."""
+    calls = patient.graph.calls
+    groups: dict[tuple[str, str, int], list[str]] = {}
+    for name, module, _ in all_modules(patient.model):
+        around = name.rpartition(".")[0]
+        if name and calls.get(name, 0) > max(1, calls.get(around, 0)) and next(module.parameters(), None) is not None:
+            last = "" if name.rpartition(".")[2].isdigit() else name.rpartition(".")[2]
+            groups.setdefault((type(module).__name__, last, calls[name]), []).append(name)
+    for (kind, _, count), names in groups.items():
+        labels = list(dict.fromkeys(filter(None, map(patient.label_of, names))))
+        more = f", in {len(names)} blocks" if len(names) > 1 and len(labels) == len(names) else ""
+        yield _finding(
+            patient,
+            names[0],
+            f"one {kind} is used {count} times{more}",
+            rank=-0.5,
+            expected="a layer of its own in each place",
+            found=f"{names[0]} in {count} places",
+            why="both places share weights and running statistics, although their inputs have different distributions",
+            suggestion="make one layer per place in __init__",
+        )
 
 
 def _state(patient: Patient) -> Iterator[Finding]:
@@ -566,8 +571,7 @@ def _first_different(one: nn.Module, other: nn.Module, image: Tensor) -> str:
 
 def _seeded_logits(model: nn.Module, image: Tensor) -> Tensor | None:
     with torch_seeded(_SEED, "check"):
-        result = attempt(model, image)
-    return result if isinstance(result, Tensor) else None
+        return answer(model, image)
 
 
 def _tensor(result: Any) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -60,6 +61,12 @@ class Finding:
     labels: tuple[str, ...] = ()
     rank: float = 0.0
 
+    @property
+    def block(self) -> str:
+        """The first block that it concerns: "stem", "stage2.block1", "head", or "" if unknown."""
+        found = re.search(r"stage\d+\.block\d+|\bstem\b|\bhead\b", " ".join([*self.labels[:1], self.place]))
+        return found[0] if found else ""
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the finding, ready for JSON."""
         values = dataclasses.asdict(self)
@@ -80,6 +87,9 @@ class CheckReport:
         key_map: names of the reference's tensors by the names of yours, if the networks correspond.
         next_step: a command to continue with, or "".
         notes: what could not be checked.
+        blocks: for each block with a finding its layers, next to the reference's: "expected" and "found" ("" without
+            one), "differs", and of a sum "shortcut", the layers of its other operand, and "fork", the numbers of the
+            layers in both after which it leaves the path (-1 for the block's input).
     """
 
     name: str
@@ -89,6 +99,7 @@ class CheckReport:
     key_map: Mapping[str, str] = field(default_factory=dict)
     next_step: str = ""
     notes: list[str] = field(default_factory=list)
+    blocks: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     @property
     def faults(self) -> list[Finding]:
@@ -110,6 +121,7 @@ class CheckReport:
             "findings": [finding.to_dict() for finding in self.findings],
             "key_map": dict(self.key_map),
             "notes": list(self.notes),
+            "blocks": dict(self.blocks),
             "next": self.next_step,
         }
 
@@ -129,6 +141,7 @@ class CheckReport:
             key_map=values["key_map"],
             next_step=values["next"],
             notes=list(values["notes"]),
+            blocks=values["blocks"],
         )
 
     def to_json(self) -> str:
@@ -160,10 +173,12 @@ class CheckReport:
         return self.text()
 
     def _repr_html_(self) -> str:
-        """Returns the notebook view."""
+        """Returns the notebook view: the text as a table whose rows unfold to the block next to its reference."""
+        from resnetlab.checking.drawing import drawing
         from resnetlab.core.html import render
 
-        return render("checking/templates/report.html", report=self)
+        drawings = {label: drawing(rows, (f"{self.like}, {label}", self.name)) for label, rows in self.blocks.items()}
+        return render("checking/templates/report.html", report=self, drawings=drawings, shown=SHOWN)
 
 
 def _count(number: int, word: str) -> str:

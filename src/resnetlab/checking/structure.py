@@ -9,23 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from resnetlab.checking.findings import FAULT, VARIANT, Finding
-from resnetlab.checking.path import Edit, Token, convolutions
+from resnetlab.checking.path import Edit, Token, convolutions, differences, steps_of
 
 
 @dataclass(kw_only=True)
-class Event:
-    """One difference in one block; equal ones in several blocks become one finding."""
+class Event(Finding):
+    """One difference in one block; those of one key in several blocks become one finding."""
 
     key: str
-    title: str
     label: str
     token: Token | None
-    expected: str = ""
-    found: str = ""
-    why: str = ""
-    suggestion: str = ""
-    severity: str = FAULT
     kind: str = "structure"
+    severity: str = FAULT
 
 
 def events_of(edits: Sequence[Edit], expected: Sequence[Token]) -> list[Event]:
@@ -52,23 +47,43 @@ def findings_of(events: Sequence[Event]) -> list[Finding]:
     for group in groups.values():
         first = group[0]
         token = next((event.token for event in group if event.token is not None), None)
-        line = token.node.place if token is not None else None
         labels = list(dict.fromkeys(event.label for event in group))
+        texts = {name: getattr(first, name) for name in ("kind", "severity", "expected", "found", "why", "suggestion")}
         findings.append(
             Finding(
-                kind=first.kind,
-                severity=first.severity,
                 title=first.title + _also(labels),
                 place=place_of(first.label, token),
-                expected=first.expected,
-                found=first.found,
-                why=first.why,
-                suggestion=first.suggestion,
-                line=line,
+                line=token.node.place if token is not None else None,
                 labels=tuple(labels),
+                **texts,
             )
         )
     return findings
+
+
+def block_rows(steps: Sequence[tuple[Token | None, Token | None]], label: str) -> list[dict[str, Any]]:
+    """Returns the layers of one block as `CheckReport.blocks` has them; `steps` are those of the whole path."""
+    return _rows([pair for pair in steps if next(token.label for token in pair if token is not None) == label])
+
+
+def _rows(steps: Sequence[tuple[Token | None, Token | None]]) -> list[dict[str, Any]]:
+    places = {id(token.node): number for number, pair in enumerate(steps) for token in pair if token is not None}
+    rows = []
+    for one, other in steps:
+        sums = [token if token is not None and token.kind in ("add", "gate") else None for token in (one, other)]
+        one_side, other_side = ([] if token is None else token.shortcut for token in sums)
+        rows.append(
+            {
+                "expected": "" if one is None else described(one),
+                "found": "" if other is None else described(other),
+                "differs": one is None or other is None or bool(differences(one, other)),
+                "shortcut": _rows(steps_of(one_side, other_side)),
+                "fork": [-1 if token is None else places.get(id(token.fork), -1) for token in sums]
+                if any(sums)
+                else [],
+            }
+        )
+    return rows
 
 
 def place_of(label: str, token: Token | None) -> str:
@@ -254,18 +269,26 @@ def _head_events(edits: Sequence[Edit]) -> Iterator[Event]:
 
 def _block_events(label: str, edits: Sequence[Edit], expected: Sequence[Token]) -> Iterator[Event]:
     rest = list(edits)
+    yield from _activation_events(label, rest)
+    yield from _sum_events(label, rest)
+    strides = [edit for edit in rest if edit.kind == "differs" and "stride" in edit.changes]
+    if strides:
+        yield from _stride_events(label, strides, expected)
+        for edit in strides:
+            edit.changes = {key: value for key, value in edit.changes.items() if key != "stride"}
+            if not edit.changes:
+                rest.remove(edit)
+    for edit in rest:
+        yield from _plain_event(label, edit)
 
-    def take(*which: Edit) -> None:
-        for edit in which:
-            rest.remove(edit)
 
-    def first(kind: str, token: str) -> Edit | None:
-        return next((edit for edit in rest if edit.kind == kind and edit.token.kind == token), None)
-
+def _activation_events(label: str, rest: list[Edit]) -> Iterator[Event]:
+    """Yields what activations in other places mean, and removes these edits."""
     early = [edit for edit in rest if edit.kind == "extra" and edit.token.kind == "act" and _is(edit.after, "add")]
     late = [edit for edit in rest if edit.kind == "missing" and edit.token.kind == "act" and _is(edit.before, "add")]
     if early and late:
-        take(early[0], late[0])
+        rest.remove(early[0])
+        rest.remove(late[0])
         yield Event(
             key="shortcut late",
             title="the shortcut is added after the final activation",
@@ -277,7 +300,7 @@ def _block_events(label: str, edits: Sequence[Edit], expected: Sequence[Token]) 
             suggestion="add the shortcut first, then apply the activation",
         )
     elif early:
-        take(early[0])
+        rest.remove(early[0])
         yield Event(
             key="activation before",
             title="activation before the addition",
@@ -296,7 +319,8 @@ def _block_events(label: str, edits: Sequence[Edit], expected: Sequence[Token]) 
         if other.kind == "missing" and other.token.kind == "act" and other.before is edit.after
     ]
     for edit, other in swapped:
-        take(edit, other)
+        rest.remove(edit)
+        rest.remove(other)
         yield Event(
             key="activation before normalization",
             title="activation before the normalization",
@@ -309,7 +333,7 @@ def _block_events(label: str, edits: Sequence[Edit], expected: Sequence[Token]) 
         )
     in_place = [edit for edit in rest if edit.kind == "extra" and edit.token.kind == "act" and edit.token.node.in_place]
     for edit in in_place:
-        take(edit)
+        rest.remove(edit)
         yield Event(
             key="in-place",
             title="in-place activation on the input of the shortcut",
@@ -320,8 +344,16 @@ def _block_events(label: str, edits: Sequence[Edit], expected: Sequence[Token]) 
             why="an in-place activation changes the tensor that the shortcut still needs",
             suggestion="use inplace=False here, or remove the activation",
         )
-    if (edit := first("missing", "add")) is not None:
-        take(edit)
+
+
+def _sum_events(label: str, rest: list[Edit]) -> Iterator[Event]:
+    """Yields what is different about sums, shortcuts and gates, and removes these edits."""
+
+    def first(kind: str) -> Edit | None:
+        return next((edit for edit in rest if edit.kind == kind and edit.token.kind == "add"), None)
+
+    if (edit := first("missing")) is not None:
+        rest.remove(edit)
         closest = edit.before if edit.before is not None and edit.before.label == label else edit.after or edit.before
         yield Event(
             key="no shortcut",
@@ -333,8 +365,8 @@ def _block_events(label: str, edits: Sequence[Edit], expected: Sequence[Token]) 
             why="without the sum this block is plain: gradients must pass through its layers",
             suggestion="keep the input, and add it before the last activation",
         )
-    if (edit := first("extra", "add")) is not None:
-        take(edit)
+    if (edit := first("extra")) is not None:
+        rest.remove(edit)
         yield Event(
             key="two sums",
             title="the shortcut is added twice",
@@ -346,20 +378,11 @@ def _block_events(label: str, edits: Sequence[Edit], expected: Sequence[Token]) 
             suggestion="add the shortcut once",
         )
     for edit in [edit for edit in rest if edit.kind == "shortcut"]:
-        take(edit)
+        rest.remove(edit)
         yield from _shortcut_events(label, edit)
     for edit in [edit for edit in rest if edit.kind == "gate"]:
-        take(edit)
+        rest.remove(edit)
         yield Event(key="gate", title="another attention gate", label=label, token=edit.found, severity=VARIANT)
-    strides = [edit for edit in rest if edit.kind == "differs" and "stride" in edit.changes]
-    if strides:
-        yield from _stride_events(label, strides, expected)
-        for edit in strides:
-            edit.changes = {key: value for key, value in edit.changes.items() if key != "stride"}
-            if not edit.changes:
-                take(edit)
-    for edit in rest:
-        yield from _plain_event(label, edit)
 
 
 def _is(token: Token | None, kind: str) -> bool:
@@ -478,6 +501,11 @@ def _shortcut_events(label: str, edit: Edit) -> Iterator[Event]:
             severity=VARIANT,
         )
         return
+    yield from _projection_events(label, edit, token)
+
+
+def _projection_events(label: str, edit: Edit, token: Token) -> Iterator[Event]:
+    """Yields the differences between two projections."""
     for inner in edit.inner:
         kind = inner.token.kind
         if inner.kind == "missing" and kind == "norm":

@@ -45,6 +45,14 @@ def command(
     hint: Annotated[
         bool, typer.Option("--hint", help="Show only where to look, with a question instead of the answer.")
     ] = False,
+    key_map: Annotated[
+        Path | None,
+        typer.Option(
+            "--map",
+            metavar="FILE",
+            help="Write the names of your tensors in the reference as JSON, for load_weights(model, file, match=FILE).",
+        ),
+    ] = None,
     csv: Annotated[
         Path | None, typer.Option(metavar="FILE", help="For several files: also write one row per file.")
     ] = None,
@@ -66,10 +74,18 @@ def command(
     from resnetlab.checking.isolated import check_file
 
     check_output(csv, "--csv", "grades.csv")
+    check_output(key_map, "--map", "map.json")
+    if key_map is not None and len(files) > 1:
+        raise UserError("--map is for one file, got several. Check the network whose map you need alone.")
     options = {"like": like, "image_size": image_size, "channels": channels, "args": arguments}
     if len(files) == 1 and csv is None:
         report = check_file(files[0], **options)
         typer.echo(report.to_json() if as_json else report.text(hint=hint))
+        if key_map is not None:
+            from resnetlab.core.files import write_text
+
+            write_text(key_map, json.dumps(dict(report.key_map), indent=2, ensure_ascii=False))
+            notice(f"key map of {len(report.key_map)} tensors  {key_map}")
         raise typer.Exit(0 if report.ok else 1)
     rows, reports = [], []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
