@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib
 import os
 import platform
 import signal
@@ -46,6 +47,16 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
             "Expected auto, cpu, or an accelerator that torch finds here, such as cuda or cuda:1."
         ) from error
     return device
+
+
+def import_extra(module: str, extra: str = "") -> Any:
+    """Returns a module of an optional package; raises `UserError` with the command that installs it, or its extra."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        source = f"'resnetlab[{extra}]'" if extra else package
+        raise UserError(f"this needs the package {package}, which is not installed: pip install {source}") from error
 
 
 def describe_environment() -> dict[str, Any]:
