@@ -122,11 +122,21 @@ def read_content(path: Path, stamp: Stamp | None = None) -> bytes:
         return content
 
 
-def decode_content(name: Path | str, content: bytes, channels: int) -> np.ndarray:
-    """Decodes the content of a file as `decode_image` does; `name` is for messages."""
-    with _decoding(name), _opened(BytesIO(content)) as opened:
+def decode_content(
+    name: Path | str, content: bytes, channels: int, *, most_pixels: int | None = None, warn: bool = True
+) -> np.ndarray:
+    """Decodes the content of a file as `decode_image` does.
+
+    Args:
+        name: for messages.
+        content: the file's.
+        channels: as for `decode_image`.
+        most_pixels: refuse larger images; by default Pillow's limit.
+        warn: whether to warn about further frames.
+    """
+    with _decoding(name), _opened(BytesIO(content), most_pixels) as opened:
         pixels = pixels_of(opened, channels)
-        has_more = _has_more_frames(opened)
+        has_more = warn and _has_more_frames(opened)
     if has_more:
         warnings.warn(
             f"'{printable(name)}' has several frames or pages; the first is read. Split it to use the others.",
@@ -255,10 +265,10 @@ def _decoding(name: Path | str) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(file: IO[bytes]) -> Iterator[ImageFile.ImageFile]:
+def _opened(file: IO[bytes], most_pixels: int | None = None) -> Iterator[ImageFile.ImageFile]:
     """Opens an image in a format that is read, unless it declares too many pixels."""
     with _quiet_pillow, Image.open(file, formats=FORMATS) as image:
-        limit = Image.MAX_IMAGE_PIXELS
+        limit = most_pixels or Image.MAX_IMAGE_PIXELS
         if limit is not None and image.width * image.height > limit:
             raise ValueError(f"{image.width}x{image.height} pixels are {_too_many(limit)}")
         yield image
