@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from resnetlab.report.comparison.curves import draw_comparison
     from resnetlab.report.comparison.images import compare_answers, compare_classes, disagreements
     from resnetlab.report.page import write_report
+    from resnetlab.serving.serve import serve
     from resnetlab.training.fit import fit, resume
     from resnetlab.training.lr_finder import find_lr
     from resnetlab.training.overfit import overfit_one_batch
@@ -91,6 +92,7 @@ _PUBLIC = {
     "register_block": "resnetlab.models.blocks",
     "resume": "resnetlab.training.fit",
     "save": "resnetlab.weights.file",
+    "serve": "resnetlab.serving.serve",
     "summarize": "resnetlab.models.summary",
     "write_report": "resnetlab.report.page",
 }
@@ -137,6 +139,7 @@ __all__ = [
     "resume",
     "save",
     "scratch",
+    "serve",
     "studies",
     "summarize",
     "surgery",

@@ -32,6 +32,7 @@ from resnetlab.cli import (
     listing,
     packing,
     predict,
+    serving,
     study,
     summary,
     train,
@@ -47,7 +48,7 @@ _VERBS = {
     "Look": (listing, summary, inspection),
     "Work": (train, find_lr, evaluate, predict, compare, study, packing),
     "Learn": (checking,),
-    "Ship": (export,),
+    "Ship": (export, serving),
 }
 _COLLECT_AFTER = 20_000
 """Objects that Python creates before it looks for garbage: at its own 700, that is a sixth of the time of a start."""

@@ -1,0 +1,81 @@
+"""What is served: an exported file, or a run, which is exported when it was not, or has changed since."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from resnetlab.core.errors import UserError
+from resnetlab.exporting.session import MODEL, SELFTEST, exported_file, is_exported, open_exported
+from resnetlab.serving.models import Opened
+from resnetlab.serving.threshold import threshold_of
+
+_CHECKPOINTS = "checkpoints/**/*.safetensors"
+
+
+class Source:
+    """A run or an exported file; a call opens it and compares its answers with those where it was exported.
+
+    Args:
+        path: a run folder, an .onnx file, or a folder with model.onnx.
+        model: for a run of the user's own network, what builds it.
+        threads: threads of the session.
+        say: called with the sentence that a run is being exported.
+
+    Raises:
+        UserError: it is neither.
+    """
+
+    def __init__(
+        self, path: str | Path, *, model: str | None = None, threads: int | None = None, say: Callable[[str], None]
+    ) -> None:
+        self.path, self._model, self._threads, self._say = Path(path), model, threads, say
+        self.is_run = (self.path / "run.toml").is_file()
+        self._export: subprocess.Popen[str] | None = None
+        if not self.is_run and not is_exported(self.path):
+            from resnetlab.core.runs import Run
+
+            Run(self.path)  # raises the error that says what is missing
+        if not self.is_run:
+            exported_file(self.path)
+
+    @property
+    def folder(self) -> Path:
+        """The run, or the folder of the file."""
+        return self.path if self.path.is_dir() else self.path.parent
+
+    def __call__(self) -> Opened:
+        """Returns the opened network; exports a run first if its export is missing or older than its weights.
+
+        Raises:
+            UserError: the run cannot be exported, or this machine computes other answers.
+        """
+        exported = open_exported(self._file(), threads=self._threads)
+        exported.selftest()
+        return Opened(exported, threshold_of(self.path)) if self.is_run else Opened(exported)
+
+    def stop(self) -> None:
+        """Stops an export that runs."""
+        if self._export is not None and self._export.poll() is None:
+            self._export.terminate()
+
+    def _file(self) -> Path:
+        if not self.is_run:
+            return exported_file(self.path)
+        file = self.path / "export" / MODEL
+        weights = [self.path / "model.safetensors", *self.path.glob(_CHECKPOINTS)]
+        newest = max((path.stat().st_mtime for path in weights if path.is_file()), default=0.0)
+        if file.is_file() and file.with_name(SELFTEST).is_file() and file.stat().st_mtime >= newest:
+            return file
+        self._say(f"exporting {self.path}, once; this takes seconds to a minute")
+        command = [sys.executable, "-m", "resnetlab", "export", str(self.path), "--to", "onnx"]
+        command += ["--model", self._model] if self._model else []
+        # Another process, so that this one never loads torch.
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as self._export:
+            _, words = self._export.communicate()
+        if self._export.returncode:
+            reason = words.strip().removeprefix("error:").strip() or "the export was stopped."
+            raise UserError(f"{self.path} cannot be exported: {reason}")
+        return file
