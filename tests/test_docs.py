@@ -37,7 +37,7 @@ NAMES = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS]
 PUBLIC_MODULES = {"resnetlab", *(f"resnetlab.{name}" for name in ("scratch", "surgery", "studies", "weights"))}
 LANGUAGES = {"python", "sh", "bash", "text"}
 SHORT = {"train": ["--epochs", "1", "--limit", "40"], "find-lr": ["--steps", "20", "--limit", "200"]}
-QUICK = {"list", "summary", "inspect", "pack", "evaluate", "predict", "compare", "export", *SHORT}
+QUICK = {"list", "learn", "summary", "inspect", "pack", "evaluate", "predict", "compare", "export", *SHORT}
 
 Block = tuple[str, str, str]
 

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from resnetlab import scratch, studies, surgery, weights
-    from resnetlab.checking.check import check
     from resnetlab.core.errors import Interrupted, UserError
     from resnetlab.core.runs import Run
     from resnetlab.data.augment import Augmentation
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
     from resnetlab.evaluation.evaluate import evaluate
     from resnetlab.evaluation.neighbors import neighbors
     from resnetlab.evaluation.predict import predict
+    from resnetlab.lessons.answer import check
+    from resnetlab.lessons.exercise import learn
     from resnetlab.models.blocks import Convolution, ResidualBlock, register_block
     from resnetlab.models.catalog import list_models
     from resnetlab.models.config import ResNetConfig
@@ -63,7 +64,7 @@ _PUBLIC = {
     "Run": "resnetlab.core.runs",
     "UserError": "resnetlab.core.errors",
     "block": "resnetlab.models.resnet",
-    "check": "resnetlab.checking.check",
+    "check": "resnetlab.lessons.answer",
     "class_activation": "resnetlab.evaluation.attention",
     "compare": "resnetlab.report.comparison.compare",
     "compare_answers": "resnetlab.report.comparison.images",
@@ -80,6 +81,7 @@ _PUBLIC = {
     "fit": "resnetlab.training.fit",
     "grad_cam": "resnetlab.evaluation.attention",
     "inspect_data": "resnetlab.data.inspection.inspect",
+    "learn": "resnetlab.lessons.exercise",
     "list_models": "resnetlab.models.catalog",
     "load": "resnetlab.weights.file",
     "load_data": "resnetlab.data.load",
@@ -126,6 +128,7 @@ __all__ = [
     "fit",
     "grad_cam",
     "inspect_data",
+    "learn",
     "list_models",
     "load",
     "load_data",

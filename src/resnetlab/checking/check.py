@@ -49,28 +49,7 @@ def check(
     channels: int | None = None,
     args: Mapping[str, Any] | str | None = None,
 ) -> CheckReport:
-    """Compares a network that you wrote with a reference and returns what is wrong with it, and where.
-
-    Your code is executed. The network is not trained or changed; copies of it are. The comparison is by structure and
-    by outputs with the reference's weights, so names do not matter.
-
-    Args:
-        obj: a module, a class, a function that returns a module, or the path of a Python file, "FILE.py" or
-            "FILE.py:NAME".
-        like: the reference: a name of the catalog, or "auto" for the most similar one. For a single part that you
-            wrote as a class, module or function: "conv2d", "linear", "max_pool2d", "avg_pool2d", "batch_norm", "relu",
-            "softmax", "cross_entropy", "sgd", "drop_path" or "drop_block".
-        image_size: height and width of the images in pixels; by default those that the reference was published for.
-        channels: channels of the images; by default those of the network's first convolution.
-        args: arguments of the class or function, as a mapping or as in a call, "num_classes=10, depth=18". Classes and
-            channels are filled in if the signature has them.
-
-    Returns:
-        A report: `ok` if no fault was found, `findings`, and a text when printed.
-
-    Raises:
-        UserError: it is not a network, it cannot be built, or the reference is unknown.
-    """
+    """Returns the report about a network or part; `resnetlab.check` describes arguments and errors."""
     if (part := part_named(like)) is not None:
         return check_part(part_object(obj, part), part)
     if like != "auto":

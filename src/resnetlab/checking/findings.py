@@ -32,7 +32,7 @@ class Finding:
     """One difference, or one behavior that a network should not have.
 
     Attributes:
-        kind: "shape", "structure", "equality", "behavior" or "part".
+        kind: "shape", "structure", "equality", "behavior" or "part"; in an exercise also "gap", which is to be filled.
         severity: "fault", or "variant" for a known alternative.
         title: what it is, in a few words.
         place: where: file and line if known, stage and block, name of the module.
@@ -40,6 +40,7 @@ class Finding:
         found: what the network has.
         why: why it matters.
         suggestion: what to change, or "".
+        hint: of an exercise: what leads to the cause, without the solution.
         proved: whether the network equals its reference with the suggested changes alone.
         proof: what was tried.
         line: file and line, if known.
@@ -55,6 +56,7 @@ class Finding:
     found: str = ""
     why: str = ""
     suggestion: str = ""
+    hint: str = ""
     proved: bool = False
     proof: str = ""
     line: Line | None = None
@@ -86,6 +88,7 @@ class CheckReport:
         findings: faults first, in the order in which to fix them; then variants.
         key_map: names of the reference's tensors by the names of yours, if the networks correspond.
         next_step: a command to continue with, or "".
+        passed: of an exercise: what is right.
         notes: what could not be checked.
         blocks: for each block with a finding its layers, next to the reference's: "expected" and "found" ("" without
             one), "differs", and of a sum "shortcut", the layers of its other operand, and "fork", the numbers of the
@@ -98,6 +101,7 @@ class CheckReport:
     findings: list[Finding] = field(default_factory=list)
     key_map: Mapping[str, str] = field(default_factory=dict)
     next_step: str = ""
+    passed: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     blocks: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
 
@@ -119,6 +123,7 @@ class CheckReport:
             "ok": self.ok,
             "verdict": self.verdict,
             "findings": [finding.to_dict() for finding in self.findings],
+            "passed": list(self.passed),
             "key_map": dict(self.key_map),
             "notes": list(self.notes),
             "blocks": dict(self.blocks),
@@ -140,6 +145,7 @@ class CheckReport:
             findings=findings,
             key_map=values["key_map"],
             next_step=values["next"],
+            passed=list(values["passed"]),
             notes=list(values["notes"]),
             blocks=values["blocks"],
         )
@@ -150,7 +156,8 @@ class CheckReport:
 
     def text(self, *, hint: bool = False) -> str:
         """Returns the report as text; with `hint` only places and questions."""
-        lines = [self.verdict]
+        lines = [self.verdict, *([""] if self.passed else [])]
+        lines += [line for title in self.passed for line in _wrapped("passes   ", title)]
         faults = self.faults
         for finding in faults[:SHOWN]:
             lines += ["", *_printed(finding, hint)]
@@ -194,13 +201,15 @@ def counted(findings: list[Finding]) -> str:
 
 
 def _printed(finding: Finding, hint: bool) -> list[str]:
+    label = "TO DO    " if finding.kind == "gap" else "FAULT    "
     if hint:
         question = finding.why.split(":")[0] if ":" in finding.why else "What does the paper say about this place?"
-        return [*_wrapped("FAULT    ", finding.place), *_wrapped("         ", f"Look here: {question}")]
-    lines = _wrapped("FAULT    ", f"{finding.place}  {finding.title}".strip())
+        question = finding.hint or f"Look here: {question}"
+        return [*_wrapped(label, finding.place), *_wrapped("         ", question)]
+    lines = _wrapped(label, f"{finding.place}  {finding.title}".strip())
     if finding.expected or finding.found:
         lines += _wrapped("         ", f"expected {finding.expected or 'nothing'}, found {finding.found or 'nothing'}")
-    for name in ("why", "suggestion"):
+    for name in ("why", "suggestion", "hint"):
         if text := getattr(finding, name):
             lines += _wrapped("         ", f"{'try' if name == 'suggestion' else name:<9}{text}", hanging=9)
     if finding.proof:

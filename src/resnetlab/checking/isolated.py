@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import subprocess
@@ -25,23 +26,30 @@ _LAST_LINES = 400
 
 
 def check_file(
-    file: str, *, seconds: float = SECONDS, gibibytes: float = GIBIBYTES, threads: int | None = None, **options: Any
+    file: str,
+    *,
+    by: str = "resnetlab.checking.check:check",
+    seconds: float = SECONDS,
+    gibibytes: float = GIBIBYTES,
+    threads: int | None = None,
+    **options: Any,
 ) -> CheckReport:
-    """Returns the report of `check(file, **options)`, which runs in a process of its own.
+    """Returns the report of a function that checks a file, which runs in a process of its own.
 
     Args:
         file: FILE.py or FILE.py:NAME.
+        by: the function, as "module:name".
         seconds: how long the process may take.
         gibibytes: how much memory it may use, in GiB.
         threads: of torch; by default one per core.
-        **options: arguments of `check`.
+        **options: arguments of the function.
 
     Raises:
         UserError: as for `check`.
     """
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "report.json"
-        command = [sys.executable, "-m", __spec__.name, str(result), json.dumps({"obj": file, **options})]
+        command = [sys.executable, "-m", __spec__.name, str(result), json.dumps({"by": by, "obj": file, **options})]
         with (Path(folder) / "output").open("w+b") as output:
             environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}  # threads that wait leave the cores to others
             if threads is not None:
@@ -92,7 +100,7 @@ def _lost(file: str, like: str, problem: str, last: str) -> CheckReport:
         severity=FAULT,
         title=f"the code {problem}",
         place=file,
-        expected="a network that answers",
+        expected="code that answers",
         found=last or "no answer",
         why="the file was executed in a process of its own, which gave no result",
         suggestion="look for an endless loop, a very large tensor, or a call that ends Python",
@@ -107,10 +115,11 @@ def _read(values: Mapping[str, Any]) -> CheckReport:
 
 
 def _main(result: str, options: str) -> None:
-    from resnetlab.checking.check import check
     from resnetlab.core.files import write_text
 
     values = json.loads(options)
+    module, _, name = values.pop("by").partition(":")
+    check = getattr(importlib.import_module(module), name)
     try:
         answer = check(values.pop("obj"), **values).to_dict()
     except UserError as error:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from resnetlab.checking.findings import FAULT, VARIANT, CheckReport, Finding, Line, counted
 from resnetlab.checking.graph import first_line
 from resnetlab.checking.places import class_line, is_yours
+from resnetlab.checking.values import equal, gradients, shown
 from resnetlab.core.errors import UserError
 from resnetlab.core.randomness import torch_seeded
 
@@ -51,7 +52,6 @@ _NAMES = {
     "batch_size": ("batch_size",),
 }
 """The names that people give to an argument."""
-_TOLERANCE = 2e-4
 
 
 class _Case(NamedTuple):
@@ -182,22 +182,22 @@ def _compare(cases: Iterator[_Case]) -> Iterator[Finding]:
             yield _fault(
                 f"fails with {type(error).__name__}",
                 case.given,
-                _short(wanted),
+                shown(wanted),
                 first_line(error)[:120] or "no answer",
             )
             continue
-        if _equal(found, wanted):
+        if equal(found, wanted):
             continue
         failed.add(case.what)
         cause = ""
         for name, suspect in case.suspects.items():
             try:
-                if _equal(found, suspect()):
+                if equal(found, suspect()):
                     cause = name
                     break
             except (RuntimeError, ValueError):
                 continue
-        yield _fault(cause or f"{case.what} differ from torch's", case.given, _short(wanted), _short(found))
+        yield _fault(cause or f"{case.what} differ from torch's", case.given, shown(wanted), shown(found))
 
 
 def _fault(title: str, given: str, expected: str, found: str, why: str = "", severity: str = FAULT) -> Finding:
@@ -209,42 +209,6 @@ def _fault(title: str, given: str, expected: str, found: str, why: str = "", sev
         found=found,
         why=why or f"the smallest case that fails: {given}",
     )
-
-
-def _equal(found: Any, wanted: Any) -> bool:
-    if isinstance(wanted, (tuple, list)):
-        return isinstance(found, (tuple, list)) and len(found) == len(wanted) and all(map(_equal, found, wanted))
-    if not isinstance(found, Tensor):
-        try:
-            found = torch.as_tensor(found)
-        except (TypeError, ValueError, RuntimeError):
-            return False
-    if found.shape != wanted.shape and found.numel() != wanted.numel():
-        return False
-    found, wanted = found.detach().double().reshape(-1), wanted.detach().double().reshape(-1)
-    scale = max(1e-6, float(wanted.abs().max())) if wanted.numel() else 1.0
-    return bool(((found - wanted).abs() <= _TOLERANCE * scale).all())
-
-
-def _short(value: Any) -> str:
-    """Returns the first numbers of an answer."""
-    if isinstance(value, (tuple, list)):
-        return "; ".join(_short(one) for one in value if one is not None)[:160]
-    if not isinstance(value, Tensor):
-        return str(value)[:80]
-    numbers = [f"{float(one):.4g}" for one in value.detach().reshape(-1)[:6]]
-    more = ", ..." if value.numel() > 6 else ""
-    return f"{'x'.join(map(str, value.shape)) or 'one value'}: {', '.join(numbers)}{more}"
-
-
-def _gradients(function: Callable[..., Tensor], *tensors: Tensor | None) -> list[Tensor]:
-    """Returns the gradients of a fixed projection of a function's value with respect to tensors."""
-    with torch.enable_grad():
-        leaves = [None if one is None else one.detach().clone().requires_grad_() for one in tensors]
-        value = function(*leaves)
-        weights = torch.linspace(0.5, 1.5, value.numel(), dtype=value.dtype).reshape(value.shape)
-        (value * weights).sum().backward()
-    return [one.grad if one.grad is not None else torch.zeros_like(one) for one in leaves if one is not None]
 
 
 def _random(*shape: int) -> Tensor:
@@ -297,18 +261,18 @@ def _conv_cases(obj: Any) -> Iterator[_Case]:
         if isinstance(obj, (nn.Module, type)):
             yield _Case(
                 size_text,
-                lambda f=function, x=x: _gradients(f, x),
-                lambda x=x, w=weight, b=bias, s=stride, p=padding: _gradients(lambda y: F.conv2d(y, w, b, s, p), x),
+                lambda f=function, x=x: gradients(f, x),
+                lambda x=x, w=weight, b=bias, s=stride, p=padding: gradients(lambda y: F.conv2d(y, w, b, s, p), x),
                 {},
                 "gradients",
             )
         else:
             yield _Case(
                 size_text,
-                lambda x=x, w=weight, b=bias, c=(obj, stride, padding): _gradients(
+                lambda x=x, w=weight, b=bias, c=(obj, stride, padding): gradients(
                     lambda y, v: _conv_call(c[0], y, v, b, c[1], c[2]), x, w
                 ),
-                lambda x=x, w=weight, b=bias, s=stride, p=padding: _gradients(
+                lambda x=x, w=weight, b=bias, s=stride, p=padding: gradients(
                     lambda y, v: F.conv2d(y, v, b, s, p), x, w
                 ),
                 {},
@@ -374,8 +338,8 @@ def _check_linear(obj: Any) -> Iterator[Finding]:
                 )
                 yield _Case(
                     given,
-                    lambda x=x, w=weight, b=bias: _gradients(run, x, w, b),
-                    lambda x=x, w=weight, b=bias: _gradients(F.linear, x, w, b),
+                    lambda x=x, w=weight, b=bias: gradients(run, x, w, b),
+                    lambda x=x, w=weight, b=bias: gradients(F.linear, x, w, b),
                     {},
                     "gradients",
                 )
@@ -395,7 +359,7 @@ def _check_linear(obj: Any) -> Iterator[Finding]:
 
             yield _Case(given, lambda m=module, x=x: m(x), lambda x=x, f=wanted: f(x), {})
             yield _Case(
-                given, lambda m=module, x=x: _gradients(m, x), lambda x=x, f=wanted: _gradients(f, x), {}, "gradients"
+                given, lambda m=module, x=x: gradients(m, x), lambda x=x, f=wanted: gradients(f, x), {}, "gradients"
             )
 
     return _compare(cases())
@@ -438,7 +402,7 @@ def _check_pool(obj: Any, name: str) -> Iterator[Finding]:
             )
 
             def all_ties(x: Tensor = x, k: int = k, stride: int = stride) -> list[Tensor]:
-                return _gradients(lambda y: _windows(y, k, stride).amax(-1), x)
+                return gradients(lambda y: _windows(y, k, stride).amax(-1), x)
 
             def ties_as_ones(x: Tensor = x, k: int = k, stride: int = stride) -> list[Tensor]:
                 with torch.enable_grad():
@@ -457,8 +421,8 @@ def _check_pool(obj: Any, name: str) -> Iterator[Finding]:
             }
             yield _Case(
                 given,
-                lambda x=x, a=(k, stride, padding): _gradients(lambda y: pooled(y, *a), x),
-                lambda x=x, a=(k, stride, padding): _gradients(lambda y: reference(y, *a), x),
+                lambda x=x, a=(k, stride, padding): gradients(lambda y: pooled(y, *a), x),
+                lambda x=x, a=(k, stride, padding): gradients(lambda y: reference(y, *a), x),
                 ties if name == "max" and padding == 0 else {},
                 "gradients",
             )
@@ -485,7 +449,7 @@ def _check_batch_norm(obj: Any) -> Iterator[Finding]:
     shapes = ((2, 1, 2, 2), (3, 2, 4, 4)) if not isinstance(obj, nn.Module) else ((4, _channels_of(obj), 4, 4),)
 
     def train(x: Tensor, norm: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        return [norm(x), *_gradients(norm, x)]
+        return [norm(x), *gradients(norm, x)]
 
     def cases() -> Iterator[_Case]:
         for shape in shapes:
@@ -512,13 +476,13 @@ def _check_batch_norm(obj: Any) -> Iterator[Finding]:
                 yield _Case(given, lambda x=x: _norm_run(obj, x)[0], lambda x=x: normalized(x), suspects)
                 yield _Case(
                     given,
-                    lambda x=x: _gradients(lambda y: _norm_run(obj, y)[0], x),
-                    lambda x=x: _gradients(normalized, x),
+                    lambda x=x: gradients(lambda y: _norm_run(obj, y)[0], x),
+                    lambda x=x: gradients(normalized, x),
                     {
-                        "no gradient flows through the mean": lambda x=x: _gradients(
+                        "no gradient flows through the mean": lambda x=x: gradients(
                             lambda y: normalized(y, cut=True), x
                         ),
-                        "no gradient flows through mean and variance": lambda x=x: _gradients(
+                        "no gradient flows through mean and variance": lambda x=x: gradients(
                             lambda y: (
                                 (y - x.mean(axes, keepdim=True))
                                 / (x.var(axes, unbiased=False, keepdim=True) + eps).sqrt()
@@ -598,26 +562,26 @@ def _running_statistics(obj: Any, shape: tuple[int, ...]) -> Iterator[Finding]:
         return
     mean, count = x.mean((0, 2, 3)), x.numel() / x.shape[1]
     var = x.var((0, 2, 3), unbiased=False)
-    if "mean" in after and not _equal(after["mean"], 0.1 * mean):
-        reversed_ = _equal(after["mean"], 0.9 * mean)
+    if "mean" in after and not equal(after["mean"], 0.1 * mean):
+        reversed_ = equal(after["mean"], 0.9 * mean)
         yield _fault(
             "the momentum is the other way round" if reversed_ else "the running mean differs from torch's",
             "",
-            _short(0.1 * mean),
-            _short(after["mean"]),
+            shown(0.1 * mean),
+            shown(after["mean"]),
             "after one step from 0 the running mean is 0.1 times the batch mean",
         )
-    if "var" in after and not _equal(after["var"], 0.9 + 0.1 * var * count / (count - 1)):
-        if _equal(after["var"], 0.9 + 0.1 * var):
+    if "var" in after and not equal(after["var"], 0.9 + 0.1 * var * count / (count - 1)):
+        if equal(after["var"], 0.9 + 0.1 * var):
             yield _fault(
                 "the running variance is biased, as in Gluon", "", "", "", "torch keeps the unbiased variance", VARIANT
             )
-        elif "mean" in after and _equal(after["mean"], 0.1 * mean):
+        elif "mean" in after and equal(after["mean"], 0.1 * mean):
             yield _fault(
                 "the running variance differs from torch's",
                 "",
-                _short(0.9 + 0.1 * var * count / (count - 1)),
-                _short(after["var"]),
+                shown(0.9 + 0.1 * var * count / (count - 1)),
+                shown(after["var"]),
             )
     yield from _evaluation_of_norm(obj, x)
 
@@ -636,12 +600,12 @@ def _evaluation_of_norm(obj: Any, x: Tensor) -> Iterator[Finding]:
         found = module(x).detach()
     if {"mean", "var"} <= statistics.keys():
         wanted = F.batch_norm(x, statistics["mean"].reshape(-1), statistics["var"].reshape(-1))
-        if not _equal(found, wanted):
+        if not equal(found, wanted):
             yield _fault(
                 "evaluation mode does not use the running statistics",
                 "",
-                _short(wanted),
-                _short(found),
+                shown(wanted),
+                shown(found),
                 "an image must get the same answer in every batch",
             )
     saved = {key for key, _ in module.named_buffers()} | {key for key, _ in module.named_parameters()}
@@ -666,7 +630,7 @@ def _check_relu(obj: Any) -> Iterator[Finding]:
         iter(
             [
                 _Case(str(x.tolist()), lambda: run(x.clone()), lambda: F.relu(x), {}),
-                _Case(str(x.tolist()), lambda: _gradients(run, x), lambda: _gradients(F.relu, x), {}, "gradients"),
+                _Case(str(x.tolist()), lambda: gradients(run, x), lambda: gradients(F.relu, x), {}, "gradients"),
             ]
         )
     )
@@ -709,8 +673,8 @@ def _check_softmax(obj: Any) -> Iterator[Finding]:
         x = _random(3, 4)
         yield _Case(
             "logits (3, 4)",
-            lambda: _gradients(run, x),
-            lambda: _gradients(lambda y: F.softmax(y, 1), x),
+            lambda: gradients(run, x),
+            lambda: gradients(lambda y: F.softmax(y, 1), x),
             {},
             "gradients",
         )
@@ -757,8 +721,8 @@ def _check_cross_entropy(obj: Any) -> Iterator[Finding]:
             )
             yield _Case(
                 given,
-                lambda x=x, y=labels: _gradients(lambda z: run(z, y), x),
-                lambda x=x, y=labels: _gradients(lambda z: F.cross_entropy(z, y), x),
+                lambda x=x, y=labels: gradients(lambda z: run(z, y), x),
+                lambda x=x, y=labels: gradients(lambda z: F.cross_entropy(z, y), x),
                 {},
                 "gradients",
             )
@@ -946,7 +910,7 @@ def _expectation(y: Tensor, x: Tensor, obj: Any, values: dict[str, Any]) -> Iter
     calm = _dropped(obj, x[:8], False, **values)
     if not torch.equal(calm, x[:8]):
         yield _fault(
-            "evaluation mode changes the input", "", "the identity", _short(calm), "predictions must not be random"
+            "evaluation mode changes the input", "", "the identity", shown(calm), "predictions must not be random"
         )
 
 

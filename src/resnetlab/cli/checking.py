@@ -1,4 +1,4 @@
-"""`resnetlab check`: what is wrong with a network that you wrote, and where."""
+"""`resnetlab check`: what is wrong with a network or an exercise that you wrote, and where."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from resnetlab.checking.findings import CheckReport
 
 NAME = "check"
+_CHECK = "resnetlab:check"
+"""The function that answers, also for exercises; it runs in a process of its own."""
 
 
 def command(
@@ -23,7 +25,7 @@ def command(
         typer.Argument(
             metavar="FILE.py[:NAME]...",
             help="Python files with a network each: a class, a function that returns a module, or an object. Without "
-            "NAME the largest network in the file is checked.",
+            "NAME the largest network in the file is checked. Or files that `resnetlab learn` wrote.",
             show_default=False,
         ),
     ],
@@ -59,13 +61,16 @@ def command(
 ) -> None:
     """Compare a network that you wrote with a reference: what is wrong, where, and how to fix it.
 
-    Your file is executed, in a process of its own with limits on time (60 s) and memory (4 GiB).
+    A file that `resnetlab learn` wrote is checked as an exercise: you get hints. Your file is executed, in a process of
+    its own with limits on time (60 s) and memory (4 GiB).
 
     resnetlab check my_net.py
 
     resnetlab check my_net.py:MyResNet --like resnet18 --args "num_classes=10"
 
     resnetlab check submissions/*.py --like resnet18 --csv grades.csv
+
+    resnetlab check cross_entropy.py
     """
     import json
     import os
@@ -79,7 +84,7 @@ def command(
         raise UserError("--map is for one file, got several. Check the network whose map you need alone.")
     options = {"like": like, "image_size": image_size, "channels": channels, "args": arguments}
     if len(files) == 1 and csv is None:
-        report = check_file(files[0], **options)
+        report = check_file(files[0], by=_CHECK, **options)
         typer.echo(report.to_json() if as_json else report.text(hint=hint))
         if key_map is not None:
             from resnetlab.core.files import write_text
@@ -112,7 +117,7 @@ def _answer(file: str, options: dict[str, Any]) -> CheckReport | str:
     from resnetlab.checking.isolated import check_file
 
     try:
-        return check_file(file, threads=1, **options)
+        return check_file(file, by=_CHECK, threads=1, **options)
     except UserError as error:
         return str(error)
 
@@ -121,9 +126,10 @@ def _row(file: str, report: CheckReport | str) -> dict[str, str]:
     if isinstance(report, str):
         return {"file": file, "verdict": "not checked", "faults": "", "places": "", "reason": report}
     faults = report.faults
+    verdict = "right" if report.ok else f"{len(faults)} fault{'' if len(faults) == 1 else 's'}"
     return {
         "file": file,
-        "verdict": "right" if report.ok else f"{len(faults)} fault{'' if len(faults) == 1 else 's'}",
+        "verdict": "unfinished" if any(finding.kind == "gap" for finding in faults) else verdict,
         "faults": "; ".join(finding.title for finding in faults),
         "places": "; ".join(finding.place for finding in faults),
         "reason": "",

@@ -1,4 +1,4 @@
-"""`resnetlab list`: the available networks, recipes and studies."""
+"""`resnetlab list`: the available networks, recipes, studies and lessons."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAME = "list"
 
 
 def command(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="models, recipes or studies.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="models, recipes, studies or lessons.")],
     pattern: Annotated[
         str, typer.Argument(help="A name, or a shell pattern in quotes, such as 'wide*'.", show_default=False)
     ] = "*",
@@ -35,7 +35,7 @@ def command(
         ),
     ] = False,
 ) -> None:
-    """List the available networks, recipes or studies.
+    """List the available networks, recipes, studies or lessons.
 
     If you give the full name of a recipe or a study, all its details are shown.
 
@@ -45,7 +45,7 @@ def command(
 
     resnetlab list recipes --fields
     """
-    kinds = {"models": _models, "recipes": _recipes, "studies": _studies}
+    kinds = {"models": _models, "recipes": _recipes, "studies": _studies, "lessons": _lessons}
     if kind not in kinds:
         raise unknown("kind", kind, kinds)
     if fields:
@@ -173,6 +173,21 @@ def _print_question(question: Question) -> None:
     if question.published:
         console.print(as_table(pd.DataFrame(list(question.published)), "published"))
     _hint(f"Test it on your images: resnetlab study {question.name} DATA")
+
+
+def _lessons(pattern: str, as_json: bool) -> None:
+    from resnetlab.lessons.exercise import learn
+
+    titles = learn()
+    names = _checked(fnmatch.filter(titles, pattern), "lessons", pattern, titles)
+    if as_json:
+        typer.echo(json.dumps([{"name": name, "kind": "exercise", "title": titles[name]} for name in names], indent=2))
+        return
+    table = _table("exercise", "title")
+    for name in names:
+        table.add_row(name, titles[name])
+    output().print(table)
+    _hint("`resnetlab learn NAME` writes an exercise; `resnetlab check FILE` answers.")
 
 
 def _fields(kind: str, pattern: str, as_json: bool) -> None:

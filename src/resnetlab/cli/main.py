@@ -29,6 +29,7 @@ from resnetlab.cli import (
     export,
     find_lr,
     inspection,
+    learning,
     listing,
     packing,
     predict,
@@ -47,7 +48,7 @@ _NO_MEMORY = "can't allocate memory"  # of torch's allocator on the CPU
 _VERBS = {
     "Look": (listing, summary, inspection),
     "Work": (train, find_lr, evaluate, predict, compare, study, packing),
-    "Learn": (checking,),
+    "Learn": (checking, learning),
     "Ship": (export, serving),
 }
 _COLLECT_AFTER = 20_000
@@ -126,7 +127,10 @@ def _explain(error: Exception) -> tuple[str, str, int]:
 
 for _group, _modules in _VERBS.items():
     for _verb in _modules:
-        _form: dict[str, Any] = {"no_args_is_help": _verb is not train, "cls": getattr(_verb, "Command", None)}
+        _form: dict[str, Any] = {
+            "no_args_is_help": _verb not in (train, learning),
+            "cls": getattr(_verb, "Command", None),
+        }
         app.command(_verb.NAME, rich_help_panel=_group, **_form)(
             guarded(as_command(_verb.command, usual=getattr(_verb, "USUAL", ()), without=getattr(_verb, "WITHOUT", ())))
         )

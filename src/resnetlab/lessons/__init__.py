@@ -1,0 +1,1 @@
+"""Exercises: files with gaps that `learn` writes and `check` answers."""
