@@ -20,6 +20,7 @@ from resnetlab.data.load import load_data
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.config import ResNetConfig
 from resnetlab.training.fit import fit
+from tests.browsing import launched
 
 settings.register_profile("untimed", deadline=None)  # a slow machine must not fail a test
 settings.load_profile("untimed")
@@ -93,6 +94,13 @@ def gluon_files(data_root: Path) -> Path:
     if not (data_root / "gluon").is_dir():
         pytest.skip(f"no files of MXNet: {data_root / 'gluon'} is absent")
     return data_root / "gluon"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    """Chromium, for tests of pages. While it runs, asyncio.run cannot be called, so it ends with each module."""
+    with launched() as browser:
+        yield browser
 
 
 @pytest.fixture

@@ -1,11 +1,10 @@
 import itertools
 import json
 import shutil
-from contextlib import contextmanager
-from pathlib import Path
 
 import pandas as pd
 import pytest
+from tests.browsing import opened
 from tests.report.pages import HOSTILE, add_exploration, make_data, make_run
 
 from resnetlab import Run, evaluate, write_report
@@ -20,47 +19,12 @@ SCHEMES = {"light": "rgb(253, 253, 251)", "dark": "rgb(21, 23, 26)"}
 
 
 @pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as driver:
-        installed = [Path("/usr/bin/chromium"), Path(driver.chromium.executable_path)]
-        executable = next((path for path in installed if path.is_file()), None)
-        if executable is None:
-            pytest.skip("chromium is not installed")
-        browser = driver.chromium.launch(
-            executable_path=executable,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-            timeout=60_000,
-        )
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
 def trained(tmp_path_factory, digits_run, digits):
     """A trained network, evaluated, explored and reported on."""
     run = Run(shutil.copytree(digits_run.path, tmp_path_factory.mktemp("runs") / "trained"))
     evaluate(run, digits, explore=True)
     write_report(run, digits)
     return run, pd.read_parquet(run.evaluation() / "per_image.parquet")
-
-
-@contextmanager
-def opened(browser, report, width=1280, scheme="light"):
-    """A page opened from its file, offline; in the end there must be no console message and no request."""
-    context = browser.new_context(
-        viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True, reduced_motion="reduce"
-    )
-    page, said, requested = context.new_page(), [], []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("dialog", lambda dialog: said.append(dialog.message))
-    page.on("request", lambda request: requested.append(request.url))
-    page.goto(report.resolve().as_uri())
-    yield page
-    context.close()
-    assert said == []
-    assert [url for url in requested if not url.startswith(("file:", "data:", "blob:"))] == []
 
 
 def cell(page, row, column):
