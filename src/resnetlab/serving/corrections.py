@@ -42,7 +42,7 @@ class Corrections(Endpoint):
         name = query.get("class", [""])[0]
         if set(query) != {"class"} or name not in served.classes or not _is_folder_name(name):
             raise invalid("expected class=NAME with one of the network's classes.", "invalid_parameter")
-        with self.service.lease() as lease:
+        with self.service.memory.lease() as lease:
             content = await lease.read(scope["state"]["headers"], receive)
             saved = await asyncio.to_thread(self._save, served, name, content)
         await respond(send, {"saved": saved}, 201)

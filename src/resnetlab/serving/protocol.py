@@ -89,7 +89,7 @@ class Infer(Endpoint):
         """Answers a request."""
         headers = scope["state"]["headers"]
         served = _served(self.service, scope)
-        with self.service.lease() as lease:
+        with self.service.memory.lease() as lease:
             body = await lease.read(headers, receive)
             try:
                 request, binary = _split(headers, body)
