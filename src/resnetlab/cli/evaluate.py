@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from resnetlab.cli.inspection import moved_images, own_images
-from resnetlab.cli.options import DataRoot, Device, OwnModel, RunFolder, SkipUnreadable, refuse_options
+from resnetlab.cli.options import DataRoot, Device, OwnModel, SkipUnreadable, refuse_options
 from resnetlab.core.console import notice, output
 
 if TYPE_CHECKING:
@@ -20,7 +20,10 @@ NAME = "evaluate"
 
 def command(
     context: typer.Context,
-    run: RunFolder,
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="A run folder, or what `resnetlab export` wrote."),
+    ],
     data: Annotated[
         str | None,
         typer.Option(
@@ -65,6 +68,14 @@ def command(
 
     resnetlab evaluate runs/photos --data more-photos/
     """
+    from resnetlab.exporting.session import is_exported
+
+    if is_exported(run):
+        refuse_options(context, ("explore", "page_only", "model", "device"), "an exported file gets no report")
+        given = {"split": split, "mirrored": mirrored, "data_root": data_root, "skip_unreadable": skip_unreadable}
+        _measure_exported(run, data, given)
+        return
+
     from resnetlab.core.runs import Run
 
     opened = Run(run)
@@ -93,6 +104,12 @@ def command(
     notice(f"tables  {evaluation.folder}")
     if evaluation.folder == opened.evaluation():  # the report is about the run's own images
         _write_page(opened, images, data_root, explore=explore)
+
+
+def _measure_exported(path: str | Path, data: str | None, given: dict[str, Any]) -> None:
+    from resnetlab.evaluation.evaluate import evaluate
+
+    output().print(evaluate(path, data, **given))
 
 
 def _own_images(run: Run, data: str | None, data_root: Path | None) -> ImageData | None:

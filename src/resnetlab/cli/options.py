@@ -94,7 +94,6 @@ OwnModel = Annotated[
         help="Only for a run with your own network: the class or function that builds it. The file is executed.",
     ),
 ]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that `resnetlab train` wrote.")]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,9 +20,11 @@ from resnetlab.data.storage.pack import is_complete
 from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation import explore as exploring
 from resnetlab.evaluation.calibration import expected_calibration_error, maximum_calibration_error, reliability
+from resnetlab.evaluation.exported import ExportedNetwork, home_of
 from resnetlab.evaluation.forward import Answers, answer_split, trained_on
 from resnetlab.evaluation.metrics import by_class, by_image, confused_pairs, embedding_frame, overall, wilson_interval
 from resnetlab.evaluation.result import Evaluation
+from resnetlab.exporting.session import is_exported, open_exported
 from resnetlab.models.network import Architecture, Network
 from resnetlab.weights.file import load
 from resnetlab.weights.packaged import packaged_weights
@@ -48,7 +50,8 @@ def evaluate(
     those on another data set to `evaluation/<name>/`.
 
     Args:
-        subject: a run folder, a weights file, or a network.
+        subject: a run folder, a weights file, a network, or what `export` wrote (an .onnx file or its folder), whose
+            default images are those of the run in whose folder it is.
         data: other images than the run's own; required unless the subject is a run. A folder without split folders is
             one split, unless it contains the run's own images, which keep their splits.
         model: as for `load`, for a run of your own network.
@@ -64,19 +67,22 @@ def evaluate(
     Raises:
         UserError: there are no data, the network does not know their classes, or it is untrained.
     """
-    run = _run_of(subject)
-    network = subject
-    if not isinstance(network, Network):
-        network = load(run or network, model=model).to(resolve_device(device))
+    if is_exported(subject):
+        run, home, network = None, home_of(subject), ExportedNetwork(open_exported(subject))
+    else:
+        home = run = _run_of(subject)
+        network = subject
+        if not isinstance(network, Network):
+            network = load(run or network, model=model).to(resolve_device(device))
     trained_on(network)  # an error must come before images are read
     if data is None:
-        if run is None:
+        if home is None:
             raise UserError(
                 "evaluate needs images, and a network does not record them. Pass data, or a run instead of the network."
             )
-        data = reload_data(run.settings["data"], data_root=data_root)
-    elif run is not None and not isinstance(data, ImageData) and may_be_recorded(data, run.settings["data"]):
-        data = _own_or_whole(data, run, network, data_root, skip_unreadable)
+        data = reload_data(home.settings["data"], data_root=data_root)
+    elif home is not None and not isinstance(data, ImageData) and may_be_recorded(data, home.settings["data"]):
+        data = _own_or_whole(data, home, network, data_root, skip_unreadable)
     elif not isinstance(data, ImageData):
         data = _whole(data, network, data_root, skip_unreadable)
     evaluation = evaluate_split(network, data, split, mirrored=mirrored)

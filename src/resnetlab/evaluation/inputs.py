@@ -8,12 +8,10 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import printable
@@ -25,6 +23,9 @@ from resnetlab.data.storage.reader import (
     pixels_of,
     read_content,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STANDARD_INPUT = "-"
 _CHANNELS = (1, 3, 4)
@@ -114,7 +115,8 @@ def _parts(images: Any) -> Iterator[Any]:
     """Yields what was given one after the other; a list within a list, too."""
     if isinstance(images, np.ndarray) and images.dtype.kind in "UO" and images.ndim:
         images = images.tolist()
-    is_one = isinstance(images, (str, Path, bytes, bytearray, memoryview, Image.Image, np.ndarray, Tensor, np.generic))
+    kinds = (str, Path, bytes, bytearray, memoryview, Image.Image, np.ndarray, np.generic)
+    is_one = isinstance(images, kinds) or _is_tensor(images)
     if is_one or hasattr(images, "read") or isinstance(images, Mapping) or not isinstance(images, Iterable):
         yield images
     elif hasattr(images, "__array__") and np.asarray(images).dtype.kind not in "UO":
@@ -136,7 +138,7 @@ def _contents(part: Any, channels: int) -> Iterator[Path | bytes | Image.Image |
         if not isinstance(content, bytes):
             raise UserError("expected a file opened in binary mode, got one of text. Open it with open(path, 'rb').")
         yield content
-    elif isinstance(part, (np.ndarray, Tensor)):
+    elif isinstance(part, np.ndarray) or _is_tensor(part):
         yield from images_of(part, channels)
     else:
         raise UserError(f"images must be {_EXPECTED}, got {type(part).__name__}.")
@@ -158,6 +160,12 @@ def files_of(path: Path) -> Iterable[Path]:
             return list(dict.fromkeys(file for match in matches for file in files_of(match)))  # '**' finds files twice
         raise UserError(f"no file matches {str(path)!r}. Check the pattern.")
     raise UserError(f"{str(path)!r} is not a file or folder. Check the path.")
+
+
+def _is_tensor(value: Any) -> bool:
+    """Whether a value is a tensor of torch, which this does not import."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
 
 
 def _standard_input() -> bytes:
@@ -183,7 +191,9 @@ def images_of(value: np.ndarray | Tensor, channels: int) -> list[np.ndarray]:
     Raises:
         UserError: shape or values are others, or the shape has two meanings.
     """
-    if isinstance(value, Tensor):
+    if not isinstance(value, np.ndarray):
+        import torch
+
         value = value.detach().cpu()
         value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
     array = _channels_last(value, channels)

@@ -1,32 +1,35 @@
-"""Predicted classes of images, from wherever they are."""
+"""Predicted classes of images, from wherever they are. For an exported file, torch is not imported."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+import numpy as np
 
 from resnetlab.core.checks import check_integer, known_arguments
 from resnetlab.core.environment import resolve_device
 from resnetlab.core.errors import UserError
 from resnetlab.core.foreign import PREDICTION
-from resnetlab.core.preprocessing import Preprocessing, to_tensor
-from resnetlab.core.runs import Run
+from resnetlab.core.framing import Framing
 from resnetlab.data.storage.reader import UnreadableImageError, describe_failures, map_files
-from resnetlab.evaluation.forward import answer, trained_on
 from resnetlab.evaluation.inputs import STANDARD_INPUT, Given, collect
-from resnetlab.models.network import Architecture, Network
-from resnetlab.weights.file import load
+from resnetlab.exporting.session import is_exported, open_exported
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import nn
+
+    from resnetlab.core.runs import Run
+    from resnetlab.models.network import Architecture, Network
 
 TOP = 3
 """Classes per image, if nothing else is given."""
 _IMAGES_AT_ONCE = 512
+_IMAGES_IN_A_BATCH = 16
 
 
 @known_arguments(PREDICTION)
@@ -46,7 +49,7 @@ def predict(
     softmax(logits / temperature), with the `temperature` of the network.
 
     Args:
-        subject: a run folder, a weights file, or a trained network.
+        subject: a run folder, a weights file, a trained network, or what `export` wrote (an .onnx file or its folder).
         images: one of these, or a list or another iterable of them:
 
             - a file, a folder (with its subfolders, without hidden files), or a pattern such as "new/*.jpg"
@@ -91,24 +94,26 @@ def predicted_columns(
 ) -> dict[str, list[Any]]:
     """Returns the columns of what `predict` returns, as plain values."""
     check_integer("top", top, 1)
-    network = subject if isinstance(subject, Network) else load(subject, model=model).to(resolve_device(device))
-    preprocessing, class_names = trained_on(network)
-    given = collect(images, preprocessing.channels)
-    _warn_of_colors(given, preprocessing.channels)
+    answering = _exported(subject, model) if is_exported(subject) else _trained(subject, model, device)
+    framing = answering.framing
+    given = collect(images, framing.channels)
+    _warn_of_colors(given, framing.channels)
 
-    def read(one: Given) -> Tensor:
-        return to_tensor(preprocessing.square(one.pixels(preprocessing.channels)))
+    def read(one: Given) -> np.ndarray:
+        return framing.square(one.pixels(framing.channels))
 
     kept: list[int] = []
     failures: list[UnreadableImageError] = []
-    logits: list[Tensor] = []
+    logits: list[np.ndarray] = []
     for start in range(0, len(given), _IMAGES_AT_ONCE):
         read_images = list(enumerate(map_files(read, given[start : start + _IMAGES_AT_ONCE]), start))
         failures += [image for _, image in read_images if isinstance(image, UnreadableImageError)]
-        if good := [(place, image) for place, image in read_images if isinstance(image, Tensor)]:
+        if good := [(place, image) for place, image in read_images if isinstance(image, np.ndarray)]:
             kept += [place for place, _ in good]
-            squares = torch.stack([image for _, image in good])
-            logits.append(_logits(network, squares, preprocessing, mirrored))
+            squares = np.stack([image for _, image in good])
+            logits.append(answering.logits(squares))
+            if mirrored:
+                logits[-1] = (logits[-1] + answering.logits(np.ascontiguousarray(squares[:, :, ::-1]))) / 2
     if failures and len(given) == 1:
         hint = " To predict the files of a list: xargs resnetlab predict RUN < list.txt"
         raise UserError(f"{failures[0]}{hint if given[0].name == STANDARD_INPUT else ''}")
@@ -122,16 +127,53 @@ def predicted_columns(
         warnings.warn(f"left out {number}: {describe_failures(failures)}", stacklevel=4)
     are_files = all(one.is_named for one in given)
     first = {"path": [given[place].name for place in kept]} if are_files else {"index": kept}
-    return {**first, **_columns(torch.cat(logits) / network.temperature, class_names, top)}
+    return {**first, **_columns(np.concatenate(logits) / answering.temperature, answering.class_names, top)}
 
 
-def _logits(network: Network, squares: Tensor, preprocessing: Preprocessing, mirrored: bool) -> Tensor:
-    logits = answer(network, squares, preprocessing).logits
-    return (logits + answer(network, squares.flip(-1), preprocessing).logits) / 2 if mirrored else logits
+@dataclass(frozen=True)
+class _Answering:
+    """A network in the form that prediction needs; `logits` takes uint8 (N, H, W, C) and returns float32 (N, K)."""
+
+    framing: Framing
+    class_names: tuple[str, ...]
+    temperature: float
+    logits: Callable[[np.ndarray], np.ndarray]
 
 
-def _columns(logits: Tensor, class_names: tuple[str, ...], top: int) -> dict[str, list[Any]]:
-    confidences, classes = logits.double().softmax(1).topk(min(top, logits.shape[1]))
+def _trained(subject: Any, model: Any, device: str) -> _Answering:
+    import torch
+
+    from resnetlab.evaluation.forward import answer, trained_on
+    from resnetlab.models.network import Network
+    from resnetlab.weights.file import load
+
+    network = subject if isinstance(subject, Network) else load(subject, model=model).to(resolve_device(device))
+    preprocessing, class_names = trained_on(network)
+
+    def logits(squares: np.ndarray) -> np.ndarray:
+        images = torch.from_numpy(np.ascontiguousarray(squares.transpose(0, 3, 1, 2)))
+        return answer(network, images, preprocessing).logits.numpy()
+
+    return _Answering(preprocessing, class_names, network.temperature, logits)
+
+
+def _exported(path: str | Path, model: Any) -> _Answering:
+    if model is not None:
+        raise UserError(f"{path} contains its network, so `model` is not needed. Omit it.")
+    exported = open_exported(path)
+
+    def logits(squares: np.ndarray) -> np.ndarray:
+        parts = np.array_split(squares, -(-len(squares) // _IMAGES_IN_A_BATCH))
+        return np.concatenate([exported.run(part, ["logits"])["logits"] for part in parts])
+
+    return _Answering(exported.framing, exported.class_names, exported.temperature, logits)
+
+
+def _columns(logits: np.ndarray, class_names: tuple[str, ...], top: int) -> dict[str, list[Any]]:
+    raised = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    probabilities = raised / raised.sum(1, keepdims=True)
+    classes = np.argsort(-logits, axis=1, kind="stable")[:, :top]
+    confidences = np.take_along_axis(probabilities, classes, 1)
     columns: dict[str, list[Any]] = {}
     for rank in range(classes.shape[1]):
         suffix = f"_{rank + 1}" if rank else ""

@@ -1,1 +1,1 @@
-"""A trained network as something that runs without this package."""
+"""A trained network as something that runs without torch or without this package."""
