@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from resnetlab.evaluation.evaluate import evaluate
     from resnetlab.evaluation.neighbors import neighbors
     from resnetlab.evaluation.predict import predict
+    from resnetlab.exporting.export import export
     from resnetlab.lessons.answer import check
     from resnetlab.lessons.exercise import learn
     from resnetlab.models.blocks import Convolution, ResidualBlock, register_block
@@ -77,6 +78,7 @@ _PUBLIC = {
     "draw_comparison": "resnetlab.report.comparison.curves",
     "embedding_map": "resnetlab.evaluation.embeddings",
     "evaluate": "resnetlab.evaluation.evaluate",
+    "export": "resnetlab.exporting.export",
     "find_lr": "resnetlab.training.lr_finder",
     "fit": "resnetlab.training.fit",
     "grad_cam": "resnetlab.evaluation.attention",
@@ -124,6 +126,7 @@ __all__ = [
     "draw_comparison",
     "embedding_map",
     "evaluate",
+    "export",
     "find_lr",
     "fit",
     "grad_cam",

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from resnetlab.cli.files import STANDARD_OUTPUT, check_file, free_name, write_csv
+from resnetlab.cli.files import STANDARD_OUTPUT, check_file, write_csv
 from resnetlab.core.console import notice, output
 from resnetlab.core.errors import UserError
+from resnetlab.core.files import free_name
 
 NAME = "compare"
 _PICTURE = Path("comparison.png")

@@ -1,4 +1,4 @@
-"""`resnetlab export`: a network in the file format of another library."""
+"""`resnetlab export`: a trained network in a form that other programs use."""
 
 from __future__ import annotations
 
@@ -7,19 +7,13 @@ from typing import Annotated
 
 import typer
 
-from resnetlab.cli.files import check_file, free_name
-from resnetlab.cli.options import read_assignments
+from resnetlab.cli.files import check_file
+from resnetlab.cli.options import DataRoot, read_assignments
 from resnetlab.core.console import notice
-from resnetlab.core.errors import UserError, unknown
+from resnetlab.exporting.export import TARGETS, export, target_of
 
 NAME = "export"
-_SUFFIXES = {
-    "torchvision": ".pth",
-    "timm": ".safetensors",
-    "cifar": ".pth",
-    "gluon": ".params",
-    "resnetlab": ".safetensors",
-}
+_ONNX, _LIBRARIES = "ONNX", "Other libraries"
 
 
 def command(
@@ -27,62 +21,125 @@ def command(
         str,
         typer.Argument(
             metavar="RUN",
-            help="A run; a weights file of resnetlab, torchvision, timm, CIFAR training scripts or Gluon; or a name "
-            "such as torchvision:IMAGENET1K_V2 or timm:resnet50.a1_in1k.",
+            help="A run or a model.safetensors. For the format of a library also a weights file of torchvision, timm, "
+            "CIFAR training scripts or Gluon, or a name such as torchvision:IMAGENET1K_V2 or timm:resnet50.a1_in1k.",
         ),
     ],
     to: Annotated[
         str | None,
         typer.Option(
             metavar="WHAT",
-            help=f"{', '.join(_SUFFIXES)}. Default: by the suffix of --out: torchvision for .pth, gluon for "
+            help=f"{', '.join(TARGETS)}. Default: onnx; or by the suffix of --out: torchvision for .pth, gluon for "
             ".params, resnetlab for .safetensors.",
         ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE",
-            help="The file to write; an existing file is replaced. Default: a file in RUN/export/, or a file with a "
-            "new name next to the source.",
+            metavar="PATH",
+            help="For onnx: the folder to write; default: RUN/export/. For the format of a library: the file to write; "
+            "default: a file in RUN/export/, or a file with a new name next to the source.",
         ),
     ] = None,
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8",
+            help="Also write model-int8.onnx: 8-bit integers, a quarter of the size and two to four times as fast. It "
+            "is compared with the network on the run's validation images.",
+            rich_help_panel=_ONNX,
+        ),
+    ] = False,
+    accept_loss: Annotated[
+        float | None,
+        typer.Option(
+            metavar="POINTS",
+            help="Accept int8 with this loss of accuracy, in percentage points; default: 0.3, and 99 % equal answers.",
+            rich_help_panel=_ONNX,
+        ),
+    ] = None,
+    keep_float: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LAYER",
+            help="A layer that int8 leaves in float32, such as layer1.0.conv1. Can be repeated.",
+            rich_help_panel=_ONNX,
+        ),
+    ] = None,
+    any_size: Annotated[
+        bool,
+        typer.Option(
+            "--any-size",
+            help="Put cropping and resizing into the file too, so that it takes images of any size.",
+            rich_help_panel=_ONNX,
+        ),
+    ] = False,
+    benchmark: Annotated[
+        bool,
+        typer.Option(
+            "--benchmark",
+            help="Also measure speed and accuracy next to torch and OpenVINO, in float32 and int8: a table, a picture "
+            "and a recommendation.",
+            rich_help_panel=_ONNX,
+        ),
+    ] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the run's images are now, if they have moved; or other images to check with.",
+            rich_help_panel=_ONNX,
+        ),
+    ] = None,
+    license: Annotated[
+        str | None, typer.Option(help="The license of the weights, for the model card.", rich_help_panel=_ONNX)
+    ] = None,
+    data_root: DataRoot = None,
     model: Annotated[
         str | None,
-        typer.Option(help="The network's catalog name, if the source does not record it; default: search the catalog."),
+        typer.Option(
+            help="For a run with your own network: FILE.py:NAME, the class or function that builds it; the file is "
+            "executed. For a weights file of a library: the network's catalog name; default: search the catalog."
+        ),
     ] = None,
     assign: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of that network. Can be repeated."),
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="Change a field of that network. Can be repeated.",
+            rich_help_panel=_LIBRARIES,
+        ),
     ] = None,
 ) -> None:
-    """Write a trained network in the file format of another library.
+    """Write a trained network in a form that other programs use.
+
+    The default is an ONNX file, which runs without torch, in a folder with a model card, example programs and the
+    result of a check that it gives the same answers.
+
+    resnetlab export runs/photos
+
+    resnetlab export runs/photos --int8
 
     resnetlab export runs/photos --to torchvision
 
     resnetlab export resnet50-11ad3fa6.pth --to resnetlab --out resnet50.safetensors
     """
-    if to is not None and to not in _SUFFIXES:
-        raise unknown("form", to, _SUFFIXES)
-    if to is None and out is None:
-        raise UserError(f"expected a file format, got none. Add --to with one of {', '.join(_SUFFIXES)}.")
-    check_file(out, "--out", f"model{_SUFFIXES.get(to or '', '.pth')}")
-
-    from resnetlab.weights import convert
-
-    path = out or _default_path(source, str(to))
-    report = convert(source, path, model=model, overrides=read_assignments(assign or [], "stem=deep"), to=to)
-    notice(f"{report}\nwritten to {path}")
-
-
-def _default_path(source: str, form: str) -> Path:
-    """Returns RUN/export/FORM.SUFFIX for a run; for a file a new one next to it, for a name one in this folder."""
-    file = Path(source)
-    if file.is_dir():
-        from resnetlab.core.runs import Run
-
-        folder = Run(file).path / "export"
-        folder.mkdir(exist_ok=True)
-        return folder / f"{form}{_SUFFIXES[form]}"
-    stem = file.with_name(f"{file.stem}-{form}") if file.is_file() else Path(f"{source.replace(':', '-')}-{form}")
-    return free_name(stem.with_name(f"{stem.name}{_SUFFIXES[form]}"))
+    target = target_of(to, out)
+    if suffix := TARGETS[target].suffix:
+        check_file(out, "--out", f"model{suffix}")
+    written = export(
+        source,
+        target,
+        out=out,
+        int8=int8,
+        accept_loss=accept_loss,
+        keep_float=keep_float or (),
+        any_size=any_size,
+        benchmark=benchmark,
+        data=data,
+        data_root=data_root,
+        license=license,
+        model=model,
+        overrides=read_assignments(assign, "stem=deep") if assign else None,
+    )
+    notice(written.message)

@@ -52,14 +52,6 @@ def check_file(path: Path | None, option: str, example: str, *, new: bool = Fals
         raise UserError(f"{option} cannot write to {folder}. Fix its permissions, or choose another folder.")
 
 
-def free_name(path: Path) -> Path:
-    """Returns the path, or the first of path-2, path-3, ... that does not exist."""
-    found, number = path, 2
-    while found.exists() or found.is_symlink():
-        found, number = path.with_stem(f"{path.stem}-{number}"), number + 1
-    return found
-
-
 def check_table(path: Path | None, option: str, example: str) -> None:
     """Raises `UserError` unless `write_table` can write to this path; see `check_file`."""
     check_file(path, option, example, stdout=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resnetlab.cli.files import check_file, free_name, write_csv
+from resnetlab.cli.files import check_file, write_csv
 from resnetlab.cli.options import (
     BatchSize,
     Data,
@@ -24,6 +24,7 @@ from resnetlab.cli.options import (
     split_assignments,
 )
 from resnetlab.core.console import notice
+from resnetlab.core.files import free_name
 
 if TYPE_CHECKING:
     from resnetlab.training.lr_finder import LearningRates

@@ -27,7 +27,7 @@ def command(
         Path,
         typer.Argument(
             metavar="RUN",
-            help="A run folder, a model.safetensors, what `resnetlab export` wrote (which needs no torch) or a packaged "
+            help="A run folder, a model.safetensors, what `resnetlab export` wrote (needs no torch), or a packaged "
             "network (digits, fashion_mnist); --similar needs a run.",
         ),
     ],

@@ -118,6 +118,14 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def free_name(path: Path) -> Path:
+    """Returns the path, or the first of path-2, path-3, ... that does not exist."""
+    found, number = path, 2
+    while found.exists() or found.is_symlink():
+        found, number = path.with_stem(f"{path.stem}-{number}"), number + 1
+    return found
+
+
 def file_name(text: str) -> str:
     """Returns text as the name of a file or folder on any system: letters, digits, dots, hyphens and underscores."""
     return re.sub(r"[^\w.-]+", "-", text).strip("-")

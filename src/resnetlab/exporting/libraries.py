@@ -1,0 +1,43 @@
+"""Export to the file format of another library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from resnetlab.core.errors import UserError
+from resnetlab.core.files import free_name
+from resnetlab.core.runs import Run
+from resnetlab.exporting.export import TARGETS, Export
+from resnetlab.models.network import Network
+from resnetlab.weights.convert import convert
+
+
+def write(
+    source: str | Path | Run | Network,
+    *,
+    to: str,
+    out: Path | None = None,
+    model: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Export:
+    """Writes the weights in the form of another library; see `convert`."""
+    if isinstance(source, Network):
+        raise UserError(
+            f"export to {to} needs a file. Save the network first: resnetlab.save('model.safetensors', model)"
+        )
+    path = out or _default_path(source, to)
+    report = convert(source, path, model=model, overrides=overrides, to=to)
+    return Export(path=path, message=f"{report}\nwritten to {path}")
+
+
+def _default_path(source: str | Path | Run, form: str) -> Path:
+    """Returns RUN/export/FORM.SUFFIX for a run; for a file a new one next to it, for a name one in this folder."""
+    if isinstance(source, Run) or Path(source).is_dir():
+        folder = (source if isinstance(source, Run) else Run(source)).path / "export"
+        folder.mkdir(exist_ok=True)
+        return folder / f"{form}{TARGETS[form].suffix}"
+    file = Path(source)
+    stem = file.with_name(f"{file.stem}-{form}") if file.is_file() else Path(f"{str(source).replace(':', '-')}-{form}")
+    return free_name(stem.with_name(f"{stem.name}{TARGETS[form].suffix}"))

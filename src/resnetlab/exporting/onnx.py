@@ -1,0 +1,252 @@
+"""Export to ONNX: one folder with a file that runs without torch, its proof, its description and clients."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from resnetlab.core.console import notice
+from resnetlab.core.errors import UserError
+from resnetlab.core.files import file_name, write_json, write_text
+from resnetlab.core.runs import Run
+from resnetlab.evaluation.forward import trained_on
+from resnetlab.exporting.benchmark import measure, variants, write_benchmark
+from resnetlab.exporting.card import REQUIREMENTS, model_card
+from resnetlab.exporting.export import Export
+from resnetlab.exporting.fresh import fresh_answers
+from resnetlab.exporting.gate import check_answers, check_any_size
+from resnetlab.exporting.graph import prepared, to_onnx
+from resnetlab.exporting.material import Material, gather
+from resnetlab.exporting.quantize import check_loss, compare, quantize, worst_layers
+from resnetlab.exporting.session import FLOAT32, MODEL, MODEL_INT8, RECORD, SCHEMA_VERSION, SELFTEST, open_exported
+from resnetlab.models.network import Architecture, Network
+from resnetlab.weights.file import load
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_CLIENTS = ("preprocess.py", "client.py", "client.mjs")
+_TESTED = 16
+_VERSIONS = ("resnetlab", "torch", "onnx", "onnxscript", "onnxruntime")
+
+
+def write(
+    source: str | Path | Run | Network,
+    *,
+    to: str = "onnx",
+    out: Path | None = None,
+    int8: bool = False,
+    accept_loss: float | None = None,
+    keep_float: Sequence[str] = (),
+    any_size: bool = False,
+    benchmark: bool = False,
+    data: Any = None,
+    data_root: str | Path | None = None,
+    license: str | None = None,
+    model: str | Architecture | nn.Module | None = None,
+) -> Export:
+    """Writes the folder of an exported network; see `export`."""
+    if not int8 and (accept_loss is not None or keep_float):
+        raise UserError("accept_loss and keep_float are options of int8. Add int8=True (in the shell, --int8).")
+    run, network = _opened(source, model)
+    folder = out or _default_folder(source, run)
+    _check_folder(folder)
+    final = prepared(network)
+    description = _description(source, run, network, license) | ({"any_size": True} if any_size else {})
+    graph = to_onnx(final, description)
+    reference = copy.deepcopy(network).cpu().float()
+    try:
+        material = gather(network, run, data, data_root=data_root, measured=int8 or benchmark)
+    except UserError as error:
+        if int8:
+            raise
+        notice(f"int8 is not measured: {error}")
+        material = gather(network, run, data, data_root=data_root)
+    with _replaced(folder) as new:
+        (new / MODEL).write_bytes(graph.SerializeToString())
+        gate, logits = check_answers(new / MODEL, reference, material.images)
+        record: dict[str, Any] = {"outputs": {output.name: _shape(output) for output in graph.graph.output}}
+        if any_size:
+            gate["any_size_difference"] = check_any_size(new / MODEL, reference)
+        record["gate"] = {**gate, "origin": material.origin}
+        known = {"images": material.images[:_TESTED], "logits": logits[:_TESTED]}
+        if material.held_out is not None:
+            try:
+                record["int8"], known["logits_int8"] = _write_int8(new, material, description, keep_float, accept_loss)
+            except UserError as error:
+                if int8:
+                    raise
+                notice(f"int8 is not measured: {error}")
+                (new / MODEL_INT8).unlink(missing_ok=True)
+        whole = _write_rest(new, run, description, known, record)
+        lines = [_message(folder, whole)]
+        if benchmark:
+            rows = measure(variants(new, reference), material.images, material.held_out)
+            lines += ["", write_benchmark(new, rows)]
+    return Export(path=folder / MODEL, message="\n".join(lines), record=whole)
+
+
+def _write_int8(
+    folder: Path,
+    material: Material,
+    description: Mapping[str, Any],
+    keep_float: Sequence[str],
+    accept_loss: float | None,
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Writes the file in int8; returns what export.json says about it, and its logits of the self-test's images."""
+    assert material.calibration is not None and material.held_out is not None
+    quantize(folder / MODEL, folder / MODEL_INT8, material.calibration, description, keep_float)
+    images, labels = material.held_out
+    result = compare(open_exported(folder / MODEL), open_exported(folder / MODEL_INT8), images, labels)
+    check_loss(result, accept_loss, lambda: worst_layers(folder / MODEL, folder / MODEL_INT8, images))
+    tested = material.images[:_TESTED]
+    (answers,) = fresh_answers(folder / MODEL_INT8, tested, [len(tested)])
+    record = {**result, "split": material.split, "calibration_images": len(material.calibration)}
+    return {**record, "keep_float": list(keep_float), "accept_loss": accept_loss}, answers["logits"]
+
+
+def _opened(source: str | Path | Run | Network, model: Any) -> tuple[Run | None, Network]:
+    if isinstance(source, Network):
+        return None, source
+    if isinstance(source, Run):
+        return source, load(source, model=model)
+    run = Run(source) if Path(source).is_dir() else None
+    return run, load(run or source, model=model)
+
+
+def _default_folder(source: str | Path | Run | Network, run: Run | None) -> Path:
+    """Returns RUN/export; for a file NAME-export next to it; for a network "export" in this folder."""
+    if run is not None:
+        return run.path / "export"
+    if isinstance(source, (str, Path)):
+        return Path(source).with_name(f"{Path(source).stem}-export")
+    return Path("export")
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises `UserError` if the path is a file, or a folder with other files than those of an export."""
+    if folder.suffix == ".onnx" or (folder.exists() and not folder.is_dir()):
+        raise UserError(f"--out expects a folder, in which the network is called {MODEL}; got the file {folder}.")
+    is_ours = folder.is_dir() and ((folder / RECORD).is_file() or (folder.parent / "run.toml").is_file())
+    if folder.is_dir() and not is_ours and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty, and an export replaces only an older export. Choose another --out.")
+
+
+@contextmanager
+def _replaced(folder: Path) -> Iterator[Path]:
+    """Yields a new folder whose files replace those of an older export when the block ends without an error."""
+    created = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as temporary:
+            yield Path(temporary)
+            (folder / RECORD).unlink(missing_ok=True)  # until the files belong together again
+            (folder / MODEL_INT8).unlink(missing_ok=True)
+            for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == RECORD):
+                path.replace(folder / path.name)
+    except BaseException:
+        if created:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _description(source: Any, run: Run | None, network: Network, license: str | None) -> dict[str, Any]:
+    """Returns what the file says about the network; no path of this machine is in it."""
+    preprocessing, class_names = trained_on(network)
+    name = run.path.resolve().name if run is not None else "network"
+    if isinstance(source, (str, Path)) and run is None:
+        name = Path(source).stem
+    digest = hashlib.sha256()
+    for key, value in network.state_dict().items():
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().float().contiguous().numpy().data)
+    provenance: dict[str, Any] = {
+        "run": name,
+        "weights_sha256": digest.hexdigest(),
+        "architecture": network.config.to_dict(),
+        "versions": {package: metadata.version(package) for package in _VERSIONS},
+        "license": license or "not stated",
+    }
+    if run is not None:
+        recorded = run.settings["data"]
+        provenance["data"] = {"name": Path(str(recorded["source"])).name, "fingerprint": recorded["fingerprint"]}
+    if network.stopped_at is not None:
+        provenance["epoch"], provenance["epochs"] = network.stopped_at
+    return {
+        "schema": SCHEMA_VERSION,
+        "name": file_name(name) or "network",
+        "class_names": list(class_names),
+        "preprocessing": asdict(preprocessing),
+        "temperature": network.temperature,
+        "precision": FLOAT32,
+        "provenance": provenance,
+    }
+
+
+def _write_rest(
+    folder: Path,
+    run: Run | None,
+    description: Mapping[str, Any],
+    known: Mapping[str, np.ndarray],
+    record: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Writes the self-test, the clients, the model card, and last export.json, which marks a complete folder."""
+    np.savez_compressed(folder / SELFTEST, **known)  # type: ignore[arg-type]  # numpy's annotation has other keywords
+    for name in _CLIENTS:
+        shutil.copyfile(_TEMPLATES / name, folder / name)
+    write_text(folder / "requirements.txt", REQUIREMENTS)
+    files = [path for path in (folder / MODEL, folder / MODEL_INT8, folder / SELFTEST) if path.is_file()]
+    whole = {
+        **description,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "files": {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files},
+        **record,
+    }
+    write_text(folder / "README.md", model_card(whole, run))
+    write_json(folder / RECORD, whole)
+    return whole
+
+
+def _shape(output: Any) -> list[Any]:
+    """Returns the shape of an output of an ONNX graph; "N" stands for the batch."""
+    return [place.dim_param or place.dim_value for place in output.type.tensor_type.shape.dim]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _message(folder: Path, record: Mapping[str, Any]) -> str:
+    gate, files = record["gate"], record["files"]
+    worst = max(gate["largest_differences"].values())
+    lines = [
+        f"checked  {gate['images']} {gate['origin']}, batches of {', '.join(map(str, gate['batches']))}: equal to the "
+        f"network within {worst:.1g}",
+        *_of_int8(record.get("int8")),
+        *(f"written  {folder / name}  {values['bytes'] / 1e6:.2f} MB" for name, values in files.items()),
+        f"how to run it  {folder / 'README.md'}",
+    ]
+    return "\n".join(lines)
+
+
+def _of_int8(result: Mapping[str, Any] | None) -> list[str]:
+    if result is None:
+        return []
+    low, high = result["loss_interval"]
+    return [
+        f"int8  {result['images']:,} {result['split']} images: accuracy {result['top1_int8']:.2%} instead of "
+        f"{result['top1']:.2%}, lost {result['loss']:.2f} points ({low:.2f} to {high:.2f}), same answer for "
+        f"{result['agreement']:.2%}"
+    ]
