@@ -134,7 +134,8 @@ class _Examination:
         if self.runs:
             report.key_map = key_map(self.pairs, self.model, reference.model)
         if report.ok and self.subject.origin:
-            report.next_step = f"resnetlab train digits --model {self.subject.origin}"
+            channels = "" if self.channels == 1 else f" --channels {self.channels}"  # digits are gray
+            report.next_step = f"resnetlab train digits{channels} --model {self.subject.origin}"
         return report
 
     def _infer_shapes(self) -> None:
@@ -234,6 +235,9 @@ class _Examination:
             if explained:
                 explained[0].kind = "shape"
                 explained[0].rank = -1
+                explained[0].why += (
+                    ". The forward pass fails here" if explained[0].why else "the forward pass fails here"
+                )
                 continue
             found.append(self._shape_finding(node, token))
         if self.graph.error is not None:

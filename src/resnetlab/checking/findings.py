@@ -163,7 +163,10 @@ class CheckReport:
             lines += ["", *_printed(finding, hint)]
         if len(faults) > SHOWN:
             more = len(faults) - SHOWN
-            lines += ["", f"{more} more {_count(more, 'fault')[2:]} found: fix these first, and check again."]
+            lines += [
+                "",
+                f"{_count(more, 'more fault')} found: fix the {SHOWN} above first, and check again. --json shows all.",
+            ]
         variants = [finding for finding in self.findings if finding.severity == VARIANT]
         lines += [""] if variants else []
         for finding in variants:

@@ -450,6 +450,14 @@ def _stride_events(label: str, edits: Sequence[Edit], expected: Sequence[Token])
         )
 
 
+def _change(projection: Token) -> str:
+    """Returns what a block does to the shape of its input, from the projection of its shortcut in the reference."""
+    values = projection.values
+    parts = [f"changes {values['in']} channels to {values['out']}"] if values["in"] != values["out"] else []
+    parts += [f"divides height and width by {values['stride'][0]}"] if values["stride"][0] > 1 else []
+    return " and ".join(parts) or "changes its input"
+
+
 def _shortcut_events(label: str, edit: Edit) -> Iterator[Event]:
     assert edit.expected is not None
     assert edit.found is not None
@@ -482,10 +490,11 @@ def _shortcut_events(label: str, edit: Edit) -> Iterator[Event]:
             token=token,
             expected=_form(wanted),
             found=_form(got),
-            why="" if padded else "the branch changes channels or resolution, so the input cannot be added as it is",
+            why="" if padded else f"the branch {_change(has['w'][0])}, so the input cannot be added unchanged",
             suggestion=""
             if padded
-            else "add a 1x1 convolution with the block's stride to the shortcut, and normalize it",
+            else f"project it: 1x1 convolution with stride {has['w'][0].values['stride'][0]}, then normalization. "
+            "If other blocks have a projection, look at the condition that creates it",
             severity=VARIANT if padded else FAULT,
         )
         return
