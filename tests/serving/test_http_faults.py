@@ -10,6 +10,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -182,6 +183,15 @@ def test_a_client_that_sends_no_body_gets_408(strict: tuple[httpx.Client, Server
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b'"timeout"' in answer
     assert metric(client, "resnetlab_request_bytes") == 0
+
+
+def test_connections_are_bounded(exported: Path):
+    with served(exported, limits={"connections": 3}) as (client, server):
+        assert is_alive(client)
+        with connect(server), connect(server), connect(server) as too_many:
+            with suppress(ConnectionResetError):
+                assert too_many.recv(1) == b""
+            assert is_alive(client)
 
 
 def test_a_client_that_goes_away_costs_nothing_more(exported: Path):

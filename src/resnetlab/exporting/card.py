@@ -17,6 +17,10 @@ filelock>=3.16
 rich>=13.7
 tomli-w>=1.1
 typer>=0.15
+# For resnetlab serve:
+segno>=1.6
+starlette>=1.3.1
+uvicorn>=0.35
 """
 _SHOWN = 20
 _OUTPUTS = {

@@ -1,0 +1,69 @@
+"""A run is exported when it is served, and answers as `predict` does; its threshold comes from held-out images."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.facts import refuses
+from tests.serving.conftest import served
+
+import resnetlab
+from resnetlab.core.runs import Run
+from resnetlab.serving.sources import Source
+from resnetlab.serving.threshold import lowest_trusted
+
+
+def test_the_threshold_is_where_answers_are_right():
+    confidence = np.linspace(0.005, 0.995, 100)
+    correct = confidence > 0.62
+    found = lowest_trusted(confidence, correct)
+    assert found == 0.65
+    assert correct[confidence >= found].mean() >= 0.95
+    assert lowest_trusted(confidence, np.ones(100, dtype=bool)) == 0.5
+    assert lowest_trusted(confidence, np.zeros(100, dtype=bool)) == 0.95
+    assert lowest_trusted(np.array([]), np.array([], dtype=bool)) == 0.95
+
+
+@pytest.mark.slow
+def test_a_run_that_cannot_be_exported_says_why(digits_run: Run, tmp_path: Path):
+    run = shutil.copytree(digits_run.path, tmp_path / "run")
+    (run / "model.safetensors").write_bytes(b"?" * 100)
+    with refuses(str(run), "model.safetensors"):
+        resnetlab.serve(run, port=0, background=True, quiet=True)
+
+
+@pytest.mark.slow
+def test_a_run_is_exported_once_and_answers_as_predict_does(digits_run: Run, tmp_path: Path):
+    run = shutil.copytree(digits_run.path, tmp_path / "run")
+    resnetlab.evaluate(run)
+    draws = np.random.default_rng(0)
+    photos = []
+    for place in range(6):
+        file = tmp_path / f"{place}.png"
+        Image.fromarray(draws.integers(0, 256, (9 + 7 * place, 31), dtype=np.uint8)).save(file)
+        photos.append(file)
+    table = resnetlab.predict(run, photos, top=10)
+    exported = run / "export" / "model.onnx"
+    for _ in range(2):
+        with served(run) as (client, _):
+            files = [("image", (path.name, path.read_bytes())) for path in photos]
+            answers = client.post("/v1/predict?top=10", files=files).json()["predictions"]
+            assert 0.5 <= client.get("/v1/model").json()["unsure_below"] <= 0.95
+        for row, answer in zip(table.to_dict("records"), answers, strict=True):
+            assert answer["class"] == row["prediction"]
+            assert answer["score"] == pytest.approx(row["confidence"], abs=1e-4)
+        made = exported.stat().st_mtime_ns
+    said: list[str] = []
+    assert Source(run, say=said.append)().exported.name == "run"
+    assert (exported.stat().st_mtime_ns, said) == (made, [])
+    (run / "model.safetensors").touch()
+    Source(run, say=said.append)()
+    assert exported.stat().st_mtime_ns > made
+    assert "export" in said[0]
+    again = resnetlab.predict(exported, [io.BytesIO(path.read_bytes()) for path in photos], top=10)
+    assert again["prediction"].tolist() == [answer["class"] for answer in answers]
