@@ -1,0 +1,318 @@
+"""Claims: the service reaches most of the throughput of ONNX Runtime alone, and keeps it under overload.
+
+Two networks with random weights are exported in int8: ResNet-18 for photos of 224 pixels, and `quick_resnet` for gray
+images of 28 pixels. In turns, each for some seconds, the script measures
+
+- ONNX Runtime alone, on batches of 16 decoded images;
+- `resnetlab serve`, with 16 connections of one-image requests (JPEG, or PNG for the small network);
+- a bare Starlette application around the same session, which reads one image per request and runs it.
+
+The client runs on the same processors. It compares every answer with the network's own for that image. Then it opens
+20 times the connections: each request must get 200 or 503, no answer may be wrong or missing, and the memory of the
+service must stay level.
+
+The claims need a machine that does nothing else. `--quick` shows in a minute that the script works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import selectors
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from resnetlab.core.environment import processor_name
+from resnetlab.exporting.session import Exported, open_exported
+
+LARGE_BAR, SMALL_BAR, OVERLOAD_BAR, MEMORY_BAR = 0.88, 0.85, 0.85, 1.10
+SMALL_ENOUGH = 2000
+"""Requests per second of the small network that are enough, whatever the bare server reaches."""
+CONNECTIONS, CROWD, BATCH, IMAGES = 16, 20, 16, 64
+TOLERANCE = 2e-3
+_BARE = """
+import sys
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from resnetlab.exporting.session import open_exported
+
+network = open_exported(sys.argv[1])
+
+def answer(content):
+    scores = network.run(network.frame(content)[None])["probabilities"][0]
+    top = [{"class": network.class_names[place], "score": float(scores[place])} for place in (-scores).argsort()[:5]]
+    return {"model": network.name, "predictions": [{**top[0], "top": top}]}
+
+async def predict(request):
+    return JSONResponse(await run_in_threadpool(answer, await request.body()))
+
+async def ready(request):
+    return JSONResponse({})
+
+routes = [Route("/v1/predict", predict, methods=["POST"]), Route("/readyz", ready)]
+uvicorn.run(Starlette(routes=routes), port=int(sys.argv[2]), log_level="critical", access_log=False)
+"""
+
+
+@dataclass
+class Load:
+    """What a client saw.
+
+    Attributes:
+        seconds: the time from the first request to the last answer.
+        latencies: seconds of each request that got 200.
+        statuses: number of answers by status.
+        wrong: answers that belong to another image.
+        lost: connections that ended without an answer.
+    """
+
+    seconds: float = 0.0
+    latencies: list[float] = field(default_factory=list)
+    statuses: Counter[int] = field(default_factory=Counter)
+    wrong: int = 0
+    lost: int = 0
+
+    @property
+    def rate(self) -> float:
+        """Answers with 200 per second."""
+        return self.statuses[200] / self.seconds
+
+    def __str__(self) -> str:
+        p50, p99 = (1000 * value for value in np.percentile(self.latencies or [0], [50, 99]))
+        counts = ", ".join(f"{count} x {status}" for status, count in sorted(self.statuses.items()))
+        return f"{self.rate:.0f}/s, p50 {p50:.1f} ms, p99 {p99:.1f} ms ({counts})"
+
+
+class Connection:
+    """One connection that sends the next request as soon as it has an answer.
+
+    Args:
+        port: of the server.
+        requests: the requests with the answers expected, and where to start in them.
+        first: the position of the first.
+    """
+
+    def __init__(self, port: int, requests: Sequence[tuple[bytes, float]], first: int) -> None:
+        self._requests, self._next = requests, first
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._found = b""
+
+    def send(self) -> None:
+        """Sends a request."""
+        content, self._expected = self._requests[self._next % len(self._requests)]
+        self._next += 1
+        self._found, self._began = b"", time.perf_counter()
+        self.socket.sendall(content)
+
+    def receive(self, load: Load) -> bool | None:
+        """Reads what is there; returns whether the answer is complete, and None if the connection is closed."""
+        chunk = self.socket.recv(65536)
+        if not chunk:
+            load.lost += 1
+            return None
+        self._found += chunk
+        head, gap, body = self._found.partition(b"\r\n\r\n")
+        if not gap or len(body) < int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]):
+            return False
+        status = int(head[9:12])
+        load.statuses[status] += 1
+        if status == 200:
+            load.latencies.append(time.perf_counter() - self._began)
+            load.wrong += abs(json.loads(body)["predictions"][0]["score"] - self._expected) > TOLERANCE
+        return True
+
+
+def measure(port: int, requests: Sequence[tuple[bytes, float]], connections: int, seconds: float) -> Load:
+    """Keeps a number of connections busy for some seconds, and waits for the last answers."""
+    load, selector = Load(), selectors.DefaultSelector()
+    opened = [Connection(port, requests, 7 * place) for place in range(connections)]
+    began = time.perf_counter()
+    for connection in opened:
+        selector.register(connection.socket, selectors.EVENT_READ, connection)
+        connection.send()
+    busy = connections
+    while busy:
+        for key, _ in selector.select(30) or [(None, 0)]:
+            if key is None:
+                load.lost += busy
+                busy = 0
+                break
+            complete = key.data.receive(load)
+            if complete and time.perf_counter() < began + seconds:
+                key.data.send()
+            elif complete is not False:
+                selector.unregister(key.fileobj)
+                key.data.socket.close()
+                busy -= 1
+    load.seconds = time.perf_counter() - began
+    return load
+
+
+@contextmanager
+def started(*arguments: str) -> Iterator[tuple[int, int]]:
+    """Starts a Python program that serves on the port that is added, and yields the port and the process id."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    program = subprocess.Popen([sys.executable, *(part.format(port=port) for part in arguments)])
+    try:
+        for _ in range(600):
+            if is_ready(port):
+                break
+            time.sleep(0.05)
+        yield port, program.pid
+    finally:
+        program.terminate()
+        program.wait(30)
+
+
+def is_ready(port: int) -> bool:
+    """Whether a server answers."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            return connection.recv(12).endswith(b"200")
+    except OSError:
+        return False
+
+
+def resident(process: int) -> float:
+    """Returns the memory of a process in MB."""
+    lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
+
+
+def requests_for(network: Exported, form: str) -> list[tuple[bytes, float]]:
+    """Returns requests with one image each, and the score of the first class that the network gives it."""
+    draws, found = np.random.default_rng(1), []
+    for _ in range(IMAGES):
+        file = io.BytesIO()
+        Image.fromarray(picture(network, draws)).save(file, form, quality=90)
+        scores = network.run(network.frame(file.getvalue())[None])["probabilities"]
+        head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(file.getvalue())}\r\n\r\n"
+        found.append((head.encode() + file.getvalue(), float(scores.max())))
+    return found
+
+
+def picture(network: Exported, draws: np.random.Generator) -> np.ndarray:
+    """Returns a smooth random image."""
+    size, channels = network.framing.image_size, network.framing.channels
+    small = Image.fromarray(draws.integers(0, 256, (7, 7, channels), dtype=np.uint8).squeeze())
+    return np.asarray(small.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def alone(network: Exported, seconds: float) -> float:
+    """Returns images per second of ONNX Runtime alone."""
+    size, channels = network.framing.image_size, network.framing.channels
+    images = np.random.default_rng(0).integers(0, 256, (BATCH, size, size, channels), dtype=np.uint8)
+    count, began = 0, time.perf_counter()
+    while time.perf_counter() < began + seconds:
+        network.run(images)
+        count += BATCH
+    return count / (time.perf_counter() - began)
+
+
+def export(folder: Path, name: str, size: int, channels: int) -> Path:
+    """Exports a network with random weights in int8, and returns the file."""
+    import torch
+
+    import resnetlab
+    from resnetlab.core.preprocessing import Preprocessing
+
+    torch.manual_seed(0)
+    network = resnetlab.create_model(name, num_classes=10, in_channels=channels)
+    network.preprocessing = Preprocessing(
+        image_size=size, channels=channels, mean=(0.5,) * channels, std=(0.25,) * channels
+    )
+    network.class_names = tuple(map(str, range(10)))
+    draws = np.random.default_rng(2)
+    pixels = draws.integers(0, 256, (200, size, size, channels), dtype=np.uint8)
+    data = resnetlab.load_data((pixels, np.arange(200) % 10), image_size=size)
+    with torch.no_grad():  # running statistics that fit the images, so that the outputs are of a usual size
+        network.train()(torch.randn(32, channels, size, size))
+    resnetlab.export(network.eval(), out=folder, int8=True, accept_loss=100, data=data)
+    return folder / "model-int8.onnx"
+
+
+def compared(file: Path, form: str, rounds: int, seconds: float) -> tuple[dict[str, float], float, float]:
+    """Measures in turns; returns median rates, and the ratios of overload: throughput, and memory."""
+    network = open_exported(file)
+    requests = requests_for(network, form)
+    rates: dict[str, list[float]] = {"alone": [], "service": [], "bare": []}
+    with (
+        started("-m", "resnetlab", "serve", str(file), "--port", "{port}") as (service, process),
+        started("-c", _BARE.replace("{", "{{").replace("}", "}}"), str(file), "{port}") as (bare, _),
+    ):
+        for port in (service, bare):
+            measure(port, requests, CONNECTIONS, seconds / 2)
+        for number in range(rounds):
+            rates["alone"].append(alone(network, seconds))
+            print(f"round {number + 1}/{rounds}: ONNX Runtime alone {rates['alone'][-1]:.0f}/s", flush=True)
+            for name, port in (("service", service), ("bare", bare)):
+                load = measure(port, requests, CONNECTIONS, seconds)
+                rates[name].append(load.rate)
+                print(f"round {number + 1}/{rounds}: {name} {load}", flush=True)
+                if load.wrong or load.lost:
+                    sys.exit(f"{name}: {load.wrong} answers were wrong, {load.lost} lost")
+        measure(service, requests, CROWD * CONNECTIONS, seconds)  # larger batches take their memory once
+        measure(service, requests, CROWD * CONNECTIONS, seconds)  # larger batches take their memory once
+        before = resident(process)
+        crowded = [measure(service, requests, CROWD * CONNECTIONS, 2 * seconds) for _ in range(rounds)]
+        after = resident(process)
+    for load in crowded:
+        print(f"{CROWD * CONNECTIONS} connections: {load}, {load.wrong} wrong, {load.lost} lost", flush=True)
+        if load.wrong or load.lost or set(load.statuses) - {200, 503}:
+            sys.exit("under overload, every request must get the right answer or 503")
+    print(f"memory of the service: {before:.0f} MB, after the overload {after:.0f} MB", flush=True)
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    return medians, statistics.median(load.rate for load in crowded) / medians["service"], after / before
+
+
+def main() -> int:
+    """Measures both networks, and prints the claims."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--large", type=Path, help="an exported file to use instead of ResNet-18 at 224 pixels")
+    parser.add_argument("--small", type=Path, help="an exported file to use instead of quick_resnet at 28 pixels")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each (default 5)")
+    parser.add_argument("--seconds", type=float, default=6.0, help="seconds of each turn (default 6)")
+    parser.add_argument("--quick", action="store_true", help="one turn of one second")
+    options = parser.parse_args()
+    rounds, seconds = (1, 1.0) if options.quick else (options.rounds, options.seconds)
+    print(f"{processor_name()}, {os.cpu_count()} processors", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        large = options.large or export(Path(folder) / "large", "resnet18", 224, 3)
+        small = options.small or export(Path(folder) / "small", "quick_resnet", 28, 1)
+        rates, crowded, memory = compared(large, "JPEG", rounds, seconds)
+        small_rates, small_crowded, small_memory = compared(small, "PNG", rounds, seconds)
+    is_enough = small_rates["service"] >= SMALL_ENOUGH
+    claims = [
+        ("serve_large", rates["service"] / rates["alone"], LARGE_BAR, True),
+        ("serve_small", 1.0 if is_enough else small_rates["service"] / small_rates["bare"], SMALL_BAR, True),
+        ("overload_large", crowded, OVERLOAD_BAR, True),
+        ("overload_small", small_crowded, OVERLOAD_BAR, True),
+        ("memory", max(memory, small_memory), MEMORY_BAR, False),
+    ]
+    for name, ratio, bar, is_lowest in claims:
+        print(f"{name}: {ratio:.2f}x (bar {bar:.2f}x{'' if is_lowest else ' at most'})")
+    return 0 if all(ratio >= bar if is_lowest else ratio <= bar for _, ratio, bar, is_lowest in claims) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
