@@ -127,6 +127,52 @@ SOLUTIONS: dict[str, list[str]] = {
 }  # fmt: skip
 """For each exercise what stands for its `...`, in order."""
 
+OTHERS: dict[str, list[dict[int, str]]] = {
+    "conv2d": [
+        {3: "(window[:, None] * weight).sum(dim=(2, 3, 4))"},
+        {1: "F.pad(images, 4 * [padding])", 3: "window.flatten(1) @ weight.flatten(1).T"},
+        {4: "output + bias.reshape(1, -1, 1, 1)"},
+    ],
+    "pooling": [
+        {0: "F.pad(images, (padding,) * 4, value=-torch.inf)", 1: "windows.flatten(4).max(-1)[0]"},
+        {2: "images.flatten(2).mean(-1)"},
+    ],
+    "batch_norm": [
+        {3: "self.running_mean = (1 - self.momentum) * self.running_mean + self.momentum * mean\n"
+            "count = x.numel() / x.shape[1]\n"
+            "self.running_var = (1 - self.momentum) * self.running_var + self.momentum * var * count / (count - 1)"},
+        {1: "x.mean((0, 2, 3))", 2: "((x - mean[:, None, None]) ** 2).mean((0, 2, 3))"},
+    ],
+    "cross_entropy": [
+        {0: "logits - logits.max(dim=1, keepdim=True).values", 4: "log_probabilities.gather(1, labels[:, None])[:, 0]"},
+        {3: "shifted - torch.logsumexp(shifted, dim=1, keepdim=True)", 5: "-picked.sum() / len(labels)"},
+    ],
+    "sgd": [
+        {2: "if w.grad is not None:\n    w.grad.zero_()"},
+        {3: "for number, w in enumerate(self.params):\n"
+            "    if w.grad is not None:\n"
+            "        g = w.grad + self.weight_decay * w.data\n"
+            "        self.velocities[number] = self.momentum * self.velocities[number] + g\n"
+            "        w.data = w.data - self.lr * self.velocities[number]"},
+    ],
+    "drop_path": [
+        {1: "torch.bernoulli(torch.full((x.shape[0], 1, 1, 1), keep))"},
+        {1: "x.new_empty(len(x), 1, 1, 1).bernoulli_(keep)", 3: "F.relu(self.drop_path(branch) + x)"},
+    ],
+    "residual_layers": [{0: "super(Residual, self).__init__()", 1: 'nn.Conv2d(channels, channels, 3, padding="same")'}],
+    "residual_forward": [{1: "self.bn2(self.conv2(y))", 2: "y.add_(x).relu_()"}],
+    "residual_stage": [{0: "number == 0 and is_first is False", 3: "nn.Sequential(*(block for block in blocks))"}],
+    "residual_network": [
+        {0: STEM.replace("nn.ReLU()", "nn.ReLU(inplace=True)"), 1: HEAD.replace("Pool2d(1)", "Pool2d((1, 1))")},
+    ],
+    "layer_trace": [{2: "layer.__class__.__name__", 3: "x.shape", 4: "if was_training:\n    network.train()"}],
+    "shortcut_a": [{0: "x[..., ::stride, ::stride]", 4: "(y + shortcut_a(x, self.out_channels, self.stride)).relu()"}],
+    "bottleneck": [{6: "(in_channels, 1) != (out_channels, stride)"}],
+    "resnext_block": [{0: "int(round(out_channels * multiplier))"}],
+    "table1": [{0: '["basic", [3, 4, 6, 3]]', 5: "512 * (4 if kind == 'bottleneck' else 1)"}],
+}  # fmt: skip
+"""Other right answers, by the number of the `...` that they stand for."""
+
 WRONG: dict[str, list[tuple[dict[int, str], str]]] = {
     "conv2d": [
         ({0: "(size + 2 * padding - kernel) // stride"}, "One position is missing"),
@@ -242,7 +288,7 @@ WRONG: dict[str, list[tuple[dict[int, str], str]]] = {
         ({0: "number == 0"}, "is the first one?"),
         ({1: "Residual(in_channels, out_channels, use_1x1conv=True)"}, "resolution stays"),
         ({2: "Residual(in_channels, out_channels)"}, "do the others receive"),
-        ({2: "Residual(out_channels, out_channels, use_1x1conv=True)"}, "as it is"),
+        ({2: "Residual(out_channels, out_channels, use_1x1conv=True)"}, "unchanged"),
         ({3: "nn.Sequential(blocks)"}, "separate arguments"),
         ({3: "blocks"}, "list"),
         ({2: "blocks[-1] if len(blocks) > 1 else Residual(out_channels, out_channels)"}, "new one"),

@@ -252,7 +252,7 @@ def shortcut_a(file: Any) -> Iterator[Step]:
             lambda a=(x, out, stride): file.shortcut_a(*a),
             right,
             causes={
-                "Values are averaged. Option A takes every second row and column as it is.": (
+                "Values are averaged. Option A keeps every second row and column unchanged.": (
                     lambda x=x, s=stride, new=new: F.pad(F.avg_pool2d(x, s), (0, 0, 0, 0, new // 2, new - new // 2))
                 ),
                 "The largest value of each window is taken. Option A takes every second row and column.": (
@@ -421,7 +421,7 @@ def _bottleneck_values(file: Any) -> Iterator[Step]:
             "The shortcut is added after the last ReLU.": lambda: wrong("late"),
             "The shortcut is missing.": lambda: wrong("plain"),
             "The activation after the sum is missing.": lambda: wrong("open"),
-            "There is no activation after the second normalization.": lambda: wrong("linear"),
+            "The activation after the second normalization is missing.": lambda: wrong("linear"),
         },
         errors={"must match": "x is added in its old shape. What did you build the projection for?"},
         hint="Go through the four lines in the text.",

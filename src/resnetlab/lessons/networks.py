@@ -62,7 +62,7 @@ def residual_stage(file: Any) -> Iterator[Step]:
         "stage(4, 8, 3), whether each block has conv3",
         lambda: [layer.conv3 is not None for layer in file.stage(4, 8, 3)],
         [True, False, False],
-        causes={"Every block has a projection. Where the shape stays, x can be added as it is.": [True] * 3},
+        causes={"Every block has a projection. Where the shape stays, x can be added unchanged.": [True] * 3},
         hint="Which arguments of Residual give a block a projection?",
     )
     yield same(
@@ -70,7 +70,7 @@ def residual_stage(file: Any) -> Iterator[Step]:
         "stage(8, 8, 2, is_first=True), whether each block has conv3",
         lambda: [layer.conv3 is not None for layer in file.stage(8, 8, 2, is_first=True)],
         [False, False],
-        hint="Where the shape stays, x can be added as it is.",
+        hint="Where the shape stays, x can be added unchanged.",
     )
     yield same(
         "each block has weights of its own",
@@ -140,10 +140,10 @@ def _stem(file: Any) -> Iterator[Step]:
         lambda: stem()(image),
         lambda: pooled(F.batch_norm(stem()[0](image), None, None, training=True).relu()),
         causes={
-            "There is no activation between normalization and pooling.": lambda: pooled(
+            "The activation between normalization and pooling is missing.": lambda: pooled(
                 F.batch_norm(stem()[0](image), None, None, training=True)
             ),
-            "There is no normalization after the convolution.": lambda: pooled(stem()[0](image).relu()),
+            "The normalization after the convolution is missing.": lambda: pooled(stem()[0](image).relu()),
             "The activation comes before the normalization.": lambda: pooled(
                 F.batch_norm(stem()[0](image).relu(), None, None, training=True)
             ),
@@ -255,7 +255,7 @@ def layer_trace(file: Any) -> Iterator[Step]:
         shapes,
         causes={
             "The shapes are those of the inputs. The text asks for what a layer returns.": [(1, 1, 6, 6), *shapes[:-1]],
-            "The batch stays as it is: nothing goes through the layers.": [(1, 1, 6, 6)] * 4,
+            "The batch does not change: nothing goes through the layers.": [(1, 1, 6, 6)] * 4,
             "These are tensors, not their shapes.": None,
         },
         errors={"": "A layer receives another number of channels than it expects. Does it get the result of "
