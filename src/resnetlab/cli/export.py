@@ -21,23 +21,25 @@ def command(
         str,
         typer.Argument(
             metavar="RUN",
-            help="A run or a model.safetensors. For the format of a library also a weights file of torchvision, timm, "
-            "CIFAR training scripts or Gluon, or a name such as torchvision:IMAGENET1K_V2 or timm:resnet50.a1_in1k.",
+            help="A run, a model.safetensors or a packaged network (digits, fashion_mnist). For the format of a "
+            "library also a weights file of torchvision, timm, CIFAR training scripts or Gluon, or a name such as "
+            "torchvision:IMAGENET1K_V2 or timm:resnet50.a1_in1k.",
         ),
     ],
     to: Annotated[
         str | None,
         typer.Option(
             metavar="WHAT",
-            help=f"{', '.join(TARGETS)}. Default: onnx; or by the suffix of --out: torchvision for .pth, gluon for "
-            ".params, resnetlab for .safetensors.",
+            help=f"{', '.join(TARGETS)}. Default: onnx; or by the suffix of --out: html for .html, torchvision for "
+            ".pth, gluon for .params, resnetlab for .safetensors.",
         ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="PATH",
-            help="For onnx: the folder to write; default: RUN/export/. For the format of a library: the file to write; "
+            help="For onnx: the folder to write; default: RUN/export/. For html: the file, or the folder for "
+            "model.html; default: RUN/export/. For the format of a library: the file to write; "
             "default: a file in RUN/export/, or a file with a new name next to the source.",
         ),
     ] = None,
@@ -119,6 +121,8 @@ def command(
     resnetlab export runs/photos
 
     resnetlab export runs/photos --int8
+
+    resnetlab export digits --to html
 
     resnetlab export runs/photos --to torchvision
 

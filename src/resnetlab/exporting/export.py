@@ -34,6 +34,7 @@ class Target:
 TARGETS = {
     "onnx": Target("resnetlab.exporting.onnx"),
     "openvino": Target("resnetlab.exporting.openvino"),
+    "html": Target("resnetlab.exporting.html"),
     "torchvision": Target("resnetlab.exporting.libraries", ".pth"),
     "timm": Target("resnetlab.exporting.libraries", ".safetensors"),
     "cifar": Target("resnetlab.exporting.libraries", ".pth"),
@@ -41,7 +42,10 @@ TARGETS = {
     "resnetlab": Target("resnetlab.exporting.libraries", ".safetensors"),
 }
 """What `--to` names. A new target is one line here."""
-_BY_SUFFIX = {".safetensors": "resnetlab", ".params": "gluon", ".pth": "torchvision", ".pt": "torchvision"}
+_BY_SUFFIX = {
+    **{".html": "html", ".safetensors": "resnetlab", ".params": "gluon"},
+    **{".pth": "torchvision", ".pt": "torchvision"},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +85,12 @@ def export(
     """Writes a trained network in a form that other programs use.
 
     Args:
-        source: a run or a weights file; for "onnx" also a trained network, for another library's format also a file of
-            a library or a name, as for `load_weights`.
+        source: a run, a weights file or the name of a packaged network; for "onnx" and "html" also a trained network,
+            for another library's format also a file of a library or a name, as for `load_weights`.
         to: "onnx" (a file that ONNX Runtime runs without torch, checked against the network), "openvino" (also in the
-            form of OpenVINO), or the format of a library: "torchvision", "timm", "cifar", "gluon" or "resnetlab". By
-            default what the suffix of `out` means, or else "onnx".
-        out: for "onnx" a folder, by default `RUN/export/`; for a library the file.
+            form of OpenVINO), "html" (a page in which a small network runs), or the format of a library: "torchvision",
+            "timm", "cifar", "gluon" or "resnetlab". By default what the suffix of `out` means, or else "onnx".
+        out: for "onnx" a folder, by default `RUN/export/`; for "html" the folder or the file; for a library the file.
         int8: also write model-int8.onnx, whose accuracy is compared with the network's.
         accept_loss: accept int8 with this loss of accuracy, in percentage points, and with any agreement.
         keep_float: layers that int8 leaves in float32, such as "layer1.0.conv1".

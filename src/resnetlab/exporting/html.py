@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from resnetlab.data.load import load_data, reload_data
 from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.forward import answer, trained_on
 from resnetlab.exporting.examples import Examples, choose_examples, read_examples
+from resnetlab.exporting.export import Export
 from resnetlab.models.blocks import ResidualBlock, SqueezeExcite
 from resnetlab.models.network import Network
 from resnetlab.models.parts import Parts, is_convolution, parts_for
@@ -48,36 +49,21 @@ _ROUNDING = 5e-4
 """The largest change of a probability for which weights are stored in half precision."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PageExport:
-    """A page that was written.
-
-    Attributes:
-        path: the file.
-        size: its size in bytes.
-        precision: of the convolution kernels in it: "float16", or "float32" where half precision would change the
-            answers.
-        rounding: the largest difference of a probability that this precision makes, on the images in the page.
-    """
-
-    path: Path
-    size: int
-    precision: str
-    rounding: float
-
-
-def write_page(
+def write(
     source: str | Path | Run | Network,
-    path: str | Path,
     *,
+    to: str = "html",
+    out: Path | None = None,
     data: str | Path | ImageData | None = None,
     data_root: str | Path | None = None,
-) -> PageExport:
+) -> Export:
     """Writes a page in which the network runs: it answers images and drawings, and its blocks can be switched off.
 
     Args:
         source: a run, a weights file, the name of a packaged network, or a trained network.
-        path: the file to write; an existing file is replaced.
+        to: the target that was chosen.
+        out: the file, which ends in .html, or the folder for model.html; default: RUN/export/, or a folder next to the
+            weights file or in the working directory.
         data: where test images come from; default: the data of the run, or the images in the package.
         data_root: the folder of the data sets, if they have moved.
 
@@ -115,8 +101,23 @@ def write_page(
     page = render("exporting/templates/model.html", page=values, colors=css_variables(), version=version("resnetlab"))
     size = len(page.encode())
     _check_size(size)
-    write_text(Path(path), page)
-    return PageExport(path=Path(path), size=size, precision=precision, rounding=rounding)
+    path = out or _default_folder(source)
+    path = path if path.suffix == ".html" else path / "model.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, page)
+    return Export(
+        path=path,
+        message=f"{path}: {size / 1e6:.1f} MB, weights in {precision}. Open it in a browser; it needs no network.",
+        record={"size": size, "precision": precision, "rounding": rounding},
+    )
+
+
+def _default_folder(source: str | Path | Run | Network) -> Path:
+    if isinstance(source, Network):
+        return Path("export")
+    if isinstance(source, Run) or Path(source).is_dir():
+        return (source if isinstance(source, Run) else Run(source)).path / "export"
+    return Path(source).with_name(f"{Path(source).stem}-export")
 
 
 class _Description:
