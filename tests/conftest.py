@@ -29,7 +29,14 @@ TINY = ResNetConfig(depths=(1, 1), widths=(4, 8), stem="cifar", shortcut="A", in
 
 
 # The tables that a run.toml must have, for tests that do not use them.
-EMPTY_SETTINGS = {"seed": 0, **{name: {} for name in ("model", "data", "preprocessing", "recipe", "machine")}}
+EMPTY_SETTINGS = {
+    "seed": 0,
+    "model": {"name": "custom", "config": {}},
+    "data": {"source": "digits", "fingerprint": "", "class_names": [], "counts": {}},
+    "preprocessing": {},
+    "recipe": {"name": "quick", "epochs": 1},
+    "machine": {},
+}
 
 
 def framed(image_size: int, **fields: str | float) -> Framing:

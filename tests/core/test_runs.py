@@ -35,7 +35,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, monkeypatch: pytest.
 
 def test_an_incomplete_run_is_refused(tmp_path: Path):
     (tmp_path / "run.toml").write_text("schema = 1\nseed = 0\n[model]\n[data]\n[recipe]\n[machine]")
-    with pytest.raises(UserError, match=r"run\.toml is incomplete: preprocessing"):
+    with pytest.raises(UserError, match=r"run\.toml is incomplete: model\.name"):
         Run(tmp_path)
 
 

@@ -12,13 +12,14 @@ from tests.conftest import TINY
 
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import write_json, write_toml
-from resnetlab.core.runs import Run
+from resnetlab.core.runs import Run, history_columns
 from resnetlab.data.load import load_data
 from resnetlab.models.config import ResNetConfig
 from resnetlab.report.comparison.compare import compare, differences
 from resnetlab.report.comparison.curves import draw_comparison
 from resnetlab.training.fit import fit
 from resnetlab.weights.file import load
+from resnetlab.weights.tensors import read_tensors, write_tensors
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "run"
 
@@ -50,6 +51,9 @@ def copy_of(run, folder, *, rows=None, settings=None, summary=None):
         table[name] = value
     write_toml(folder / "run.toml", changed)
     if rows is not None:
+        tensors, description = read_tensors(Run(folder).weights)
+        description["training"]["history"] = history_columns(rows)
+        write_tensors(Run(folder).weights, tensors, description)
         Run(folder).write_history(rows)
     if summary is not None:
         write_json(folder / "evaluation" / "summary.json", summary)

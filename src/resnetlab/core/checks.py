@@ -5,19 +5,32 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from resnetlab.core.errors import UserError, available, brief, nearest, unknown
+from resnetlab.core.files import printable
 from resnetlab.core.foreign import LISTED_BY, hint
 
 P = ParamSpec("P")
 T = TypeVar("T")
+MOST_CLASSES, MOST_EPOCHS = 1_000_000, 1_000_000
+MOST_BLOCKS, MOST_CHANNELS = 2000, 2**16
+"""Of a stage, and of a layer: a file cannot ask for more memory or time than any machine has."""
+LARGEST_SIZE = 8192
+"""Height and width in pixels of the largest input of a network."""
+MOST_THREADS = 4096
+_LONGEST_NAME = 1000
+_KINDS = {
+    int: "an integer", float: "a number", bool: "true or false", str: "text", list: "a list",
+    dict: "a table of names and values",
+}  # fmt: skip
 
 
 def check_integer(name: str, value: Any, minimum: float | None = None, maximum: float | None = None) -> int:
@@ -70,6 +83,75 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
     if value not in known:
         raise unknown(name, value, known)
     return value
+
+
+def check_class_names(class_names: Sequence[str], name: str = "class_names") -> tuple[str, ...]:
+    """Returns the class names if they are distinct texts without control characters.
+
+    Args:
+        class_names: what was given or read.
+        name: what the message calls them.
+
+    Raises:
+        UserError: one is not, or there are too many.
+    """
+    if isinstance(class_names, (str, bytes)) or not isinstance(class_names, Sequence):
+        raise UserError(f"{name} must be a sequence of names, such as ['cat', 'dog'], got {brief(class_names)}.")
+    if len(class_names) > MOST_CLASSES:
+        raise UserError(f"{name} must have at most {MOST_CLASSES:,} names, got {len(class_names):,}.")
+    for each in class_names:
+        if not isinstance(each, str) or not each.strip():
+            raise UserError(f"{name} must be a sequence of names, such as ['cat', 'dog'], got {brief(each)} in it.")
+        if len(each) > _LONGEST_NAME:
+            raise UserError(f"{name} must have names of at most {_LONGEST_NAME:,} characters, got {len(each):,}.")
+        if printable(each) != each:
+            raise UserError(f"{name} must be without control characters and line breaks, got '{printable(each)}'.")
+    if not class_names:
+        raise UserError(f"{name} is empty. Name every class, or leave it out.")
+    if len(set(class_names)) < len(class_names):
+        twice = next(one for one, count in collections.Counter(class_names).items() if count > 1)
+        raise UserError(f"{name} contains {twice!r} twice. Give every class its own name.")
+    return tuple(class_names)
+
+
+def check_shape(where: str, value: Any, shape: Any, field: str = "") -> None:
+    """Raises `UserError` unless a value that was read from a file has this shape.
+
+    Args:
+        where: the file.
+        value: what was read.
+        shape: `int`, `float`, `bool`, `str` or `dict`; a `range` for an integer in it; a list of one shape, that of all
+            entries; a dict with the key `str` and the shape of all values; or a dict of field names and shapes, where a
+            name that ends in "?" may be missing, and other fields may exist.
+        field: the name of the value, for messages.
+    """
+    if isinstance(shape, range):
+        check_integer(f"{where}: {printable(field)}", value, shape.start, shape.stop - 1)
+    elif isinstance(shape, list) and isinstance(value, list):
+        for place, entry in enumerate(value):
+            check_shape(where, entry, shape[0], f"{field}[{place}]")
+    elif isinstance(shape, dict) and isinstance(value, Mapping):
+        if str in shape:
+            for key, entry in value.items():
+                check_shape(where, entry, shape[str], f"{field}.{key}")
+            return
+        for name, inner in shape.items():
+            key, full = name.rstrip("?"), f"{field}.{name}".strip(".?")
+            if key in value:
+                check_shape(where, value[key], inner, full)
+            elif not name.endswith("?"):
+                raise UserError(f"{where} is incomplete: {full} missing. Restore the file.")
+    else:
+        kind = type(shape) if isinstance(shape, (list, dict)) else shape
+        fits = isinstance(value, (int, float) if kind is float else kind)
+        if not fits or (isinstance(value, bool) and kind is not bool):
+            got = printable(brief(value))
+            raise UserError(f"{where}: {printable(field)} must be {_KINDS[kind]}, got {got}. Restore the file.")
+        if kind is str and printable(str(value)) != value:
+            raise UserError(
+                f"{where}: {printable(field)} must be without control characters and line breaks, got "
+                f"'{printable(str(value))[:_LONGEST_NAME]}'. Restore the file."
+            )
 
 
 def check_schema(where: object, schema: Any, newest: int) -> None:

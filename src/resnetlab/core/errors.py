@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import inspect
 import re
 import reprlib
@@ -27,11 +28,47 @@ class ReportedElsewhereError(UserError):
     """An error that another process of the same training reports; this one exits with code 2 and prints nothing."""
 
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The errors of a system that cannot store more: a full disk, a quota, a limit of the file size."""
+_FILE_LIMIT = "Raise the limit of open files (ulimit -n)."
+_REMEDIES = {
+    errno.EMFILE: _FILE_LIMIT,
+    errno.ENFILE: _FILE_LIMIT,
+    errno.EACCES: "Fix its permissions.",
+    errno.EPERM: "Fix its permissions.",
+    errno.ENOMEM: "Free some memory.",
+    errno.EIO: "Check the disk.",
+    errno.ESTALE: "Check the network file system.",
+}
+_NO_MEMORY = "can't allocate memory"  # of torch's allocator on the CPU
+
+
+def outside_cause(error: BaseException, name: object) -> UserError | None:
+    """Returns the error to raise if a file was not read for a reason that has nothing to do with its content.
+
+    Such a reason is missing permission, a limit of open files, too little memory or a failing disk.
+
+    Args:
+        error: what reading the file raised.
+        name: the file, as the message shows it.
+    """
+    if is_out_of_memory(error):
+        return UserError(f"there is not enough memory to read {name}. Free some memory.")
+    if isinstance(error, OSError) and error.errno in _REMEDIES:
+        return UserError(f"{name} cannot be read: {error.strerror}. {_REMEDIES[error.errno]}")
+    return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; torch is not imported for this."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _NO_MEMORY in str(error)
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal stopped training, after a checkpoint was written.
 
     Attributes:
-        signal_number: SIGINT or SIGTERM; the command line exits with 128 plus this number.
+        signal_number: SIGHUP, SIGINT or SIGTERM; the command line exits with 128 plus this number.
         run: the run folder, which `resnetlab.resume` continues; or the folder of a study, which its own command
             continues.
     """

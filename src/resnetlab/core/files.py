@@ -8,17 +8,26 @@ import re
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import filelock
 import tomli_w
 
-from resnetlab.core.errors import UserError
+from resnetlab.core.errors import UserError, brief, outside_cause
 
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+MOST_BYTES = 2**25
+"""Size of the largest TOML or JSON file that is read; a run with 100,000 classes has 4 MB."""
+_LEFTOVER = re.compile(r"\..+\.(json|toml|csv|html|png|parquet|safetensors)\.[a-z0-9_]{8}\.part")
+"""The names of the temporary files of `atomic`."""
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @contextmanager
@@ -29,16 +38,42 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     temporary = Path(name)
-    os.close(descriptor)
     try:
+        _is_lockable(descriptor)  # until it is renamed, so that `remove_leftovers` of another process keeps it
         yield temporary
         temporary.chmod(0o666 & ~_umask())  # temporary files are private; a run folder is shared
         _sync(temporary)
+        if sys.platform == "win32":
+            os.close(descriptor)  # Windows renames no open file
+            descriptor = -1
         temporary.replace(path)
         _sync(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files that killed processes left below a folder; those that are being written stay."""
+    for path in folder.rglob(".*.part"):
+        if _LEFTOVER.fullmatch(path.name) and not path.is_symlink() and path.is_file():
+            with suppress(OSError), path.open("rb") as file:
+                if _is_lockable(file.fileno()):
+                    path.unlink()
+
+
+def _is_lockable(descriptor: int) -> bool:
+    """Locks an open file until it is closed; False if another process has locked it, or the system has no locks."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def write_text(path: Path, text: str) -> None:
@@ -61,11 +96,42 @@ def write_toml(path: Path, values: dict[str, Any]) -> None:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Reads a TOML file; one that does not parse is a `UserError` naming file and line."""
+    """Reads a TOML file.
+
+    Raises:
+        UserError: it cannot be read, is too large or does not parse; the message names file and line.
+    """
+    return _parsed(path, "TOML", tomllib.loads)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON file that contains one object.
+
+    Raises:
+        UserError: it cannot be read, is too large, does not parse, or contains anything else.
+    """
+    values = _parsed(path, "JSON", json.loads)
+    if not isinstance(values, dict):
+        raise UserError(f"{printable(path)} must contain a JSON object, got {brief(values)}. Restore the file.")
+    return values
+
+
+def _parsed(path: Path, form: str, parse: Callable[[str], Any]) -> Any:
+    name = printable(path)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid TOML: {error}.") from error
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise UserError(f"{name} must have at most {MOST_BYTES:,} bytes, and has more. Restore the file.")
+        return parse(content.decode("utf-8"))
+    except RecursionError as error:
+        raise UserError(f"{name} is not valid {form}: it is nested too deeply. Restore the file.") from error
+    except (OSError, MemoryError) as error:
+        raise outside_cause(error, name) or error from error
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{name} is not valid {form}: {printable(str(error))}. Restore the file.") from error
 
 
 @contextmanager
@@ -92,8 +158,18 @@ def printable(path: Path | str) -> str:
     Undecodable bytes, control characters, line breaks and marks that change the direction of text are
     written as backslash escapes, so that no name can forge a line of a message or control a terminal.
     """
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    try:
+        text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a character, as JSON can hold
+        text = str(path)
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def visible(text: str) -> str:
+    """Returns text of several lines as `printable` does, but keeps line breaks and tabs, for a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(piece if piece in ("\n", "\t") else printable(piece) for piece in re.split(r"([\n\t])", text))
 
 
 def _without_none(value: Any) -> Any:

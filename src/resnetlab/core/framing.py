@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from resnetlab.core.checks import LARGEST_SIZE
 from resnetlab.core.fields import REQUIRED, Checked, documented, setting
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class FramingOptions(Checked):
         "height and width in pixels of the network's input; by default the size of the images, and for photos the "
         "median of their shorter sides, at most 224",
         minimum=1,
+        maximum=LARGEST_SIZE,
     )
     channels: int | None = setting(
         None, "1 converts all images to gray, 3 to RGB; by default 3 if any image is in color", choices=(1, 3)
@@ -72,8 +74,10 @@ class FramingOptions(Checked):
 class Framing(FramingOptions):
     """How an image becomes the square that the network sees; the fields are those of `FramingOptions`."""
 
-    image_size: int = setting(REQUIRED, "height and width in pixels of the network's input", minimum=1)
-    channels: int = setting(REQUIRED, "1 (gray) or 3 (red, green, blue)", minimum=1)
+    image_size: int = setting(
+        REQUIRED, "height and width in pixels of the network's input", minimum=1, maximum=LARGEST_SIZE
+    )
+    channels: int = setting(REQUIRED, "1 (gray) or 3 (red, green, blue)", minimum=1, maximum=1024)
 
     @property
     def framing(self) -> Framing:

@@ -16,6 +16,7 @@ bad_steps.csv        steps that were not finite, if any
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import math
 import shutil
@@ -26,9 +27,30 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnetlab.core.checks import check_schema
-from resnetlab.core.errors import UserError, resume_command
-from resnetlab.core.files import atomic, exclusive_lock, file_name, read_toml, write_json, write_toml
+from resnetlab.core.checks import (
+    LARGEST_SIZE,
+    MOST_BLOCKS,
+    MOST_CHANNELS,
+    MOST_EPOCHS,
+    MOST_THREADS,
+    check_class_names,
+    check_schema,
+    check_shape,
+)
+from resnetlab.core.console import notice
+from resnetlab.core.errors import UserError, brief, outside_cause, resume_command
+from resnetlab.core.files import (
+    MOST_BYTES,
+    atomic,
+    exclusive_lock,
+    file_name,
+    printable,
+    read_json,
+    read_toml,
+    remove_leftovers,
+    write_json,
+    write_toml,
+)
 from resnetlab.core.html import render
 from resnetlab.core.pictures import NOTEBOOK_COLORS, learning_curves
 
@@ -39,7 +61,38 @@ SCHEMA_VERSION = 1
 HISTORY_COLUMNS = (
     "epoch", "step", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "images_per_second", "seconds",
 )  # fmt: skip
-_SETTINGS = ("seed", "model", "data", "preprocessing", "recipe", "machine")
+_SETTINGS = {
+    "created?": str,
+    "seed": range(2**63),
+    "model": {
+        "name": str,
+        "config": {"depths?": [range(1, MOST_BLOCKS + 1)], "widths?": [range(1, MOST_CHANNELS + 1)]},
+        "frozen?": [str],
+        "frozen_sections?": [str],
+        "lineage?": [str],
+    },
+    "data": {
+        "source": str,
+        "fingerprint": str,
+        "class_names": [str],
+        "counts": {str: range(2**40)},
+        "image_size?": range(1, LARGEST_SIZE + 1),
+    },
+    "preprocessing": {"image_size?": range(1, LARGEST_SIZE + 1)},
+    "recipe": {"name": str, "epochs": range(1, MOST_EPOCHS + 1)},
+    "machine": {"threads?": range(1, MOST_THREADS + 1)},
+    "extensions?": [{"start": range(MOST_EPOCHS), "epochs": range(1, MOST_EPOCHS + 1)}],
+    "ended?": range(MOST_EPOCHS),
+}
+"""What run.toml must contain; see `check_shape`. What builds networks and recipes from it checks the rest."""
+_SUMMARY = {
+    "split": str, "n": int, "top1": float, "top5?": float, "loss": float, "top1_low?": float, "top1_high?": float,
+    "temperature?": float, "ece?": float, "ece_uncalibrated?": float, "mce?": float, "epoch?": int, "epochs?": int,
+    "weights?": str, "data?": str,
+}  # fmt: skip
+_ENVIRONMENT = {"python?": str, "platform?": str, "processor?": str, "packages?": {str: str}}
+_LONGEST_HEADER = 100_000_000
+"""Bytes of the header of a safetensors file, as the format limits them."""
 _LOCK = ".resnetlab.lock"
 _BEFORE_CHECKPOINT = (_LOCK, "environment.json", "run.toml")
 """The files that a run has before its first checkpoint."""
@@ -67,13 +120,10 @@ class Run:
                     "Repeat the command that started the training."
                 )
             raise UserError(
-                f"{self.path} is not a run: {problem}. Give a folder that `resnetlab train` wrote{_known_runs()}."
+                f"{printable(self.path)} is not a run: {problem}. Give a folder that `resnetlab train` wrote"
+                f"{_known_runs()}."
             )
-        self.settings: dict[str, Any] = read_toml(self.path / "run.toml")
-        check_schema(self.path / "run.toml", self.settings.get("schema"), SCHEMA_VERSION)
-        missing = [name for name in _SETTINGS if name not in self.settings]
-        if missing:
-            raise UserError(f"{self.path}/run.toml is incomplete: {', '.join(missing)} missing. Restore the file.")
+        self.settings = _read_settings(self.path / "run.toml")
 
     @classmethod
     def create(cls, path: Path, settings: Mapping[str, Any], environment: Mapping[str, Any]) -> Run:
@@ -91,6 +141,7 @@ class Run:
             UserError: another process trains it.
         """
         with exclusive_lock(self.path / _LOCK, _busy(self.path)):
+            remove_leftovers(self.path)
             yield
 
     @property
@@ -138,7 +189,7 @@ class Run:
 
     def reload(self) -> Run:
         """Reads run.toml again, because another process may have changed it, and returns this run."""
-        self.settings = read_toml(self.path / "run.toml")
+        self.settings = _read_settings(self.path / "run.toml")
         return self
 
     def extend(self, start: int, epochs: int) -> Run:
@@ -148,7 +199,7 @@ class Run:
         """
         extension = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "start": start, "epochs": epochs}
         for path in self.evaluation().rglob("summary.json"):  # first: without these labels it is not extended
-            write_json(path, {"epoch": start, "epochs": epochs, **json.loads(path.read_text(encoding="utf-8"))})
+            write_json(path, {"epoch": start, "epochs": epochs, **read_json(path)})
         self._write({**self.settings, "extensions": [*self._extensions, extension], "ended": None})
         return self
 
@@ -180,7 +231,11 @@ class Run:
     def environment(self) -> dict[str, Any]:
         """The versions and the machine of the run; empty if unknown."""
         path = self.path / "environment.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if not path.is_file():
+            return {}
+        values = read_json(path)
+        check_shape(printable(path), {name: value for name, value in values.items() if value is not None}, _ENVIRONMENT)
+        return values
 
     @property
     def history(self) -> pd.DataFrame:
@@ -191,15 +246,56 @@ class Run:
         return pd.DataFrame(rows, columns=list(HISTORY_COLUMNS))
 
     def history_rows(self) -> list[dict[str, Any]]:
-        """The rows of history.csv, with exact floats."""
+        """The history, with exact floats: that of the newest weights or checkpoint, otherwise that of history.csv.
+
+        A message says if history.csv differs.
+
+        Raises:
+            UserError: there are no weights yet, and a value in history.csv is not a number.
+        """
         path = self.path / "history.csv"
-        if not path.is_file():
-            return []
-        with path.open(encoding="utf-8", newline="") as file:
-            return [
-                {key: int(value) if key in ("epoch", "step") else float(value) for key, value in row.items()}
-                for row in csv.DictReader(file)
-            ]
+        if (recorded := self._recorded_history()) is None:
+            return _read_history(path) if path.is_file() else []
+        if not self._has_written(recorded):
+            _notice_once(
+                f"{printable(path)} differs from the history in the weights of the run, which is used. To restore the "
+                f"file: {resume_command(self.path)}"
+            )
+        return recorded
+
+    def restore_history(self) -> None:
+        """Writes history.csv again if it differs from the history in the newest weights or checkpoint."""
+        if not self.has_history:
+            self.write_history(self._recorded_history() or [])
+
+    @property
+    def has_history(self) -> bool:
+        """Whether history.csv is what the newest weights or checkpoint say."""
+        recorded = self._recorded_history()
+        return recorded is None or self._has_written(recorded)
+
+    def _has_written(self, recorded: Sequence[Mapping[str, Any]]) -> bool:
+        try:
+            rows = _read_history(self.path / "history.csv")
+        except (UserError, FileNotFoundError):
+            rows = []
+        if not self.is_complete and len(rows) + 1 == len(recorded):  # a process that trains is about to write it
+            return _is_equal(rows, recorded[:-1])
+        return _is_equal(rows, recorded)
+
+    def _recorded_history(self) -> list[dict[str, Any]] | None:
+        """Returns the history in the newest file of weights that has one."""
+        steps = [] if self.is_complete else sorted(self.checkpoints.glob("step-*.safetensors"), reverse=True)
+        for path in [*steps, self.weights]:
+            try:
+                with path.open("rb") as file:
+                    length = int.from_bytes(file.read(8), "little")
+                    header = json.loads(file.read(length)) if length < _LONGEST_HEADER else {}
+                recorded = json.loads(header["__metadata__"]["resnetlab"])["training"]["history"]
+                return history_from_columns(recorded)
+            except (OSError, KeyError, TypeError, ValueError, RecursionError):  # reading the weights says what is wrong
+                continue
+        return None
 
     def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Replaces history.csv."""
@@ -220,7 +316,7 @@ class Run:
     def summary(self) -> dict[str, Any] | None:
         """The evaluation's overall figures (top1, top5, loss, n, split), once evaluated."""
         path = self.evaluation() / "summary.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return read_summary(path) if path.is_file() else None
 
     def __repr__(self) -> str:
         model, data = self.settings["model"]["name"], self.settings["data"]["source"]
@@ -256,6 +352,13 @@ class Run:
         )
 
 
+def read_summary(path: Path) -> dict[str, Any]:
+    """Returns the overall figures of an evaluation from its summary.json, or raises `UserError`."""
+    summary = read_json(path)
+    check_shape(printable(path), summary, _SUMMARY)
+    return summary
+
+
 def stopped_at(figures: Mapping[str, Any]) -> str:
     """Returns "epoch 7 of 20" for figures of a network whose training was stopped there, and otherwise ""."""
     return f"epoch {figures['epoch']} of {figures['epochs']}" if "epoch" in figures else ""
@@ -267,12 +370,13 @@ def history_columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 
 def history_from_columns(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Returns the rows of what `history_columns` returned."""
+    """Returns the rows of what `history_columns` returned.
+
+    Raises:
+        ValueError: a column is missing, of another length or not of numbers; also `KeyError` and `TypeError`.
+    """
     rows = zip(*(columns[name] for name in HISTORY_COLUMNS), strict=True)
-    return [
-        {name: math.nan if value is None else value for name, value in zip(HISTORY_COLUMNS, row, strict=True)}
-        for row in rows
-    ]
+    return [{name: _number(name, value) for name, value in zip(HISTORY_COLUMNS, row, strict=True)} for row in rows]
 
 
 def default_folder(data_name: str, model_name: str) -> Path:
@@ -307,6 +411,7 @@ def claimed(path: str | Path) -> Iterator[Path]:
     path.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(path / _LOCK, _busy(path)):
         check_folder(path)  # another process may have used it until now
+        remove_leftovers(path)
         _clear(path)
         try:
             yield path
@@ -380,3 +485,65 @@ def _busy(path: Path) -> str:
 def _known_runs() -> str:
     found = sorted(path.parent.as_posix() for path in Path("runs").glob("*/run.toml"))
     return f"; there are {', '.join(found[-5:])}" if found else ""
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    """Returns the content of run.toml, or raises `UserError` that names the entry that is wrong."""
+    settings = read_toml(path)
+    check_schema(printable(path), settings.get("schema"), SCHEMA_VERSION)
+    check_shape(printable(path), settings, _SETTINGS)
+    check_class_names(settings["data"]["class_names"] or ["-"], f"{printable(path)}: data.class_names")
+    return settings
+
+
+def _read_history(path: Path) -> list[dict[str, Any]]:
+    """Returns the rows of history.csv, or raises `UserError` that names the line and the column."""
+    name = printable(path)
+    try:
+        with path.open("rb") as file:
+            text = file.read(MOST_BYTES).decode("utf-8")
+    except FileNotFoundError:
+        raise
+    except (OSError, MemoryError) as error:
+        raise outside_cause(error, name) or error from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not UTF-8 text. Restore the file.") from error
+    rows = []
+    lines = text.splitlines()
+    if not lines or lines[0].split(",") != list(HISTORY_COLUMNS):
+        raise UserError(f"{name} must start with the columns {', '.join(HISTORY_COLUMNS)}. Restore the file.")
+    for number, line in enumerate(lines[1:], 2):
+        cells = line.split(",")
+        if len(cells) != len(HISTORY_COLUMNS):
+            raise UserError(
+                f"{name}, line {number}: expected {len(HISTORY_COLUMNS)} values, got {len(cells)}. Restore the file."
+            )
+        row: dict[str, Any] = {}
+        for column, cell in zip(HISTORY_COLUMNS, cells, strict=True):
+            try:
+                row[column] = _number(column, cell)
+            except ValueError as error:
+                got = printable(brief(cell))
+                raise UserError(f"{name}, line {number}: {column} must be a number, got {got}. Restore it.") from error
+        rows.append(row)
+    return rows
+
+
+def _is_equal(rows: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether two histories are equal; NaN equals NaN."""
+    return repr([dict(row) for row in rows]) == repr([dict(row) for row in others])
+
+
+@functools.cache  # a verb reads the history several times
+def _notice_once(message: str) -> None:
+    notice(message)
+
+
+def _number(column: str, value: str | float | None) -> int | float:
+    """Returns a value of the history from a file; raises `ValueError` or `TypeError` if it is not a number."""
+    if value is None:
+        return math.nan
+    try:
+        return int(value) if column in ("epoch", "step") else float(value)
+    except OverflowError as error:
+        raise ValueError(f"{column} is too large") from error

@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from resnetlab.core.checks import check_integer
+from resnetlab.core.checks import MOST_CLASSES, check_integer
 from resnetlab.core.errors import UserError, brief, unknown
+from resnetlab.core.files import printable
 from resnetlab.models.network import Network
 
 TIMM, MODULE = "timm", "module"
@@ -36,6 +37,7 @@ class TimmConfig:
     num_classes: int = 0
 
     def __post_init__(self) -> None:
+        _check_text("name", self.name)
         _check_sizes(self)
 
     def build(self) -> TimmNetwork:
@@ -74,6 +76,8 @@ class ModuleConfig:
     callable: Callable[..., Any] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        _check_text("factory", self.factory)
+        _check_text("sha256", self.sha256)
         _check_sizes(self)
         if not isinstance(self.arguments, Mapping) or not all(isinstance(key, str) for key in self.arguments):
             raise UserError(f"arguments must map names to values, got {brief(self.arguments)}.")
@@ -313,9 +317,14 @@ def _outputs(layer: nn.Module) -> int:
     return weight.shape[0] if isinstance(weight, Tensor) and weight.ndim > 1 else -1
 
 
+def _check_text(name: str, value: Any) -> None:
+    if not isinstance(value, str) or printable(value) != value:
+        raise UserError(f"{name} must be text without control characters, got {printable(brief(value))}.")
+
+
 def _check_sizes(config: TimmConfig | ModuleConfig) -> None:
     for name in ("in_channels", "num_classes"):
-        check_integer(name, getattr(config, name), 0)
+        check_integer(name, getattr(config, name), 0, MOST_CLASSES)
 
 
 def _record(config: TimmConfig | ModuleConfig, library: str) -> dict[str, Any]:

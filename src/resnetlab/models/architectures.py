@@ -14,10 +14,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from resnetlab.core.checks import from_mapping
 from resnetlab.core.console import notice
+from resnetlab.core.environment import available_memory
 from resnetlab.core.errors import UserError, unknown
 from resnetlab.models.adapters import (
     MODULE,
@@ -101,11 +103,14 @@ def read_architecture(record: Mapping[str, Any], where: str) -> Architecture:
     kinds: dict[str | None, Any] = {None: ResNetConfig, TIMM: TimmConfig, MODULE: ModuleConfig}
     fields = dict(record)
     library = fields.pop("library", None)
-    if library not in kinds:
+    if not isinstance(library, str | None) or library not in kinds:
         raise unknown(f"library in {where}", library, [TIMM, MODULE])
     if "callable" in fields:
         raise UserError(f"{where} has no field 'callable'.")
-    return from_mapping(kinds[library], fields, where)
+    try:
+        return from_mapping(kinds[library], fields, where)
+    except UserError as error:
+        raise error if where in str(error) else UserError(f"{where}: {error}") from error
 
 
 def rebuild(config: Architecture, model: str | Architecture | nn.Module | None, where: str) -> Network:
@@ -125,6 +130,7 @@ def rebuild(config: Architecture, model: str | Architecture | nn.Module | None, 
             raise UserError(
                 f"{where} already contains the architecture of its network, so `model` is not needed. Omit it."
             )
+        _check_memory(config, where)
         return build(config)
     if model is None:
         again = config.factory if ":" in config.factory else "FILE.py:NAME"
@@ -154,6 +160,20 @@ def rebuild(config: Architecture, model: str | Architecture | nn.Module | None, 
             stacklevel=3,
         )
     return dataclasses.replace(config, callable=opened.callable).build()
+
+
+def _check_memory(config: Architecture, where: str) -> None:
+    """Raises `UserError` if a network that a file describes does not fit into memory, before memory is taken."""
+    free = available_memory()
+    if not isinstance(config, ResNetConfig) or free is None:
+        return
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        needed = 4 * sum(parameter.numel() for parameter in ResNet(config).parameters())
+    if needed > 0.8 * free:
+        raise UserError(
+            f"the network that {where} describes takes {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB "
+            f"are free: depths {list(config.depths)}, widths {list(config.widths)}. Restore the file."
+        )
 
 
 def as_network(module: nn.Module) -> Network:

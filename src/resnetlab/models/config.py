@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from resnetlab.core.checks import check_integer, check_number
+from resnetlab.core.checks import MOST_BLOCKS, MOST_CHANNELS, MOST_CLASSES, check_integer, check_number
 from resnetlab.core.errors import UserError, brief
 from resnetlab.core.fields import Checked, documented, is_sequence, setting
 from resnetlab.core.foreign import NETWORK
@@ -77,6 +77,7 @@ class ResNetConfig(Checked):
         (2, 2, 2, 2),
         "blocks in each stage. The first stage keeps the resolution of the stem, every later one halves it",
         minimum=1,
+        maximum=MOST_BLOCKS,
         length=(1, 6),
         entries="one per stage",
     )
@@ -85,25 +86,34 @@ class ResNetConfig(Checked):
         "width of each stage: the output channels of a basic block, or a quarter of the output channels of a "
         "bottleneck",
         minimum=1,
+        maximum=MOST_CHANNELS,
         length=(1, 6),
         entries="one per stage",
     )
     bottleneck_multiplier: float = setting(
-        0.25, "channels of the 3x3 convolution of a bottleneck, as a fraction of its output channels", above=0
+        0.25,
+        "channels of the 3x3 convolution of a bottleneck, as a fraction of its output channels",
+        above=0,
+        maximum=64,
     )
     groups: int = setting(
-        1, "groups of the 3x3 convolution of a bottleneck: the cardinality of ResNeXt (Xie et al. 2017)", minimum=1
+        1,
+        "groups of the 3x3 convolution of a bottleneck: the cardinality of ResNeXt (Xie et al. 2017)",
+        minimum=1,
+        maximum=MOST_CHANNELS,
     )
     width_per_group: int = setting(
         64,
         "channels per group of a bottleneck's 3x3 convolution, in a stage of width 64; other stages scale "
         "with their width. 64 with groups=1 gives the standard bottleneck",
         minimum=1,
+        maximum=MOST_CHANNELS,
     )
     group_width: int | None = setting(
         None,
         "channels per group, the same in all stages; set this instead of `groups` and `width_per_group`",
         minimum=1,
+        maximum=MOST_CHANNELS,
     )
     stem: str = setting(
         "imagenet",
@@ -112,7 +122,7 @@ class ResNetConfig(Checked):
         choices=("imagenet", "deep", "cifar"),
     )
     stem_width: int | None = setting(
-        None, "output channels of the stem; None is the width of the first stage", minimum=1
+        None, "output channels of the stem; None is the width of the first stage", minimum=1, maximum=MOST_CHANNELS
     )
     stem_norm: bool = setting(True, "whether normalization follows the stem's last convolution")
     stem_activation: bool = setting(True, "whether an activation follows the stem's last convolution")
@@ -197,11 +207,11 @@ class ResNetConfig(Checked):
         "whether a stage dilates its convolutions instead of halving the resolution (Yu et al. 2017); () for no stage",
         entries="one per stage",
     )
-    in_channels: int = setting(3, "channels of the images", minimum=1)
+    in_channels: int = setting(3, "channels of the images", minimum=1, maximum=MOST_CHANNELS)
     num_classes: int = setting(
         1000,
         "outputs of the head; 0 or less omits the head, and the network returns the pooled embedding",
-        check=lambda name, value: max(0, check_integer(name, value)),
+        check=lambda name, value: max(0, check_integer(name, value, maximum=MOST_CLASSES)),
         accepts="integer",
     )
     parts: str = setting(

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnetlab.core.checks import check_choice, check_integer
+from resnetlab.core.checks import MOST_THREADS, check_choice, check_integer
 from resnetlab.core.environment import resolve_device
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.parts import parts_for
@@ -44,8 +44,8 @@ class Machine:
 
     def __post_init__(self) -> None:
         check_choice("precision", self.precision, PRECISIONS)
+        check_integer("threads", self.threads, 1, MOST_THREADS)
         check_choice("memory_format", self.memory_format, MEMORY_FORMATS)
-        check_integer("threads", self.threads, 1)
 
     @property
     def dtype(self) -> torch.dtype:

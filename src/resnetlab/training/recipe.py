@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from resnetlab.core.checks import check_number, from_mapping
+from resnetlab.core.checks import MOST_EPOCHS, check_number, from_mapping
 from resnetlab.core.errors import UserError, brief
 from resnetlab.core.fields import Checked, documented, setting
 from resnetlab.core.foreign import TRAINING
@@ -60,7 +60,7 @@ class Recipe(Checked):
         'names of the networks that `model="auto"` chooses: the first for images of up to 64 pixels, the second for '
         "larger images",
     )
-    epochs: int = setting(20, "passes over the training images", minimum=1)
+    epochs: int = setting(20, "passes over the training images", minimum=1, maximum=MOST_EPOCHS)
     batch_size: int = setting(128, "images per step, over all processes", minimum=2)
     epoch_steps: int = setting(
         0,

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from resnetlab.core.checks import check_class_names
 from resnetlab.core.errors import UserError, available, brief, nearest, unknown
-from resnetlab.data.sources.tables import check_class_names
 
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 _CHANNELS = (1, 3)
@@ -170,7 +170,7 @@ def _number_labels(
                 f"the {split} labels contain {extra[0]!r}, which no train image has. Add training images of this class."
             )
     if are_names["train"]:
-        class_names = class_names or tuple(sorted(trained))
+        class_names = check_class_names(class_names or tuple(sorted(trained)))
         for label in sorted(trained - set(class_names)):
             raise UserError(
                 f"the labels contain {label!r}, which is not among class_names. {nearest(label, class_names)}"

@@ -13,8 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from resnetlab.core.errors import UserError, brief, nearest
+from resnetlab.core.checks import check_class_names
+from resnetlab.core.errors import UserError, nearest, outside_cause
 from resnetlab.core.files import printable
+from resnetlab.core.tables import check_size
 from resnetlab.data.sources.findings import Findings, counted, listed
 
 _Record = tuple[str, Sequence[object]]
@@ -44,6 +46,7 @@ _COLUMNS = {
 _NEEDED = ("path", "label")
 _FOLDS = ("fold", "folds", "kfold", "k_fold", "cv_fold", "is_train")
 _TRUTHS = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}
+_LONGEST_TEXT = 2**30
 _MISSING_NUMBERS = ("nan", "na", "n/a", "null", "none", "<na>")
 _WHOLE = re.compile(r"(-?[0-9]+)\.0+")
 _INTEGER = re.compile(r"0|-?[1-9][0-9]*")  # "01" is a name, and stays one
@@ -139,21 +142,6 @@ def read_table(path: Path, class_names: Sequence[str] | None = None, findings: F
     return Table(class_names=names, files=files)
 
 
-def check_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
-    """Returns the class names when they are distinct texts.
-
-    Raises:
-        UserError: one is not.
-    """
-    if isinstance(class_names, str) or not all(isinstance(name, str) and name.strip() for name in class_names):
-        raise UserError(f"class_names must be a sequence of names, such as ['cat', 'dog'], got {brief(class_names)}.")
-    if not class_names:
-        raise UserError("class_names is empty. Name every class, or leave it out.")
-    if twice := sorted({name for name in class_names if list(class_names).count(name) > 1}):
-        raise UserError(f"class_names contains {twice[0]!r} twice. Give every class its own name.")
-    return tuple(class_names)
-
-
 def _read_rows(
     folder: Path, columns: Mapping[str, int], records: Sequence[_Record], problems: _Problems, findings: Findings
 ) -> list[_Row]:
@@ -175,6 +163,9 @@ def _read_rows(
             unlabeled.setdefault(split, []).append(line)
         elif not isinstance(label, (str, int)) and not (isinstance(label, float) and label.is_integer()):
             problems.add(line, f"the label must be a name or an integer, got {reprlib.repr(label)}.")
+        elif printable(str(label)) != str(label):
+            shown = printable(str(label))[:100]
+            problems.add(line, f"the label must be without control characters and line breaks, got '{shown}'.")
         elif len(problems.found) == found:
             text = unicodedata.normalize("NFC", str(label).strip())
             rows.append(_Row(line=line, path=_portable(folder, path), label=text, split=split))
@@ -349,7 +340,13 @@ def _column_name(name: object) -> str:
 
 def _read_text(path: Path, table: str) -> tuple[list[str], list[_Record]]:
     """Returns the header, and the line that each row starts in, with its fields."""
-    content = path.read_bytes()
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LONGEST_TEXT + 1)
+    except OSError as error:
+        raise outside_cause(error, table) or error from error
+    if len(content) > _LONGEST_TEXT:
+        raise UserError(f"{table} has more than {_LONGEST_TEXT:,} bytes. Split the table, or write it as parquet.")
     encoding = "utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
     try:
         text = content.decode(encoding)
@@ -396,11 +393,15 @@ def _read_parquet(path: Path, table: str) -> tuple[list[str], list[_Record]]:
     """Returns the columns, and the number of each row, from 1, with its values; what is missing is None."""
     import pandas as pd
 
+    check_size(path, remedy="Expected a valid Parquet file with one row for each image.")
     try:
         frame = pd.read_parquet(path, dtype_backend="pyarrow")
     except Exception as error:  # readers raise anything on damaged files
         reason = str(error).rstrip(" .") or type(error).__name__
-        raise UserError(f"{table} cannot be read: {printable(reason)}. Expected a valid Parquet file.") from error
+        known = outside_cause(error, table)
+        raise known or UserError(
+            f"{table} cannot be read: {printable(reason)}. Expected a valid Parquet file."
+        ) from error
     columns = [frame.iloc[:, at].tolist() for at in range(frame.shape[1])]
     rows = ([None if value is pd.NA else value for value in cells] for cells in zip(*columns, strict=True))
     return [str(name) for name in frame.columns], [(f"row {number}", cells) for number, cells in enumerate(rows, 1)]
