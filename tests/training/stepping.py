@@ -20,8 +20,10 @@ Step = Callable[[Training, Batch], Tensor]
 
 def run_of(model: Network, folder: Path) -> tuple[Run, dict[str, Any]]:
     """A new run of a network, and what its checkpoints record of the network's origin."""
-    settings = {**EMPTY_SETTINGS, "model": {"config": model.config.to_dict()}, "data": {"fingerprint": "equal"}}
-    provenance = {"seed": 0, "recipe": {}, "data": {"fingerprint": "equal"}}
+    config, recipe, data = model.config.to_dict(), {"name": "quick", "epochs": 2}, {"fingerprint": "equal"}
+    changed = {"model": {"name": "custom", "config": config}, "data": {**EMPTY_SETTINGS["data"], **data}}
+    settings = {**EMPTY_SETTINGS, **changed, "recipe": recipe}
+    provenance = {"created": None, "seed": 0, "recipe": recipe, "data": data, "machine": {}}
     training = {"epoch": 1, "epochs": 2, "history": history_columns([])}
     return Run.create(folder, settings, {}), {"provenance": provenance, "training": training}
 

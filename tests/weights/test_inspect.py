@@ -31,7 +31,7 @@ PROVENANCE = {
 
 def saved(tmp_path: Path) -> Path:
     model = ResNet(TINY)
-    model.class_names = (*"abcdefghi", "ü\x1b[31m")
+    model.class_names = (*"abcdefghi", "ü[31m")
     model.preprocessing = Preprocessing(image_size=8, channels=1, mean=(0.3052325,), std=(0.5,), crop_mode="squash")
     weights.save(tmp_path / "m.safetensors", model, provenance=PROVENANCE)
     return tmp_path / "m.safetensors"

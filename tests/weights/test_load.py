@@ -128,8 +128,9 @@ def test_a_deeper_file_is_refused_too(tmp_path: Path):
 
 def test_a_prefixed_file_that_matches_nothing_is_refused(tmp_path: Path):
     torch.save({f"module.{n}.weight": torch.ones(3) for n in range(5)}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match=r"\b95 .*\b0 match.*\b95 .*\b5 [^\0]*\n  4\.weight"):
+    with refuses("95", "0.weight", "conv1.weight") as message:
         resnetlab.create_model("resnet20", pretrained=tmp_path / "other.pth")
+    assert "\n" not in message()
 
 
 def test_other_shapes_are_listed(tmp_path: Path):

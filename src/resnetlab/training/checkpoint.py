@@ -23,7 +23,7 @@ from resnetlab.models.network import Network
 from resnetlab.training.distributed import ALONE, Processes
 from resnetlab.training.optimizers import WeightAverage
 from resnetlab.weights.file import checkpoint_files, describe_network, read_newest
-from resnetlab.weights.tensors import is_checkpoint, without_prefix, write_tensors
+from resnetlab.weights.tensors import is_checkpoint, refuse_damage, without_prefix, write_tensors
 
 _KEPT = 2
 
@@ -130,8 +130,8 @@ def restore_checkpoint(run: Run, state: TrainingState, *, processes: Processes =
     """
     path, tensors, description = processes.from_first(lambda: read_newest(run))
     with processes.alike():
-        _check_same_run(path, description, run)
-        state.history = history_from_columns(description["training"]["history"])
+        with refuse_damage(path, "a checkpoint"):
+            state.history = history_from_columns(description["training"]["history"])
         if not is_checkpoint(description):
             _start_from(path, tensors, description, state)
             return
@@ -169,30 +169,6 @@ def _start_from(
     if validated:
         best = max(validated, key=lambda row: row["val_top1"])
         state.progress.best_top1, state.progress.best_epoch = best["val_top1"], best["epoch"]
-
-
-def _check_same_run(path: Path, description: Mapping[str, Any], run: Run) -> None:
-    """Raises `UserError` unless a file has the configuration, recipe, seed and data that run.toml describes."""
-    settings, provenance = run.settings, description["provenance"]
-    pairs = {
-        "model.config": (description["config"], settings["model"]["config"]),
-        "recipe": (provenance["recipe"], settings["recipe"]),
-        "seed": (provenance["seed"], settings["seed"]),
-        "data.fingerprint": (provenance["data"]["fingerprint"], settings["data"]["fingerprint"]),
-    }
-    differing = [name for name, (found, expected) in pairs.items() if _plain(found) != _plain(expected)]
-    if differing:
-        raise UserError(
-            f"{path} belongs to another run than run.toml describes: {', '.join(differing)} differ. Restore the "
-            "original run.toml, or start a new run."
-        )
-
-
-def _plain(value: Any) -> Any:
-    """Returns a value as JSON and TOML hold it: lists for tuples, and no None."""
-    if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items() if entry is not None}
-    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
 def _check_same_network(path: Path, weights: Mapping[str, Tensor], model: nn.Module) -> None:

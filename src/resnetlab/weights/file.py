@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resnetlab.core.checks import check_number, check_schema, from_mapping, known_arguments
+from resnetlab.core.checks import check_class_names, check_number, check_schema, from_mapping, known_arguments
 from resnetlab.core.console import notice
 from resnetlab.core.errors import UserError, brief, resume_command
+from resnetlab.core.files import printable
 from resnetlab.core.foreign import WEIGHTS, model_hint, weights_hint
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.runs import Run
@@ -24,7 +26,7 @@ from resnetlab.models.config import ResNetConfig
 from resnetlab.models.configured import check_configured
 from resnetlab.models.network import Architecture, Network, sections_of
 from resnetlab.models.resnet import ResNet
-from resnetlab.weights.foreign import check_finite_weights, read_head
+from resnetlab.weights.foreign import check_finite_weights, read_head, weights_in
 from resnetlab.weights.gluon.params import is_params
 from resnetlab.weights.packaged import packaged_names, packaged_weights
 from resnetlab.weights.pickled import is_pickled
@@ -38,6 +40,7 @@ from resnetlab.weights.tensors import (
     read_network,
     read_tensors,
     refuse_damage,
+    shown,
     write_tensors,
 )
 
@@ -60,6 +63,7 @@ def save(path: str | Path, model: Network, *, provenance: Mapping[str, Any] | No
     """
     sections_of(model)
     check_configured(model)
+    _check_agreement("the network", model.config, model.class_names, model.preprocessing)
     training = None if model.stopped_at is None else dict(zip(("epoch", "epochs"), model.stopped_at, strict=True))
     write_network(Path(path), model, {"provenance": dict(provenance or {}), "training": training})
 
@@ -170,14 +174,34 @@ def described(path: Path, description: Mapping[str, Any]) -> Described:
         if preprocessing is not None:
             preprocessing = from_mapping(Preprocessing, preprocessing, f"the preprocessing in {path}")
         made = description.get("provenance") or {}
+        try:
+            config = read_architecture(description["config"], "its config")
+            _check_agreement("it", config, names, preprocessing)
+        except UserError as error:
+            raise DamagedFileError(
+                f"{printable(path)} cannot be read as the description of a network: {error}"
+            ) from error
         return Described(
-            config=read_architecture(description["config"], f"the config in {path}"),
+            config=config,
             network=made["network"] if made.get("network") in list(CATALOG) else None,
             lineage=_lineage(made),
             class_names=None if names is None else tuple(names),
             preprocessing=preprocessing,
             temperature=check_number(f"the temperature in {path}", description.get("temperature", 1.0), 0, above=True),
             stopped_at=(epoch, epochs) if epoch < epochs else None,
+        )
+
+
+def _check_agreement(where: str, config: Architecture, class_names: Any, preprocessing: Preprocessing | None) -> None:
+    """Raises `UserError` unless class names and preprocessing fit the outputs and the channels of a network."""
+    if class_names is not None:
+        count = len(check_class_names(class_names, f"class_names of {where}"))
+        if config.num_classes and count != config.num_classes:
+            raise UserError(f"{where} has {count:,} class names for {config.num_classes:,} outputs. Give one for each.")
+    if preprocessing is not None and config.in_channels and preprocessing.channels != config.in_channels:
+        raise UserError(
+            f"{where} has a preprocessing for {preprocessing.channels} channels and a network for "
+            f"{config.in_channels}. Both must be equal."
         )
 
 
@@ -204,6 +228,8 @@ def weights_path(source: str | Path | Run) -> Path:
     run = source if isinstance(source, Run) else None
     path = source.path if isinstance(source, Run) else Path(source)
     if path.is_dir() and run is None:
+        if not (path / "run.toml").exists() and (found := weights_in(path)):
+            return found
         run = Run(path)
     if run is None:
         if not path.is_file():
@@ -237,12 +263,73 @@ def read_newest(run: Run) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
             notice(f"warning: {error} Using the previous checkpoint instead.")
             continue
         check_schema(path, description.get("schema"), SCHEMA_VERSION)
+        check_same_run(path, description, run)
         return path, tensors, description
     if not run.weights.is_file():
         raise UserError(
             f"{run.checkpoints} contains no intact checkpoint, so the run cannot be used or resumed. Start a new run."
         )
-    return run.weights, *read_tensors(run.weights)
+    tensors, description = read_tensors(run.weights)
+    check_same_run(run.weights, description, run)
+    return run.weights, tensors, description
+
+
+def check_same_run(path: Path, description: Mapping[str, Any], run: Run) -> None:
+    """Raises `UserError`, showing the differences, unless a file of weights belongs to the run that run.toml describes.
+
+    Compared are when the run was created, its configuration, classes, preprocessing, recipe, seed, data and precision.
+
+    Args:
+        path: the file.
+        description: its header.
+        run: the run.
+    """
+    settings = run.settings
+    with refuse_damage(path, "the weights of a run"):
+        made = description["provenance"]
+        found = {
+            "created": made["created"],
+            "seed": made["seed"],
+            "model.config": description["config"],
+            "data": {"fingerprint": made["data"]["fingerprint"], "class_names": description["class_names"]},
+            "preprocessing": description["preprocessing"],
+            "recipe": made["recipe"],
+            "machine": _computed(made["machine"]),
+        }
+        if is_checkpoint(description):
+            found["epochs"] = description["training"]["epochs"]
+    found = {name: value for name, value in found.items() if value is not None}
+    data = {name: settings["data"][name] for name, value in found["data"].items() if value is not None}
+    expected = {
+        **{name: settings.get(name) for name in found},
+        "model.config": settings["model"]["config"],
+        "data": data,
+        "machine": _computed(settings["machine"]),
+        **({"epochs": run.epochs} if "epochs" in found else {}),
+    }
+    ours, theirs = dict(_flat(expected)), dict(_flat(found))
+    names = [name for name in dict.fromkeys([*ours, *theirs]) if ours.get(name) != theirs.get(name)]
+    if names:
+        shown_names = [f"{name} is {brief(theirs.get(name))}, not {brief(ours.get(name))}" for name in names[:5]]
+        more = f", and {len(names) - 5} more differences" if len(names) > 5 else ""
+        raise UserError(
+            f"{printable(path)} belongs to another run than run.toml describes: {shown('; '.join(shown_names))}{more}. "
+            "Restore the original run.toml, or start a new run."
+        )
+
+
+def _computed(machine: Any) -> Any:
+    """Returns what changes the numbers of a training: a run can continue on another device, which is said."""
+    return {name: machine.get(name) for name in ("precision", "memory_format")}
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the innermost values by dotted name, as JSON and TOML hold them: lists for tuples, and no None."""
+    if isinstance(value, Mapping) and value:
+        for key, entry in value.items():
+            yield from _flat(entry, f"{name}.{key}" if name else str(key))
+    elif value is not None:
+        yield name, json.loads(json.dumps(value)) if isinstance(value, tuple) else value
 
 
 def trained_epochs(run: Run) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from resnetlab.core.checks import check_shape
 from resnetlab.core.errors import UserError
-from resnetlab.core.files import printable
+from resnetlab.core.files import printable, read_json
 from resnetlab.weights.gluon.params import is_params, read_params
 from resnetlab.weights.pickled import is_pickled, read_pickled
 from resnetlab.weights.tensors import (
@@ -21,6 +23,7 @@ from resnetlab.weights.tensors import (
     read_header,
     read_network,
     read_safetensors,
+    shown,
 )
 
 T = TypeVar("T")
@@ -31,6 +34,9 @@ _DEEPEST_NEST = 2
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.")
 """Prefixes of all names, from DataParallel, torch.compile, or a module that has the network as an attribute."""
 _MOST_WRAPPERS = 8
+_INDEX = ".safetensors.index.json"
+_SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-\d{5}\.safetensors")
+_HUB_FILES = ("model.safetensors", f"model{_INDEX}", "pytorch_model.bin")
 _DTYPES = frozenset(
     {
         *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool),
@@ -72,12 +78,18 @@ def read_weights_file(path: str | Path) -> ForeignWeights:
     """
     path = Path(path)
     head = read_head(path)
+    if path.name.endswith(_INDEX) or _SHARD.fullmatch(path.name):
+        return _read_shards(path)
     if is_safetensors(head):
         return _read_safetensors(path)
     if is_params(head):
         return ForeignWeights(tensors=_check_tensors(path, read_params(path)), form="gluon")
     if is_pickled(head):
         return _read_checkpoint(path)
+    if head.startswith(b"version https://git-lfs"):
+        raise UserError(
+            f"{printable(path)} is not the file itself, but Git LFS's pointer to it. Download it: git lfs pull"
+        )
     problem = "is empty" if not head else "is not a file of weights"
     raise DamagedFileError(
         f"{printable(path)} {problem}. Supported are safetensors files, checkpoints of torch.save and Gluon's "
@@ -96,6 +108,11 @@ def read_head(path: Path) -> bytes:
             return file.read(512)
     except OSError as error:
         raise UserError(f"{printable(path)} cannot be read: {error.strerror}. Check its permissions.") from error
+
+
+def weights_in(folder: Path) -> Path | None:
+    """Returns the file of weights in a folder that was downloaded from a model hub, or None."""
+    return next((folder / name for name in _HUB_FILES if (folder / name).is_file()), None)
 
 
 def check_finite_weights(tensors: Mapping[str, Tensor], path: str | Path) -> None:
@@ -117,6 +134,35 @@ def _read_safetensors(path: Path) -> ForeignWeights:
         return ForeignWeights(tensors=_check_tensors(path, tensors), description=description, form="safetensors")
     tensors, prefix = without_wrappers(read_safetensors(path)[0])
     return ForeignWeights(tensors=_check_tensors(path, tensors), form="safetensors", nesting=_nesting((), prefix))
+
+
+def _read_shards(path: Path) -> ForeignWeights:
+    """Reads all files of weights that were split into several; any of them, or their index, is named."""
+    part = _SHARD.fullmatch(path.name)
+    index = path if part is None else path.with_name(f"{part['stem']}{_INDEX}")
+    if not index.is_file():
+        raise UserError(
+            f"{printable(path)} is one of several files with the weights, and {printable(index.name)}, which lists "
+            "them, is not in its folder. Download that file and the others too."
+        )
+    content = read_json(index)
+    check_shape(printable(index), content, {"weight_map": {str: str}})
+    names: dict[str, str] = content["weight_map"]
+    files = sorted(set(names.values()))
+    tensors: dict[str, Tensor] = {}
+    for name in files:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise DamagedFileError(
+                f"{printable(index)} names {shown(name)!r}, which is not a safetensors file beside it."
+            )
+        if not (index.parent / name).is_file():
+            raise UserError(f"{printable(index)} lists {shown(name)}, which is not in its folder. Download it too.")
+        tensors |= read_safetensors(index.parent / name)[0]
+    if missing := [name for name in names if name not in tensors]:
+        raise DamagedFileError(f"{printable(index)} lists {shown(missing[0])!r}, which is in none of its files.")
+    tensors, prefix = _without_wrappers(tensors)
+    size = sum((index.parent / name).stat().st_size for name in files)
+    return ForeignWeights(tensors=_check_tensors(path, tensors, size), form="safetensors", nesting=_nesting((), prefix))
 
 
 def _read_checkpoint(path: Path) -> ForeignWeights:
@@ -171,7 +217,7 @@ def without_wrappers(tensors: Mapping[str, T]) -> tuple[dict[str, T], str]:
     return {name.removeprefix(prefix): value for name, value in tensors.items()}, prefix
 
 
-def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _check_tensors(path: Path, tensors: Mapping[str, Tensor], size: int | None = None) -> dict[str, Tensor]:
     if not tensors:
         raise UserError(f"{printable(path)} has no tensors. Give a file of weights.")
     for name, tensor in tensors.items():
@@ -181,7 +227,8 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tenso
                 f"{printable(path)}: its tensor {name[:80]!r} is of type {kind} and of layout {tensor.layout}, and a "
                 "network needs dense floats of 16 to 64 bits, or integers. Convert it in the program that wrote it."
             )
-    claimed, size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()), path.stat().st_size
+    claimed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    size = path.stat().st_size if size is None else size
     if claimed > MOST_SHARING * size:
         raise DamagedFileError(
             f"{printable(path)} has tensors of {claimed:,} bytes in a file of {size:,} bytes. It is damaged, or made "

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from resnetlab.core.checks import check_number
 from resnetlab.core.errors import UserError
+from resnetlab.core.files import printable
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.runs import Run
 from resnetlab.models.adapters import AdaptedNetwork
@@ -24,6 +25,10 @@ from resnetlab.weights.maps import COUNTERS, KeyMap
 from resnetlab.weights.report import ADAPTED, IGNORED, LOADED, REINITIALIZED, LoadedTensor, LoadReport, listed
 from resnetlab.weights.sources import Source, key_map, open_weights
 from resnetlab.weights.structure import match_structure, saved_key_map
+from resnetlab.weights.tensors import shown
+
+_FEW_NAMES = 0.1
+"""With fewer than this share of the network's names in a file, the message does not list the missing ones."""
 
 
 def load_weights(
@@ -76,7 +81,8 @@ def load_source(
     rows = [_row(name, value, given.get(name), firsts, heads, keeps_head) for name, value in state.items()]
     rows = [row for row in rows if row is not None]
     left = [_left(name, found.tensors[name]) for name in names.leftovers(found.tensors)]
-    _check_match(found, names.form, rows, left, heads, min_match)
+    counted = [row for row in left if row.name.startswith(names.prefix)]  # others are not of this network
+    _check_match(found, names, rows, counted, heads, min_match)
     report = LoadReport(
         source=found.where,
         form="resnetlab" if found.config is not None and match == "names" else names.form,
@@ -182,22 +188,30 @@ def _left(name: str, there: Tensor) -> LoadedTensor:
 
 
 def _check_match(
-    source: Source, form: str, rows: list[LoadedTensor], left: list[LoadedTensor], heads: Collection[str],
+    source: Source, names: KeyMap, rows: list[LoadedTensor], left: list[LoadedTensor], heads: Collection[str],
     min_match: float,
 ) -> None:  # fmt: skip
     """Raises `UserError` unless enough tensors match; marks the others as re-initialized."""
     backbone = [row for row in rows if row.name not in heads and not row.name.endswith(COUNTERS)]
     bad = [row for row in backbone if not row.status]
     # The head in the file has its own name if the network has no head, or another form of names.
-    left = [row for row in left if not _is_head(row)]
+    left = [row for row in left if not _is_head(row.name.removeprefix(names.prefix))]
     matched = len(backbone) - len(bad)
     misshapen = [row for row in bad if row.there]
     share = min(matched / len(backbone), matched / (matched + len(misshapen) + len(left)) if matched else 0)
     if share < min_match:
         missing = [row.name for row in bad if not row.there]
         wrong = [f"{row.name}: {_two_sizes(row.there, row.here)}" for row in misshapen]
+        if matched + len(misshapen) < _FEW_NAMES * len(backbone):
+            ours, theirs = (", ".join(list(each)[:3]) for each in ([row.name for row in backbone], source.tensors))
+            raise UserError(
+                f"{printable(source.where)} is of another network, or in a form that is not known: of the network's "
+                f"{len(backbone)} tensors before the head, the file has {matched + len(misshapen)}. The file's names "
+                f"are {shown(theirs)}, ...; the network's are {ours}, .... Build the network that the weights belong "
+                f"to{f' ({source.network})' if source.network else ''}, or rename the tensors."
+            )
         raise UserError(
-            f"{source.where} (read as {form}) does not fit this network. Of the network's {len(backbone)} "
+            f"{source.where} (read as {names.form}) does not fit this network. Of the network's {len(backbone)} "
             f"tensors before the head, {matched} match, {len(missing)} are missing in the file and "
             f"{len(wrong)} have another shape. The file has {len(left)} other tensors. Build the network that "
             f"the weights belong to{f' ({source.network})' if source.network else ''}, or lower min_match to "
@@ -212,8 +226,8 @@ def _check_match(
             rows[place] = dataclasses.replace(row, status=REINITIALIZED, why=why)
 
 
-def _is_head(row: LoadedTensor) -> bool:
-    return row.name.split(".")[0] in ("fc", "linear", "head", "output", "classifier") and row.name.count(".") <= 2
+def _is_head(name: str) -> bool:
+    return name.split(".")[0] in ("fc", "linear", "head", "output", "classifier") and name.count(".") <= 2
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -33,6 +33,7 @@ class KeyMap:
         pointwise: our names of matrices (out, in) that are 1x1 convolutions (out, in, 1, 1) there.
         vectors: our names of vectors that can have further dimensions of size 1 there, as (1, C, 1, 1).
         constants: our names of tensors whose values in the file are ignored, and the value to use instead.
+        prefix: what the names of the network's tensors start with there; the file may have tensors of others.
     """
 
     form: str
@@ -40,6 +41,11 @@ class KeyMap:
     pointwise: frozenset[str] = frozenset()
     vectors: frozenset[str] = frozenset()
     constants: Mapping[str, float] = field(default_factory=dict)
+    prefix: str = ""
+
+    def below(self, prefix: str) -> KeyMap:
+        """Returns the map for a file in which the names of the network's tensors have a prefix."""
+        return replace(self, names={ours: prefix + theirs for ours, theirs in self.names.items()}, prefix=prefix)
 
     def to_ours(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns the tensors that a file has, under our names and in our shapes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,9 @@ from resnetlab.weights.foreign import check_finite_weights, read_weights_file
 from resnetlab.weights.gluon.names import gluon_key_map
 from resnetlab.weights.maps import KeyMap, cifar_key_map, timm_key_map, torchvision_key_map
 
+_DEEPEST_PREFIX, _ALMOST = 3, 0.9
+_COPIES = ("encoder_k", "momentum", "teacher", "target", "ema")
+"""What training scripts call a second copy of a network that follows the trained one."""
 TIMM_DEFAULT = "timm:DEFAULT"
 """The weights that timm publishes for a network of its own."""
 
@@ -102,7 +105,25 @@ def key_map(source: Source, config: Architecture, names: Sequence[str]) -> KeyMa
     forms = [torchvision_key_map(names), cifar_key_map(names)]
     if config.preactivation:
         forms.append(timm_key_map(names))
-    return max(forms, key=lambda form: len(form.names.keys() & form.to_ours(source.tensors).keys()))
+    found = source.tensors.keys()
+
+    def count(one: KeyMap) -> int:
+        return len(found & set(one.names.values()))
+
+    by_prefix = [
+        max((form.below(prefix) for form in forms), key=count) for prefix in _prefixes(found)
+    ]  # the copy of a network may have a head that the network itself lacks
+    enough = _ALMOST * max(map(count, by_prefix))
+    return next(one for one in by_prefix if count(one) >= enough)
+
+
+def _prefixes(names: Iterable[str]) -> list[str]:
+    """Returns the prefixes that a network's names may have in a file, such as "module.encoder_q.", the likely first."""
+    found = {"": None}
+    for name in names:
+        parts = name.split(".")
+        found |= {".".join(parts[:depth]) + ".": None for depth in range(1, min(len(parts), _DEEPEST_PREFIX + 1))}
+    return sorted(found, key=lambda prefix: (any(word in prefix for word in _COPIES), prefix.count(".")))
 
 
 def _published(config: Architecture | None) -> str:

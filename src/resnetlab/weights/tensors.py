@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from resnetlab.core.errors import UserError
+from resnetlab.core.errors import UserError, outside_cause
 from resnetlab.core.files import atomic, printable
 
 T = TypeVar("T")
@@ -70,7 +72,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mappin
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {**description, "digest": digest_of(stored, description)}
     with atomic(path) as temporary:
-        save_file(stored, temporary, metadata={_KEY: json.dumps(header)})
+        try:
+            save_file(stored, temporary, metadata={_KEY: json.dumps(header)})
+        except SafetensorError as error:  # it has the number of a system's error only in its text
+            if found := re.search(r"os error (\d+)", str(error)):
+                number = int(found[1])
+                raise OSError(number, os.strerror(number), str(path)) from error
+            raise
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -193,6 +201,13 @@ def digest_of(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> 
     return digest.hexdigest()
 
 
+def weights_fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """Returns a digest of a network's tensors that does not depend on device, memory format or floating-point type."""
+    return digest_of(
+        {name: (value.float() if value.is_floating_point() else value).cpu() for name, value in tensors.items()}, {}
+    )
+
+
 def matches_digest(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any], digest: Any) -> bool:
     """Whether the content of a ResNetLab file matches its digest."""
     with refuse_damage(path, "a file of resnetlab"):  # a description may be nested deeper than JSON can be written
@@ -206,14 +221,17 @@ def shown(text: str) -> str:
 
 @contextmanager
 def refuse_damage(path: Path, form: str) -> Iterator[None]:
-    """Turns every exception that a reader raises on damaged data into a `DamagedFileError`."""
+    """Turns every exception that a reader raises on damaged data into a `DamagedFileError`.
+
+    What has another cause, such as missing permission or too little memory, becomes a `UserError` that names it.
+    """
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # TypeError, MemoryError, RecursionError, ...: readers raise anything
         reason = " ".join(str(error).split())[:300].rstrip(" .:") or type(error).__name__
-        raise DamagedFileError(
+        raise outside_cause(error, printable(path)) or DamagedFileError(
             f"{printable(path)} cannot be read as {form}: {shown(reason)}. It is damaged or another kind of file; "
             "use another copy."
         ) from error
