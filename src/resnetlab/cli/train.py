@@ -253,9 +253,8 @@ def _report(run: Run, images: Callable[[], ImageData | None], data_root: Path | 
 
 def _results(run: Run) -> Iterator[str]:
     """Yields the accuracy with its interval, and the pair of classes that is confused most."""
-    import pandas as pd
-
     from resnetlab.core.runs import stopped_at
+    from resnetlab.evaluation.result import read_evaluated
 
     if (summary := run.summary) is None:
         return
@@ -264,8 +263,9 @@ def _results(run: Run) -> Iterator[str]:
     low, high = (f"{summary[f'top1_{end}']:.1%}" for end in ("low", "high"))
     split = f"{summary['n']:,} {summary['split']} images"
     yield f"accuracy {summary['top1']:.2%} of {split}, 95 % interval {low} to {high}"
-    pairs = pd.read_parquet(run.evaluation() / "confused_pairs.parquet").head(1)
-    for row in pairs.to_dict("records"):
+    remedy = f"Evaluate the run again: resnetlab evaluate {shlex.quote(str(run.path))}"
+    _, (pairs,) = read_evaluated(run.evaluation(), ("confused_pairs",), remedy=remedy)
+    for row in pairs.head(1).to_dict("records"):
         label, prediction = (shortened(str(row[name]), _NAME_WIDTH) for name in ("label", "prediction"))
         images = "1 image" if row["count"] == 1 else f"{row['count']:,} images"
         share = f"{images}, {row['share']:.0%} of the class"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,12 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from torch import Tensor, nn
 
-from resnetlab.core.checks import check_integer, check_schema
+from resnetlab.core.checks import check_integer, check_schema, check_shape
 from resnetlab.core.console import render
 from resnetlab.core.errors import UserError
-from resnetlab.core.files import atomic
+from resnetlab.core.files import atomic, printable
 from resnetlab.core.randomness import generator
+from resnetlab.core.tables import read_table
 from resnetlab.evaluation.forward import check_images, evaluating, normalized_batches
 from resnetlab.evaluation.metrics import overall
 from resnetlab.models.blocks import ResidualBlock
@@ -31,6 +32,11 @@ from resnetlab.models.shortcuts import Projection, ZeroPaddedIdentity
 from resnetlab.models.surgery import ShortcutOnly
 
 SCHEMA_VERSION = 1
+_FIGURES = ("ratio", "cosine", "variance_share", "top1_cost", "loss_cost")
+_COLUMNS = {
+    "blocks": {"block": "text", "kind": "text", **dict.fromkeys(_FIGURES, "number")},
+    "responses": {"layer": "text", "response": "number", "rank": "number"},
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,10 +80,11 @@ class Diagnostics:
         lost = (self.blocks["top1_cost"].to_numpy() * self.images).round()  # whole images: exact at one point
         return int((lost > self.images / 100).sum())
 
-    def save(self, folder: Path) -> None:
-        """Writes blocks.parquet and responses.parquet."""
+    def save(self, folder: Path, facts: Mapping[str, Any] | None = None) -> None:
+        """Writes blocks.parquet and responses.parquet, with `facts` in their metadata."""
         folder.mkdir(parents=True, exist_ok=True)
         summary = {"schema": SCHEMA_VERSION, "images": self.images, "top1": self.top1, "loss": self.loss}
+        summary |= facts or {}
         for name in ("responses", "blocks"):
             table = getattr(self, name).copy(deep=False)
             table.attrs = summary  # goes into the file's metadata
@@ -92,10 +99,12 @@ class Diagnostics:
             path = folder / f"{name}.parquet"
             if not path.is_file():
                 raise UserError(f"no diagnostics in {folder}: {path.name} not found. Run diagnose first.")
-            tables[name] = pd.read_parquet(path)
+            tables[name] = read_table(path, _COLUMNS[name])
             check_schema(path, tables[name].attrs.get("schema"), SCHEMA_VERSION)
         summary = tables["blocks"].attrs
-        return cls(images=summary["images"], top1=summary["top1"], loss=summary["loss"], **tables)
+        known = {name: value for name, value in summary.items() if value is not None}
+        check_shape(printable(folder / "blocks.parquet"), known, {"images": int, "top1?": float, "loss?": float})
+        return cls(images=summary["images"], top1=summary.get("top1"), loss=summary.get("loss"), **tables)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self.top1 is None:

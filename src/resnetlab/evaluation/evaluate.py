@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import nn
 
 from resnetlab.core.environment import resolve_device
 from resnetlab.core.errors import UserError
-from resnetlab.core.runs import Run
+from resnetlab.core.runs import Run, read_summary
 from resnetlab.data.load import is_named, load_data, may_be_recorded, reload_data
 from resnetlab.data.options import LoadOptions
 from resnetlab.data.splits import SPLITS
@@ -28,6 +29,7 @@ from resnetlab.exporting.session import is_exported, open_exported
 from resnetlab.models.network import Architecture, Network
 from resnetlab.weights.file import load
 from resnetlab.weights.packaged import packaged_weights
+from resnetlab.weights.tensors import weights_fingerprint
 
 _SHOWN = 20
 
@@ -47,7 +49,7 @@ def evaluate(
     """Evaluates a network in float32 and channels_last, and writes the tables if the subject is a run.
 
     Results on the run's own data go to `evaluation/` (for another split than the default to `evaluation/<split>/`),
-    those on another data set to `evaluation/<name>/`.
+    those on another data set to `evaluation/<name>/`, or `evaluation/<name>-2/` if other images have that name.
 
     Args:
         subject: a run folder, a weights file, a network, or what `export` wrote (an .onnx file or its folder), whose
@@ -125,6 +127,8 @@ def evaluate_split(
     low, high = wilson_interval(int(correct.sum()), len(images))
     summary = {
         "split": name,
+        "weights": weights_fingerprint(model.saved_module.state_dict()),
+        "data": data.fingerprint,
         **dict(zip(("epoch", "epochs"), model.stopped_at or (), strict=False)),
         **overall(answers.logits, labels),
         "top1_low": low,
@@ -153,11 +157,19 @@ def default_split(data: ImageData) -> str:
 
 
 def _folder(run: Run, data: ImageData, split: str) -> Path:
-    """Returns the folder for an evaluation on these images."""
+    """Returns the folder for an evaluation on these images; other images of the same name keep theirs."""
     if data.fingerprint != run.settings["data"]["fingerprint"]:
         # A name that is a split's would take the place of that split of the run's own.
-        return run.evaluation(f"{data.name}-images" if data.name in SPLITS else data.name)
+        name = f"{data.name}-images" if data.name in SPLITS else data.name
+        names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+        return next(folder for folder in map(run.evaluation, names) if _is_for(folder, data))
     return run.evaluation(None if split == default_split(data) else split)
+
+
+def _is_for(folder: Path, data: ImageData) -> bool:
+    """Whether a folder has no evaluation, or one of these images."""
+    path = folder / "summary.json"
+    return not path.is_file() or read_summary(path).get("data", data.fingerprint) == data.fingerprint
 
 
 def _explored(evaluation: Evaluation, model: Network, data: ImageData) -> Evaluation:

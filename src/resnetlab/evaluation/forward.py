@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -63,6 +63,7 @@ def answer_split(
     world_size: int = 1,
     mirrored: bool = False,
     label: str | None = None,
+    before_batch: Callable[[], None] | None = None,
 ) -> Answers:
     """Returns logits and embeddings of all images of a split, computed in batches; see `answer`.
 
@@ -76,12 +77,13 @@ def answer_split(
         world_size: number of processes.
         mirrored: answer the images' mirror images, left for right.
         label: what to call it on a terminal, where a progress bar is then shown.
+        before_batch: called before each batch; it may raise to stop.
     """
     parts = torch.arange(len(data.split(split))).split(batch_size(model, data.image_size**2))
     parts = parts[rank * len(parts) // world_size : (rank + 1) * len(parts) // world_size]
     hidden = label is None or not is_live()
     shown = track(parts, label or "", console=console, transient=True, disable=hidden)
-    batches = (data.squares(split, part) for part in shown)
+    batches = (data.squares(split, part) for part in shown if before_batch is None or before_batch() is None)
     return _answer(model, (batch.flip(-1) for batch in batches) if mirrored else batches, preprocessing)
 
 

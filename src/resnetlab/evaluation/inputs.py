@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from resnetlab.core.errors import UserError
+from resnetlab.core.errors import UserError, outside_cause
 from resnetlab.core.files import printable
 from resnetlab.data.sources.folders import visible_files
 from resnetlab.data.storage.reader import (
@@ -68,7 +68,8 @@ class Given:
                     return pixels_of(self.content, channels)
             except Exception as error:  # decoders raise anything on damaged files
                 reason = " ".join(str(error).split()) or type(error).__name__
-                raise UnreadableImageError(f"{self.name} cannot be read: {reason.rstrip(' .')}.") from error
+                known = outside_cause(error, self.name)
+                raise known or UnreadableImageError(f"{self.name} cannot be read: {reason.rstrip(' .')}.") from error
         if not self.content:
             raise UnreadableImageError(f"{self.name} is empty (0 bytes).")
         if isinstance(self.content, Path):

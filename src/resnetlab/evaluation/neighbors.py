@@ -24,7 +24,9 @@ from resnetlab.data.storage.reader import decode_image
 from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.embeddings import finite_rows
 from resnetlab.evaluation.forward import answer, trained_on
+from resnetlab.evaluation.result import read_evaluated
 from resnetlab.weights.file import load, weights_path
+from resnetlab.weights.tensors import weights_fingerprint
 
 _SHEET_COLUMNS = 9
 
@@ -93,7 +95,7 @@ def neighbors(
         return found.assign(rank=np.arange(1, len(found) + 1))
     network = load(run, model=model)
     summary = run.summary or {}
-    if network.stopped_at != ((summary["epoch"], summary["epochs"]) if "epoch" in summary else None):
+    if summary.get("weights") != weights_fingerprint(network.saved_module.state_dict()):
         raise UserError(
             f"{run.path} was trained further after its evaluation, so its embeddings are of another network. Evaluate "
             f"it again: resnetlab evaluate {shlex.quote(str(run.path))}"
@@ -156,8 +158,8 @@ def _evaluated(run: Run) -> pd.DataFrame:
             f"{run.path} has no embeddings, because it has not been evaluated. "
             f"Run this first: resnetlab evaluate {shlex.quote(str(run.path))}"
         )
-    table = pd.read_parquet(file)
-    images = pd.read_parquet(run.evaluation() / "per_image.parquet")
+    remedy = f"Evaluate the run again: resnetlab evaluate {shlex.quote(str(run.path))}"
+    _, (table, images) = read_evaluated(run.evaluation(), ("embeddings", "per_image"), remedy=remedy)
     if "path" in images:
         table.insert(1, "path", images["path"])
     return table

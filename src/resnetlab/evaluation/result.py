@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from resnetlab.core.console import render
-from resnetlab.core.files import atomic, write_json
+from resnetlab.core.errors import UserError
+from resnetlab.core.files import atomic, printable, remove_leftovers
 from resnetlab.core.html import render as render_html
-from resnetlab.core.runs import stopped_at
+from resnetlab.core.runs import read_summary, stopped_at
+from resnetlab.core.tables import read_table
 from resnetlab.evaluation.diagnostics import Diagnostics
 from resnetlab.evaluation.embeddings import EmbeddingMap
 
@@ -26,6 +31,15 @@ _HTML_CLASSES, _HTML_PAIRS = 20, 10
 _TABLES = ("per_class", "per_image", "embeddings", "reliability", "confused_pairs")
 
 _EXPLORED = ("map", "blocks", "responses")
+_COLUMNS = {
+    "per_class": {"class": "text", "support": "number", "precision?": "number", "recall?": "number", "f1?": "number"},
+    "per_image": {
+        "index": "number", "label": "text", "prediction": "text", "confidence?": "number", "loss?": "number",
+    },
+    "embeddings": {"index": "number", "label": "text", "values": "list"},
+    "confused_pairs": {"label": "text", "prediction": "text", "count": "number", "share": "number"},
+}  # fmt: skip
+"""The columns of each table that others read, and what they contain; see `read_table`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,16 +55,25 @@ class Exploration:
     diagnostics: Diagnostics | None
 
     def save(self, folder: Path) -> None:
-        """Writes map.parquet, and blocks.parquet and responses.parquet if there are diagnostics."""
+        """Writes map.parquet, and blocks.parquet and responses.parquet if there are diagnostics.
+
+        They get the fingerprints of the evaluation in the folder.
+        """
+        path = folder / "summary.json"
+        facts = _fingerprints(read_summary(path)) if path.is_file() else {}
         if self.diagnostics is not None:
-            self.diagnostics.save(folder)
-        self.map.save(folder)
+            self.diagnostics.save(folder, facts)
+        self.map.save(folder, facts)
 
     @classmethod
     def load(cls, folder: Path) -> Exploration | None:
-        """Reads what `save` wrote; None if any of it is missing."""
+        """Reads what `save` wrote; None if any of it is missing, or of another evaluation than summary.json."""
         found = {name for name in _EXPLORED if (folder / f"{name}.parquet").is_file()}
         if found not in ({"map"}, set(_EXPLORED)):
+            return None
+        summary = folder / "summary.json"
+        facts = _fingerprints(read_summary(summary)) if summary.is_file() else {}
+        if any(_fingerprints(read_table(folder / f"{name}.parquet").attrs) != facts for name in found):
             return None
         return cls(map=EmbeddingMap.load(folder), diagnostics=Diagnostics.load(folder) if len(found) > 1 else None)
 
@@ -66,12 +89,13 @@ class Evaluation:
     """Metrics and tables of one network on one split.
 
     Attributes:
-        summary: split, n, top1, top5 (0 to 1), loss; epoch and epochs, the complete and the planned epochs, if the
-            training was stopped before its end; top1_low and top1_high, the 95 % interval of top1 (see
-            `metrics.wilson_interval`); temperature, by which the logits are divided for all probabilities, but not for
-            the loss; ece and mce, the expected and the maximum calibration error (see `calibration`), and
-            ece_uncalibrated, the expected one at temperature 1; with `mirrored`, also mirrored_top1, mirrored_top5 and
-            mirrored_loss, for the mean of the logits of each image and its mirror image.
+        summary: split, n, top1, top5 (0 to 1), loss; weights and data, the fingerprints of what was evaluated; epoch
+            and epochs, the complete and the planned epochs, if the training was stopped before its end; top1_low and
+            top1_high, the 95 % interval of top1 (see `metrics.wilson_interval`); temperature, by which the logits are
+            divided for all probabilities, but not for the loss; ece and mce, the expected and the maximum calibration
+            error (see `calibration`), and ece_uncalibrated, the expected one at temperature 1; with `mirrored`, also
+            mirrored_top1, mirrored_top5 and mirrored_loss, for the mean of the logits of each image and its mirror
+            image.
         per_class: one row per class, see `metrics.by_class`.
         per_image: one row per image, see `metrics.by_image`. Its column group marks equal images of the split: copies
             of a file if photos are stored as in their files, otherwise equal pixels as the network sees them.
@@ -92,21 +116,26 @@ class Evaluation:
     exploration: Exploration | None = None
 
     def save(self, folder: Path) -> Evaluation:
-        """Writes the tables as parquet, then summary.json, which marks them as complete.
+        """Writes the tables as parquet and summary.json, all of which replace those of an older evaluation at once.
 
-        An existing exploration belongs to an older evaluation and is removed or replaced.
+        All files are written before the first is replaced, so an error, such as a full disk, leaves the older
+        evaluation. The tables and summary.json have the same fingerprints, of the weights and of the images, so that
+        reading them refuses tables of two evaluations. An older exploration is removed or replaced.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "summary.json").unlink(missing_ok=True)  # until the tables below are those of one evaluation
-        Exploration.remove(folder)
-        for name in _TABLES:
-            table = getattr(self, name).copy(deep=False)
-            table.attrs = {"schema": SCHEMA_VERSION}  # goes into the file's metadata
-            with atomic(folder / f"{name}.parquet") as temporary:
-                table.to_parquet(temporary, index=False)
+        remove_leftovers(folder)
+        with ExitStack() as written:  # closed in reverse order, so that summary.json is the last to be replaced
+            summary = written.enter_context(atomic(folder / "summary.json"))
+            for name in _TABLES:
+                table = getattr(self, name).copy(deep=False)
+                table.attrs = {"schema": SCHEMA_VERSION, **_fingerprints(self.summary)}  # goes into the file's metadata
+                table.to_parquet(written.enter_context(atomic(folder / f"{name}.parquet")), index=False)
+            text = json.dumps({"schema": SCHEMA_VERSION, **self.summary}, indent=2, ensure_ascii=False)
+            summary.write_text(f"{text}\n", encoding="utf-8")
+            (folder / "summary.json").unlink(missing_ok=True)  # until the tables are those of one evaluation
+            Exploration.remove(folder)
         if self.exploration is not None:
             self.exploration.save(folder)
-        write_json(folder / "summary.json", {"schema": SCHEMA_VERSION, **self.summary})
         return dataclasses.replace(self, folder=folder)
 
     @property
@@ -170,3 +199,35 @@ class Evaluation:
             pairs=[(row["label"], row["prediction"], f"{row['count']:,}", f"{row['share']:.2%}") for row in pairs],
             confusions=len(self.confused_pairs),
         )
+
+
+def read_evaluated(folder: Path, names: Sequence[str], *, remedy: str) -> tuple[dict[str, Any], list[pd.DataFrame]]:
+    """Returns the summary of an evaluation and tables of it.
+
+    Args:
+        folder: of the evaluation.
+        names: of the tables, such as "per_image".
+        remedy: a sentence for error messages: how to evaluate again.
+
+    Raises:
+        UserError: a file is missing or damaged, or the files are of different evaluations.
+    """
+    missing = [
+        name for name in ("summary.json", *(f"{name}.parquet" for name in names)) if not (folder / name).is_file()
+    ]
+    if missing:
+        raise UserError(f"{printable(folder)} has no {missing[0]}. {remedy}")
+    summary = read_summary(folder / "summary.json")
+    tables = [read_table(folder / f"{name}.parquet", _COLUMNS.get(name), remedy=remedy) for name in names]
+    for name, table in zip(names, tables, strict=True):
+        if _fingerprints(table.attrs) != _fingerprints(summary):
+            raise UserError(
+                f"{printable(folder / name)}.parquet and summary.json are of different evaluations: their weights or "
+                f"images differ. {remedy}"
+            )
+    return summary, tables
+
+
+def _fingerprints(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """Returns the fingerprints of the weights and the images that an evaluation records."""
+    return {name: values[name] for name in ("weights", "data") if name in values}

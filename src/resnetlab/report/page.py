@@ -7,8 +7,6 @@ from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 
-import pandas as pd
-
 from resnetlab import __version__
 from resnetlab.core.environment import resolve_device
 from resnetlab.core.errors import UserError
@@ -18,6 +16,7 @@ from resnetlab.core.pictures import css_variables, save_png
 from resnetlab.core.runs import Run, stopped_at
 from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.explore import explore as explore_split
+from resnetlab.evaluation.result import read_evaluated
 from resnetlab.models.resnet import ResNet, check_network
 from resnetlab.report import sections
 from resnetlab.report.comparison.compare import data_name
@@ -26,6 +25,7 @@ from resnetlab.report.mistakes import find_mistakes
 from resnetlab.report.results import Results, read_results
 from resnetlab.report.section import Report, Section
 from resnetlab.weights.file import load
+from resnetlab.weights.tensors import weights_fingerprint
 
 MAX_BYTES = 14_500_000
 """Size of the page: a mail can still carry it."""
@@ -100,8 +100,8 @@ def _network(run: Run, results: Results) -> tuple[ResNet | None, str | None]:
         return None, None
     try:
         network = check_network(load(run)).to(resolve_device("auto"))
-        evaluated = (results.summary["epoch"], results.summary["epochs"]) if "epoch" in results.summary else None
-        if network.stopped_at != evaluated:
+        now = weights_fingerprint(network.saved_module.state_dict())
+        if results.summary.get("weights", now) != now:
             return None, f"the run was trained further after its evaluation. Evaluate it again with: {results.command}"
         return network, None
     except UserError as error:
@@ -110,13 +110,14 @@ def _network(run: Run, results: Results) -> tuple[ResNet | None, str | None]:
 
 def _explored(run: Run, results: Results, images: RunImages, network: ResNet | None, problem: str | None) -> Results:
     """Returns the evaluation with map and diagnostics, which join its tables, or why both are missing."""
-    table = run.evaluation() / "embeddings.parquet"
-    if not table.is_file():
+    if not (run.evaluation() / "embeddings.parquet").is_file():
         return results
+    again = f"Evaluate the run again: {results.command}"
+    _, (embeddings,) = read_evaluated(run.evaluation(), ("embeddings",), remedy=again)
     if images.data is None or problem is not None:
         return dataclasses.replace(results, unexplored=images.missing or problem or "")
     try:
-        found = explore_split(network, images.data, images.split, pd.read_parquet(table))
+        found = explore_split(network, images.data, images.split, embeddings)
     except UserError as error:  # of a network that answers NaN
         return dataclasses.replace(results, unexplored=f"The map and the diagnostics are missing: {error}")
     found.save(run.evaluation())

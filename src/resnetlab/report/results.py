@@ -14,7 +14,7 @@ import pandas as pd
 from resnetlab.core.errors import UserError
 from resnetlab.core.runs import Run
 from resnetlab.evaluation.metrics import confusion_matrix
-from resnetlab.evaluation.result import Exploration
+from resnetlab.evaluation.result import Exploration, read_evaluated
 from resnetlab.weights.contents import inspect_weights
 
 
@@ -80,11 +80,11 @@ def read_results(run: Run) -> Results:
     command = f"resnetlab evaluate {shlex.quote(str(run.path))}"
     files = ("per_class", "per_image", "reliability", "confused_pairs")
     tables = {name: run.evaluation() / f"{name}.parquet" for name in files}
-    summary = run.summary
-    if summary is None or not all(path.is_file() for path in tables.values()):
+    if run.summary is None or not all(path.is_file() for path in tables.values()):
         raise UserError(f"{run.path} is not evaluated yet. Run this first: {command}")
     names = list(run.settings["data"]["class_names"])
-    frames = {name: pd.read_parquet(path) for name, path in tables.items()}
+    summary, read = read_evaluated(run.evaluation(), files, remedy=f"Evaluate the run again: {command}")
+    frames = dict(zip(files, read, strict=True))
     return Results(
         summary=summary,
         **frames,

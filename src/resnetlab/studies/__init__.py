@@ -72,7 +72,7 @@ def study_all(data: str | Path | ImageData = "digits", **setup: Unpack[SetUp]) -
 
     Raises:
         UserError: no study is possible.
-        Interrupted: stopped by SIGINT or SIGTERM; the same call continues.
+        Interrupted: stopped by SIGINT, SIGTERM or SIGHUP; the same call continues.
     """
     return conduct_all(STUDIES, data, setup)
 

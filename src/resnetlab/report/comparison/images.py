@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from resnetlab.core.files import printable
 from resnetlab.core.runs import Run
 from resnetlab.data.splits import SPLITS
 from resnetlab.evaluation.pairs import PairComparison, align, compare_evaluations, holm
+from resnetlab.evaluation.result import read_evaluated
 from resnetlab.report.comparison.compare import RunsLike, data_caution, open_runs
 
 PAIRS = ("first", "all")
@@ -195,15 +195,9 @@ def _read(run: Run, data: str | None) -> _Evaluated:
     summary, images = folder / "summary.json", folder / "per_image.parquet"
     if not summary.is_file() or not images.is_file():
         raise UserError(_not_evaluated(run, data))
-    try:
-        return _Evaluated(
-            split=json.loads(summary.read_text(encoding="utf-8"))["split"], images=pd.read_parquet(images)
-        )
-    except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are of these kinds
-        raise UserError(
-            f"cannot read the evaluation in {printable(folder)}: {error}. "
-            f"Evaluate the run again with: {_evaluate(run, data)}"
-        ) from error
+    remedy = f"Evaluate the run again with: {_evaluate(run, data)}"
+    read, (table,) = read_evaluated(folder, ("per_image",), remedy=remedy)
+    return _Evaluated(split=read["split"], images=table)
 
 
 def _not_evaluated(run: Run, data: str | None) -> str:

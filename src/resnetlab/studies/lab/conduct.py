@@ -62,7 +62,7 @@ def conduct(
 
     Raises:
         UserError: the folder contains another study, or this one with different arguments.
-        Interrupted: stopped by SIGINT or SIGTERM; the same call continues the study.
+        Interrupted: stopped by SIGINT, SIGTERM or SIGHUP; the same call continues the study.
     """
     lab = Lab(question, data, vars(options), **setup)
     if is_finished(lab.folder):

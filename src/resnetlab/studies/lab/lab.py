@@ -27,6 +27,7 @@ from resnetlab.core.environment import resolve_device
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import atomic, read_toml, write_toml
 from resnetlab.core.runs import Run
+from resnetlab.core.tables import read_table
 from resnetlab.data.load import load_data
 from resnetlab.data.storage.store import ImageData, Split
 from resnetlab.evaluation.evaluate import default_split
@@ -223,7 +224,7 @@ class Lab:
         """Returns the table of this name from the folder, or computes and saves it."""
         path = self.folder / "measurements" / f"{name}.parquet"
         if path.is_file():
-            return pd.read_parquet(path)
+            return read_table(path)
         table = compute()
         path.parent.mkdir(exist_ok=True)
         with atomic(path) as temporary:

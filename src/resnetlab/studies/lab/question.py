@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from rich.table import Table
 from resnetlab.core.checks import check_schema
 from resnetlab.core.console import render
 from resnetlab.core.errors import UserError
-from resnetlab.core.files import atomic, write_json
+from resnetlab.core.files import atomic, read_json, write_json
+from resnetlab.core.tables import read_table
 
 SCHEMA_VERSION = 1
 HOLDS, FAILS, OPEN = "holds", "does not hold", "is undecided"
@@ -115,12 +115,12 @@ class StudyResult:
                 f"{folder} contains no finished study: no {_FILE} found. Give the folder of a finished study, "
                 "or run the same command again to continue this study."
             )
-        values = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        values = read_json(folder / _FILE)
         check_schema(folder / _FILE, values.get("schema"), SCHEMA_VERSION)
         question = values["question"]
         return cls(
             question=Question(**{**question, "published": tuple(question["published"])}),
-            table=pd.read_parquet(folder / _TABLE),
+            table=read_table(folder / _TABLE),
             verdict=Verdict(**values["verdict"]),
             deviations=tuple(values["deviations"]),
             figures=values["figures"],
