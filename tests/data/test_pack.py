@@ -22,6 +22,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.conftest import TINY, framed, unprivileged
+from tests.facts import refuses
 from tests.training.stepping import before_step
 
 from resnetlab.core.errors import UserError
@@ -406,7 +407,7 @@ def test_a_damaged_shard_is_named_when_its_images_are_read(
 def test_a_damaged_table_is_told(damage: Callable[[Path], object], name: str, photos: Path, tmp_path: Path):
     pack_data(photos, tmp_path / "pack", image_size=24)
     damage(tmp_path / "pack" / name)
-    with pytest.raises(UserError, match=r"the pack .*pack is damaged \(.*\)\. Remove it and pack again"):
+    with refuses(name):
         load_data(tmp_path / "pack")
 
 
@@ -923,9 +924,9 @@ def test_what_could_not_be_read_is_tried_again(photos: Path, tmp_path: Path):
     ("change", "message"),
     [
         (lambda facts: facts.update(name="../../elsewhere"), r"name in pack\.json"),
-        (lambda facts: facts["shards"].update({"../train-0": {}}), r"name in pack\.json"),
+        (lambda facts: facts["shards"].update({"../train-0": facts["shards"]["train-00000"]}), r"name in pack\.json"),
         (lambda facts: facts.update(table="0"), "the digest of images.parquet differs"),
-        (lambda facts: facts.pop("format"), "pack.json lacks format"),
+        (lambda facts: facts.pop("format"), r"pack\.json is incomplete: format"),
     ],
 )
 def test_a_pack_that_was_meddled_with_is_refused(change: Callable, message: str, photos: Path, tmp_path: Path):
@@ -933,5 +934,5 @@ def test_a_pack_that_was_meddled_with_is_refused(change: Callable, message: str,
     facts = json.loads((tmp_path / "pack" / "pack.json").read_text())
     change(facts)
     (tmp_path / "pack" / "pack.json").write_text(json.dumps(facts))
-    with pytest.raises(UserError, match=f"is damaged .*{message}"):
+    with pytest.raises(UserError, match=message):
         load_data(tmp_path / "pack")

@@ -120,7 +120,7 @@ class DataOptions:
         ),
     ] = 1.5
     store: Annotated[
-        str, typer.Option(help="Where decoded photos are kept: memory, pack (files mapped into memory), or auto.")
+        str, typer.Option(help="Where decoded photos are kept: memory, pack (files that are read as needed), or auto.")
     ] = "auto"
     limit: Annotated[
         int | None, typer.Option(help="Use at most this many training images; the class proportions stay the same.")

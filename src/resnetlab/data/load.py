@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import unicodedata
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from resnetlab.data.assemble import PhotoListing, from_arrays, from_pack, list_p
 from resnetlab.data.options import LoadOptions
 from resnetlab.data.sources.arrays import ArraySource, check_arrays
 from resnetlab.data.sources.cifar import load_cifar10, load_cifar100
-from resnetlab.data.sources.findings import Findings, NoImagesError
+from resnetlab.data.sources.findings import Findings, NoImagesError, listed
 from resnetlab.data.sources.folders import FileSource, list_folder, list_table
 from resnetlab.data.sources.layout import ARCHIVES
 from resnetlab.data.sources.named import find_imagenette, load_digits, load_fashion_mnist, load_mnist
@@ -37,6 +40,8 @@ _ARRAY_SETS: dict[str, Callable[[Path, bool], ArraySource]] = {
     "cifar10": load_cifar10,
     "cifar100": load_cifar100,
 }
+_DEEPEST_CLASS = 3
+"""Levels of folders down to a class: one that wraps the others, those of splits, and those of classes."""
 NAMED_SOURCES = (*_ARRAY_SETS, "imagenette")
 
 
@@ -176,7 +181,7 @@ _NOT_FOR_PACKS = ("source", "store", "limit", "limit_held_out")
 def pack(
     source: str | Path, folder: str | Path, *, workers: int | None = None, download: bool = True, **options: Any
 ) -> ImageData:
-    """Decodes a data set once into a folder of files that are mapped into memory, and opens it.
+    """Decodes a data set once into a folder of files that are read as needed, and opens it.
 
     Training from the pack takes no memory for the images, and `load_data(folder)` opens it at once.
 
@@ -259,24 +264,56 @@ def reload_data(
     arguments["source"] = place
     if data_root is not None:
         arguments["data_root"] = data_root
-    data = load_data(**arguments, download=False)
+    if not is_named(place) and Path(place).is_dir():
+        _check_class_folders(Path(place), recorded)
+    listing = list_data(**arguments, download=False)
+    if listing is None:
+        data = load_data(**arguments, download=False)
+    else:
+        counts = {name: len(files) for name, files in listing.splits.items()}
+        may_differ = recorded.get("skip_unreadable", False)
+        if list(listing.class_names) != recorded["class_names"] or not (may_differ or counts == recorded["counts"]):
+            raise _other_data(str(place), recorded, {"class_names": list(listing.class_names), "counts": counts})
+        data = listing.load()
     check_same_data(data, recorded, str(place))
     return data
+
+
+def _check_class_folders(folder: Path, recorded: Mapping[str, Any]) -> None:
+    """Raises `UserError` if a folder cannot have the run's classes; it is not searched for images before that."""
+    if is_pack(folder):
+        return
+    missing, waiting, most = set(recorded["class_names"]), [(folder, 1)], 10_000 + 10 * len(recorded["class_names"])
+    for parent, depth in waiting:  # grows as it goes
+        if not missing or len(waiting) > most:
+            break
+        with suppress(OSError), os.scandir(parent) as entries:
+            inner = [entry for entry in itertools.islice(entries, most) if entry.is_dir()]
+            missing -= {unicodedata.normalize("NFC", entry.name) for entry in inner}
+            waiting += [(Path(entry.path), depth + 1) for entry in inner if depth < _DEEPEST_CLASS]
+    if missing:
+        raise UserError(
+            f"the images of {printable(folder)} are not those of the run: it has no class folders "
+            f"{listed(sorted(missing), 5)}. Restore them, or start a new run."
+        )
 
 
 def check_same_data(data: ImageData, recorded: Mapping[str, Any], place: str) -> None:
     """Raises `UserError`, showing the difference, unless the data are those that a run folder records."""
     if data.fingerprint != recorded["fingerprint"]:
-        now = data.describe()
-        changes = [
-            f"{key} was {recorded[key]} and is {now[key]}"
-            for key in ("class_names", "counts")
-            if now[key] != recorded[key]
-        ]
-        raise UserError(
-            f"the images of {place} are not those of the run: "
-            f"{'; '.join(changes) or 'their content has changed'}. Restore them, or start a new run."
-        )
+        raise _other_data(place, recorded, data.describe())
+
+
+def _other_data(place: str, recorded: Mapping[str, Any], now: Mapping[str, Any]) -> UserError:
+    changes = [
+        f"{key} was {brief(recorded[key])} and is {brief(now[key])}"
+        for key in ("class_names", "counts")
+        if now[key] != recorded[key]
+    ]
+    return UserError(
+        f"the images of {printable(place)} are not those of the run: "
+        f"{'; '.join(changes) or 'their content has changed'}. Restore them, or start a new run."
+    )
 
 
 def may_be_recorded(source: str | Path, recorded: Mapping[str, Any]) -> bool:

@@ -35,7 +35,7 @@ class LoadOptions(FramingOptions):
     )
     store: str = setting(
         "auto",
-        'where decoded photos are kept. "memory": in memory. "pack": in memory-mapped files, written once to '
+        'where decoded photos are kept. "memory": in memory. "pack": in files that are read as needed, written once to '
         '$RESNETLAB_CACHE or the user\'s cache folder. "auto": in memory if they need at most half of the free memory, '
         "otherwise in a pack",
         choices=STORES,

@@ -3,15 +3,15 @@
 Every process trains a replica of the network on its part of every batch, and DistributedDataParallel averages the
 gradients. Only the first process reads and writes the run folder and prints messages.
 
-The processes use two groups. The group of the gradients waits at most `TIMEOUT_SECONDS` for a process, so a hung
-process soon ends the training. The other group, on CPUs, waits up to 12 hours, for example while one process packs
-images; it detects a crashed process at once, because the system closes its connections.
+The processes use three groups. The group of the gradients waits at most `TIMEOUT_SECONDS` for a process, so a hung
+process soon ends the training. A group on CPUs, for validation, checkpoints and the like, waits `wait_seconds`, and
+says so every 30 seconds. A third group waits up to 12 hours, while one process downloads or packs images. All of them
+detect a crashed process at once, because the system closes its connections.
 """
 
 from __future__ import annotations
 
 import atexit
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -27,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from resnetlab.core.console import console
 from resnetlab.core.errors import ReportedElsewhereError, UserError
+from resnetlab.core.waiting import WAIT_VARIABLE, announced, seconds_from, wait_seconds
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.network import Network
 from resnetlab.training.machine import Machine
@@ -41,6 +42,7 @@ _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADD
 _LOST = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "timed out", "tcpstore")
 _T = TypeVar("_T")
 _groups: dict[str, Any] = {}
+_OTHERS = "the other processes of the training"
 
 
 class ProcessLostError(ConnectionError):
@@ -56,7 +58,8 @@ class Processes:
         world_size: number of processes.
         local_rank: number of this process on its host, from 0.
         local_world_size: the largest number of processes on one host.
-        group: the group in which processes wait up to 12 hours for each other.
+        group: the group in which processes wait `wait_seconds` for each other.
+        patient: the group in which they wait up to 12 hours, for the preparation of images.
     """
 
     rank: int = 0
@@ -64,6 +67,7 @@ class Processes:
     local_rank: int = 0
     local_world_size: int = 1
     group: dist.ProcessGroup | None = None
+    patient: dist.ProcessGroup | None = None
 
     @property
     def is_first(self) -> bool:
@@ -90,7 +94,8 @@ class Processes:
                 answer[0] = make()
             except Exception as caught:
                 error, answer[1] = caught, str(caught)
-        dist.broadcast_object_list(answer, src=0, group=self.group)
+        with announced(_OTHERS):
+            dist.broadcast_object_list(answer, src=0, group=self.group)
         if error is not None:
             raise error
         if answer[1] is not None:
@@ -132,8 +137,9 @@ class Processes:
     def in_turn(self, load: Callable[[], _T]) -> _T:
         """Calls `load` in the processes of each host one after the other, so that later ones find cached files."""
         result: _T | None = None
+        patient = replace(self, group=self.patient or self.group)
         for turn in range(self.local_world_size):
-            with self.together():
+            with patient.together():
                 if turn == self.local_rank:
                     result = load()
         return result  # type: ignore[return-value]  # every process has had its turn
@@ -154,7 +160,8 @@ class Processes:
         if self.is_alone:
             return tensor
         gathered: list[Any] | None = [None] * self.world_size if self.is_first else None
-        dist.gather_object(tensor, gathered, dst=0, group=self.group)
+        with announced(_OTHERS):
+            dist.gather_object(tensor, gathered, dst=0, group=self.group)
         return tensor if gathered is None else torch.cat([rows for rows in gathered if len(rows)])
 
     def share_state(self, model: nn.Module) -> None:
@@ -197,7 +204,8 @@ class Processes:
 
     def _all(self, value: _T) -> list[_T]:
         values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value, group=self.group)
+        with announced(_OTHERS):
+            dist.all_gather_object(values, value, group=self.group)
         return values
 
 
@@ -223,16 +231,18 @@ def connected() -> Iterator[Processes]:
     if not launched and not dist.is_initialized():
         yield ALONE
         return
-    timeout = _timeout()
+    timeout, wait = seconds_from(TIMEOUT_VARIABLE, TIMEOUT_SECONDS), timedelta(seconds=wait_seconds())
     if not dist.is_initialized():
         dist.init_process_group("gloo", timeout=_LONG_TIMEOUT)
         atexit.register(dist.destroy_process_group)
         _groups["long timeout"] = dist.group.WORLD
     elif "long timeout" not in _groups:
         _groups["long timeout"] = dist.new_group(backend="gloo", timeout=_LONG_TIMEOUT)
+    if "wait" not in _groups:
+        _groups["wait"] = dist.new_group(backend="gloo", timeout=wait)
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    group: Any = _groups["long timeout"]
-    processes = Processes(dist.get_rank(), dist.get_world_size(), local_rank, group=group)
+    groups = {"group": _groups["wait"], "patient": _groups["long timeout"]}
+    processes = Processes(dist.get_rank(), dist.get_world_size(), local_rank, **groups)
     quiet, console.quiet = console.quiet, not processes.is_first
     try:
         with warnings.catch_warnings():
@@ -246,7 +256,8 @@ def connected() -> Iterator[Processes]:
         reason = str(error).strip().splitlines()[0].partition(". ")[0]
         raise ProcessLostError(
             f"process {processes.rank} of {processes.world_size}: another process of this training ended or did not "
-            f"answer within {timeout:g} seconds (set by {TIMEOUT_VARIABLE}). Its own messages are above or in its log; "
+            f"answer within {timeout:g} seconds in a step (set by {TIMEOUT_VARIABLE}) or {wait.total_seconds():g} "
+            f"seconds elsewhere (set by {WAIT_VARIABLE}). Its own messages are above or in its log; "
             f"this process received: {reason}. Continue from the last checkpoint with: resnetlab train --resume RUN"
         ) from error
     finally:
@@ -347,7 +358,9 @@ class _ProcessExchange(Exchange):
 
     def connect(self, model: Network) -> None:
         self.disconnect(model)
-        group = dist.new_group(backend=self._backend, timeout=timedelta(seconds=_timeout()))
+        group = dist.new_group(
+            backend=self._backend, timeout=timedelta(seconds=seconds_from(TIMEOUT_VARIABLE, TIMEOUT_SECONDS))
+        )
         if self._sync_norm:
             nn.SyncBatchNorm.convert_sync_batchnorm(model, group)
         # With a bucket view, gradients have the memory layout of their parameters.
@@ -411,17 +424,6 @@ def restore_batch_norm(model: nn.Module) -> None:
                 plain.running_mean, plain.running_var = layer.running_mean, layer.running_var
                 plain.num_batches_tracked = layer.num_batches_tracked
                 setattr(parent, name, plain.train(layer.training))
-
-
-def _timeout() -> float:
-    given = os.environ.get(TIMEOUT_VARIABLE, "")
-    try:
-        seconds = float(given or TIMEOUT_SECONDS)
-    except ValueError:
-        seconds = math.nan
-    if not 1 <= seconds <= _LONG_TIMEOUT.total_seconds():
-        raise UserError(f"{TIMEOUT_VARIABLE} must be a number of seconds, 1 to 43200, got {given!r}.")
-    return seconds
 
 
 def _is_lost_connection(error: RuntimeError) -> bool:

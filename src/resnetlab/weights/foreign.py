@@ -160,7 +160,7 @@ def _read_shards(path: Path) -> ForeignWeights:
         tensors |= read_safetensors(index.parent / name)[0]
     if missing := [name for name in names if name not in tensors]:
         raise DamagedFileError(f"{printable(index)} lists {shown(missing[0])!r}, which is in none of its files.")
-    tensors, prefix = _without_wrappers(tensors)
+    tensors, prefix = without_wrappers(tensors)
     size = sum((index.parent / name).stat().st_size for name in files)
     return ForeignWeights(tensors=_check_tensors(path, tensors, size), form="safetensors", nesting=_nesting((), prefix))
 

@@ -22,7 +22,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from resnetlab.core.errors import UserError
+from resnetlab.core.errors import UserError, outside_cause
 from resnetlab.core.files import printable
 from resnetlab.data.sources.findings import counted, listed
 
@@ -174,7 +174,9 @@ def is_image(path: Path) -> bool:
             return False
         with path.open("rb") as file:
             return _IMAGE_STARTS.match(file.read(16)) is not None
-    except OSError:
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise outside_cause(error, f"'{printable(path)}'") or error from error
         return False
 
 
@@ -206,4 +208,5 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 def _unlisted(folder: Path, error: OSError) -> UserError:
     reason = error.strerror or error
-    return UserError(f"cannot list the folder {printable(folder)}: {reason}. Make it readable, or remove it.")
+    known = outside_cause(error, f"the folder {printable(folder)}")
+    return known or UserError(f"cannot list the folder {printable(folder)}: {reason}. Check the path.")

@@ -37,6 +37,12 @@ class ImageSource(Protocol):
         ...
 
 
+class Pixels(Protocol):
+    """A flat array of uint8, in memory or in a file, of which slices are arrays."""
+
+    def __getitem__(self, place: slice, /) -> np.ndarray: ...
+
+
 class Ragged:
     """Images of many sizes: uint8 (H, W, C) one after another, in arrays in memory or in files.
 
@@ -52,7 +58,7 @@ class Ragged:
 
     def __init__(
         self,
-        arrays: Sequence[Callable[[], np.ndarray]],
+        arrays: Sequence[Callable[[], Pixels]],
         *,
         array: np.ndarray,
         offsets: np.ndarray,
@@ -63,7 +69,7 @@ class Ragged:
     ) -> None:
         self.shapes, self.channels = shapes.astype(np.int64).reshape(-1, 2), channels
         self.digests = tuple(digests)
-        self._arrays, self._opened = arrays, {}
+        self._arrays, self._opened = arrays, dict[int, Pixels]()
         self._array, self._offsets, self._histogram = array, offsets, histogram
 
     def __len__(self) -> int:
@@ -100,7 +106,7 @@ class Ragged:
         )
 
     def pixels(self, position: int) -> np.ndarray:
-        """Returns one image, uint8 (H, W, C), as a view."""
+        """Returns one image, uint8 (H, W, C)."""
         number, offset = int(self._array[position]), int(self._offsets[position])
         if number not in self._opened:
             self._opened[number] = self._arrays[number]()
@@ -145,7 +151,7 @@ class ReadFiles:
 
 
 def join_shards(
-    arrays: Sequence[Callable[[], np.ndarray]], facts: Sequence[ShardFacts], *, channels: int, training: bool
+    arrays: Sequence[Callable[[], Pixels]], facts: Sequence[ShardFacts], *, channels: int, training: bool
 ) -> ReadFiles:
     """Returns the images of a split from its shards, whose pixels `arrays` open."""
     shapes = [np.array(fact.shapes, dtype=np.int64).reshape(-1, 2) for fact in facts]

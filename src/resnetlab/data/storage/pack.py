@@ -1,4 +1,4 @@
-"""A pack: decoded images in files that are mapped into memory, built once by several processes.
+"""A pack: decoded images in files, of which a training reads what it needs, built once by several processes.
 
     pack.json            its contents; written last, so that it marks a complete pack
     images.parquet       one row per image
@@ -17,6 +17,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,27 +26,48 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from rich.progress import track
 
-from resnetlab.core.checks import check_schema
-from resnetlab.core.console import console, is_live
-from resnetlab.core.errors import UserError
-from resnetlab.core.files import atomic, exclusive_lock, printable, write_json, write_text
+from resnetlab.core.checks import check_class_names, check_schema, check_shape
+from resnetlab.core.console import console, is_live, notice
+from resnetlab.core.errors import UserError, outside_cause
+from resnetlab.core.files import (
+    atomic,
+    exclusive_lock,
+    printable,
+    read_json,
+    remove_leftovers,
+    write_json,
+    write_text,
+)
+from resnetlab.core.tables import read_table
+from resnetlab.core.waiting import NOTICE_SECONDS, WAIT_VARIABLE, wait_seconds
 from resnetlab.data.sources.folders import FileSource, ListedFile
 from resnetlab.data.storage.decoding import ShardFacts, StoredFormat
-from resnetlab.data.storage.images import Ragged, ReadFiles, join_shards
+from resnetlab.data.storage.images import Pixels, Ragged, ReadFiles, join_shards
 from resnetlab.data.storage.reader import describe_failures
 
 SCHEMA_VERSION = 1
 FILES_IN_A_SHARD = 256
 _MARKER = "unfinished"
 _MARKER_TEXT = "ResNetLab is building a pack in this folder. It is finished by the command that started it.\n"
+_PROGRESS = json.dumps({"progress": True}) + "\n"
 _MOST_SHARDS = 400  # each is an open file
+_CHUNK = 2**24
+_FACTS = {
+    "name": str, "class_names": [str], "format": {"channels": int}, "arguments": dict, "failures": [str], "table": str,
+    "shards": {str: {"bytes": int, "crc32": int, "histogram": [[int]]}},
+}  # fmt: skip
+"""What pack.json contains; see `check_shape`."""
+_COLUMNS = {
+    **dict.fromkeys(("split", "shard", "digest", "path"), "text"),
+    **dict.fromkeys(("label", "index", "offset", "height", "width"), "number"),
+}
 _SHARD = re.compile(r"(train|validation|test)-\d+")
 _SHARD_FILE = re.compile(r"(?P<shard>(train|validation|test)-\d{5,})\.(bin|json)(?P<part>\.\d+\.part)?")
 
@@ -89,6 +112,7 @@ def pack_lock(folder: Path) -> Iterator[None]:
         for path in folder.iterdir():
             if _is_part_of_marker(path):
                 path.unlink()
+        remove_leftovers(folder)
         yield
     if is_complete(folder):
         lock.unlink(missing_ok=True)
@@ -185,6 +209,8 @@ def finish_pack(folder: Path, table: pd.DataFrame, facts: Mapping[str, Any]) -> 
     with atomic(folder / "images.parquet") as temporary:
         table.to_parquet(temporary, index=False)
     digest = hashlib.sha256((folder / "images.parquet").read_bytes()).hexdigest()
+    for path in facts_files:  # pack.json declares the pack complete, so everything is on the disk before
+        _sync(path.with_suffix(".bin"))
     write_json(folder / "pack.json", {"schema": SCHEMA_VERSION, **facts, "table": digest, "shards": shards})
     for path in facts_files:
         path.unlink()
@@ -199,17 +225,18 @@ def open_pack(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, dict[str, Rag
     Raises:
         UserError: the pack is damaged, or a newer version wrote it.
     """
+    facts = read_json(folder / "pack.json")
+    check_schema(folder / "pack.json", facts.get("schema"), SCHEMA_VERSION)
+    check_shape(printable(folder / "pack.json"), facts, _FACTS)
     try:
-        facts = json.loads((folder / "pack.json").read_text(encoding="utf-8"))
-        check_schema(folder / "pack.json", facts.get("schema"), SCHEMA_VERSION)
         if facts["name"] != Path(facts["name"]).name or not all(map(_SHARD.fullmatch, facts["shards"])):
             raise ValueError("a file name in pack.json contains a folder")
-        if hashlib.sha256((folder / "images.parquet").read_bytes()).hexdigest() != facts["table"]:
-            raise ValueError("the digest of images.parquet differs")
-        table = pd.read_parquet(folder / "images.parquet")
-        missing = [name for name in ("name", "class_names", "format", "arguments", "failures") if name not in facts]
-        if missing:
-            raise ValueError(f"pack.json lacks {', '.join(missing)}")
+        with (folder / "images.parquet").open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != facts["table"]:
+                raise ValueError("the digest of images.parquet differs")
+        table = read_table(folder / "images.parquet", _COLUMNS)
+        check_class_names(facts["class_names"])
+        _check_places(table, facts)
         numbers = {name: number for number, name in enumerate(facts["shards"])}
         arrays = [_opener(folder / "shards" / f"{name}.bin", fact) for name, fact in facts["shards"].items()]
         images = {}
@@ -228,8 +255,25 @@ def open_pack(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, dict[str, Rag
     except (OSError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"the pack {folder} is damaged ({error}). Remove it and pack again.") from error
+        known = outside_cause(error, printable(folder / "images.parquet"))
+        raise known or UserError(f"the pack {folder} is damaged ({error}). Remove it and pack again.") from error
     return facts, table, images
+
+
+def _check_places(table: pd.DataFrame, facts: Mapping[str, Any]) -> None:
+    """Raises `ValueError` unless every image of a pack lies within its shard and has one of the pack's classes."""
+    sizes = table["height"] * table["width"] * facts["format"]["channels"]
+    ends = table["offset"] + sizes
+    room = np.array([facts["shards"][name]["bytes"] for name in table["shard"]])
+    is_inside = (table["offset"] >= 0) & (table["height"] > 0) & (table["width"] > 0) & (ends <= room)
+    is_labeled = table["label"].between(0, len(facts["class_names"]) - 1)
+    if not (is_inside & is_labeled).all() or table[["height", "width"]].to_numpy().max(initial=0) > 10**6:
+        raise ValueError("images.parquet has an image outside its shard, or of an unknown class")
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _shard_files(folder: Path) -> list[tuple[Path, re.Match[str]]]:
@@ -281,27 +325,79 @@ def _written(task: Mapping[str, Any], *, check: bool = False) -> dict[str, Any] 
             return None
         if check:
             _opener(target.with_suffix(".bin"), facts)()
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError):  # a `UserError` is a `ValueError`
         return None
     return facts
 
 
-def _opener(path: Path, facts: Mapping[str, Any]) -> Callable[[], np.ndarray]:
-    """Returns a function that maps a shard into memory and compares its checksum."""
+def _opener(path: Path, facts: Mapping[str, Any]) -> Callable[[], Pixels]:
+    """Returns a function that opens a shard and compares its checksum."""
 
-    def open_shard() -> np.ndarray:
+    def open_shard() -> Pixels:
         if not facts["bytes"]:
             return np.zeros(0, dtype=np.uint8)
-        try:
-            array = np.memmap(path, dtype=np.uint8, mode="r")
-            problem = "" if zlib.crc32(array.data) == facts["crc32"] else "its checksum differs"
-        except (OSError, ValueError) as error:  # absent, or of no bytes
-            problem = str(error)
-        if problem:
-            raise UserError(f"the pack's file {printable(path)} is damaged: {problem}. Remove the pack and pack again.")
-        return array
+        shard = _Shard(path)
+        checksum = 0
+        for start in range(0, facts["bytes"], _CHUNK):
+            checksum = zlib.crc32(shard[start : min(start + _CHUNK, facts["bytes"])].data, checksum)
+        if checksum != facts["crc32"] or shard.size != facts["bytes"]:
+            raise _damaged_shard(path, "its checksum differs")
+        return shard
 
     return open_shard
+
+
+class _Shard:
+    """The pixels of a shard, read from its file as needed.
+
+    The file is not mapped into memory, because the system ends a process that reads a mapped file which was truncated.
+
+    Raises:
+        UserError: the file cannot be read or is too short.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock = path, threading.Lock()
+        self._file = -1
+        try:
+            self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        except OSError as error:
+            raise outside_cause(error, printable(path)) or _damaged_shard(path, error.strerror or str(error)) from error
+
+    def __del__(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        return os.fstat(self._file).st_size
+
+    def __getitem__(self, place: slice) -> np.ndarray:
+        pixels = np.empty(place.stop - place.start, dtype=np.uint8)
+        done = 0
+        while done < len(pixels):
+            try:
+                count = self._read(pixels[done:], place.start + done)
+            except OSError as error:
+                raise outside_cause(error, printable(self._path)) or error from error
+            if not count:
+                raise _damaged_shard(self._path, f"it ends after {self.size:,} bytes")
+            done += count
+        return pixels
+
+    def _read(self, target: np.ndarray, start: int) -> int:
+        if hasattr(os, "preadv"):
+            return os.preadv(self._file, [target.data], start)
+        with self._lock:
+            os.lseek(self._file, start, os.SEEK_SET)
+            content = os.read(self._file, len(target))
+        target[: len(content)] = np.frombuffer(content, dtype=np.uint8)
+        return len(content)
+
+
+def _damaged_shard(path: Path, problem: str) -> UserError:
+    return UserError(f"the pack's file {printable(path)} is damaged: {problem}. Remove the pack and pack again.")
 
 
 def _run_workers(tasks: Sequence[dict[str, Any]], workers: int, folder: Path) -> None:
@@ -319,16 +415,22 @@ def _run_workers(tasks: Sequence[dict[str, Any]], workers: int, folder: Path) ->
         for _ in range(workers)
     ]
 
+    answered: dict[int, float] = {}  # when each process that works last showed progress
+
     def serve(process: subprocess.Popen[str]) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         while (task := waiting.get()) is not None:
+            line = _PROGRESS
             try:
                 process.stdin.write(json.dumps(task) + "\n")
                 process.stdin.flush()
-                line = process.stdout.readline()
+                while line == _PROGRESS:
+                    answered[process.pid] = time.monotonic()
+                    line = process.stdout.readline()
             except OSError:
                 line = ""
+            answered.pop(process.pid, None)
             done.put(_failure(line, process, folder))
 
     pool = ThreadPoolExecutor(workers)
@@ -337,7 +439,7 @@ def _run_workers(tasks: Sequence[dict[str, Any]], workers: int, folder: Path) ->
             pool.submit(serve, process)
         label = f"packing {sum(len(task['files']) for task in tasks):,} images"
         for _ in track(range(len(tasks)), label, console=console, transient=True, disable=not is_live()):
-            if (error := done.get()) is not None:
+            if (error := _next(done, answered, folder)) is not None:
                 raise error
     finally:
         while not waiting.empty():
@@ -350,6 +452,28 @@ def _run_workers(tasks: Sequence[dict[str, Any]], workers: int, folder: Path) ->
             process.communicate()
 
 
+def _next(done: SimpleQueue[Exception | None], answered: dict[int, float], folder: Path) -> Exception | None:
+    """Returns what the next finished task left in the queue, or an error if a process shows no progress."""
+    limit, told = wait_seconds(), time.monotonic()
+    while True:
+        try:
+            return done.get(timeout=1)
+        except Empty:
+            now = time.monotonic()
+            process, last = min(answered.copy().items(), key=lambda item: item[1], default=(0, now))
+        if now - last > limit:
+            return UserError(
+                f"the decoding process {process} has shown no progress for {limit:g} s (set by {WAIT_VARIABLE}). What "
+                f"was packed is kept in {printable(folder)}: run the same command again to continue."
+            )
+        if now - max(last, told) > NOTICE_SECONDS:
+            told = now
+            notice(
+                f"waiting for the decoding process {process}, which has shown no progress for {now - last:.0f} s; the "
+                f"limit is {limit:g} s ({WAIT_VARIABLE})"
+            )
+
+
 def _failure(line: str, process: subprocess.Popen[str], folder: Path) -> Exception | None:
     """Returns what went wrong with a task, given the line that a process answered; "" if it died."""
     try:
@@ -360,6 +484,8 @@ def _failure(line: str, process: subprocess.Popen[str], folder: Path) -> Excepti
             f"a decoding process ended before its work was done (exit status {process.wait()}; killed, or out of "
             f"memory). What was packed is kept in {printable(folder)}: run the same command again to continue."
         )
+    if "message" in answer:
+        return UserError(answer["message"])
     if "error" in answer:
         return OSError(answer["errno"], answer["error"], str(folder))
     return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 import warnings
 import zlib
 from pathlib import Path
@@ -17,8 +18,11 @@ from typing import Any
 import numpy as np
 
 from resnetlab.core.environment import end_with_parent, keep_freed_memory
+from resnetlab.core.errors import UserError
 from resnetlab.data.storage.decoding import StoredFormat, decode_shard
 from resnetlab.data.storage.reader import FirstFrameWarning
+
+PROGRESS_SECONDS = 5.0
 
 
 def write_shard(task: dict[str, Any]) -> None:
@@ -26,7 +30,7 @@ def write_shard(task: dict[str, Any]) -> None:
     files = [(Path(path), (size, modified)) for path, size, modified in task["files"]]
     target, checksum, written = Path(task["target"]), 0, 0
     pixels, facts = target.with_suffix(".bin"), target.with_suffix(".json")
-    # No fsync: whoever goes on with the pack compares the checksum, and makes a torn shard again.
+    # No fsync: whoever continues the pack compares the checksum, and `finish_pack` syncs all shards.
     with _part(pixels).open("wb") as file, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", FirstFrameWarning)
 
@@ -35,6 +39,7 @@ def write_shard(task: dict[str, Any]) -> None:
             content = np.ascontiguousarray(image).data
             checksum = zlib.crc32(content, checksum)
             written += file.write(content)
+            report_progress()
 
         stored, training = StoredFormat(**task["format"]), task["split"] == "train"
         known = decode_shard(files, task["first"], stored, training=training, keep=keep)
@@ -43,6 +48,30 @@ def write_shard(task: dict[str, Any]) -> None:
     found = {"key": task["key"], **vars(known), "warnings": messages, "bytes": written, "crc32": checksum}
     _part(facts).write_text(json.dumps(found), encoding="utf-8")
     _part(facts).replace(facts)
+
+
+class _Progress:
+    """Tells who started this process that it works, every few seconds, so that it is not taken for a stopped one."""
+
+    def __init__(self) -> None:
+        self._told = time.monotonic()
+
+    def __call__(self) -> None:
+        if time.monotonic() > self._told + PROGRESS_SECONDS:
+            self._told = time.monotonic()
+            answer_with({"progress": True})
+
+
+report_progress = _Progress()
+
+
+def answer_with(answer: dict[str, Any]) -> None:
+    """Writes one line of JSON to standard output."""
+    try:
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody is there to hear it
+        os._exit(1)
 
 
 def main() -> None:
@@ -55,11 +84,9 @@ def main() -> None:
             answer = {}
         except OSError as error:
             answer = {"errno": error.errno, "error": error.strerror or str(error)}
-        try:
-            sys.stdout.write(json.dumps(answer) + "\n")
-            sys.stdout.flush()
-        except BrokenPipeError:  # nobody is there to hear it
-            os._exit(1)
+        except UserError as error:  # an image was not read for a reason that is not in the image
+            answer = {"message": str(error)}
+        answer_with(answer)
 
 
 def _part(path: Path) -> Path:

@@ -5,6 +5,7 @@ Processes that only decode import this file, so it costs them no import of torch
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import stat
@@ -20,7 +21,7 @@ from typing import IO, Any, TypeVar, cast
 import numpy as np
 from PIL import Image, ImageChops, ImageFile
 
-from resnetlab.core.errors import UserError
+from resnetlab.core.errors import UserError, outside_cause
 from resnetlab.core.files import printable
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -35,11 +36,19 @@ _BACKGROUND = (255, 255, 255)
 _GRAYISH = 24
 """The largest difference between the channels of a gray image, which JPEG compression causes."""
 _WHITE_IS_ZERO = 262, 0  # the TIFF tag for the meaning of values, and the meaning that Pillow leaves to us
-_UPRIGHT = {  # EXIF orientation, and what sets the image upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}  # fmt: skip
+_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF orientation, and what sets the pixels upright
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: np.rot90,
+}
+_LARGE_FILE, _MOST_PIXEL_BYTES = 2**26, 16
+"""Larger files are read only if they are an image, and have at most so many further bytes for each pixel."""
+_FREE_PIXELS = 2**24
+_STRIP = 2**24  # pixels
 
 
 S = TypeVar("S")
@@ -63,7 +72,7 @@ def file_stamp(path: Path) -> Stamp:
     try:
         status = path.stat()
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise outside_cause(error, f"'{printable(path)}'") or _unreadable(path, error) from error
     return status.st_size, status.st_mtime_ns
 
 
@@ -114,12 +123,23 @@ def read_content(path: Path, stamp: Stamp | None = None) -> bytes:
     with _reading(path):
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
+            if status.st_size > _LARGE_FILE:
+                _check_size(file, status.st_size)
             content = file.read()
         if stamp is not None and not stamp == (status.st_size, status.st_mtime_ns) == file_stamp(path):
             raise UnreadableImageError(
                 f"'{printable(path)}' has changed since it was listed. Do not modify images while they load."
             )
         return content
+
+
+def _check_size(file: IO[bytes], size: int) -> None:
+    """Raises an error if a large file is not an image, or larger than its pixels can be; only its head is read."""
+    with _opened(file) as image:
+        width, height = image.size
+    if size > _LARGE_FILE + _MOST_PIXEL_BYTES * width * height:
+        raise ValueError(f"its {size:,} bytes are more than an image of {width}x{height} pixels has")
+    file.seek(0)
 
 
 def decode_content(
@@ -134,7 +154,11 @@ def decode_content(
         most_pixels: refuse larger images; by default Pillow's limit.
         warn: whether to warn about further frames.
     """
-    with _decoding(name), _opened(BytesIO(content), most_pixels) as opened:
+    with (
+        _decoding(name),
+        _opened(BytesIO(content), most_pixels) as opened,
+        _budget.spent(opened.width * opened.height),
+    ):
         pixels = pixels_of(opened, channels)
         has_more = warn and _has_more_frames(opened)
     if has_more:
@@ -157,15 +181,62 @@ def pixels_of(image: Image.Image, channels: int) -> np.ndarray:
     raw = str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
     image.load()  # from here on a TIFF file is upright, and has lost its orientation
     plain = _eight_bits(image, raw)
-    if plain.has_transparency_data:
-        backdrop = Image.new("RGBA", plain.size, (*_BACKGROUND, 255))
-        plain = Image.alpha_composite(backdrop, plain.convert("RGBA"))
-    orientation = _orientation(image)
-    if orientation in _UPRIGHT:
-        plain = plain.transpose(_UPRIGHT[orientation])
-    mode = "L" if channels == 1 else "RGB"
-    pixels = np.asarray(plain if plain.mode == mode else plain.convert(mode))
-    return pixels.reshape(*pixels.shape[:2], channels)
+    upright = _UPRIGHT.get(_orientation(image), np.asarray)
+    pixels = _opaque(plain, "L" if channels == 1 else "RGB")
+    return np.ascontiguousarray(upright(pixels.reshape(*pixels.shape[:2], channels)))
+
+
+def _opaque(image: Image.Image, mode: str) -> np.ndarray:
+    """Returns the pixels of an image composed on white, in strips, because a large one takes much memory as it is."""
+    if image.mode == mode and not image.has_transparency_data:
+        return np.asarray(image)
+    width, height = image.size
+    pixels = np.empty((height, width) if mode == "L" else (height, width, 3), dtype=np.uint8)
+    rows = max(1, _STRIP // width)
+    for top in range(0, height, rows):
+        strip = image if rows >= height else image.crop((0, top, width, min(top + rows, height)))
+        if image.has_transparency_data:
+            backdrop = Image.new("RGBA", strip.size, (*_BACKGROUND, 255))
+            strip = Image.alpha_composite(backdrop, strip.convert("RGBA"))
+        pixels[top : top + rows] = np.asarray(strip.convert(mode))
+    return pixels
+
+
+class PixelBudget:
+    """What decoding threads share: together they decode at most so many pixels at once.
+
+    Args:
+        free: images of at most this many pixels cost nothing, so that all threads decode usual photos.
+        most: returns the budget. A larger image is decoded alone.
+    """
+
+    def __init__(self, free: int, most: Callable[[], float]) -> None:
+        self._free, self._most = free, most
+        self._changed = threading.Condition()
+        self._spent = 0
+
+    @contextmanager
+    def spent(self, pixels: int) -> Iterator[None]:
+        """Waits until the budget allows so many pixels, and gives them back when the block ends."""
+        cost = pixels if pixels > self._free else 0
+        with self._changed:
+            self._changed.wait_for(lambda: not cost or not self._spent or self._spent + cost <= self._most())
+            self._spent += cost
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._spent -= cost
+                self._changed.notify_all()
+
+
+def _most_pixels(form: str | None = None) -> float:
+    """Returns how many pixels an image may have; WebP's decoder takes twice the memory of others."""
+    limit = Image.MAX_IMAGE_PIXELS
+    return math.inf if limit is None else limit // 2 if form == "WEBP" else limit
+
+
+_budget = PixelBudget(_FREE_PIXELS, _most_pixels)
 
 
 def is_colored(image: Image.Image | bytes) -> bool:
@@ -255,21 +326,21 @@ def _reading(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _decoding(name: Path | str) -> Iterator[None]:
-    """Whatever goes wrong until the block ends becomes an `UnreadableImageError`."""
+    """What goes wrong until the block ends becomes an `UnreadableImageError`, unless something else is the cause."""
     try:
         yield
-    except UnreadableImageError:
+    except UserError:
         raise
     except Exception as error:  # decoders raise anything on damaged files
-        raise _unreadable(name, error) from error
+        raise outside_cause(error, f"'{printable(name)}'") or _unreadable(name, error) from error
 
 
 @contextmanager
 def _opened(file: IO[bytes], most_pixels: int | None = None) -> Iterator[ImageFile.ImageFile]:
     """Opens an image in a format that is read, unless it declares too many pixels."""
     with _quiet_pillow, Image.open(file, formats=FORMATS) as image:
-        limit = most_pixels or Image.MAX_IMAGE_PIXELS
-        if limit is not None and image.width * image.height > limit:
+        limit = most_pixels or _most_pixels(image.format)
+        if image.width * image.height > limit:
             raise ValueError(f"{image.width}x{image.height} pixels are {_too_many(limit)}")
         yield image
 
@@ -312,8 +383,10 @@ def _scaled(image: Image.Image, raw: str) -> Image.Image:
         low, high = smallest, largest
     scale = 255 / (high - low) if high > low else 0.0
     narrow = values.dtype.itemsize == 2  # spares a large scan the memory of 64-bit numbers
-    scaled = (values.astype(np.float32 if narrow else np.float64) - low) * scale
-    gray = np.rint(scaled).astype(np.uint8)
+    scaled = values.astype(np.float32 if narrow else np.float64)
+    scaled -= low  # in place, which spares the memory of two more
+    scaled *= scale
+    gray = np.rint(scaled, out=scaled).astype(np.uint8)
     tag, meaning = _WHITE_IS_ZERO
     if getattr(image, "tag_v2", {}).get(tag) == meaning:
         gray = 255 - gray
@@ -356,5 +429,5 @@ def _unreadable(path: Path | str, error: Exception) -> UnreadableImageError:
     return UnreadableImageError(f"'{name}' cannot be read: {printable(reason).rstrip(' .')}.")
 
 
-def _too_many(limit: int) -> str:
-    return f"more than the limit of {limit:,}; scale the image down"
+def _too_many(limit: float) -> str:
+    return f"more than the limit of {limit:,.0f}; scale the image down"
