@@ -129,7 +129,7 @@ MISTAKES = {
     "wrong network field": (["train", "digits", "--model", "resnet20", "--set", "model.stm=cifar"], "no field 'stm'"),
     "wrong assignment": (["train", "digits", "--set", "lr"], "--set expects KEY=VALUE"),
     "wrong device": (["train", "digits", "--device", "cudda"], "device 'cudda' cannot be used"),
-    "zero epochs": (["train", "digits", "--epochs", "0"], "epochs must be an integer of at least 1, got 0"),
+    "zero epochs": (["train", "digits", "--epochs", "0"], "epochs must be an integer of at least 1 and"),
     "text for a number": (["train", "digits", "--epochs", "ten"], "Invalid value for '--epochs'"),
     "lr = nan": (["train", "digits", "--lr", "nan"], "lr must be a finite number above 0, got nan"),
     "batch of none": (["train", "digits", "--batch-size", "0"], "batch_size must be an integer of at least 2, got 0"),

@@ -396,10 +396,10 @@ def test_neighbors_need_the_evaluation_of_this_network(finished: Run, copied: Ca
     run = copied("neighbors")
     resnetlab.evaluate(run, explore=False)
     path = run.evaluation() / "summary.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "epoch": 1, "epochs": 3}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "weights": "of another network"}))
     image = tmp_path / "digit.png"
     Image.new("L", (8, 8)).save(image)
-    with refuses("trained further", "resnetlab evaluate"):
+    with refuses("different evaluations", "resnetlab evaluate"):
         resnetlab.neighbors(run, image, k=2)
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +15,14 @@ import typer
 
 from resnetlab.core.console import notice
 from resnetlab.core.errors import UserError
+from resnetlab.core.files import visible
 
 if TYPE_CHECKING:
     import pandas as pd
     from PIL import Image
 
 STANDARD_OUTPUT = Path("-")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 TABLES = (".csv", ".json", ".parquet")
 """The endings of the files that `write_table` writes."""
 
@@ -64,9 +67,9 @@ def check_table(path: Path | None, option: str, example: str) -> None:
 
 def write_csv(table: pd.DataFrame, path: Path, title: str) -> None:
     """Writes a table to a CSV file and says so; "-" is standard output."""
-    text = table.to_csv(index=False)
+    text = table.rename(columns=_as_text).map(_as_text).to_csv(index=False)
     if path == STANDARD_OUTPUT:
-        typer.echo(text, nl=False)
+        echo(text)
         return
 
     from resnetlab.core.files import write_text
@@ -93,7 +96,7 @@ def write_table(columns: pd.DataFrame | Mapping[str, Sequence[Any]], path: Path,
         rows = list(zip(*table.values(), strict=True))
         text = _json(table, rows) if kind == ".json" else _csv(table, rows)
         if path == STANDARD_OUTPUT:
-            typer.echo(text, nl=False)
+            echo(text)
             return
 
         from resnetlab.core.files import write_text
@@ -102,11 +105,16 @@ def write_table(columns: pd.DataFrame | Mapping[str, Sequence[Any]], path: Path,
     notice(f"{title}  {path}")
 
 
+def echo(text: str) -> None:
+    """Prints the content of a file on standard output; on a terminal with control characters escaped."""
+    typer.echo(visible(text) if sys.stdout.isatty() else text, nl=False)
+
+
 def _csv(names: Iterable[str], rows: Iterable[Sequence[Any]]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows(map(_plain, row) for row in rows)
+    writer.writerow(map(_as_text, names))
+    writer.writerows([_as_text(_plain(value)) for value in row] for row in rows)
     return file.getvalue()
 
 
@@ -119,6 +127,11 @@ def _plain(value: Any) -> Any:
     """Returns a value of a table as JSON and CSV have it: numbers of numpy become numbers, and NaN nothing."""
     value = value.item() if hasattr(value, "item") else value
     return None if value != value else value
+
+
+def _as_text(value: Any) -> Any:
+    """Returns a cell of a CSV file; a text that a spreadsheet would calculate gets an apostrophe before it."""
+    return f"'{value}" if isinstance(value, str) and len(value) > 1 and value.startswith(_FORMULA) else value
 
 
 def _is_device(path: Path) -> bool:

@@ -40,11 +40,11 @@ from resnetlab.cli import (
 )
 from resnetlab.cli.options import as_command
 from resnetlab.core.console import WIDTH, console, is_live, notice, wrapped
-from resnetlab.core.errors import Interrupted, ReportedElsewhereError, UserError
+from resnetlab.core.errors import NO_SPACE, Interrupted, ReportedElsewhereError, UserError, is_out_of_memory
+from resnetlab.core.files import printable
 
 USER_MISTAKE, FAILURE = 2, 1
-_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
-_NO_MEMORY = "can't allocate memory"  # of torch's allocator on the CPU
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _VERBS = {
     "Look": (listing, summary, inspection),
     "Work": (train, find_lr, evaluate, predict, compare, study, packing),
@@ -58,8 +58,8 @@ _settings = {"debug": False}
 app = typer.Typer(
     name="resnetlab",
     help="Build, train, analyze and export residual networks.",
-    epilog="Exit codes: 0 success; 2 a mistake in the command, or a full disk; 130 stopped by SIGINT; 143 stopped by "
-    "SIGTERM; 1 any other error. Add --debug to any command to see the traceback of an error.",
+    epilog="Exit codes: 0 success; 2 a mistake in the command, or a full disk; 129 stopped by SIGHUP; 130 stopped by "
+    "SIGINT; 143 stopped by SIGTERM; 1 any other error. Add --debug to any command to see the traceback of an error.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
@@ -67,14 +67,17 @@ app = typer.Typer(
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Runs the program and exits with its code: 0, 1, 2, 130 or 143, as its help says."""
+    """Runs the program and exits with its code: 0, 1, 2, 129, 130 or 143, as its help says."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     gc.set_threshold(_COLLECT_AFTER)
     _settings["debug"] = "--debug" in arguments
     warnings.showwarning = _show_warning
     if "COLUMNS" not in os.environ and shutil.get_terminal_size().columns > WIDTH:
         os.environ.setdefault("TERMINAL_WIDTH", str(WIDTH))  # of the help, which typer prints
-    signal.signal(signal.SIGTERM, _terminate)
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _terminate)
     app([argument for argument in arguments if argument != "--debug"], prog_name="resnetlab")
     sys.exit(0)
 
@@ -85,6 +88,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(*positional: Any, **named: Any) -> None:
         try:
+            if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):
+                signal.signal(signal.SIGINT, signal.default_int_handler)
             command(*positional, **named)
         except KeyboardInterrupt as stop:
             number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
@@ -109,13 +114,18 @@ def _explain(error: Exception) -> tuple[str, str, int]:
     """Returns a title, the message of an error, and the exit code."""
     if isinstance(error, UserError):
         return "error", str(error), USER_MISTAKE
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
+        words = f"no space to write {printable(error.filename or 'a file')}: {error.strerror}."
+        return "error", f"{words} Free disk space, and run the command again.", USER_MISTAKE
     if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
-        words = f"cannot write {error.filename or 'a file'}: {error.strerror}."
-        return "error", f"{words} Free disk space or fix permissions.", USER_MISTAKE
+        words = f"cannot use {printable(error.filename or 'a file')}: {error.strerror}."
+        return "error", f"{words} Fix its permissions.", USER_MISTAKE
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        words = f"cannot open {printable(error.filename or 'a file')}: {error.strerror}."
+        return "error", f"{words} Raise the limit of open files (ulimit -n).", USER_MISTAKE
     if isinstance(error, OSError):
         return "error", str(error), FAILURE
-    # Torch is not imported for this, so its errors are recognized by name and message.
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError) or _NO_MEMORY in str(error):
+    if is_out_of_memory(error):
         return "error", "out of memory. Choose a smaller --batch-size or --image-size.", FAILURE
     return (
         "internal error",
@@ -149,7 +159,7 @@ def _root(
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    notice("stopped by SIGTERM")
+    notice(f"stopped by {signal.Signals(number).name}")
     sys.exit(128 + number)
 
 

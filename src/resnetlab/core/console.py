@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import IO, Any
 
 from rich.cells import cell_len, set_cell_size
-from rich.console import Console, ConsoleDimensions, RenderableType
+from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from resnetlab.core.files import visible
 
 WIDTH = 80
 """The widest line in columns of a terminal, of which a Chinese, Japanese or Korean character takes two."""
@@ -17,12 +23,61 @@ _WORDS = re.compile(rf"`[^`]*`\S*|resnetlab [a-z-]+(?: {_ARGUMENT})*\S*|\S+")
 
 
 class _NarrowConsole(Console):
-    """A console of at most 80 columns, unless the variable COLUMNS allows more."""
+    """A console of at most 80 columns, unless the variable COLUMNS allows more.
+
+    Control characters in what it prints are escaped, so that no name from a file controls the terminal. Standard error
+    never fails: a closed pipe or a full disk behind it must not end a training.
+    """
+
+    @property
+    def file(self) -> IO[str]:
+        found = super().file
+        return _Unbreakable(found) if self.stderr else found  # type: ignore[return-value]  # it has what rich uses
+
+    @file.setter
+    def file(self, new: IO[str]) -> None:
+        self._file = new
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            is_plain = segment.control is not None or segment.text.isprintable()
+            yield segment if is_plain else Segment(visible(segment.text), segment.style)
 
     @property
     def size(self) -> ConsoleDimensions:
         found = super().size
         return found if "COLUMNS" in os.environ else ConsoleDimensions(min(found.width, WIDTH), found.height)
+
+
+class _Unbreakable:
+    """A stream whose errors are ignored; after the first one, everything goes to the null device."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            self._give_up()
+            return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        with suppress(OSError, ValueError), open(os.devnull, "wb") as null:  # noqa: PTH123 -- no path of the user's
+            os.dup2(null.fileno(), self._stream.fileno())
 
 
 console = _NarrowConsole(stderr=True, highlight=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import nn
@@ -52,6 +53,8 @@ def match_statistics(
     kinds = (nn.modules.batchnorm._BatchNorm, scratch.BatchNorm)
     layers = [layer for layer in model.modules() if isinstance(layer, kinds) and layer.training]
     momenta = [layer.momentum for layer in layers]
+    counts: list[Any] = [layer.num_batches_tracked for layer in layers]
+    counted = [0 if count is None else int(count) for count in counts]
     if not layers:
         return
     images = len(data.split("train"))
@@ -67,4 +70,7 @@ def match_statistics(
             model(machine.arrange(preprocessing.normalize(pixels, machine.dtype)))
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum  # type: ignore[assignment]  # each has its own back
+    for count, before in zip(counts, counted, strict=True):  # so that measuring twice is measuring once
+        if count is not None:
+            count.fill_(before)
     model.train()

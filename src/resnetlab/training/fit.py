@@ -6,8 +6,8 @@ import dataclasses
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import nn
 from resnetlab.core.checks import check_integer, check_number, from_mapping
 from resnetlab.core.console import console, notice
 from resnetlab.core.environment import describe_environment, resolve_device
-from resnetlab.core.errors import UserError, resume_command
+from resnetlab.core.errors import NO_SPACE, UserError, resume_command
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.core.runs import Run, claimed, default_folder
@@ -53,7 +53,7 @@ from resnetlab.training.prepare import (
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import resolve_recipe
 from resnetlab.training.sections import describe
-from resnetlab.weights.file import trained_epochs, write_network
+from resnetlab.weights.file import checkpoint_files, trained_epochs, write_network
 from resnetlab.weights.load import for_channels, load_source
 from resnetlab.weights.report import LoadReport
 from resnetlab.weights.sources import Source
@@ -120,7 +120,7 @@ def fit(
 
     Raises:
         UserError: something does not fit; nothing was trained.
-        Interrupted: SIGINT or SIGTERM arrived; `resume` continues from the checkpoint.
+        Interrupted: SIGINT, SIGTERM or SIGHUP arrived; `resume` continues from the checkpoint.
     """
     fields = overrides or {}
     with connected() as processes, ExitStack() as held:
@@ -213,13 +213,13 @@ def resume(
     Raises:
         UserError: no checkpoint can be read, another process trains the run, the device is not available, the data
             have changed, or `epochs` is given for an unfinished run or is not more than the run has.
-        Interrupted: SIGINT or SIGTERM arrived again.
+        Interrupted: SIGINT, SIGTERM or SIGHUP arrived again.
     """
     with connected() as processes, ExitStack() as held:
         found = processes.from_first(lambda: run.reload() if isinstance(run, Run) else Run(run))
         if epochs is None and processes.from_first(lambda: found.is_complete and found.is_evaluated):
             if processes.is_first:
-                _remove_left_checkpoints(found)
+                _tidy(found)
                 if not quiet:
                     notice(f"{found.path} is complete. To train longer: {resume_command(found.path)} --epochs TOTAL")
             return found
@@ -406,6 +406,31 @@ def _train_and_evaluate(
     With `restore` the training continues; with `finish` too, it ends there. A process that is killed at any moment
     leaves a run that can be resumed: what the next step needs is only removed after it.
     """
+    with _explaining_full_disk(run):
+        return _conduct(model, data, run, machine, processes, restore=restore, finish=finish, quiet=quiet)
+
+
+@contextmanager
+def _explaining_full_disk(run: Run) -> Iterator[None]:
+    """Turns the error of a full disk into one that says which checkpoint is the last and how to continue."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        files = [run.weights] if run.is_complete else checkpoint_files(run.checkpoints)
+        kept = f"The last checkpoint is {files[0]}. " if files else ""
+        raise UserError(
+            f"no space to write {error.filename or 'a file'}: {error.strerror}. {kept}Free disk space, then continue "
+            f"with: {resume_command(run.path)}"
+        ) from error
+
+
+def _conduct(
+    model: Network, data: ImageData, run: Run, machine: Machine, processes: Processes, *, restore: bool, finish: bool,
+    quiet: bool,
+) -> Run:  # fmt: skip
+    """Does the work of `_train_and_evaluate`."""
     settings = run.settings
     preprocessing = from_mapping(Preprocessing, settings["preprocessing"], f"{run.path}/run.toml")
     model.class_names, model.preprocessing = data.class_names, preprocessing
@@ -487,13 +512,16 @@ def _extending(run: Run, trained: int, epochs: int) -> str:
     )
 
 
-def _remove_left_checkpoints(run: Run) -> None:
-    """Removes what a process that was killed at the end of the training left, unless another process has the run."""
-    if run.settings.get("keep_checkpoints") or not run.checkpoints.is_dir():
+def _tidy(run: Run) -> None:
+    """Restores history.csv of a complete run and removes what a killed process left, unless another one has the run."""
+    is_left = run.checkpoints.is_dir() and not run.settings.get("keep_checkpoints")
+    if run.has_history and not is_left and not any(run.path.rglob(".*.part")):
         return
     with suppress(UserError), run.locked():
         if run.reload().is_complete:
-            run.remove_checkpoints()
+            run.restore_history()
+            if not run.settings.get("keep_checkpoints"):
+                run.remove_checkpoints()
 
 
 def _opener(

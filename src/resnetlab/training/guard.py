@@ -24,7 +24,7 @@ from resnetlab.training.checkpoint import Progress
 MOST_BAD_STEPS = 10
 """Training stops after this many consecutive steps that are not finite."""
 _COLUMNS = ("epoch", "step", "loss", "images")
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 @dataclass(frozen=True)
@@ -137,9 +137,10 @@ def _places(positions: Sequence[int], split: Split) -> list[str]:
 
 
 class StopSignals:
-    """While active, records the first SIGINT or SIGTERM in `received`, so that training ends after the current step.
+    """While active, records the first SIGINT, SIGTERM or SIGHUP in `received`, so that training ends after the step.
 
-    A second signal acts at once, as usual. Outside the main thread, where Python allows no handlers, nothing happens.
+    A second signal acts at once, as usual. Signals that the process ignores, as under nohup, stay ignored. Outside the
+    main thread, where Python allows no handlers, nothing happens.
 
     Args:
         patient: record every signal and let none act at once. Under torchrun a signal arrives twice, from the
@@ -153,7 +154,8 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            heard = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+            self._previous = {number: signal.signal(number, self._note) for number in heard}
         return self
 
     def __exit__(self, *_: object) -> None:

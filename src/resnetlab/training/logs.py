@@ -1,4 +1,4 @@
-"""The logs of a training: the history file, the terminal, a notebook's live curves and TensorBoard."""
+"""The logs of a training: the terminal, a notebook's live curves and TensorBoard."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TrainingLogs:
     """Passes steps and epochs to all logs of a training.
 
     Args:
-        run: its history is written, and its settings tell whether TensorBoard is.
+        run: its settings tell whether TensorBoard's files are written.
         sizes: height and width of the training images in each epoch.
         epoch_steps: steps per epoch.
         rows: the history so far, when resuming.
@@ -48,12 +48,10 @@ class TrainingLogs:
         is_first: bool,
         quiet: bool,
     ) -> None:
-        self._run, self._is_first = run, is_first
-        self._rows = [dict(row) for row in rows]
         quiet = quiet or not is_first
         done = len(rows) * epoch_steps + step
         self._display = TrainingDisplay(sizes=sizes, epoch_steps=epoch_steps, done=done, quiet=quiet)
-        self._curves = LiveCurves(epochs=len(sizes), rows=self._rows, quiet=quiet)
+        self._curves = LiveCurves(epochs=len(sizes), rows=rows, quiet=quiet)
         uses_tensorboard = is_first and run.settings.get("tensorboard")
         self._tensorboard = TensorBoardLog(run.path / "tensorboard") if uses_tensorboard else None
         self._open = ExitStack()
@@ -72,10 +70,7 @@ class TrainingLogs:
         self._display.step(epoch, loss=loss, images_per_second=images_per_second)
 
     def epoch(self, row: Mapping[str, Any]) -> None:
-        """Records the history's row of an epoch."""
-        self._rows.append(dict(row))
-        if self._is_first:
-            self._run.write_history(self._rows)
+        """Shows the history's row of an epoch."""
         for log in (self._display, self._curves, self._tensorboard):
             if log is not None:
                 log.epoch(row)

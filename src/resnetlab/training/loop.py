@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -40,6 +40,10 @@ CHECKPOINT_SECONDS = 300.0
 """Interval between checkpoints within an epoch; every epoch also ends with one."""
 RESULTS_STEPS = {"cpu": 1, "accelerator": 50}
 """Number of steps between reads of the losses; a read makes the program wait for the accelerator."""
+
+
+class _ValidationStopped(Exception):  # noqa: N818 -- not an error
+    """A signal arrived within a validation."""
 
 
 class Training:
@@ -106,7 +110,7 @@ class Training:
         """Trains the remaining epochs, and leaves the model as `finish` does.
 
         Raises:
-            Interrupted: SIGINT or SIGTERM arrived; a checkpoint was written.
+            Interrupted: SIGINT, SIGTERM or SIGHUP arrived; a checkpoint was written.
             UserError: the loss is no longer finite.
         """
         self._begin_epoch()
@@ -127,7 +131,7 @@ class Training:
             self.step(batch)
         self._take_results()
         self._count_time()  # on an accelerator, reading the results waited for the last steps
-        with state.average.in_place() if state.average else nullcontext():
+        with self._saving_if_stopped(), state.average.in_place() if state.average else nullcontext():
             if self.steps_done <= FEW_STEPS:
                 self._match_statistics()
             self.processes.share_state(state.model)
@@ -142,6 +146,7 @@ class Training:
         self._logs.epoch(row)
         progress.end_epoch()
         self.save()
+        self._write_history()
         if stop := self.exchange.agree_now(self._signals.received):
             raise Interrupted(stop, self.run.path)
 
@@ -187,6 +192,16 @@ class Training:
             raise Interrupted(stop, self.run.path)
         return loss
 
+    @contextmanager
+    def _saving_if_stopped(self) -> Iterator[None]:
+        """Saves and ends the training if a signal stopped the validation within; resuming validates again."""
+        try:
+            yield
+        except _ValidationStopped:
+            self.save()
+            assert self._signals.received is not None
+            raise Interrupted(self._signals.received, self.run.path) from None
+
     def save(self) -> None:
         """Writes `state` as a checkpoint, unless a weight is not finite, which raises `UserError`."""
         self._take_results()
@@ -200,6 +215,7 @@ class Training:
     def restore(self) -> None:
         """Sets `state` to the newest intact checkpoint of the run; for a complete or extended run, to its network."""
         restore_checkpoint(self.run, self.state, processes=self.processes)
+        self._write_history()  # it may be damaged, or of an epoch after the checkpoint
         progress = self.state.progress
         if self.recipe.keep == "best" and progress.best_epoch and not progress.best_weights:
             self.state.set_best(progress.best_top1, progress.best_epoch, keep_weights=True)
@@ -244,9 +260,19 @@ class Training:
             self.preprocessing,
             rank=processes.rank,
             world_size=processes.world_size,
+            before_batch=self._stop_validation if processes.is_alone else None,
         )
         logits, labels = processes.gather(own.logits), self.data.splits["validation"].labels
         return processes.from_first(lambda: {**overall(logits, labels), "temperature": fit_temperature(logits, labels)})
+
+    def _stop_validation(self) -> None:
+        """Raises `_ValidationStopped` if a signal arrived; several processes agree on it only after the validation."""
+        if self._signals.received is not None:
+            raise _ValidationStopped
+
+    def _write_history(self) -> None:
+        """Writes history.csv, which follows from the checkpoint."""
+        self.processes.from_first(lambda: self.run.write_history(self.state.history))
 
     def _begin_epoch(self) -> None:
         """Unfreezes what is trained from this epoch on, and connects the gradients of the processes."""
