@@ -8,7 +8,7 @@ import json
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-_ON_ITS_WAY = 0.5
+_ON_ITS_WAY = 1.0
 """Seconds for which a service that is being stopped expects requests on open connections."""
 _ANSWERABLE = (h11.IDLE, h11.SEND_RESPONSE)
 
