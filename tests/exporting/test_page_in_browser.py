@@ -10,6 +10,7 @@ from tests.browsing import opened
 from tests.exporting.drawings import drawings
 
 import resnetlab
+from resnetlab.data.load import load_data
 from resnetlab.evaluation.forward import trained_on
 from resnetlab.exporting.examples import read_examples
 from resnetlab.exporting.html import LIMIT
@@ -65,6 +66,45 @@ def test_a_hundred_answers_equal_those_of_predict(name, pages, browser):
     classes = trained_on(network)[1]
     assert [classes[place] for place in found.argmax(1)] == table["prediction"].tolist()
     assert np.abs(found.max(1) - table["confidence"].to_numpy()).max() < 1e-3
+
+
+LAYERS = {
+    "deep stem, average pooling, squeeze-and-excitation": (
+        "resnet18d",
+        {"widths": (8, 16), "depths": (1, 1), "squeeze_excite": True, "activation": "gelu"},
+    ),
+    "pre-activation": ("preact_resnet164", {"widths": (4, 8), "depths": (1, 2), "activation": "elu"}),
+    "groups, layers from scratch": (
+        "resnext50_32x4d",
+        {"widths": (32, 64), "depths": (1, 1), "activation": "prelu", "parts": "scratch"},
+    ),
+    "no shortcuts, biases": ("plain20", {"depths": (1, 2, 1), "conv_bias": "all", "activation": "silu"}),
+    "projections, dilation": (
+        "resnet20",
+        {"depths": (1, 1, 1), "shortcut": "C", "dilate": (False, False, True), "activation": "leaky_relu"},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_every_kind_of_layer_is_computed(kind, browser, tmp_path):
+    data, (name, fields) = load_data("digits", image_size=9), LAYERS[kind]
+    torch.manual_seed(0)
+    network = resnetlab.create_model(name, in_channels=1, num_classes=10, **fields).eval()
+    network.class_names, network.preprocessing, network.temperature = data.class_names, data.preprocessing, 0.02
+    for module in network.modules():
+        if isinstance(getattr(module, "running_var", None), torch.Tensor):
+            for tensor, low, high in (("running_var", 0.5, 2), ("running_mean", -0.5, 0.5)):
+                module.get_buffer(tensor).uniform_(low, high)
+            with torch.no_grad():
+                module.get_parameter("weight").uniform_(0.5, 1.5)
+                module.get_parameter("bias").uniform_(-0.5, 0.5)
+    exported = resnetlab.export(network, "html", out=tmp_path, data=data)
+    with opened(browser, exported.path) as page:
+        found = np.array(page.evaluate("measured.map(pixels => network.answer(pixels).probabilities)"))
+        pixels = np.array(page.evaluate("[...images]"), dtype=np.uint8).reshape(-1, 9, 9, 1)[: len(found)]
+        assert page.locator("#stages .branch:disabled").count() == 2 * (name == "plain20")
+    assert np.ptp(found, axis=0).max() > 0.01 and np.abs(found - probabilities(network, pixels)).max() < 1e-3
 
 
 def test_a_block_that_is_off_is_the_block_that_surgery_removes(pages, browser):

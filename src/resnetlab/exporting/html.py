@@ -82,6 +82,7 @@ def write(
     values = {
         "architecture": (None if isinstance(source, Network) else open_weights(source).network) or "ResNet",
         "data": examples.data,
+        "stopped": None if network.stopped_at is None else "epoch {} of {}".format(*network.stopped_at),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "classes": list(classes),
         "preprocessing": {**asdict(preprocessing), "size": preprocessing.image_size},
@@ -107,7 +108,8 @@ def write(
     write_text(path, page)
     return Export(
         path=path,
-        message=f"{path}: {size / 1e6:.1f} MB, weights in {precision}. Open it in a browser; it needs no network.",
+        message=f"{path}: {size / 1e6:.1f} MB, weights in {precision}, with {len(examples.labels)} test images of "
+        f"{examples.data}. Open it in a browser; it needs no connection.",
         record={"size": size, "precision": precision, "rounding": rounding},
     )
 
