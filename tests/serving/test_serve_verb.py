@@ -179,3 +179,13 @@ def test_a_port_in_use_is_explained(exported: Path):
         port = listener.getsockname()[1]
         with refuses(str(port), "--port"):
             resnetlab.serve(exported, port=port, quiet=True)
+
+
+def test_without_the_extra_an_error_says_what_to_install(exported: Path):
+    code = (
+        "import sys\nsys.modules['uvicorn'] = None\nfrom resnetlab import *\n"
+        f"try:\n    serve({str(exported)!r})\nexcept UserError as error:\n    print(error)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": SOURCE}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert "resnetlab[serve]" in done.stdout, done.stderr

@@ -92,11 +92,6 @@ def command(
     At SIGTERM and Ctrl-C the service answers what it has accepted and exits with code 0. At SIGHUP it opens the files
     again without losing a request.
     """
-    from resnetlab.core.environment import import_extra
-
-    import_extra("uvicorn", "serve")
-    import_extra("starlette", "serve")
-
     from resnetlab.serving.serve import serve
 
     serve(

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from resnetlab.core.checks import from_mapping
 from resnetlab.core.console import notice
+from resnetlab.core.environment import import_extra
 from resnetlab.core.errors import UserError
-from resnetlab.serving.gate import Policy
 from resnetlab.serving.limits import Limits
 from resnetlab.serving.phone import show_link
-from resnetlab.serving.server import Server, bind
 from resnetlab.serving.sources import Source
 
 if TYPE_CHECKING:
     from resnetlab.core.runs import Run
+    from resnetlab.serving.server import Server
 
 HOST, PORT = "127.0.0.1", 8000
 CORRECTIONS = "corrections"
@@ -65,8 +65,14 @@ def serve(
         The server. With `background`, it is a context manager that stops the service at the end.
 
     Raises:
-        UserError: the source cannot be served, gives other answers than where it was exported, or the port is in use.
+        UserError: the source cannot be served, gives other answers than where it was exported, or the port is in use;
+            or a package of resnetlab[serve] is not installed.
     """
+    for package in ("starlette", "uvicorn"):
+        import_extra(package, "serve")
+    from resnetlab.serving.gate import Policy
+    from resnetlab.serving.server import Server, bind
+
     given = list(source) if isinstance(source, (list, tuple)) else [source]
     if not given:
         raise UserError("expected a run or an exported file, got an empty list.")
