@@ -203,6 +203,10 @@ WRONG: dict[str, list[tuple[dict[int, str], str]]] = {
         ({3: "self.running_mean.mul_(self.momentum).add_((1 - self.momentum) * mean)\n"
              "self.running_var.mul_(self.momentum).add_((1 - self.momentum) * var)"}, "changed places"),
         ({3: "pass"}, "does not change"),
+        ({1: "x.mean((0, 2, 3), keepdim=True)", 2: "x.var((0, 2, 3), unbiased=False, keepdim=True)",
+          3: "self.running_mean = 0.9 * self.running_mean + 0.1 * mean",
+          6: "(x - mean) / (var + self.eps).sqrt() * self.weight[:, None, None] + self.bias[:, None, None]"},
+         "shapes differ"),
         ({4: "x.mean(dim=(0, 2, 3))", 5: "x.var(dim=(0, 2, 3), unbiased=False)"}, "Evaluation mode uses"),
         ({6: "(x - mean[:, None, None]) / (var.sqrt() + self.eps)[:, None, None] * self.weight[:, None, None] "
              "+ self.bias[:, None, None]"}, "inside the root"),
@@ -215,6 +219,7 @@ WRONG: dict[str, list[tuple[dict[int, str], str]]] = {
         ({0: "logits - logits.max()"}, "0 / 0"),
         ({1: "shifted.exp() / shifted.exp().sum(dim=0, keepdim=True)"}, "axis 1"),
         ({1: "shifted.exp()"}, "sum to 1"),
+        ({0: "logits - logits.max(dim=1, keepdim=True)"}, "two tensors"),
         ({1: "shifted.exp() / shifted.exp().sum(dim=1)"}, "keepdim"),
         ({3: "softmax(logits).log()"}, "rounded to 0"),
         ({3: "shifted"}, "after the subtraction"),
@@ -269,6 +274,8 @@ WRONG: dict[str, list[tuple[dict[int, str], str]]] = {
         ({1: "F.relu(self.bn2(self.conv2(y)))"}, "one ReLU in"),
         ({1: "F.relu(self.bn2(self.conv2(y)))", 2: "y + x"}, "activated"),
         ({1: "self.bn1(self.conv2(y))"}, "used twice"),
+        ({0: "self.bn1(F.relu(self.conv1(x)))"}, "comes before"),
+        ({1: "self.bn2(self.conv2(x))"}, "from x again"),
         ({1: "self.conv2(y)"}, "not normalized"),
         ({2: "F.relu(y)"}, "residual?"),
         ({2: "F.relu(x.add_(y))"}, "in place"),

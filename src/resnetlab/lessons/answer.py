@@ -42,6 +42,7 @@ _ERRORS = {
     "every __init__ in the other exercises call?",
     "ellipsis": "A gap is still open. Search the file for `...`.",
     "is not defined": "This name is not known on that line. Is it spelled as in the lines above?",
+    "return_types": "`max` and `min` along an axis return two tensors, values and positions. Which one do you need?",
     "'NoneType'": "Something is None where a tensor is needed. Does every function end with return?",
     'missing the required "forward"': "nn.Module calls the method forward. Is it there, spelled and indented so?",
     "not a Module subclass": "nn.Sequential takes layers, one argument each, and got something else. How do you pass "

@@ -122,6 +122,8 @@ def residual_forward(file: Any) -> Iterator[Step]:
         return {
             "early": F.relu(y.relu() + images),
             "late": y.relu() + images,
+            "swapped": F.relu(made.bn2(made.conv2(made.bn1(made.conv1(images).relu()))) + images),
+            "again": F.relu(made.bn2(made.conv2(images)) + images),
             "unnormalized": F.relu(made.conv2(made.bn1(made.conv1(images)).relu()) + images),
         }.get(kind, F.relu(y + images))
 
@@ -138,6 +140,10 @@ def residual_forward(file: Any) -> Iterator[Step]:
                 lambda: wrong("linear")
             ),
             "The first normalization is used twice.": lambda: wrong("shared"),
+            "The activation comes before the normalization. In the text it comes after it.": lambda: wrong("swapped"),
+            "The second convolution starts from x again. It continues with the result of the first one.": (
+                lambda: wrong("again")
+            ),
             "The second convolution is not used.": lambda: wrong("one"),
             "The second convolution is not normalized.": lambda: wrong("unnormalized"),
         },

@@ -92,7 +92,8 @@ def same(
             )
         if _agree(answer, right):
             return None
-        words = _cause(answer, causes) or hint
+        differ = isinstance(answer, Tensor) and isinstance(right, Tensor) and answer.shape != right.shape
+        words = _cause(answer, causes) or f"{'The shapes differ. ' if differ else ''}{hint}"
         return Problem(given=given, expected=expected or _text(right), found=_text(answer), hint=words)
 
     return Step(title=title, examine=examine)
