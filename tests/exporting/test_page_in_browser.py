@@ -292,3 +292,21 @@ def test_at_least_45_of_50_drawings_are_right(pages, browser):
             answers.append((digit, shares(page)[0][0]))
     wrong = [pair for pair in answers if str(pair[0]) != pair[1]]
     assert len(answers) - len(wrong) >= 45, wrong
+
+
+def test_a_network_for_color_photos_has_no_drawing_pad(browser, image_folder, tmp_path):
+    data = load_data(image_folder, image_size=24)
+    network = resnetlab.create_model("quick_resnet", num_classes=2, widths=(8, 8, 8)).eval()
+    network.class_names, network.preprocessing = data.class_names, data.preprocessing
+    exported = resnetlab.export(network, "html", out=tmp_path / "page.html", data=data)
+    photo = next((image_folder / "red").glob("*.png"))
+    table = resnetlab.predict(network, photo)
+    with opened(browser, exported.path) as page:
+        assert page.locator("#pad").count() == 0 and len(shares(page)) == 2
+        page.set_input_files("#drop input", photo)
+        page.wait_for_function("() => state.kind === 'photo'")
+        name, share = shares(page)[0]
+        assert name == table["prediction"][0] and share == pytest.approx(table["confidence"][0], abs=0.02)
+        page.click("#next")
+        page.click('[data-off="stage2.block1.shortcut"]')
+        assert page.evaluate("state.off.size") == 1
