@@ -23,6 +23,7 @@ from resnetlab.report.images import find_images
 from resnetlab.report.mistakes import find_mistakes
 from resnetlab.report.results import read_results
 from resnetlab.report.sections import citations, confusion, reliability, residual
+from resnetlab.training.recipes import resolve_recipe
 from resnetlab.weights.file import load
 
 
@@ -267,3 +268,14 @@ def test_citations_are_whole():
     assert len(entries) == 6 and all(entry.count("{") == entry.count("}") for entry in entries)
     assert "  pages = {770--778},\n  year = {2016}\n}" in entries[0]
     assert "Kaiming He, Xiangyu Zhang, Shaoqing Ren and Jian Sun, “Deep Residual Learning" in shown
+
+
+def test_a_run_that_was_ended_early_and_extended_is_not_said_to_be_repeatable(tmp_path):
+    data = make_data()
+    extension = {"created": "2026-11-21T22:00:00+00:00", "start": 100, "epochs": 142}
+    recipe = resolve_recipe("quick", epochs=140, **{"augment.flip": False}).to_dict()
+    for name, changes in (("whole", {}), ("ended", {"planned": 140, "ended_by": "finish"})):
+        settings = {"recipe": recipe, "extensions": [extension | changes], "ended": 142}
+        text = Page(write_report(make_run(tmp_path / name, data, settings=settings), data)).text
+        assert "--epochs 140" in text and "--epochs 142" in text
+        assert ("epoch 100 of 140" in text, "--finish" in text) == (bool(changes), bool(changes))

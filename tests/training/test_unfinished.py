@@ -220,7 +220,10 @@ def test_an_extension_can_be_stopped_used_and_resumed(
     assert_equal(resume(run, data=digits, quiet=True), whole)
     ended = resume(ended, data=digits, finish=True, quiet=True)
     assert (ended.summary or {}).items() >= {"epoch": done, "epochs": 5}.items()
-    assert resume(ended, epochs=5 + done, data=digits, quiet=True).settings["extensions"][1]["start"] == done
+    assert ended.early_ends == [(done, 5)]
+    longer = resume(ended, epochs=5 + done, data=digits, quiet=True)
+    assert longer.settings["extensions"][1].items() >= {"start": done, "planned": 5, "ended_by": "finish"}.items()
+    assert (longer.early_ends, "ended_by" in longer.settings, whole.early_ends) == ([(done, 5)], False, [])
 
 
 def test_the_best_network_before_an_extension_stays_the_best(digits: ImageData, tmp_path: Path):

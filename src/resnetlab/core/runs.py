@@ -171,6 +171,13 @@ class Run:
         return self._extensions[-1]["start"] if self._extensions else 0
 
     @property
+    def early_ends(self) -> list[tuple[int, int]]:
+        """Where `resume(run, finish=True)` ended the training early: complete and planned epochs, in order."""
+        parts = [(part["start"], part.get("planned"), part) for part in self._extensions]
+        parts.append((self.settings.get("ended"), self.epochs, self.settings))
+        return [(ended, planned) for ended, planned, part in parts if part.get("ended_by") == "finish"]
+
+    @property
     def is_complete(self) -> bool:
         """Whether the training ended: after its last step, or where `resume(run, finish=True)` ended it."""
         # During an extension, model.safetensors is the network before it.
@@ -195,18 +202,26 @@ class Run:
     def extend(self, start: int, epochs: int) -> Run:
         """Records that the complete run continues from `start` complete epochs to a total of `epochs`.
 
-        Existing evaluations are of the network before, and get its epoch.
+        Existing evaluations are of the network before, and get its epoch. How the run had ended before its planned
+        epochs moves into the record of the extension.
         """
         extension = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "start": start, "epochs": epochs}
+        if "ended_by" in self.settings:
+            extension |= {"planned": self.epochs, "ended_by": self.settings["ended_by"]}
         for path in self.evaluation().rglob("summary.json"):  # first: without these labels it is not extended
             write_json(path, {"epoch": start, "epochs": epochs, **read_json(path)})
-        self._write({**self.settings, "extensions": [*self._extensions, extension], "ended": None})
+        self._write({**self.settings, "extensions": [*self._extensions, extension], "ended": None, "ended_by": None})
         return self
 
-    def record_end(self, epoch: int) -> None:
-        """Records after which epoch the training ended, unless that follows from the recipe."""
+    def record_end(self, epoch: int, ended_by: str) -> None:
+        """Records after which epoch the training ended, unless that follows from the recipe.
+
+        Args:
+            epoch: complete epochs.
+            ended_by: "patience" or "finish", what ended the training if the planned epochs are not complete.
+        """
         if epoch < self.epochs or self._extensions:
-            self._write({**self.settings, "ended": epoch})
+            self._write({**self.settings, "ended": epoch, "ended_by": ended_by if epoch < self.epochs else None})
 
     def remove_checkpoints(self) -> None:
         """Removes all checkpoints."""

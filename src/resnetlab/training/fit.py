@@ -475,7 +475,7 @@ def _save_network(training: Training) -> Run:
     (run.evaluation() / "summary.json").unlink(missing_ok=True)  # it is of another network, from before the end
     run.write_history(training.state.history)
     write_network(run.weights, training.state.model, training.origin)
-    run.record_end(training.state.progress.epoch)
+    run.record_end(training.state.progress.epoch, "patience" if training.is_out_of_patience else "finish")
     return run
 
 

@@ -117,7 +117,7 @@ class Training:
         if self.steps_done == self._first_step:
             self.save()
         with self._signals, self._logs:
-            while self.state.progress.epoch < self.run.epochs and not self._is_out_of_patience:
+            while self.state.progress.epoch < self.run.epochs and not self.is_out_of_patience:
                 self.epoch()
         self.finish()
 
@@ -357,7 +357,8 @@ class Training:
         return self._schedule.learning_rate(step - self._first_step, self._schedule.epochs * self._epoch_steps)
 
     @property
-    def _is_out_of_patience(self) -> bool:
+    def is_out_of_patience(self) -> bool:
+        """Whether the recipe's patience ends the training here."""
         progress = self.state.progress
         return 0 < self.recipe.patience <= progress.epoch - max(progress.best_epoch, self.run.first_epoch)
 
@@ -367,7 +368,7 @@ class Training:
         These are the weights that `network_prefix` names, if the training was stopped.
         """
         state, progress = self.state, self.state.progress
-        if self._is_out_of_patience and not self.quiet:
+        if self.is_out_of_patience and not self.quiet:
             notice(
                 f"stopped after {progress.epoch} of {self.run.epochs} epochs: no improvement since "
                 f"epoch {progress.best_epoch} (patience {self.recipe.patience})"

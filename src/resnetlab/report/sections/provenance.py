@@ -26,6 +26,7 @@ def view(report: Report) -> dict[str, Any]:
     shown += [("Run", others), ("Environment", report.run.environment or {"recorded": False})]
     return {
         "command": None if command is None else [shlex.join(part) for part in command],
+        "early_ends": report.run.early_ends,
         "extended": [
             f"{resume_command(report.run.path)} --epochs {extension['epochs']}"
             for extension in settings.get("extensions", [])
