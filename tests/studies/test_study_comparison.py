@@ -107,3 +107,15 @@ def test_equal_values_do_not_differ():
 def test_spread_of_seeds():
     assert mean_and_deviation([1.0, 3.0]) == "2.00 +- 1.41"
     assert mean_and_deviation([1.0]) == "1.00"
+
+
+def test_each_part_of_a_claim_has_its_own_verdict():
+    expected = {"a": "above", "b": "above", "c": "above", "d": "not above"}
+    found = verdict_on({**differences(a=5.0, b=-5.0, c=0.5), "d": Difference(value=1.0, error=math.nan)}, expected, "x")
+    assert list(found.parts.values()) == [HOLDS, FAILS, OPEN, OPEN]
+    assert all("points" in part for part in found.parts)
+    assert found.claim == FAILS
+    assert "1 of its 4" in found.headline
+    assert next(iter(verdict_on(differences(a=5.0), {"a": "above"}, "x", unit="%", baseline="z").parts)).startswith(
+        "a minus z: +5.00 %"
+    )

@@ -59,6 +59,14 @@ def test_the_verdict_needs_both_halves_of_the_claim(plain, residual, claim: str)
     assert judge(rows(plain, residual), (20, 56)).claim == claim
 
 
+def test_a_claim_of_which_one_half_fails_says_which():
+    verdict = judge(rows((5.0, 52.4), (5.0, 8.6)), (20, 56))
+    parts = list(verdict.parts.items())
+    assert ("plain-56 minus plain-20: +47.40 points" in parts[0][0], parts[0][1]) == (True, HOLDS)
+    assert ("residual-56 minus residual-20: +3.60 points" in parts[1][0], parts[1][1]) == (True, FAILS)
+    assert (verdict.claim, "1 of its 2" in verdict.headline) == (FAILS, True)
+
+
 def test_one_seed_decides_nothing_and_the_reason_has_the_changes():
     verdict = judge(rows((10.0, 20.0), (10.0, 9.0), seeds=1), (20, 56))
     assert verdict.claim == OPEN

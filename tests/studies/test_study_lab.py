@@ -63,7 +63,7 @@ def answer(study: Lab, options: Options) -> Finding:
     rows = errors(study, cells, study.train(cells))
     return Finding(
         table=over_seeds(rows, ("kind",), ("test_error",)),
-        verdict=Verdict(claim=HOLDS, reason="as it must"),
+        verdict=Verdict(claim=HOLDS, reason="as it must", parts={"a & b": HOLDS, "c": HOLDS}),
         figures={"line.png": (lambda figure: figure.subplots().plot([0, 1]), "a line & no more")},
         deviations=["none"],
     )
@@ -79,14 +79,22 @@ def test_a_study_leaves_tables_picture_verdict_and_page(few: ImageData, tmp_path
         "line.svg", "study.html",
     }  # fmt: skip
     page = (tmp_path / "s" / "study.html").read_text()
-    for text in ("Is &lt;this&gt; a question?", HOLDS, "as it must", "a line &amp; no more", "Nobody 2026", "1.5"):
+    for text in (
+        "a &amp; b",
+        "Is &lt;this&gt; a question?",
+        HOLDS,
+        "as it must",
+        "a line &amp; no more",
+        "Nobody 2026",
+        "1.5",
+    ):
         assert text in page
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)
     again = StudyResult.load(tmp_path / "s")
     pd.testing.assert_frame_equal(again.table, result.table)
     assert (again.verdict, again.question, again.figures) == (result.verdict, result.question, result.figures)
     text = str(again)
-    for fact in ("as it must", "1.5", "64 training images", "2 epochs", "2 seeds", HOLDS):
+    for fact in ("as it must", "1.5", "64 training images", "2 epochs", "2 seeds", HOLDS, "a & b", "2 of its 2"):
         assert fact in text
 
 

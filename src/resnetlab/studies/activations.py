@@ -93,4 +93,5 @@ def judge(rows: pd.DataFrame) -> Verdict:
     Args:
         rows: one row per training, with the columns network (the activation) and test_error.
     """
-    return verdict_on(against(rows, _BASELINE), _EXPECTED, "test error compared with ReLU, in points")
+    lead = "test error compared with ReLU, in points"
+    return verdict_on(against(rows, _BASELINE), _EXPECTED, lead, baseline=_BASELINE)

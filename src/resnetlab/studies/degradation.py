@@ -147,8 +147,12 @@ def judge(rows: pd.DataFrame, depths: Sequence[int]) -> Verdict:
         value=rises["plain"].value - rises["residual"].value,
         error=math.hypot(rises["plain"].error, rises["residual"].error),
     )
-    if rises["plain"].is_above and not rises["residual"].is_above and further.is_above:
-        return Verdict(claim=HOLDS, reason=reason)
-    if rises["plain"].is_below or rises["residual"].is_above:
-        return Verdict(claim=FAILS, reason=reason)
-    return Verdict(claim=OPEN, reason=reason)
+    claims = {
+        "plain": HOLDS if rises["plain"].is_above else FAILS if rises["plain"].is_below else OPEN,
+        "residual": FAILS if rises["residual"].is_above else HOLDS if further.is_above else OPEN,
+    }
+    parts = {
+        f"training error of {kind}-{deep} minus {kind}-{shallow}: {rise.text('points')}": claims[kind]
+        for kind, rise in rises.items()
+    }
+    return Verdict.of_parts(parts, reason)

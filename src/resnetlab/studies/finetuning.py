@@ -203,7 +203,8 @@ def judge(rows: pd.DataFrame, baseline: str = "") -> Verdict:
     differences = against(rows, SCRATCH)
     others = {name: differences.pop(name) for name in list(differences) if name.startswith(f"{baseline}, ")}
     expected = {name: "below" for name in differences if not name.startswith(SCRATCH)}
-    verdict = verdict_on(differences, expected, f"test error compared with {SCRATCH}, in points")
+    lead = f"test error compared with {SCRATCH}, in points"
+    verdict = verdict_on(differences, expected, lead, baseline=SCRATCH)
     errors_of = {str(kind): group["test_error"].to_numpy() for kind, group in rows.groupby("network")}
     best = min(expected, key=lambda name: errors_of[name].mean())
     rival = min(errors_of.keys() - expected.keys() - others.keys(), key=lambda name: errors_of[name].mean())

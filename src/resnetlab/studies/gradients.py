@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -230,7 +231,7 @@ def judge(rows: pd.DataFrame, depths: Sequence[int]) -> Verdict:
         f"without shortcuts, {mean_and_deviation(of('residual', shallow))} and "
         f"{mean_and_deviation(of('residual', deep))} with them. Differences"
     )
-    verdict = verdict_on(found, dict(zip(found, ("below", "above"), strict=True)), lead)
+    verdict = verdict_on(found, dict(zip(found, ("below", "above"), strict=True)), lead, unit="")
     trained, first = (
         " and ".join(
             f"{mean_and_deviation(of(kind, deep, column, state))} {which}"
@@ -242,7 +243,7 @@ def judge(rows: pd.DataFrame, depths: Sequence[int]) -> Verdict:
         f"{verdict.reason}. After training, the autocorrelation with {deep} layers is {trained}. At initialization, "
         f"the norm of the gradient at the stem, divided by that at the last block, is {first}"
     )
-    return Verdict(claim=verdict.claim, reason=reason)
+    return dataclasses.replace(verdict, reason=reason)
 
 
 def _of(rows: pd.DataFrame, kind: str, depth: int, state: str) -> pd.DataFrame:

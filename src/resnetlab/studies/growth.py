@@ -32,7 +32,7 @@ from resnetlab.studies.lab.lab import Lab
 from resnetlab.studies.lab.measure import errors, over_seeds
 from resnetlab.studies.lab.networks import cells_of, depth_setting, three_stages
 from resnetlab.studies.lab.plan import Cell
-from resnetlab.studies.lab.question import FAILS, Question, StudyResult, Verdict
+from resnetlab.studies.lab.question import FAILS, HOLDS, Question, StudyResult, Verdict
 from resnetlab.studies.lab.setup import SetUp
 
 QUESTION = Question(
@@ -222,7 +222,10 @@ def judge(rows: pd.DataFrame, changes: pd.DataFrame) -> Verdict:
         expected,
         f"deepening changed no logit by more than {change:g}; training loss compared with the grown network, in "
         'thousandths of a nat ("start" is the shallow network before it was deepened, the others have equal compute)',
+        unit="thousandths",
+        baseline="grown",
     )
     tests = ", ".join(f"{kind} {found}" for kind, found in against(rows, "grown").items())
     reason = f"{verdict.reason}. Test error compared with the grown network, in points: {tests}"
-    return Verdict(claim=FAILS if change > 0 else verdict.claim, reason=reason)
+    unchanged = {f"largest change of a logit by deepening: {change:g}": FAILS if change > 0 else HOLDS}
+    return Verdict.of_parts({**unchanged, **verdict.parts}, reason)

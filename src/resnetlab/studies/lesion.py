@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import itertools
 import math
@@ -123,7 +124,7 @@ def _answer(lab: Lab, options: Options) -> Finding:
     verdict = judge(costs, rows.loc[rows["lesion"] == "none"], chance=chance)
     return Finding(
         table=_table(rows),
-        verdict=Verdict(claim=verdict.claim, reason=f"{verdict.reason}. {_summary_of_paths(carried)}"),
+        verdict=dataclasses.replace(verdict, reason=f"{verdict.reason}. {_summary_of_paths(carried)}"),
         figures={
             "lesion.png": (
                 lambda figure: _draw_blocks(figure, rows, (SMALL_COST, LARGE_COST), lab.data.name),
@@ -324,8 +325,8 @@ def judge(costs: pd.DataFrame, whole: pd.DataFrame, *, chance: float) -> Verdict
             "too low for a conclusion. Give a larger budget or a smaller depth",
         )
     found = {
-        f"with shortcuts, minus {SMALL_COST:g}": above(residual, SMALL_COST),
-        f"without shortcuts, minus {LARGE_COST:g}": above(plain, LARGE_COST),
+        f"cost with shortcuts, minus {SMALL_COST:g}": above(residual, SMALL_COST),
+        f"cost without shortcuts, minus {LARGE_COST:g}": above(plain, LARGE_COST),
     }
     expected = dict(zip(found, ("below", "above"), strict=True))
     return verdict_on(found, expected, f"{costs_text}. Costs minus the bounds of the claim")

@@ -179,7 +179,7 @@ def judge(rows: pd.DataFrame, drops: pd.DataFrame) -> Verdict:
     """
     differences = against(rows, BASELINE)
     lead = "test error compared with the baseline, in points"
-    verdict = verdict_on(differences, dict.fromkeys(differences, "below"), lead)
+    verdict = verdict_on(differences, dict.fromkeys(differences, "below"), lead, baseline=BASELINE)
     rates = "; ".join(
         f"{kind} drops {100 * found['applied'].mean():.2f} %, nominally {100 * found['nominal'].mean():.2f} %"
         for kind, found in drops.groupby("kind", sort=False)

@@ -25,7 +25,7 @@ from resnetlab.studies.lab.drawing import KINDS, depth_look
 from resnetlab.studies.lab.lab import Lab
 from resnetlab.studies.lab.measure import errors, guessing, over_seeds
 from resnetlab.studies.lab.networks import depths_setting, twin_cells
-from resnetlab.studies.lab.question import HOLDS, OPEN, Question, StudyResult, Verdict
+from resnetlab.studies.lab.question import OPEN, Question, StudyResult, Verdict
 from resnetlab.studies.lab.setup import SetUp
 
 QUESTION = Question(
@@ -166,14 +166,14 @@ def judge(rows: pd.DataFrame, depths: Sequence[int], *, chance: float) -> Verdic
         100 * _of(rows, "residual", deep, "response"), 100 * _of(rows, "residual", shallow, "response")
     )
     lead = "differences between the mean responses of the layers, in hundredths"
-    verdict = verdict_on(found, dict.fromkeys(found, "below"), lead)
-    left_out = [
-        f". Without shortcuts, {depth} layers still have a training error of {error:.0f} % and are not compared"
+    verdict = verdict_on(found, dict.fromkeys(found, "below"), lead, unit="hundredths")
+    left_out = {
+        depth: f". Without shortcuts, {depth} layers still have a training error of {error:.0f} % and are not compared"
         for depth, error in plain_errors.items()
         if depth not in learned
-    ]
-    claim = OPEN if left_out and verdict.claim == HOLDS else verdict.claim
-    return Verdict(claim=claim, reason="".join((verdict.reason, *left_out)))
+    }
+    untested = {f"{depth} layers, with minus without shortcuts: not compared": OPEN for depth in left_out}
+    return Verdict.of_parts({**verdict.parts, **untested}, "".join((verdict.reason, *left_out.values())))
 
 
 def _of(rows: pd.DataFrame, kind: str, depth: int, column: str) -> np.ndarray:

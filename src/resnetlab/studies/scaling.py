@@ -176,7 +176,7 @@ def judge(rows: pd.DataFrame, table: pd.DataFrame) -> Verdict:
     """
     larger = rows.loc[rows["network"] != BASE]
     lead = "test error compared with compound scaling, in points"
-    verdict = verdict_on(against(larger, COMPOUND), _EXPECTED, lead)
+    verdict = verdict_on(against(larger, COMPOUND), _EXPECTED, lead, baseline=COMPOUND)
     best = min((row for row in table.to_dict("records") if row["network"] != BASE), key=lambda row: row["test_error"])
     winner = (
         f"The lowest mean error is that of {best['network']}: {best['depth']:.2f} times the depth, {best['width']:.2f} "

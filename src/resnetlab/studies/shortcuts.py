@@ -117,4 +117,4 @@ def judge(rows: pd.DataFrame) -> Verdict:
     Args:
         rows: one row per training, with the columns network ("A", "B", "C", "none", "pre-activation") and test_error.
     """
-    return verdict_on(against(rows, "A"), _EXPECTED, "test error compared with option A, in points")
+    return verdict_on(against(rows, "A"), _EXPECTED, "test error compared with option A, in points", baseline="A")

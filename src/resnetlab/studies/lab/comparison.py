@@ -43,9 +43,13 @@ class Difference:
         """Whether the first is smaller, by more than twice the standard error."""
         return -self.value > THRESHOLD * self.error
 
-    def __str__(self) -> str:
+    def text(self, unit: str = "") -> str:
+        """Returns the value, with its unit, and the noise."""
         noise = "one seed, noise unknown" if math.isnan(self.error) else f"standard error {self.error:.2f}"
-        return f"{self.value:+.2f} ({noise})"
+        return f"{self.value:+.2f}{unit and ' '}{unit} ({noise})"
+
+    def __str__(self) -> str:
+        return self.text()
 
 
 def difference(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> Difference:
@@ -97,27 +101,37 @@ def significant(differences: Mapping[str, Difference]) -> set[str]:
     return found
 
 
-def verdict_on(differences: Mapping[str, Difference], expected: Mapping[str, str], lead: str) -> Verdict:
-    """Returns the verdict on a claim about several differences from one baseline.
+def verdict_on(
+    differences: Mapping[str, Difference],
+    expected: Mapping[str, str],
+    lead: str,
+    *,
+    unit: str = "points",
+    baseline: str = "",
+) -> Verdict:
+    """Returns the verdict on a claim about several differences from one baseline, each a part of the claim.
 
-    The claim holds if every difference that is expected to be "above" or "below" 0 significantly is. It fails if one
-    is significantly on the other side, or if one that is expected to be "not above" 0 is above.
+    A part holds if a difference that is expected to be "above" or "below" 0 significantly is. It fails if the
+    difference is significantly on the other side, or if one that is expected to be "not above" 0 is above.
 
     Args:
         differences: from the baseline, by name.
         expected: "above", "below" or "not above" for those that the claim is about.
         lead: the text before the differences, which says what they are.
+        unit: of the differences.
+        baseline: what the differences are from, where their names do not say it.
     """
     certain = significant(differences)
     signs = {name: math.copysign(name in certain, found.value) for name, found in differences.items()}
     wanted = {"above": 1, "below": -1, "not above": -1}
     shown = ", ".join(f"{name} {found}" for name, found in differences.items())
     reason = f"{lead}: {shown}; {RULE}. Significant here: {_named(certain, differences)}"
-    if any(signs[name] == -wanted[side] for name, side in expected.items()):
-        return Verdict(claim=FAILS, reason=reason)
-    if any(signs[name] != wanted[side] for name, side in expected.items() if side != "not above"):
-        return Verdict(claim=OPEN, reason=reason)
-    return Verdict(claim=HOLDS, reason=reason)
+    parts = {}
+    for name, side in expected.items():
+        is_enough = signs[name] == wanted[side] or (side == "not above" and not math.isnan(differences[name].error))
+        claim = FAILS if signs[name] == -wanted[side] else HOLDS if is_enough else OPEN
+        parts[f"{name}{baseline and ' minus '}{baseline}: {differences[name].text(unit)}"] = claim
+    return Verdict.of_parts(parts, reason)
 
 
 def _standard_errors(found: Difference) -> float:

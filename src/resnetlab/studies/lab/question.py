@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,26 @@ class Verdict:
     Attributes:
         claim: "holds", "does not hold", or "is undecided" if the noise is as large as the difference.
         reason: the differences and their noise.
+        parts: what was measured for each part of the claim, and whether that part holds; empty if it has one part.
     """
 
     claim: str
     reason: str
+    parts: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_parts(cls, parts: Mapping[str, str], reason: str) -> Verdict:
+        """Returns the verdict on a claim that holds if all its parts hold, and fails if one of them fails."""
+        found = set(parts.values())
+        return cls(claim=FAILS if FAILS in found else OPEN if OPEN in found else HOLDS, reason=reason, parts=parts)
+
+    @property
+    def headline(self) -> str:
+        """The verdict in one line: whether the claim holds, and how many of its parts do."""
+        if len(self.parts) < 2:
+            return f"The claim {self.claim} here"
+        holding = list(self.parts.values()).count(HOLDS)
+        return f"The claim {self.claim} here: {holding} of its {len(self.parts)} parts hold{'s' * (holding == 1)}"
 
     def __str__(self) -> str:
         return f"{self.claim}: {self.reason}"
@@ -131,6 +148,8 @@ class StudyResult:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         question = self.question
         yield f"[bold]{escape(question.title)}[/]"
+        yield f"[bold]{self.verdict.headline}.[/]"
+        yield from (f"- {escape(part)}: [bold]{claim}[/]" for part, claim in self.verdict.parts.items())
         yield f"claim: {escape(question.claim)} ({escape(question.source)})"
         yield as_table(self.table, "measured here (+-: standard deviation over seeds)")
         if question.published:
@@ -138,7 +157,7 @@ class StudyResult:
             yield f"published protocol: {escape(question.protocol)}"
         yield "differences from the paper's protocol:"
         yield from (f"- {escape(deviation)}" for deviation in self.deviations)
-        yield f"the claim [bold]{self.verdict.claim}[/] here: {escape(self.verdict.reason)}"
+        yield f"verdict: {escape(self.verdict.reason)}"
 
     def __str__(self) -> str:
         return render(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -287,7 +288,7 @@ def judge(trained: pd.DataFrame, risen: pd.DataFrame, depths: Sequence[int], of_
         depths: the depths in it, ascending.
         of_guessing: the loss of guessing.
     """
-    reasons, claim = [], OPEN
+    reasons, last = [], Verdict(claim=OPEN, reason="")
     for depth in depths:
         losses = [_of(trained, kind, depth)["train_loss"].to_numpy(dtype=float).mean() for kind in _KINDS]
         if max(losses) > _LEARNED * of_guessing:
@@ -303,12 +304,16 @@ def judge(trained: pd.DataFrame, risen: pd.DataFrame, depths: Sequence[int], of_
             f"at radius {at:g} by {plain} without shortcuts and {residual} with them"
             for at, (plain, residual) in ends.items()
         )
-        found = {f"radius {at:g}": _rise_difference(pair[0], pair[1], _column(at)) for at in _JUDGED}
+        found = {
+            f"{depth} layers, radius {at:g}, without minus with shortcuts": _rise_difference(
+                pair[0], pair[1], _column(at)
+            )
+            for at in _JUDGED
+        }
         lead = f"with {depth} layers, the loss rises {shown} (over seeds and lines). Differences"
-        verdict = verdict_on(found, dict.fromkeys(found, "above"), lead)
-        claim = verdict.claim
-        reasons.append(verdict.reason)
-    return Verdict(claim=claim, reason=". ".join(reasons))
+        last = verdict_on(found, dict.fromkeys(found, "above"), lead, unit="")
+        reasons.append(last.reason)
+    return dataclasses.replace(last, reason=". ".join(reasons))
 
 
 def _rise_difference(plain: pd.DataFrame, residual: pd.DataFrame, column: str) -> Difference:
