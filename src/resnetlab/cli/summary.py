@@ -210,21 +210,31 @@ def _scaling_table(config: ResNetConfig, image_size: int) -> Table:
 
     from resnetlab.models.scaling import ALPHA, BETA, GAMMA, scaling_table
 
-    title = f"\nCompound scaling: depth {ALPHA}^phi, width {BETA}^phi, resolution {GAMMA}^phi"
-    table = Table(title=title, title_justify="left", title_style="", box=None, pad_edge=False, header_style="bold")
-    headings = ("phi", "depth", "width", "resolution", "blocks", "pixels", "parameters", "M MACs", "x", "EfficientNet")
+    title = f"\nCompound scaling: depth {ALPHA}^phi, width {BETA}^phi, resolution (size) {GAMMA}^phi"
+    table = Table(
+        title=title, title_justify="left", title_style="", box=None, padding=(0, 1, 0, 0), pad_edge=False,
+        header_style="bold",
+    )  # fmt: skip
+    headings = ("phi", "depth", "width", "size", "blocks", "pixels", "M params", "G MACs", "x", "EfficientNet")
     for heading in headings:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in scaling_table(config, image_size=image_size).to_dict("records"):
         phi, (depth, width, pixels) = row["phi"], row["published"]
         table.add_row(
             *(str(phi), f"{row['depth']:.2f}", f"{row['width']:.2f}", f"{row['resolution']:.2f}"),
-            *("-".join(map(str, row["depths"])), str(row["image_size"]), f"{row['parameters']:,}"),
-            *(f"{row['macs'] / 1e6:,.0f}", f"{row['times_macs']:.1f}", f"B{phi} {depth} {width} {pixels}"),
+            *("-".join(map(str, row["depths"])), str(row["image_size"]), _brief(row["parameters"] / 1e6)),
+            *(_brief(row["macs"] / 1e9), f"{row['times_macs']:.1f}", f"B{phi} {depth} {width} {pixels}"),
         )
-    table.caption = "EfficientNet: depth, width and pixels as released (Tan and Le 2019), not exact powers"
+    table.caption = (
+        "M params: millions of parameters. G MACs: billions of multiply-accumulates, x times those of phi 0.\n"
+        "EfficientNet: depth, width and pixels as released (Tan and Le 2019), not exact powers."
+    )
     table.caption_justify = "left"
     return table
+
+
+def _brief(value: float) -> str:
+    return f"{value:.2f}" if value < 1 else f"{value:,.1f}"
 
 
 def _usual_size(stem: str) -> int:

@@ -173,9 +173,9 @@ class Run:
     @property
     def early_ends(self) -> list[tuple[int, int]]:
         """Where `resume(run, finish=True)` ended the training early: complete and planned epochs, in order."""
-        parts = [(part["start"], part.get("planned"), part) for part in self._extensions]
-        parts.append((self.settings.get("ended"), self.epochs, self.settings))
-        return [(ended, planned) for ended, planned, part in parts if part.get("ended_by") == "finish"]
+        extensions = [part for part in self._extensions if part.get("ended_by") == "finish"]
+        now = [(self.settings["ended"], self.epochs)] if self.settings.get("ended_by") == "finish" else []
+        return [*((part["start"], part["planned"]) for part in extensions), *now]
 
     @property
     def is_complete(self) -> bool:
