@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ import resnetlab
 from resnetlab import surgery
 from resnetlab.core.errors import UserError
 from resnetlab.core.runs import Run
-from resnetlab.data.storage.store import ImageData
-from resnetlab.evaluation.calibration import fit_temperature
+from resnetlab.data.storage.store import ImageData, Split
+from resnetlab.evaluation.calibration import FEWEST_IMAGES, fit_temperature
 from resnetlab.evaluation.forward import answer_split
 from resnetlab.evaluation.metrics import overall
 from resnetlab.models.resnet import ResNet
+from resnetlab.report.page import write_report
 from resnetlab.weights.file import save
 from resnetlab.weights.tensors import read_tensors, write_tensors
 
@@ -47,6 +49,18 @@ def test_probabilities_have_the_temperature_that_was_fitted_on_validation(digits
     raw = resnetlab.evaluate(model, digits)
     assert raw.summary["ece"] == raw.summary["ece_uncalibrated"] == pytest.approx(summary["ece_uncalibrated"], rel=1e-3)
     assert "without a temperature" in str(raw)
+
+
+@pytest.mark.parametrize("images", [FEWEST_IMAGES - 1, FEWEST_IMAGES])
+def test_on_few_validation_images_none_is_fitted(digits: ImageData, tmp_path: Path, images: int):
+    validation = digits.splits["validation"]
+    fewer = {name: getattr(validation, name)[:images] for name in ("images", "labels", "index")}
+    splits = {**digits.splits, "validation": Split(**fewer)}
+    data = dataclasses.replace(digits, splits=splits)
+    run = resnetlab.fit(TINY, data, out=tmp_path / "run", epochs=1, batch_size=1000, quiet=True)
+    assert (resnetlab.load(run).temperature == 1) == (images < FEWEST_IMAGES)
+    text = write_report(run, data).read_text()
+    assert (f"at least {FEWEST_IMAGES} validation images" in text) == (images < FEWEST_IMAGES)
 
 
 def test_a_file_keeps_it_and_other_weights_or_a_new_head_reset_it(tmp_path: Path):

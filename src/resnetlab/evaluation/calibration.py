@@ -14,6 +14,8 @@ from resnetlab.core.errors import UserError
 
 _ROUNDING = 1e-9
 """A sum of probabilities may exceed 1 by this much."""
+FEWEST_IMAGES = 100
+"""Training fits no temperature on fewer validation images: it would depend on which images these are."""
 _LOWEST, _HIGHEST = 1 / 20, 20.0
 """Limits of the temperature."""
 _HALVINGS = 20

@@ -21,7 +21,7 @@ from resnetlab.core.randomness import torch_seeded
 from resnetlab.core.runs import Run, history_columns
 from resnetlab.data.batches import Batch, batch_bounds, training_batches
 from resnetlab.data.storage.store import ImageData
-from resnetlab.evaluation.calibration import fit_temperature
+from resnetlab.evaluation.calibration import FEWEST_IMAGES, fit_temperature
 from resnetlab.evaluation.forward import answer_split
 from resnetlab.evaluation.metrics import overall
 from resnetlab.models.network import Network
@@ -248,6 +248,7 @@ class Training:
         """Returns loss, top-1 and the best temperature of the validation split.
 
         Loss and top-1 are NaN, and no temperature is returned, without such a split and in epochs without validation.
+        The temperature is 1 if there are fewer than `calibration.FEWEST_IMAGES`.
         """
         epoch, processes = self.state.progress.epoch + 1, self.processes
         is_due = epoch % self.recipe.validate_every == 0 or epoch == self.run.epochs
@@ -263,7 +264,13 @@ class Training:
             before_batch=self._stop_validation if processes.is_alone else None,
         )
         logits, labels = processes.gather(own.logits), self.data.splits["validation"].labels
-        return processes.from_first(lambda: {**overall(logits, labels), "temperature": fit_temperature(logits, labels)})
+        is_fitted = len(labels) >= FEWEST_IMAGES
+        return processes.from_first(
+            lambda: {
+                **overall(logits, labels),
+                "temperature": fit_temperature(logits, labels) if is_fitted else 1.0,
+            }
+        )
 
     def _stop_validation(self) -> None:
         """Raises `_ValidationStopped` if a signal arrived; several processes agree on it only after the validation."""

@@ -10,6 +10,7 @@ import pandas as pd
 
 from resnetlab.core.html import number
 from resnetlab.core.pictures import BAR, PAPER, TRAINING, Mark, Picture, on_axes, style_axes, use_percent
+from resnetlab.evaluation.calibration import FEWEST_IMAGES
 from resnetlab.report.section import Report, Section
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ def view(report: Report) -> dict[str, Any]:
     return {
         "pictures": reliability_pictures(results.reliability),
         "summary": results.summary,
+        "validation": report.run.settings["data"].get("counts", {}).get("validation", 0),
+        "fewest": FEWEST_IMAGES,
         "confidence": float(results.per_image["confidence"].to_numpy().mean()),
         "accuracy": results.correct / results.total,
         "rows": [
