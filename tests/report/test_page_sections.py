@@ -2,6 +2,7 @@ import dataclasses
 import json
 import re
 import shutil
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,11 +18,13 @@ from resnetlab import Run, evaluate, write_report
 from resnetlab.core.html import number, render
 from resnetlab.core.pictures import LIGHT, TRAINING, VALIDATION
 from resnetlab.evaluation.attention import class_activation
+from resnetlab.evaluation.diagnostics import FEW_IMAGES
 from resnetlab.evaluation.result import Exploration
 from resnetlab.models.resnet import check_network
 from resnetlab.report.images import find_images
 from resnetlab.report.mistakes import find_mistakes
 from resnetlab.report.results import read_results
+from resnetlab.report.section import Report
 from resnetlab.report.sections import citations, confusion, reliability, residual
 from resnetlab.training.recipes import resolve_recipe
 from resnetlab.weights.file import load
@@ -77,7 +80,7 @@ def test_the_figures_of_the_sections_are_those_of_the_tables(explored):
         found = next(found for found in page.rows if found[0][0] == row["block"])
         assert [cell for cell, _ in found[2:]] == [
             *(number(row[name], ".3f") for name in ("ratio", "cosine", "variance_share")),
-            number(row["top1_cost"], ".2%"), number(row["loss_cost"], ".4f"),
+            number(100 * row["top1_cost"], ".2f"), number(row["loss_cost"], ".4f"),
         ]  # fmt: skip
     for row in exploration.diagnostics.responses.to_dict("records"):
         found = next(found for found in page.rows if found[0][0] == row["layer"])
@@ -102,7 +105,7 @@ def test_bars_are_as_high_as_the_figures(explored):
     assert diagnostics is not None
     pictures = residual.residual_pictures(diagnostics)
     assert heights(pictures["ratio"]) == dict(enumerate(diagnostics.blocks["ratio"]))
-    assert heights(pictures["cost"]) == dict(enumerate(diagnostics.blocks["top1_cost"]))
+    assert heights(pictures["cost"]) == dict(enumerate(100 * diagnostics.blocks["top1_cost"]))
     in_order, ranked = axes_of(pictures["responses"]).get_lines()
     shown = np.asarray(in_order.get_ydata()).tolist()
     assert shown == diagnostics.responses["response"].tolist()
@@ -271,7 +274,7 @@ def test_citations_are_whole():
 
 
 def test_a_run_that_was_ended_early_and_extended_is_not_said_to_be_repeatable(tmp_path):
-    data = make_data()
+    data = make_data(["cat", "dog"])
     extension = {"created": "2026-11-21T22:00:00+00:00", "start": 100, "epochs": 142}
     recipe = resolve_recipe("quick", epochs=140, **{"augment.flip": False}).to_dict()
     for name, changes in (("whole", {}), ("ended", {"planned": 140, "ended_by": "finish"})):
@@ -279,3 +282,23 @@ def test_a_run_that_was_ended_early_and_extended_is_not_said_to_be_repeatable(tm
         text = Page(write_report(make_run(tmp_path / name, data, settings=settings), data)).text
         assert "--epochs 140" in text and "--epochs 142" in text
         assert ("epoch 100 of 140" in text, "--finish" in text) == (bool(changes), bool(changes))
+
+
+@pytest.mark.parametrize("images", [48, 480])
+def test_few_images_are_named_and_a_block_whose_removal_helps_too(explored, images):
+    run, _, _ = explored
+    results = read_results(run)
+    assert results.exploration is not None and results.exploration.diagnostics is not None
+    found = results.exploration.diagnostics
+    costs = np.zeros(len(found.blocks))
+    costs[:3] = 1 / 48, -1 / 48, -2 / 48
+    changed = dataclasses.replace(found, images=images, blocks=found.blocks.assign(top1_cost=costs))
+    exploration = dataclasses.replace(results.exploration, diagnostics=changed)
+    whole = dataclasses.replace(results, exploration=exploration)
+    unused: Any = None
+    report = Report(run=run, results=whole, images=unused, mistakes=unused, rows=unused)
+    text = residual.SECTION.render(report)["content"].split("<div")[0]
+    assert ("2.1 points" in text, "4.2 points" in text, "%" in text) == (True, True, False)
+    assert (f"fewer than {FEW_IMAGES}" in text) == (images < FEW_IMAGES)
+    assert "2 blocks" in text
+    assert ("2.1 points" in str(changed)) == (images < FEW_IMAGES)

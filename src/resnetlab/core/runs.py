@@ -81,8 +81,16 @@ _SETTINGS = {
     "preprocessing": {"image_size?": range(1, LARGEST_SIZE + 1)},
     "recipe": {"name": str, "epochs": range(1, MOST_EPOCHS + 1)},
     "machine": {"threads?": range(1, MOST_THREADS + 1)},
-    "extensions?": [{"start": range(MOST_EPOCHS), "epochs": range(1, MOST_EPOCHS + 1)}],
+    "extensions?": [
+        {
+            "start": range(MOST_EPOCHS),
+            "epochs": range(1, MOST_EPOCHS + 1),
+            "planned?": range(1, MOST_EPOCHS + 1),
+            "ended_by?": str,
+        }
+    ],
     "ended?": range(MOST_EPOCHS),
+    "ended_by?": str,
 }
 """What run.toml must contain; see `check_shape`. What builds networks and recipes from it checks the rest."""
 _SUMMARY = {

@@ -32,6 +32,8 @@ from resnetlab.models.shortcuts import Projection, ZeroPaddedIdentity
 from resnetlab.models.surgery import ShortcutOnly
 
 SCHEMA_VERSION = 1
+FEW_IMAGES = 300
+"""With fewer, a block's effect on the accuracy is that of a few images."""
 _FIGURES = ("ratio", "cosine", "variance_share", "top1_cost", "loss_cost")
 _COLUMNS = {
     "blocks": {"block": "text", "kind": "text", **dict.fromkeys(_FIGURES, "number")},
@@ -114,14 +116,16 @@ class Diagnostics:
                 f"{self.images:,} images: top-1 {self.top1:.2%}, loss {self.loss:.4f}; "
                 f"{self.effective_depth} of {len(self.blocks)} blocks cost more than one point of top-1 when removed"
             )
+            if self.images < FEW_IMAGES:
+                yield f"There are few images: one image is {100 / self.images:.1f} points."
         table = Table()
         table.add_column("block")
         table.add_column("shortcut")
-        for name in ("ratio", "cosine", "variance", "top-1 cost", "loss cost"):
+        for name in ("ratio", "cosine", "variance", "points lost", "loss cost"):
             table.add_column(name, justify="right")
         for row in self.blocks.to_dict("records"):
             figures = [_shown(row[name], ".3f") for name in ("ratio", "cosine", "variance_share")]
-            costs = [_shown(row["top1_cost"], ".2%"), _shown(row["loss_cost"], ".4f")]
+            costs = [_shown(100 * row["top1_cost"], ".2f"), _shown(row["loss_cost"], ".4f")]
             table.add_row(str(row["block"]), str(row["kind"]), *figures, *costs)
         yield table
         if "plain" in set(self.blocks["kind"]):

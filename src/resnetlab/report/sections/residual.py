@@ -17,9 +17,8 @@ from resnetlab.core.pictures import (
     add_legend,
     on_axes,
     style_axes,
-    use_percent,
 )
-from resnetlab.evaluation.diagnostics import Diagnostics
+from resnetlab.evaluation.diagnostics import FEW_IMAGES, Diagnostics
 from resnetlab.report.section import Report, Section
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 _MAX_NAMES = 40
 """With more blocks than this, names do not fit along the axis."""
 _COLUMNS = {
-    "ratio": ".3f", "cosine": ".3f", "variance_share": ".3f", "top1_cost": ".2%", "loss_cost": ".4f",
+    "ratio": ".3f", "cosine": ".3f", "variance_share": ".3f", "points_lost": ".2f", "loss_cost": ".4f",
 }  # fmt: skip
 
 
@@ -39,16 +38,20 @@ def view(report: Report) -> dict[str, Any]:
     found = report.results.exploration.diagnostics
     if found is None:  # the network has no residual blocks
         return {}
-    blocks, ranked = found.blocks, found.responses.sort_values("rank")
+    blocks, ranked = _with_points(found.blocks), found.responses.sort_values("rank")
     identities = blocks.loc[blocks["kind"].isin(["identity", "padded"]), "ratio"].dropna()
-    costs = blocks["top1_cost"].dropna()
+    costs = blocks["points_lost"].dropna()
+    raising = int((costs.to_numpy(dtype=float) < 0).sum())
     return {
         "pictures": residual_pictures(found),
         "images": found.images,
+        "few": FEW_IMAGES,
         "identities": len(identities),
         "median": float(identities.median()) if len(identities) else None,
         "effective_depth": found.effective_depth if len(costs) else None,
         "costliest": blocks.loc[costs.idxmax()].to_dict() if len(costs) else None,
+        "most_raising": blocks.loc[costs.idxmin()].to_dict() if raising else None,
+        "raising": raising,
         "blocks": [
             (row["block"], row["kind"], *(number(row[name], form) for name, form in _COLUMNS.items()))
             for row in blocks.to_dict("records")
@@ -83,12 +86,17 @@ def residual_pictures(found: Diagnostics) -> dict[str, Picture]:
         )  # fmt: skip
     if np.isfinite(found.blocks["top1_cost"].to_numpy()).any():
         pictures["cost"] = _bars(
-            found.blocks, "top1_cost", "{:.2%} lost", TRAINING, title="Top-1 lost without the block",
-            words=f"Accuracy lost when one block is removed, one bar for each block. {below}",
+            _with_points(found.blocks), "points_lost", "{:.2f} points lost", TRAINING,
+            title="Points of top-1 lost without the block",
+            words=f"Points of accuracy lost when one block is removed, one bar for each block. {below}",
         )  # fmt: skip
     if len(found.responses):
         pictures["responses"] = _responses(found.responses, f"Responses of the 3x3 convolutions, two lines. {below}")
     return pictures
+
+
+def _with_points(blocks: pd.DataFrame) -> pd.DataFrame:
+    return blocks.assign(points_lost=100 * blocks["top1_cost"])
 
 
 def short_name(block: str) -> str:
@@ -109,8 +117,6 @@ def _bars(blocks: pd.DataFrame, column: str, form: str, color: str, *, title: st
             axes.tick_params(axis="x", labelsize=9 if len(names) <= 20 else 6)
         else:
             axes.set_xticks([])
-        if column == "top1_cost":
-            use_percent(axes.yaxis)
 
     marks = [
         Mark(x=place, y=(value,), text=f"{name}\n{form.format(value)}")
