@@ -23,6 +23,7 @@ function made(name, properties = {}, ...children) {
 
 const firstShown = page.shown.find((index) => !page.wrong.includes(index)) ?? 0;
 const state = { kind: "example", index: firstShown, strokes: [], pixels: null, note: "", off: new Set() };
+let touched = false;  // whether the reader chose an image
 const SIGNS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 const packed = (strokes) => strokes.map((stroke) => stroke.flat().map((value) => {
@@ -99,7 +100,7 @@ function drawMap(canvas, values, width, height, most) {
   context.putImageData(picture, 0, 0);
 }
 
-// The mean size of a tensor over its channels, at each position.
+// The mean absolute value of a tensor over its channels, at each position.
 function sizesOf(x) {
   const count = x.height * x.width, sizes = new Float32Array(count);
   for (let i = 0; i < x.data.length; i++) sizes[i % count] += Math.abs(x.data[i]) / x.channels;
@@ -169,7 +170,7 @@ function inspect(name) {
     data.subarray(channel * count, (channel + 1) * count), Math.abs))));
   parts.forEach((part, at) => {
     const x = tap[part], canvas = made("canvas", { role: "img" }), norm = normOf(x.data);
-    canvas.setAttribute("aria-label", `${part}: mean size of its ${x.channels} channels at each position`);
+    canvas.setAttribute("aria-label", `${part}: mean absolute value of its ${x.channels} channels at each position`);
     drawMap(canvas, sizes[at], x.width, x.height, most);
     const strip = made("div", { className: "strip", "aria-hidden": "true" });
     if (part !== "input") {
@@ -185,7 +186,7 @@ function inspect(name) {
   const ratio = tap.shortcut && normOf(tap.branch.data) / normOf(tap.shortcut.data);
   const says = ratio && Number.isFinite(ratio) ? ` The branch is ${shownPercent(ratio)} of its shortcut.` : "";
   panel.replaceChildren(made("h3", { textContent: `Block ${number} of stage ${stage}` }), row, made("p", {
-    className: "small", textContent: `Each picture: mean size over the channels, on one scale; below, the ${
+    className: "small", textContent: `Each picture: mean absolute value over the channels, on one scale; below, the ${
       strongest.length} strongest channels of the sum.${says}` }));
 }
 
@@ -537,7 +538,7 @@ function stepsOfTour() {
       done: () => state.off.has(late.block) && state.off.size === 1 });
     found.push({ text: late.cost <= 10
       ? "It hardly matters: why? Every block adds a correction to what the shortcut carries. Without one of them, the others still work on almost the same signal."
-      : `It matters: why? This network has only ${blocks.length} blocks, and no other block does the same work. In a deep network, most blocks can be removed at little cost.`,
+      : `It matters: why? ${blocks.length < 6 ? `This network has only ${blocks.length} blocks, and no` : "No"} other block does the same work. In a deep network that was trained to the end, most blocks can be removed at little cost.`,
       aim: "#caption", done: () => false });
   }
   return found;
@@ -569,8 +570,6 @@ function advance() {
   step += 1;
   showStep();
 }
-
-let touched = false;
 
 function prepareTour() {
   const end = () => {
