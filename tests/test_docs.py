@@ -53,7 +53,7 @@ def blocks_of(document: Path) -> Iterator[Block]:
 
 BLOCKS = [block for document in DOCUMENTS for block in blocks_of(document)]
 PYTHON = [
-    pytest.param(code, id=place, marks=[pytest.mark.slow] if "studies." in code else [])
+    pytest.param(code, id=place, marks=[pytest.mark.slow] if "studies." in code or "resnetlab.export(" in code else [])
     for place, language, code in BLOCKS
     if language == "python"
 ]
@@ -235,7 +235,8 @@ def test_a_command_is_understood(words: list[str]):
 @pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS.keys())
 def test_a_command_runs(words: list[str], cli: Callable[..., tuple[int, str, str]], home: Path):
     verb, *rest = words
-    if verb not in QUICK or (verb == "train" and "resnet50" in rest):
+    is_long = (verb == "train" and "resnet50" in rest) or (verb == "export" and "--to" not in rest)
+    if verb not in QUICK or is_long:
         pytest.skip("takes long")
     if "--out" in rest:
         shutil.rmtree(home / rest[rest.index("--out") + 1], ignore_errors=True)

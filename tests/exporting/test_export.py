@@ -20,6 +20,7 @@ import resnetlab
 from resnetlab.core.framing import Framing
 from resnetlab.core.runs import Run
 from resnetlab.data.storage.store import ImageData
+from resnetlab.exporting.card import REQUIREMENTS
 from resnetlab.exporting.export import TARGETS, Export
 from resnetlab.exporting.fresh import ABSENT
 from resnetlab.exporting.quantize import layers_of, worst_layers
@@ -149,6 +150,26 @@ def test_the_client_needs_three_packages(export: Export, photo: Path, tmp_path: 
     assert done.returncode == 0, done.stderr
     answer = resnetlab.predict(export.path, photo)
     assert f": {answer['prediction'][0]} {answer['confidence'][0]:.1%}" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_client_in_javascript(export: Export, photo: Path, tmp_path: Path):
+    if shutil.which("npm") is None:
+        pytest.skip("needs Node and npm")
+    folder = shutil.copytree(export.path.parent, tmp_path / "export")
+    install = ["npm", "install", "--no-audit", "--no-fund", "onnxruntime-node", "sharp"]
+    if subprocess.run(install, cwd=folder, capture_output=True).returncode:
+        pytest.skip("npm cannot install onnxruntime-node and sharp here")
+    done = subprocess.run(["node", folder / "client.mjs", photo], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    answer = resnetlab.predict(export.path, photo)
+    assert f": {answer['prediction'][0]} {answer['confidence'][0]:.1%}" in done.stdout
+
+
+def test_the_requirements_are_those_of_the_project():
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    needed = [line for line in REQUIREMENTS.splitlines() if not line.startswith("#")]
+    assert [line for line in needed if f'"{line}"' not in project] == []
 
 
 def test_the_verb_measures_and_predicts(cli: Cli, export: Export, photo: Path):

@@ -76,7 +76,7 @@ def gather(
     if found is None:
         if measured:
             raise UserError("int8 is calibrated and measured with images, and a file has none. Name them with --data.")
-        return Material(images=standard_images(framing), origin="photos that scikit-learn contains")
+        return Material(images=standard_images(framing), origin="parts of photos that scikit-learn contains")
     split = next(name for name in ("validation", "test", "train") if name in found.splits)
     images = _pixels(found, split, CHECKED)
     origin = f"{split} images of {found.name}"
