@@ -235,7 +235,8 @@ def test_a_command_is_understood(words: list[str]):
 @pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS.keys())
 def test_a_command_runs(words: list[str], cli: Callable[..., tuple[int, str, str]], home: Path):
     verb, *rest = words
-    is_long = (verb == "train" and "resnet50" in rest) or (verb == "export" and "--to" not in rest)
+    to_onnx = verb == "export" and ("openvino" in rest or not {"--to", "--out"} & set(rest))
+    is_long = to_onnx or (verb == "train" and "resnet50" in rest)
     if verb not in QUICK or is_long:
         pytest.skip("takes long")
     if "--out" in rest:

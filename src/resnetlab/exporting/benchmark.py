@@ -143,7 +143,8 @@ def recommendation(rows: Sequence[Measured]) -> str:
     best, other = (min(some.values(), key=lambda row: row.p50) for some in (ours, single))
     loss = ""
     if best.top1 is not None and first.top1 is not None:
-        loss = f", with {100 * (first.top1 - best.top1):.2f} points less accuracy"
+        lost = 100 * (first.top1 - best.top1)
+        loss = f", with {abs(lost):.2f} points {'less' if lost > 0 else 'more'} accuracy" if lost else ""
     name = MODEL_INT8 if best.variant.endswith("int8") else MODEL
     text = f"Use {name} with ONNX Runtime: {first.p50 / best.p50:.1f} times as fast as torch for single images{loss}."
     if other.p50 * _LEAST_GAIN < best.p50:
