@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from learners import D2L, RESNET18, RESNET50, changed
+from learners import BY_HAND, D2L, NESTED, RESNET18, RESNET50, UNITS, changed
 
 from resnetlab.checking.check import check
 
@@ -183,6 +183,45 @@ CASES = {
     "more: one convolution twice": Case(
         changed(RESNET18, ("self.conv2(out)", "self.conv2(self.conv2(out))"), ("self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)", "self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)  # here")),
         "resnet18", "used 2 times", "stage1.block1", options={"image_size": 64},
+    ),
+    "units: stride in both convolutions": Case(
+        changed(UNITS, ("self.second = ConvBN(c_out, c_out)", "self.second = ConvBN(c_out, c_out, stride=stride)")), "resnet18",
+        "stride in both", "stage2.block1", options={"image_size": 64},
+    ),
+    "units: one block many times": Case(
+        changed(UNITS, ("            for j in range(d):\n                s = 2 if (i > 0 and j == 0) else 1\n                blocks.append(ResBlock(c, w, s))\n                c = w\n",
+                        "            blocks.append(ResBlock(c, w, 2 if i > 0 else 1))\n            blocks.extend([ResBlock(w, w)] * (d - 1))  # here\n            c = w\n"),
+                ("(2, 2, 2, 2)", "(3, 4, 6, 3)")),
+        "resnet34", "one ResBlock is used 2 times", "stage1.block2", options={"image_size": 64},
+    ),
+    "units: a result that is not used": Case(
+        changed(UNITS, ("        h = self.second(h)\n", "        self.second(h)  # here\n")), "resnet18", "not used", "stage1.block1",
+        options={"image_size": 64},
+    ),
+    "units: activation on the shortcut": Case(
+        changed(UNITS, ("else self.proj(x)", "else F.relu(self.proj(x))  # here")), "resnet18", "activation on the shortcut", "stage2.block1",
+        options={"image_size": 64},
+    ),
+    "units: initialized with tiny values": Case(
+        changed(UNITS, ("        self.norm = nn.BatchNorm2d(c_out)\n", "        self.norm = nn.BatchNorm2d(c_out)\n        nn.init.normal_(self.conv.weight, std=1e-7)\n")),
+        "resnet18", "vanishes", "", options={"image_size": 64},
+    ),
+    "nested: activation before the sum": Case(
+        changed(NESTED, ("conv_bn(o, o, 3, act=False),", "conv_bn(o, o, 3),")), "resnet18", "before the addition", "stage1.block1",
+        options={"image_size": 64},
+    ),
+    "nested: stem without padding": Case(
+        changed(NESTED, ("conv_bn(3, 64, 7, 2),", "nn.Conv2d(3, 64, 7, 2, bias=False), nn.BatchNorm2d(64), nn.ReLU(),  # here")), "resnet18",
+        "padding", "stem", options={"image_size": 64},
+    ),
+    "by hand: statistics that move in evaluation": Case(
+        changed(BY_HAND, ("        return self.gamma", "            self.moving_mean = 0.9 * self.moving_mean + 0.1 * X.mean(dim=(0, 2, 3), keepdim=True)\n        return self.gamma"),
+                ("class BN(nn.Module):", "class BN(nn.Module):  # here")),
+        "resnet50", "in evaluation mode", "stem", options={"image_size": 64},
+    ),
+    "lazy: a layer that never runs": Case(
+        changed(D2L, ("self.bn2(self.conv2(Y))", "self.bn1(self.conv2(Y))")), "d2l_resnet18", "used 2 times", "stage1.block1",
+        options={"image_size": 64},
     ),
     "more: shortcut added twice": Case(
         changed(RESNET18, (B, "out = out + identity + identity  # here")), "resnet18", "added twice", "stage1.block1", options={"image_size": 64},

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnetlab.checking.findings import FAULT, Finding, Line
-from resnetlab.checking.graph import Graph, all_modules, answer, attempt, first_line, raised_at
+from resnetlab.checking.findings import FAULT, VARIANT, Finding, Line
+from resnetlab.checking.graph import Graph, Node, all_modules, answer, attempt, first_line, raised_at
 from resnetlab.checking.path import Token
 from resnetlab.checking.places import Built, assignment, class_line, is_yours, source_of
 from resnetlab.core.randomness import torch_seeded
@@ -37,14 +37,27 @@ class Patient:
 
     def label_of(self, path: str) -> str:
         """Returns stage and block of a module."""
-        found = [token for token in self._all() if token.node.path == path or token.node.path.startswith(f"{path}.")]
-        found += [token for token in self._all() if token.node.path.startswith(f"{path}[")]
-        return found[0].label if found else ""
+        near = [path, path.rpartition(".")[0]] if "." in path else [path]
+        for name in near:
+            found = [
+                token for token in self._all() if token.node.path == name or token.node.path.startswith(f"{name}.")
+            ]
+            found += [token for token in self._all() if token.node.path.startswith(f"{name}[")]
+            if found:
+                return found[0].label
+        return ""
 
-    def place_of(self, path: str, line: Line | None = None) -> tuple[str, Line | None]:
+    def label_behind(self, node: Node | None) -> str:
+        """Returns stage and block of the layer that a node reads from."""
+        labels = {id(token.node): token.label for token in self._all()}
+        while node is not None and id(node) not in labels:
+            node = next(iter(node.inputs), None)
+        return "" if node is None else labels[id(node)]
+
+    def place_of(self, path: str, line: Line | None = None, label: str = "") -> tuple[str, Line | None]:
         """Returns the place of a module as text, and its line."""
         line = line or (self.built.line_in(self.model, path) if "[" not in path else None)
-        label = self.label_of(path)
+        label = label or self.label_of(path)
         parts = [str(line) if line else "", label, f"({path})" if path else ""]
         return "  ".join(part for part in parts if part), line
 
@@ -62,7 +75,7 @@ def examine(patient: Patient, reference: nn.Module | None, *, runs: bool) -> lis
         reference: what the scale of values is compared with.
         runs: whether its forward pass comes to an end.
     """
-    found = [*_unregistered(patient), *_shared(patient)]
+    found = [*_unregistered(patient), *_shared(patient), *_lost(patient)]
     if not runs:
         return found
     found += [*_modes(patient), *_state(patient), *_probabilities(patient)]
@@ -72,7 +85,7 @@ def examine(patient: Patient, reference: nn.Module | None, *, runs: bool) -> lis
 
 
 def _finding(patient: Patient, path: str, title: str, line: Line | None = None, **values: Any) -> Finding:
-    place, line = patient.place_of(path, line)
+    place, line = patient.place_of(path, line, values.pop("label", ""))
     return Finding(
         kind="behavior", severity=values.pop("severity", FAULT), title=title, place=place, line=line, **values
     )
@@ -131,12 +144,12 @@ def _unregistered(patient: Patient) -> Iterator[Finding]:
 def _shared(patient: Patient) -> Iterator[Finding]:
     """Yields one finding for equal modules that run more than once; of nested ones only the outermost is named."""
     calls = patient.graph.calls
-    groups: dict[tuple[str, str, int], list[str]] = {}
+    groups: dict[tuple[str, Line | None, int], list[str]] = {}
     for name, module, _ in all_modules(patient.model):
         around = name.rpartition(".")[0]
         if name and calls.get(name, 0) > max(1, calls.get(around, 0)) and next(module.parameters(), None) is not None:
-            last = "" if name.rpartition(".")[2].isdigit() else name.rpartition(".")[2]
-            groups.setdefault((type(module).__name__, last, calls[name]), []).append(name)
+            line = patient.built.line_in(patient.model, name) if "[" not in name else None
+            groups.setdefault((type(module).__name__, line, calls[name]), []).append(name)
     for (kind, _, count), names in groups.items():
         labels = list(dict.fromkeys(filter(None, map(patient.label_of, names))))
         more = f", in {len(names)} blocks" if len(names) > 1 and len(labels) == len(names) else ""
@@ -149,6 +162,29 @@ def _shared(patient: Patient) -> Iterator[Finding]:
             found=f"{names[0]} in {count} places",
             why="both places share weights and running statistics, although their inputs have different distributions",
             suggestion="make one layer per place in __init__",
+        )
+
+
+def _lost(patient: Patient) -> Iterator[Finding]:
+    """Yields one finding for layers that one line calls and whose result nothing uses."""
+    groups: dict[Line | None, list[tuple[str, Node]]] = {}
+    for node in patient.graph.lost:
+        path, line = node.returned or (node.path, node.line)
+        groups.setdefault(line, []).append((path, node))
+    for line, nodes in groups.items():
+        path, first = nodes[0]
+        name = path.rpartition(".")[2] if first.returned else first.values.get("name", first.kind)
+        yield _finding(
+            patient,
+            path,
+            f"the result of {name} is not used" + _in_places([path for path, _ in nodes]),
+            line,
+            label=patient.label_of(path) if first.returned else patient.label_behind(first),
+            rank=-1.5,
+            expected="a result that the next layer reads",
+            found="a result that nothing reads",
+            why="the layer runs and changes nothing: its result is not assigned, or the next line reads another value",
+            suggestion=f"assign the result of {name}, and pass it on",
         )
 
 
@@ -197,7 +233,9 @@ def _state(patient: Patient) -> Iterator[Finding]:
 
 def _modes(patient: Patient) -> Iterator[Finding]:
     model, image = copy.deepcopy(patient.model).eval(), patient.image
-    tests: tuple[tuple[str, Callable[[nn.Module, Tensor], bool], dict[str, str]], ...] = (
+    for _, module, _ in all_modules(model):
+        module.training = False  # also of modules in plain containers, which eval() does not reach
+    tests: tuple[tuple[str, Callable[[Callable[[Tensor], Any], Tensor], bool], dict[str, str]], ...] = (
         (
             "gives random answers in evaluation mode",
             _same_again,
@@ -304,7 +342,7 @@ def _inputs_of_leaves(model: nn.Module, image: Tensor) -> list[tuple[str, nn.Mod
 _PLAIN = (nn.Conv2d, nn.Linear, nn.ReLU, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.Flatten, nn.Identity)
 
 
-def _same_with_gradients(module: nn.Module, x: Tensor) -> bool:
+def _same_with_gradients(module: Callable[[Tensor], Any], x: Tensor) -> bool:
     with torch.no_grad():
         one = _tensor(module(x.clone()))
     with torch.enable_grad():
@@ -312,12 +350,12 @@ def _same_with_gradients(module: nn.Module, x: Tensor) -> bool:
     return _close(one, other)
 
 
-def _same_again(module: nn.Module, x: Tensor) -> bool:
+def _same_again(module: Callable[[Tensor], Any], x: Tensor) -> bool:
     with torch.no_grad():
         return _close(_tensor(module(x.clone())), _tensor(module(x.clone())))
 
 
-def _same_alone(module: nn.Module, x: Tensor) -> bool:
+def _same_alone(module: Callable[[Tensor], Any], x: Tensor) -> bool:
     if len(x) < 2:
         return True
     with torch.no_grad():
@@ -329,19 +367,26 @@ def _same_alone(module: nn.Module, x: Tensor) -> bool:
     return whole.shape[:1] != x.shape[:1] or _close(whole[:1], alone)
 
 
-def _holds(test: Callable[[nn.Module, Tensor], bool], module: nn.Module, x: Tensor) -> bool:
-    state = {key: value.detach().clone() for key, value in _own_tensors(module).items()}
+def _holds(test: Callable[[Callable[[Tensor], Any], Tensor], bool], module: nn.Module, x: Tensor) -> bool:
+    """Whether a test holds, with calls that all start from the same buffers."""
+    modules = [other for _, other, _ in all_modules(module)]
+    state = [{key: value.detach().clone() for key, value in _own_tensors(other).items()} for other in modules]
+
+    def call(given: Tensor) -> Any:
+        try:
+            return module(given)
+        finally:
+            with torch.no_grad():
+                for other, before in zip(modules, state, strict=True):
+                    for key, now in _own_tensors(other).items():
+                        if key in before and now.shape == before[key].shape and not torch.equal(now, before[key]):
+                            now.copy_(before[key])
+
     try:
         with torch_seeded(_SEED, "check"):
-            return test(module, x)
+            return test(call, x)
     except Exception:  # of your code
         return True
-    finally:
-        with torch.no_grad():
-            for key, value in state.items():
-                now = _own_tensors(module).get(key)
-                if now is not None and now.shape == value.shape:
-                    now.copy_(value)
 
 
 # Outputs and gradients
@@ -382,7 +427,13 @@ def _scale(patient: Patient, reference: nn.Module | None) -> Iterator[Finding]:
         return
     grows = exploded is not None or decades > 0
     if not grows and any(token.kind == "norm" for token in patient._all()):
-        return  # training normalizes
+        trained = (
+            []
+            if reference is None
+            else [_scales(model, patient.image, training=True)[-1][1] for model in (patient.model, reference)]
+        )
+        if not trained or _decades(trained[0]) - _decades(trained[1]) >= -_EXPLODED:
+            return  # training normalizes
     steps = [(name, _decades(value)) for name, value in found if math.isfinite(value)]
     name = exploded or _largest_step(steps, 1 if grows else -1)
     yield _finding(
@@ -397,11 +448,11 @@ def _scale(patient: Patient, reference: nn.Module | None) -> Iterator[Finding]:
     )
 
 
-def _scales(model: nn.Module, image: Tensor) -> list[tuple[str, float]]:
+def _scales(model: nn.Module, image: Tensor, *, training: bool = False) -> list[tuple[str, float]]:
     """Returns name and standard deviation of the outputs of all convolutions, in order."""
     found: list[tuple[str, float]] = []
     handles = []
-    twin = copy.deepcopy(model).eval()
+    twin = copy.deepcopy(model).train(training)
     for name, module, _ in all_modules(twin):
 
         def keep(module: nn.Module, inputs: tuple, output: Any, name: str = name) -> None:
@@ -440,6 +491,8 @@ def _training(patient: Patient) -> Iterator[Finding]:
         return
     optimizer = torch.optim.SGD(parameters, lr=0.01, momentum=0.9)
     losses: list[float] = []
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    modes = {name: module.training for name, module in model.named_modules()}
     try:
         with torch_seeded(_SEED, "check"), torch.enable_grad():
             for _ in range(3):
@@ -453,7 +506,63 @@ def _training(patient: Patient) -> Iterator[Finding]:
     except Exception as error:  # of your code
         yield from _failed_training(patient, error)
         return
+    yield from _changed_modes(patient, modes, model)
+    yield from _frozen(patient, before, model)
     yield from _dead(patient, model)
+
+
+def _changed_modes(patient: Patient, before: dict[str, bool], trained: nn.Module) -> Iterator[Finding]:
+    for name, module in trained.named_modules():
+        if module.training != before[name]:
+            yield _finding(
+                patient,
+                name,
+                "the forward pass changes the mode of the network",
+                class_line(type(module)),
+                expected="a forward pass that leaves train() and eval() to the caller",
+                found="eval() in forward" if before[name] else "train() in forward",
+                why="normalization and dropout then never work as in training, or never as in evaluation",
+                suggestion="remove self.eval() and self.train() from forward",
+            )
+            return
+
+
+def _frozen(patient: Patient, before: dict[str, Tensor], trained: nn.Module) -> Iterator[Finding]:
+    """Yields running statistics that training does not change, and weights that no optimizer can change."""
+    names = {id(value): name for name, value in [*patient.model.named_buffers(), *patient.model.named_parameters()]}
+    after, fixed, frozen = dict(trained.named_buffers()), [], []
+    for token in patient._all():
+        variance, weight = (token.node.tensors.get(role) for role in ("var", "weight"))
+        name = names.get(id(variance), "")
+        if name in before and name in after and torch.equal(before[name], after[name]):
+            fixed.append(token.node.path)
+        if id(weight) in names and isinstance(weight, nn.Parameter) and not weight.requires_grad:
+            frozen.append(token.node.path)
+    if fixed and trained.training:
+        yield _finding(
+            patient,
+            fixed[0],
+            "training does not change the running statistics" + _in_places(fixed),
+            expected="a running variance that follows the batches",
+            found="the initial values after three steps",
+            why="in evaluation mode, the normalization then uses values that have nothing to do with the images",
+            suggestion="momentum=0.1 (0 keeps the old value), and update the statistics if self.training",
+        )
+    if frozen:
+        yield _finding(
+            patient,
+            frozen[0],
+            "weights that do not require gradients" + _in_places(frozen),
+            severity=VARIANT,
+            expected="requires_grad=True",
+            found="requires_grad=False",
+            why="the optimizer does not change them, so these layers keep their random values",
+            suggestion="remove requires_grad=False, unless the weights are pretrained",
+        )
+
+
+def _in_places(paths: list[str]) -> str:
+    return f", in {len(paths)} places" if len(paths) > 1 else ""
 
 
 def _failed_training(patient: Patient, error: Exception) -> Iterator[Finding]:

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy as is_uninitialized
 
 from resnetlab.checking.behavior import Patient, examine, smaller
-from resnetlab.checking.findings import FAULT, CheckReport, Finding, counted
+from resnetlab.checking.findings import FAULT, CheckReport, Finding, counted, plural
 from resnetlab.checking.graph import Graph, Node, answer, first_line, multiply_accumulates, record
 from resnetlab.checking.parts import check_part, part_named
 from resnetlab.checking.path import Edit, Token, align, convolutions, main_path, reference_labels, steps_of
@@ -144,6 +145,10 @@ class _Examination:
                 self.model(self.image)
             except Exception:  # of your code; the recording names the place
                 return
+            for module in self.model.modules():  # that never run; the examination names them
+                infer = getattr(module, "initialize_parameters", None)
+                if infer is not None and any(map(is_uninitialized, module.parameters(recurse=False))):
+                    infer(self.image.new_zeros(1, 1, 1, 1))
 
     def _reference(self, fields: Mapping[str, Any]) -> _Reference:
         config = model_config(self.like, fields)
@@ -171,13 +176,15 @@ class _Examination:
         got, wanted = stage_depths(self.tokens, start), stage_depths(reference.tokens, wanted_start)
         config = reference.model.config
         each = 1 if config.block == "bottleneck" else 2
+        if len(got) != len(wanted):
+            return self._other_stages(got, wanted, config, each)
         if [width for width, _ in got] == [width for width, _ in wanted] and got != wanted:
             depths = [count / each for _, count in got]
             if any(depth != int(depth) for depth in depths):
                 return None
             found = [
-                self._stage_finding(stage, f"{int(depth)} blocks instead of {expected}", f"{expected} blocks",
-                                    f"{int(depth)} blocks")
+                self._stage_finding(stage, f"{plural(int(depth), 'block')} instead of {expected}",
+                                    plural(expected, "block"), plural(int(depth), "block"))
                 for stage, (depth, expected) in enumerate(zip(depths, config.depths, strict=True), 1)
                 if depth != expected
             ]  # fmt: skip
@@ -195,6 +202,25 @@ class _Examination:
             ]  # fmt: skip
             return found, {"widths": tuple(map(int, widths))}
         return None
+
+    def _other_stages(
+        self, got: list[tuple[int, int]], wanted: list[tuple[int, int]], config: ResNetConfig, each: int
+    ) -> tuple[list[Finding], dict[str, Any]] | None:
+        """Returns a finding and the fields to change if the last stages are missing, or if there are more."""
+        common = min(len(got), len(wanted))
+        extra = got[common:]
+        if not common or got[:common] != wanted[:common] or wanted[0][0] != config.widths[0]:
+            return None
+        finding = self._stage_finding(
+            common + 1 if extra else common,
+            f"{plural(len(got), 'stage')} instead of {len(wanted)}",
+            plural(len(wanted), "stage"),
+            plural(len(got), "stage"),
+        )
+        last = common + 1
+        finding.suggestion = f"remove stage {last}" if extra else f"add stage {last}, of {wanted[common][0]} channels"
+        depths = (*config.depths[:common], *(max(1, count // each) for _, count in extra))
+        return [finding], {"depths": depths, "widths": (*config.widths[:common], *(width for width, _ in extra))}
 
     def _stage_finding(self, stage: int, title: str, expected: str, found: str) -> Finding:
         token = self._first_of_stage(stage)

@@ -165,7 +165,7 @@ class CheckReport:
             more = len(faults) - SHOWN
             lines += [
                 "",
-                f"{_count(more, 'more fault')} found: fix the {SHOWN} above first, and check again. --json shows all.",
+                f"{plural(more, 'more fault')} found: fix the {SHOWN} above first, and check again. --json shows all.",
             ]
         variants = [finding for finding in self.findings if finding.severity == VARIANT]
         lines += [""] if variants else []
@@ -191,7 +191,8 @@ class CheckReport:
         return render("checking/templates/report.html", report=self, drawings=drawings, shown=SHOWN)
 
 
-def _count(number: int, word: str) -> str:
+def plural(number: int, word: str) -> str:
+    """Returns a number with its noun, such as "1 block" and "3 blocks"."""
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
@@ -199,8 +200,8 @@ def counted(findings: list[Finding]) -> str:
     """Returns how many faults and variants there are, such as "1 fault, 2 variants"."""
     faults = sum(finding.severity == FAULT for finding in findings)
     variants = len(findings) - faults
-    parts = [_count(faults, "fault")] if faults else ["no fault"]
-    return ", ".join([*parts, *([_count(variants, "variant")] if variants else [])])
+    parts = [plural(faults, "fault")] if faults else ["no fault"]
+    return ", ".join([*parts, *([plural(variants, "variant")] if variants else [])])
 
 
 def _printed(finding: Finding, hint: bool) -> list[str]:

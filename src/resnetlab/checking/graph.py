@@ -64,6 +64,7 @@ class Node:
         problem: why it failed, or "".
         in_place: whether it changes its input.
         is_training: whether it was called in training mode.
+        returned: the outermost module that returns its result unchanged, and the line that called this module.
         repeated: whether its module runs more than once.
         is_computed: whether a weight of it is computed from parameters in the forward pass.
     """
@@ -81,6 +82,7 @@ class Node:
     problem: str = ""
     in_place: bool = False
     is_training: bool = False
+    returned: tuple[str, Line | None] | None = None
     repeated: bool = False
     is_computed: bool = False
 
@@ -100,6 +102,7 @@ class Graph:
         result: the first tensor that the network returned, or None.
         error: the exception that ended the pass, and the line and module where it was raised.
         calls: how often each module ran.
+        lost: layers whose results nothing uses.
     """
 
     nodes: list[Node]
@@ -110,6 +113,7 @@ class Graph:
     error_path: str = ""
     calls: dict[str, int] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
+    lost: Sequence[Node] = field(default_factory=list)
 
 
 def record(model: nn.Module, image: Tensor, built: Built) -> Graph:
@@ -119,8 +123,10 @@ def record(model: nn.Module, image: Tensor, built: Built) -> Graph:
     handles = recorder.hook()
     try:
         with torch.no_grad(), recorder:
-            graph.result = next(tensors_in(model(image)), None)
+            results = list(tensors_in(model(image)))
+        graph.result = next(iter(results), None)
         graph.output = recorder.node_of(graph.result)
+        graph.lost = _without_use(graph.nodes, [recorder.node_of(result) for result in results])
     except Exception as error:  # of your code, which can raise anything
         graph.error, graph.error_line = error, raised_at(error)
         graph.error_path = recorder.failed_in
@@ -132,6 +138,12 @@ def record(model: nn.Module, image: Tensor, built: Built) -> Graph:
         if node.repeated and not node.tensors and node.line is not None:
             node.built = None  # one activation used in many places: the call says where
     return graph
+
+
+def _without_use(nodes: Sequence[Node], outputs: Sequence[Node | None]) -> list[Node]:
+    used = {id(source) for node in nodes for source in node.inputs} | {id(node) for node in outputs}
+    kinds = ("conv", "norm", "act", "linear", "maxpool")
+    return [node for node in nodes if id(node) not in used and node.kind in kinds]
 
 
 def multiply_accumulates(graph: Graph) -> int:
@@ -219,6 +231,12 @@ class _Recorder(TorchFunctionMode):
         self.failed_in = name
 
     def _leave(self, module: nn.Module, inputs: tuple, output: Any) -> None:
+        name = self._running[-1][0]
+        self._close(module, output)
+        if (node := self.node_of(output)) is not None:
+            node.returned = name, calling_line()
+
+    def _close(self, module: nn.Module, output: Any) -> None:
         name, _, first, source, given = self._running.pop()
         self.failed_in = self._running[-1][0] if self._running else ""
         made = self.graph.nodes[first:]

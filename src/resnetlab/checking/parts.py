@@ -29,8 +29,34 @@ _NAMES = {
     "bias": ("bias", "b"),
     "stride": ("stride", "strides", "s"),
     "padding": ("padding", "pad", "p"),
-    "in_channels": ("in_channels", "in_channel", "cin", "c_in", "channels_in", "input_channels", "in_planes", "inp"),
-    "out_channels": ("out_channels", "out_channel", "cout", "c_out", "channels_out", "output_channels", "num_filters"),
+    "in_channels": (
+        "in_channels",
+        "in_channel",
+        "cin",
+        "c_in",
+        "channels_in",
+        "input_channels",
+        "in_planes",
+        "inp",
+        "in_ch",
+        "in_c",
+        "ch_in",
+        "nin",
+    ),
+    "out_channels": (
+        "out_channels",
+        "out_channel",
+        "cout",
+        "c_out",
+        "channels_out",
+        "output_channels",
+        "num_filters",
+        "out_planes",
+        "out_ch",
+        "out_c",
+        "ch_out",
+        "nout",
+    ),
     "kernel_size": ("kernel_size", "kernel", "k", "size", "pool_size", "ksize", "filter_size", "window"),
     "channels": ("num_features", "channels", "num_channels", "features", "c", "dim", "n_features", "out_channels"),
     "in_features": ("in_features", "num_inputs", "inputs", "n_in", "d_in", "in_dim", "input_size", "in_size"),
@@ -598,11 +624,15 @@ def _evaluation_of_norm(obj: Any, x: Tensor) -> Iterator[Finding]:
         module.eval()
         statistics = _statistics(module, x.shape[1])
         found = module(x).detach()
+    with torch.no_grad():
+        without = module(x)
     if {"mean", "var"} <= statistics.keys():
         wanted = F.batch_norm(x, statistics["mean"].reshape(-1), statistics["var"].reshape(-1))
         if not equal(found, wanted):
             yield _fault(
-                "evaluation mode does not use the running statistics",
+                "the mode depends on whether gradients are enabled, not on eval()"
+                if equal(without, wanted)
+                else "evaluation mode does not use the running statistics",
                 "",
                 shown(wanted),
                 shown(found),
@@ -682,9 +712,12 @@ def _check_softmax(obj: Any) -> Iterator[Finding]:
     return _overflowing(_compare(cases()))
 
 
+_EXPECTS_PROBABILITIES = "it expects probabilities: give it logits, and apply the softmax inside"
+
+
 def _overflowing(findings: Iterator[Finding]) -> Iterator[Finding]:
     for finding in findings:
-        if "nan" in finding.found or "inf" in finding.found:
+        if ("nan" in finding.found or "inf" in finding.found) and finding.title != _EXPECTS_PROBABILITIES:
             finding.title = "large logits overflow: subtract the largest one first"
         yield finding
 
@@ -713,8 +746,8 @@ def _check_cross_entropy(obj: Any) -> Iterator[Finding]:
                     ),
                     "the losses of the images are summed instead of averaged": lambda each=each: each().sum(),
                     "one loss per image instead of their mean": each,
-                    "it expects probabilities: give it logits, and apply the softmax inside": lambda x=x, y=labels: (
-                        F.nll_loss(x.log(), y)
+                    _EXPECTS_PROBABILITIES: lambda x=x, y=labels: (
+                        run(x, y) if equal(run(F.softmax(x, 1), y), F.cross_entropy(x, y)) else x * float("nan")
                     ),
                     "the sign is wrong": lambda each=each: -each().mean(),
                 },

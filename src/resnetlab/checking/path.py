@@ -189,6 +189,8 @@ def differences(one: Token, other: Token) -> dict[str, tuple[Any, Any]]:
         del changed["padding"]  # it follows from the kernel
     if "dilation" in changed and "padding" in changed and _keeps_size(one) and _keeps_size(other):
         del changed["padding"]
+    if one.kind == "norm" and "name" in changed:
+        return {"name": changed["name"]}  # the others follow
     if one.kind == "norm" and "eps" in changed and abs(one.values["eps"] - other.values.get("eps", 0)) < 1e-9:
         del changed["eps"]
     if one.kind == "add" and _forked_at(one) != _forked_at(other):

@@ -628,7 +628,9 @@ def _change_event(label: str, edit: Edit, change: str, expected: Any, found: Any
         "affine": "normalization without scale and shift" if not found else "normalization with scale and shift",
         "name": f"{found} instead of {expected}",
         "kind": f"{described(token)} instead of {_NAMES.get(str(expected), str(expected))}",
-        "fork": f"the shortcut goes around {found} convolutions instead of {expected}",
+        "fork": f"the shortcut goes around {found} convolutions instead of {expected}"
+        if found
+        else "the branch is added to itself, not to the shortcut",
         "out": f"{found} channels instead of {expected}",
     }.get(change, f"{change} {texts[1]} instead of {texts[0]}")
     if change == "bias" and token.kind == "linear":
@@ -664,7 +666,7 @@ def stage_depths(tokens: Sequence[Token], start: int) -> list[tuple[int, int]]:
 
 def first_block(tokens: Sequence[Token]) -> int:
     """Returns the position at which the first residual block begins, or 0 without one."""
-    add = next((token for token in tokens if token.kind == "add"), None)
+    add = next((token for token in tokens if token.kind == "add" and token.values.get("around")), None)
     if add is None:
         return 0
     return next((place + 1 for place, token in enumerate(tokens) if token.node is add.fork), 0)

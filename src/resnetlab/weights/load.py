@@ -215,7 +215,8 @@ def _check_match(
             f"tensors before the head, {matched} match, {len(missing)} are missing in the file and "
             f"{len(wrong)} have another shape. The file has {len(left)} other tensors. Build the network that "
             f"the weights belong to{f' ({source.network})' if source.network else ''}, or lower min_match to "
-            "load only what matches. If only the names differ, use match='structure'."
+            "load only what matches. If only the names differ, use match='structure' in Python, or convert the file "
+            "with `resnetlab export FILE --to resnetlab`."
             + listed("missing in the file", missing)
             + listed("of another shape", wrong)
             + listed("only in the file", [row.name for row in left])
