@@ -13,7 +13,7 @@ from resnetlab.checking.findings import FAULT, CheckReport, Finding, Line
 from resnetlab.core.errors import UserError, nearest
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.lessons import blocks, layers, networks
-from resnetlab.lessons.exercise import EXERCISES, Gap, exercise_in, gaps_of, get_exercise
+from resnetlab.lessons.exercise import EXERCISES, Gap, exercise_in, gaps_of, get_exercise, name_of
 from resnetlab.lessons.steps import Problem, Step, UnfilledError
 from resnetlab.models.architectures import execute
 
@@ -176,17 +176,10 @@ class _File:
         self.used: str | None = None
         self._path = path
         self._unfilled = {gap.inside for gap in gaps}
-        uses = {
-            getattr(top, "name", ""): {one.id for one in ast.walk(top) if isinstance(one, ast.Name)}
-            for top in tree.body
-        }
+        uses = {name_of(top): {one.id for one in ast.walk(top) if isinstance(one, ast.Name)} for top in tree.body}
         while more := {name for name, used in uses.items() if used & self._unfilled} - self._unfilled:
             self._unfilled |= more
-        self._lines = {
-            name: node.lineno
-            for node in tree.body
-            for name in [getattr(node, "name", None) or getattr(getattr(node, "targets", [None])[0], "id", "")]
-        }
+        self._lines = {name_of(top): top.lineno for top in tree.body}
         self._module = execute(path)
 
     def __getattr__(self, name: str) -> Any:

@@ -128,7 +128,7 @@ def gaps_of(text: str) -> list[Gap]:
     for top in ast.parse(text).body:
         for node in ellipses(top):
             number, task = _task(lines, node.lineno, top.lineno)
-            gaps.setdefault(number or -node.lineno, Gap(number, node.lineno, _name(top), task))
+            gaps.setdefault(number or -node.lineno, Gap(number, node.lineno, name_of(top), task))
     return sorted(gaps.values(), key=lambda gap: gap.line)
 
 
@@ -156,7 +156,8 @@ def _task(lines: list[str], line: int, first: int) -> tuple[int, str]:
     return 0, ""
 
 
-def _name(top: ast.stmt) -> str:
+def name_of(top: ast.stmt) -> str:
+    """Returns the name that a statement of a file defines, or ""."""
     if isinstance(top, (ast.FunctionDef, ast.ClassDef)):
         return top.name
     if isinstance(top, ast.Assign) and isinstance(top.targets[0], ast.Name):
