@@ -114,7 +114,7 @@ SETTINGS_OF_RUN = [
 def test_wrong_settings_are_named_by_every_verb(cli: Cli, run: Path, key: str, value: Any):
     change(run, key, value)
     for words in (("evaluate", run), ("predict", run, "x.png"), ("summary", run), ("train", "--resume", run),
-                  ("compare", run, run), ("export", run, "--to", "torchvision")):  # fmt: skip
+                  ("compare", run), ("export", run, "--to", "torchvision")):  # fmt: skip
         code, out, err = cli(*words)
         assert (code, "run.toml" in err, key.split(".")[-1] in err) == (2, True, True), f"{words}: {err}"
         assert "Traceback" not in err and len(err) < 800
@@ -391,7 +391,10 @@ def test_labels_with_control_characters_are_refused(cli: Cli, tmp_path: Path, la
         load_data(images)
 
 
-def test_a_name_of_a_run_folder_never_controls_the_terminal(cli: Cli, whole: Run, tmp_path: Path):
+def test_a_name_of_a_run_folder_never_controls_the_terminal(
+    cli: Cli, whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)  # for the picture of the comparison
     folder = shutil.copytree(whole.path, tmp_path / f"run{ESCAPE}{OVERRIDE}")
     for words in (("evaluate", folder, "--no-explore"), ("train", "--resume", folder), ("compare", folder, whole.path)):
         code, out, err = cli(*words)

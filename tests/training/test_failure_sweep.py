@@ -20,7 +20,7 @@ import pytest
 
 KINDS = ("KILL", "ENOSPC", "EIO", "ESTALE")
 SERVER = """
-import errno, json, os, re, signal, sys, traceback
+import errno, json, os, re, shutil, signal, sys, traceback
 from pathlib import Path
 import torch
 import resnetlab
@@ -102,8 +102,11 @@ VERBS = {"train": train, "evaluate": evaluate}
 for line in sys.stdin:
     verb, name, at, kind = json.loads(line)
     out, whole = FOLDER / name, FOLDER / f"whole-{verb}"
-    if verb == "evaluate" and not out.exists():
-        child(lambda: train(out))
+    if verb == "evaluate":
+        trained = FOLDER / "trained"
+        if not trained.exists():
+            child(lambda: train(trained))
+        shutil.copytree(trained, out)
     def disturbed():
         faults = Faults(at, kind)
         VERBS[verb](out)
