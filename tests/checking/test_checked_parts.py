@@ -80,6 +80,23 @@ class Norm(nn.Module):
         return centered / (scale + (1e-5 if self.how == "outside" else 0)) * self.gamma + self.beta
 
 
+class ByGradients(Norm):
+    def forward(self, x: Tensor) -> Tensor:
+        self.training = torch.is_grad_enabled()
+        return super().forward(x)
+
+
+class Biasless(nn.Module):
+    def __init__(self, in_ch: int, out_ch: int, kernel_size: int, stride: int = 1, padding: int = 0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_ch, in_ch, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.zeros(out_ch))
+        self.stride, self.padding = stride, padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, None, self.stride, self.padding)
+
+
 def norm(how: str) -> type[Norm]:
     return type("Norm", (Norm,), {"how": how})
 
@@ -180,6 +197,9 @@ WRONG: dict[str, tuple[str, Any, str]] = {
     "momentum": ("batch_norm", norm("reversed"), "other way round"),
     "cut gradient": ("batch_norm", norm("cut"), "through the mean"),
     "overflow": ("cross_entropy", lambda z, y: -(z.exp() / z.exp().sum(1, keepdim=True)).log()[range(len(y)), y].mean(), "overflow"),
+    "bias that is not added": ("conv2d", Biasless, "bias"),
+    "mode by gradients": ("batch_norm", ByGradients, "gradients are enabled"),
+    "probabilities": ("cross_entropy", lambda p, y: -p[range(len(y)), y].log().mean(), "expects probabilities"),
     "classes": ("cross_entropy", lambda z, y: cross_entropy(z, y) / z.shape[1], "over classes"),
     "sum": ("cross_entropy", lambda z, y: cross_entropy(z, y) * len(y), "summed"),
     "softmax overflow": ("softmax", lambda x: x.exp() / x.exp().sum(1, keepdim=True), "overflow"),

@@ -206,6 +206,22 @@ CASES = {
         changed(UNITS, ("        self.norm = nn.BatchNorm2d(c_out)\n", "        self.norm = nn.BatchNorm2d(c_out)\n        nn.init.normal_(self.conv.weight, std=1e-7)\n")),
         "resnet18", "vanishes", "", options={"image_size": 64},
     ),
+    "units: a stage is missing": Case(
+        changed(UNITS, ("(64, 128, 256, 512)", "(64, 128, 256)"), ("(2, 2, 2, 2)", "(2, 2, 2)")), "resnet18", "3 stages instead of 4",
+        "stage3", options={"image_size": 64},
+    ),
+    "units: a stage too many": Case(
+        changed(UNITS, ("(64, 128, 256, 512)", "(64, 128, 256, 512, 512)"), ("(2, 2, 2, 2)", "(2, 2, 2, 2, 2)")), "resnet18",
+        "blocks instead of 2|5 stages", "stage", options={"image_size": 64},
+    ),
+    "units: eval() in forward": Case(
+        changed(UNITS, ("    def forward(self, images):\n", "    def forward(self, images):\n        self.eval()\n")), "resnet18",
+        "changes the mode", "learner.py", options={"image_size": 64},
+    ),
+    "units: statistics that never move": Case(
+        changed(UNITS, ("nn.BatchNorm2d(c_out)", "nn.BatchNorm2d(c_out, momentum=0.0)  # here")), "resnet18", "running statistics", "stem",
+        options={"image_size": 64},
+    ),
     "nested: activation before the sum": Case(
         changed(NESTED, ("conv_bn(o, o, 3, act=False),", "conv_bn(o, o, 3),")), "resnet18", "before the addition", "stage1.block1",
         options={"image_size": 64},
