@@ -117,6 +117,25 @@ def test_words_without_numbers_need_the_order_of_registration(tmp_path: Path):
     assert all(torch.equal(before[name], value) for name, value in ours.state_dict().items())
 
 
+@pytest.mark.parametrize("order", [ROLES, (*ROLES[6:], *ROLES[:6])])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_numbers_alone_tell_blocks_and_layers(name: str, order: tuple[str, ...], tmp_path: Path):
+    theirs = randomized(resnetlab.create_model(name, **SMALL))
+    state = theirs.state_dict()
+    layers = list(dict.fromkeys(key.rpartition(".")[0] for key in state))
+    places = {}
+    for place, layer in enumerate(layers):
+        found = re.match(r"layer(\d)\.(\d)\.(.+)", layer)
+        within = (int(found[1]), int(found[2]), order.index(found[3])) if found else (9 * (layer == "fc"), 0, place)
+        places[layer] = within
+    numbers = {layer: place for place, layer in enumerate(sorted(layers, key=lambda layer: places[layer]))}
+    renamed = {f"layers.{numbers[key.rpartition('.')[0]]}.{key.rpartition('.')[2]}": key for key in state}
+    save_file({theirs: state[ours] for theirs, ours in renamed.items()}, tmp_path / "w.safetensors")
+    ours = resnetlab.create_model(name, **SMALL)
+    report = resnetlab.load_weights(ours, tmp_path / "w.safetensors", match="structure")
+    assert dict(report.key_map) == renamed
+
+
 def _built(source: str, name: str, channels: int) -> nn.Module:
     names: dict[str, Any] = {}
     exec(source, names)

@@ -632,7 +632,7 @@ def _evaluation_of_norm(obj: Any, x: Tensor) -> Iterator[Finding]:
         module.train()
         module(x)
         module.eval()
-        statistics = _statistics(module, x.shape[1])
+        statistics = {key: value.clone() for key, value in _statistics(module, x.shape[1]).items()}
         with torch.no_grad():
             without = module(x)
         found = module(x).detach()

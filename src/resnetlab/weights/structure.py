@@ -92,7 +92,7 @@ class _Member:
         layer: the layer.
         tokens: of its name in the block.
         container: the name of the module around it in the block.
-        key: what equal layers of several blocks have in common: their tokens, or their number in the block.
+        key: what equal layers of several blocks have in common: their tokens, or their number and the number of layers.
     """
 
     layer: Layer
@@ -433,7 +433,13 @@ def _paired_in_turn(blocks: Sequence[list[Layer]], layers: Sequence[Layer]) -> l
             if len(pairs[0][1]) != len(outside) or extra:
                 continue
             return [
-                _Pair(block, [_Member(one, _tokens(one.name), (), (str(place),)) for place, one in enumerate(taken)])
+                _Pair(
+                    block,
+                    [
+                        _Member(one, _tokens(one.name), (), (str(place), str(len(taken))))
+                        for place, one in enumerate(taken)
+                    ],
+                )
                 for block, taken in pairs
             ]
     return None
