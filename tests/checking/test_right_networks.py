@@ -9,6 +9,7 @@ import pytest
 import timm
 import torchvision
 from learners import BY_HAND, D2L, NESTED, RESNET18, RESNET50, UNITS, changed
+from torch import nn
 
 import resnetlab
 from resnetlab.checking.check import check
@@ -133,3 +134,32 @@ def test_timm_is_right(name: str):
 def test_ours_is_right(name: str, parts: str):
     model = resnetlab.create_model(name, parts=parts)
     assert check(model, name, image_size=32).findings == []
+
+
+def own_design():
+    """A network of basic blocks for small images, wider than resnet20 and with fewer blocks."""
+    config = resnetlab.ResNetConfig(block="basic", depths=(2, 2, 2), widths=(32, 64, 128), stem="cifar", shortcut="B")
+    return resnetlab.ResNet(config)
+
+
+def test_a_design_of_its_own_is_not_called_wrong():
+    report = resnetlab.check(own_design)
+    assert report.ok
+    assert {finding.title for finding in report.findings} >= {"2 blocks instead of 1"}
+    named = resnetlab.check(own_design, like="resnet20")
+    assert {finding.found for finding in named.faults} == {"2 blocks", "32 channels", "64 channels", "128 channels"}
+    assert all(finding.proved for finding in named.faults)
+
+
+def test_a_network_that_resembles_nothing_is_not_compared():
+    report = resnetlab.check(
+        nn.Sequential(nn.Conv2d(3, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+    )
+    assert report.ok
+    assert not report.key_map
+
+
+def test_another_architecture_is_named_once():
+    report = resnetlab.check(torchvision.models.resnet18(num_classes=10), like="resnet50", image_size=64)
+    assert [finding.title for finding in report.findings] == ["another architecture than resnet50"]
+    assert "resnet18" in report.faults[0].suggestion

@@ -69,7 +69,7 @@ def test_many_files_give_a_table_and_one_crash_does_not_stop_the_rest(cli: Cli, 
     rows = list(csv.DictReader((here / "grades.csv").read_text().splitlines()))
     assert [row["file"] for row in rows] == ["net.py", "crash.py", "wrong.py"]
     assert [row["verdict"] for row in rows][1:] == ["1 fault", "not checked"]
-    assert "code 3" in rows[1]["faults"] and "SyntaxError" in rows[2]["reason"]
+    assert "code 3" in rows[1]["faults"] and "line 1" in rows[2]["reason"]
     assert len(out.splitlines()) == 3
 
 
@@ -117,3 +117,9 @@ def test_checking_imports_neither_pandas_nor_matplotlib():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_syntax_error_names_the_line(cli: Cli, here: Path):
+    (here / "broken.py").write_text("import torch\n\ndef f(:\n    pass\n")
+    code, _, err = cli("check", "broken.py")
+    assert code == 2 and "broken.py, line 3" in err and "arguments" not in err

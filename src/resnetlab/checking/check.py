@@ -6,6 +6,7 @@ import contextlib
 import copy
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy as is_uninitialized
 
 from resnetlab.checking.behavior import Patient, examine, smaller
-from resnetlab.checking.findings import FAULT, CheckReport, Finding, counted, plural
+from resnetlab.checking.findings import FAULT, VARIANT, CheckReport, Finding, counted, plural
 from resnetlab.checking.graph import Graph, Node, answer, first_line, multiply_accumulates, record
 from resnetlab.checking.parts import check_part, part_named
 from resnetlab.checking.path import Edit, Token, align, convolutions, main_path, reference_labels, steps_of
@@ -105,14 +106,16 @@ class _Examination:
         fields: dict[str, Any] = {"in_channels": self.channels, "num_classes": classes}
         reference = self._reference(fields)
         depth_findings = []
-        if changed := self._other_depths(reference):
+        changed = self._other_depths(reference)
+        if changed:
             depth_findings, fields_changed = changed
             with contextlib.suppress(UserError):
                 reference = self._reference({**fields, **fields_changed})
         edits, self.pairs = align(reference.tokens, self.tokens, is_cut=self.graph.error is not None)
         self.unequal = _unequal_convolutions(edits)
-        events = events_of(edits, reference.tokens) if self.tokens else []
-        structure = [*depth_findings, *findings_of(events)]
+        other = None if changed else self._other_architecture(reference)
+        events = events_of(edits, reference.tokens) if self.tokens and other is None else []
+        structure = [*depth_findings, *findings_of(events)] if other is None else [other]
         shapes = self._shape_findings(structure, edits)
         patient = Patient(
             model=self.model,
@@ -123,7 +126,7 @@ class _Examination:
         )
         untouched = copy.deepcopy(reference.model) if self.runs else None
         behavior = examine(patient, untouched, runs=self.runs)
-        proof = self._prove(reference, structure, edits)
+        proof = self._prove(reference, structure, edits) if other is None else []
         if any(finding.severity == FAULT for finding in behavior):
             proof = [finding for finding in proof if finding.line is not None]  # the behavior explains it
         findings = _ordered([*shapes, *structure, *proof, *behavior])
@@ -132,7 +135,7 @@ class _Examination:
         steps = steps_of(reference.tokens, self.tokens, self.graph.error is not None)
         rows = {finding.block: block_rows(steps, finding.block) for finding in findings}
         report.blocks = {label: found for label, found in rows.items() if found}
-        if self.runs:
+        if self.runs and other is None:
             report.key_map = key_map(self.pairs, self.model, reference.model)
         if report.ok and self.subject.origin:
             channels = "" if self.channels == 1 else f" --channels {self.channels}"  # digits are gray
@@ -175,33 +178,32 @@ class _Examination:
             return None
         got, wanted = stage_depths(self.tokens, start), stage_depths(reference.tokens, wanted_start)
         config = reference.model.config
+        if got == wanted or _has_bottlenecks(self.tokens) != (config.block == "bottleneck"):
+            return None
         each = 1 if config.block == "bottleneck" else 2
         if len(got) != len(wanted):
             return self._other_stages(got, wanted, config, each)
-        if [width for width, _ in got] == [width for width, _ in wanted] and got != wanted:
-            depths = [count / each for _, count in got]
-            if any(depth != int(depth) for depth in depths):
-                return None
-            found = [
-                self._stage_finding(stage, f"{plural(int(depth), 'block')} instead of {expected}",
-                                    plural(expected, "block"), plural(int(depth), "block"))
-                for stage, (depth, expected) in enumerate(zip(depths, config.depths, strict=True), 1)
-                if depth != expected
-            ]  # fmt: skip
-            return found, {"depths": tuple(map(int, depths))}
-        if [count for _, count in got] == [count for _, count in wanted] and got != wanted:
-            ratio = [width / expected for (width, _), (expected, _) in zip(got, wanted, strict=True)]
-            widths = [width * share for width, share in zip(config.widths, ratio, strict=True)]
-            if any(width != int(width) for width in widths) or config.width_per_group != 64 or config.groups != 1:
-                return None
-            found = [
-                self._stage_finding(stage, f"width {width} instead of {expected}", f"{expected} channels",
-                                    f"{width} channels")
-                for stage, ((width, _), (expected, _)) in enumerate(zip(got, wanted, strict=True), 1)
-                if width != expected
-            ]  # fmt: skip
-            return found, {"widths": tuple(map(int, widths))}
-        return None
+        depths = [count / each for _, count in got]
+        scales = [width / expected for (width, _), (expected, _) in zip(got, wanted, strict=True)]
+        widths = [width * scale for width, scale in zip(config.widths, scales, strict=True)]
+        if any(value != int(value) for value in (*depths, *widths)):
+            return None
+        if set(scales) != {1.0} and (config.width_per_group != 64 or config.groups != 1):
+            return None
+        differs = [one != other for one, other in zip(got, wanted, strict=True)]
+        is_own = self.chosen and all(differs) and not _names(self.subject.name, self.like)
+        found = []
+        for stage, ((width, _), (expected, _)) in enumerate(zip(got, wanted, strict=True), 1):
+            depth, blocks = int(depths[stage - 1]), config.depths[stage - 1]
+            if depth != blocks:
+                title = f"{plural(depth, 'block')} instead of {blocks}"
+                found.append(self._stage_finding(stage, title, plural(blocks, "block"), plural(depth, "block")))
+            if width != expected:
+                title = f"width {width} instead of {expected}"
+                found.append(self._stage_finding(stage, title, f"{expected} channels", f"{width} channels"))
+        for finding in found:
+            finding.severity = VARIANT if is_own else FAULT
+        return found, {"depths": tuple(map(int, depths)), "widths": tuple(map(int, widths))}
 
     def _other_stages(
         self, got: list[tuple[int, int]], wanted: list[tuple[int, int]], config: ResNetConfig, each: int
@@ -224,17 +226,42 @@ class _Examination:
 
     def _stage_finding(self, stage: int, title: str, expected: str, found: str) -> Finding:
         token = self._first_of_stage(stage)
-        place = place_of(f"stage{stage}", token)
         return Finding(
             kind="structure",
             severity=FAULT,
             title=title,
-            place=place,
+            place=place_of(f"stage{stage}", token),
             line=token.node.place if token else None,
             expected=expected,
             found=found,
             why="depth and width of the stages are what the name of the network means",
             suggestion=f"stage {stage}: {expected}",
+        )
+
+    def _other_architecture(self, reference: _Reference) -> Finding | None:
+        """Returns a finding if the network is not a changed form of the reference, so that comparing makes no sense."""
+        if self.graph.error is not None:
+            return None
+        found, wanted = _signature_of_path(self.tokens), _signature_of(reference.model.config)
+        total, distance = sum(wanted.values()), _distance(found, wanted)
+        closest = nearest(self.tokens, self.channels)
+        rest = _distance(found, _signature_of(CATALOG[closest].config))
+        is_unlike = distance > 0.75 * (total + sum(found.values()))
+        if not is_unlike and not (2 * distance > total and 4 * rest <= distance):
+            return None
+        convolutions_found = sum(found.values())
+        is_closer = rest < 0.5 * distance
+        return Finding(
+            kind="structure",
+            severity=VARIANT if self.chosen else FAULT,
+            title="nothing in the catalog is similar: name what you wrote with --like"
+            if self.chosen
+            else f"another architecture than {self.like}",
+            place=self.subject.name,
+            expected=f"the {total} convolutions of {self.like}",
+            found=f"{convolutions_found} convolutions" + (f", most similar to {closest}" if is_closer else ""),
+            why="too few layers correspond for a comparison",
+            suggestion=f"compare with --like {closest}" if is_closer else "name what you wrote with --like",
         )
 
     def _first_of_stage(self, stage: int) -> Token | None:
@@ -432,7 +459,7 @@ _PROBLEMS = {
 
 def nearest(tokens: Sequence[Token], channels: int) -> str:
     """Returns the name of the catalog whose convolutions are most like those of a path."""
-    found = _signature((token.values["kernel"], token.values["out"]) for token in convolutions(tokens))
+    found = _signature_of_path(tokens)
     total = sum(found.values())
     blocks = sum(token.kind == "add" for token in tokens)
     best, name = float("inf"), "resnet18"
@@ -460,6 +487,21 @@ def _signature(pairs: Any) -> dict[Any, int]:
     for pair in pairs:
         counts[pair] = counts.get(pair, 0) + 1
     return counts
+
+
+def _signature_of_path(tokens: Sequence[Token]) -> dict[Any, int]:
+    return _signature((token.values["kernel"], token.values["out"]) for token in convolutions(tokens))
+
+
+def _has_bottlenecks(tokens: Sequence[Token]) -> bool:
+    """Whether most of the convolutions along the main path are 1x1."""
+    kernels = [token.values["kernel"] for token in tokens if token.kind == "conv"]
+    return 2 * sum(kernel == (1, 1) for kernel in kernels) > len(kernels)
+
+
+def _names(name: str, like: str) -> bool:
+    """Whether a network's name has the number of the reference's, as MyResNet34 has that of resnet34."""
+    return not set(re.findall(r"\d+", like)).isdisjoint(re.findall(r"\d+", name))
 
 
 def _signature_of(config: ResNetConfig) -> dict[Any, int]:

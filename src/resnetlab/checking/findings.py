@@ -167,7 +167,7 @@ class CheckReport:
                 "",
                 f"{plural(more, 'more fault')} found: fix the {SHOWN} above first, and check again. --json shows all.",
             ]
-        variants = [finding for finding in self.findings if finding.severity == VARIANT]
+        variants = [finding for finding in self.findings if finding.severity == VARIANT and not hint]
         lines += [""] if variants else []
         for finding in variants:
             lines += _wrapped("variant  ", f"{finding.place}  {finding.title}".strip())
@@ -204,12 +204,20 @@ def counted(findings: list[Finding]) -> str:
     return ", ".join([*parts, *([plural(variants, "variant")] if variants else [])])
 
 
+_QUESTIONS = {
+    "shape": "Which shape arrives here, and which one does this layer need?",
+    "structure": "Which layers does the paper have here, in which order, and with which stride and width?",
+    "equality": "Which formula should this layer compute, in training and in evaluation?",
+    "behavior": "What happens at this place when the network is trained, evaluated, saved and loaded again?",
+    "part": "Work the formula out by hand for a small input. Which value does your code give?",
+}
+"""What `--hint` prints instead of the answer."""
+
+
 def _printed(finding: Finding, hint: bool) -> list[str]:
     label = "TO DO    " if finding.kind == "gap" else "FAULT    "
     if hint:
-        question = finding.why.split(":")[0] if ":" in finding.why else "What does the paper say about this place?"
-        question = finding.hint or f"Look here: {question}"
-        return [*_wrapped(label, finding.place), *_wrapped("         ", question)]
+        return [*_wrapped(label, finding.place), *_wrapped("         ", finding.hint or _QUESTIONS[finding.kind])]
     lines = _wrapped(label, f"{finding.place}  {finding.title}".strip())
     if finding.expected or finding.found:
         lines += _wrapped("         ", f"expected {finding.expected or 'nothing'}, found {finding.found or 'nothing'}")

@@ -500,13 +500,17 @@ def _shortcut_events(label: str, edit: Edit) -> Iterator[Event]:
         return
     if not has["w"] and has["g"]:
         yield Event(
-            key="option C",
-            title="projection where the shape does not change (option C)",
+            key="option B" if wanted else "option C",
+            title="projection instead of zero padding (option B)"
+            if wanted
+            else "projection where the shape does not change (option C)",
             label=label,
             token=token,
-            expected="identity",
+            expected=_form(wanted),
             found=_form(got),
-            why="an identity needs no weights and lets gradients through unchanged",
+            why="padding needs no weights"
+            if wanted
+            else "an identity needs no weights and lets gradients through unchanged",
             severity=VARIANT,
         )
         return

@@ -7,6 +7,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -292,6 +293,9 @@ def call(name: str, function: Callable[..., Any], *positional: Any, **arguments:
     """Returns what a function of somebody else returns; whatever it raises becomes a `UserError`."""
     try:
         return function(*positional, **arguments)
+    except SyntaxError as error:
+        place = f"{Path(error.filename or name).name}, line {error.lineno}"
+        raise UserError(f"{place}: {error.msg}. Python cannot read the file. Correct this line.") from error
     except Exception as error:
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         raise UserError(f"{name}({given}) raised {_reason(error)}. Check the arguments of the network.") from error
