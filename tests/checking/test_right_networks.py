@@ -82,6 +82,7 @@ STYLES = {
     "units": (UNITS, "resnet18"),
     "nested": (NESTED, "resnet18"),
     "by hand, with a product of matrices": (BY_HAND, "resnet50"),
+    "sum by name": (changed(UNITS, ("F.relu(h + skip)", "F.relu(torch.add(h, other=skip))")), "resnet18"),
     "Python's sum": (changed(UNITS, ("F.relu(h + skip)", "F.relu(sum([h, skip]))")), "resnet18"),
     "sum of a stack": (changed(UNITS, ("F.relu(h + skip)", "F.relu(torch.stack([h, skip]).sum(0))")), "resnet18"),
     "rectified by a mask": (changed(UNITS, ("return F.relu(h + skip)", "h = h + skip\n        return h * (h > 0)")), "resnet18"),

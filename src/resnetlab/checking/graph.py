@@ -310,7 +310,9 @@ class _Recorder(TorchFunctionMode):
             with torch._C.DisableTorchFunction():
                 node = _node_of_call(name, func, args, kwargs, result, sources)
             self._paused = was
-            node.inputs = [self.node_of(tensor) for tensor in tensors_in(args) if self.node_of(tensor)] or node.inputs
+            node.inputs = [
+                found for tensor in tensors_in((args, kwargs)) if (found := self.node_of(tensor))
+            ] or node.inputs
             if node.kind in ("conv", "norm", "linear"):
                 node.inputs = node.inputs[:1]
             if node.kind == "act" and name in _MASKING:
