@@ -48,7 +48,7 @@ def test_a_newer_schema_is_refused(tmp_path: Path):
 def test_nothing_is_ever_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"is not empty.*--out\.$"):
+    with pytest.raises(UserError, match=r"is not empty.*--out .*out=\)\.$"):
         check_folder(tmp_path / "full")
     with pytest.raises(UserError, match=r"thesis\.txt is a file, not a folder"):
         check_folder(tmp_path / "full" / "thesis.txt")

@@ -459,10 +459,11 @@ def check_folder(path: str | Path) -> Path:
             is_unfinished = (path / "run.toml").exists() and not (path / "model.safetensors").exists()
             remedy = f", or continue the interrupted run in it with: {resume_command(path)}" if is_unfinished else "."
             raise UserError(
-                f"{path} is not empty, and runs never overwrite anything. Choose another folder with --out{remedy}"
+                f"{path} is not empty, and runs never overwrite anything. Choose another folder with --out (in Python "
+                f"out=){remedy}"
             )
         if path.exists() and not path.is_dir():
-            raise UserError(f"{path} is a file, not a folder. Choose another folder with --out.")
+            raise UserError(f"{path} is a file, not a folder. Choose another folder with --out (in Python out=).")
         existing = path.absolute()
         while not existing.exists():
             existing = existing.parent
@@ -471,7 +472,7 @@ def check_folder(path: str | Path) -> Path:
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(
-            f"cannot write to {path}: {reason}. Use --out to choose a folder in which you may write."
+            f"cannot write to {path}: {reason}. Choose a folder in which you may write with --out (in Python out=)."
         ) from error
 
 
@@ -502,7 +503,10 @@ def _clear(path: Path) -> None:
 
 
 def _busy(path: Path) -> str:
-    return f"{path} is being trained by another process. Wait for it, stop it, or choose another folder with --out."
+    return (
+        f"{path} is being trained by another process. Wait for it, stop it, or choose another folder with --out (in "
+        "Python out=)."
+    )
 
 
 def _known_runs() -> str:

@@ -269,7 +269,7 @@ def resume(
 def check_outside(folder: str | Path, images: str | Path) -> None:
     """Raises `UserError` if a run's folder is within the folder of images, where it would be read as a class."""
     if Path(images).is_dir() and not is_named(images) and Path(folder).resolve().is_relative_to(Path(images).resolve()):
-        raise UserError(f"{folder} is within the folder of images. Choose another folder with --out.")
+        raise UserError(f"{folder} is within the folder of images. Choose another folder with --out (in Python out=).")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -304,7 +304,10 @@ class Lab:
         path = self.folder / "study.toml"
         if not path.is_file():
             if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-                raise UserError(f"{self.folder} is not empty and contains no study. Choose another folder with --out.")
+                raise UserError(
+                    f"{self.folder} is not empty and contains no study. Choose another folder with --out (in Python "
+                    "out=)."
+                )
             self.folder.mkdir(parents=True, exist_ok=True)
             write_toml(path, {"schema": SCHEMA_VERSION, "command": self.command, **self._arguments})
         settings = read_toml(path)
