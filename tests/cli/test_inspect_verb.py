@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -27,9 +28,42 @@ def test_inspect_prints_a_table_and_draws_a_sheet(cli: Cli, tmp_path: Path, monk
         height = plain.height
     code, _, err = cli("inspect", "digits", "--per-class", 2, "--augmented", "--set", "augment.rotation=15")
     assert code == 0, err
-    with Image.open("digits-contact-sheet.png") as augmented:
+    with Image.open("digits-contact-sheet-2.png") as augmented:
         assert augmented.height > 1.5 * height
-    assert [path.name for path in tmp_path.iterdir()] == ["digits-contact-sheet.png"]
+    assert {path.name for path in tmp_path.iterdir()} == {"digits-contact-sheet.png", "digits-contact-sheet-2.png"}
+
+
+def test_photos_are_shown_as_training_shows_them(cli: Cli, photos: Path, tmp_path: Path):
+    def shown(*options: object) -> tuple[str, bytes]:
+        code, out, err = cli("inspect", photos, "--augmented", "--out", tmp_path / "sheet.png", *options)
+        assert code == 0, err
+        return out, (tmp_path / "sheet.png").read_bytes()
+
+    out, sheet = shown()
+    assert "3x96x96" in out
+    assert shown("--recipe", "photos")[1] == sheet
+    assert shown("--recipe", "quick", "--image-size", 96)[1] != sheet
+    assert "3x110x110" in shown("--recipe", "quick")[0]
+    assert "3x48x48" in shown("--image-size", 48)[0]
+
+
+def test_a_run_is_no_folder_of_images(cli: Cli, digits_run: Run):
+    for verb in ("inspect", "train"):
+        code, _, err = cli(verb, digits_run.path)
+        assert code == 2
+        assert all(fact in " ".join(err.split()) for fact in ("is a run", "resnetlab evaluate", "resnetlab summary"))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Photos of 110 x 120 pixels of two classes."""
+    for label in range(2):
+        folder = tmp_path / "photos" / f"class {label}"
+        folder.mkdir(parents=True)
+        for number in range(8):
+            pixels = np.random.default_rng(number).integers(0, 128, (110, 120, 3)) + 60 * label
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    return tmp_path / "photos"
 
 
 def test_inspect_lists_copies_and_leaves_unreadable_files_out(cli: Cli, image_folder: Path, tmp_path: Path):
@@ -92,6 +126,7 @@ def test_pack_makes_a_folder_to_train_from(cli: Cli, image_folder: Path, tmp_pat
     assert "photos: 40 images 3x16x16, 2 classes" in out
     assert re.search(r"my pack  \d+ KiB", err)
     assert f"resnetlab train '{pack}'" in err
+    assert "--image-size 96" not in err
     assert load_data(pack).fingerprint == load_data(image_folder, image_size=16).fingerprint
     code, _, err = cli("pack", image_folder, "--out", pack)
     assert (code, "already a complete pack" in err) == (2, True)

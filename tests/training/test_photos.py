@@ -13,7 +13,7 @@ from tests.facts import refuses
 
 from resnetlab.core.runs import Run
 from resnetlab.data.assemble import PhotoListing
-from resnetlab.data.load import list_data, load_data
+from resnetlab.data.load import list_data, load_data, pack
 from resnetlab.data.storage.store import ImageData
 from resnetlab.training.fit import fit
 from resnetlab.training.prepare import PHOTO_PLANS, automatic_recipe, photo_plan
@@ -79,6 +79,16 @@ def test_small_images_and_other_data_keep_the_recipe_for_them(photos: Path):
     listing = _listing(photos, image_size=32)
     for data in (listing, load_data("digits"), load_data(photos)):
         assert automatic_recipe("auto", "auto", data)[0].name == "quick"
+
+
+def test_a_pack_of_photos_is_trained_like_its_folder(photos: Path, tmp_path: Path):
+    packed = pack(photos, tmp_path / "pack", image_size=70, workers=1)
+    recipe, found = automatic_recipe("auto", "auto", packed)
+    assert recipe == automatic_recipe("auto", "auto", _listing(photos, image_size=70))[0]
+    assert (recipe.name, found) == ("photos", packed)
+    larger = pack(photos, tmp_path / "larger", image_size=PHOTO_PLANS[0].image_size + 1, workers=1)
+    assert automatic_recipe("auto", "auto", larger)[0].name == "quick"
+    assert automatic_recipe("photos", "auto", larger)[0].epochs == PHOTO_PLANS[0].epochs
 
 
 def test_the_shell_lists_before_it_decodes_and_ends_with_the_next_command(

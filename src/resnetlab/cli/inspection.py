@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from resnetlab.cli.files import check_file, write_csv, write_png
-from resnetlab.cli.options import Data, DataOptions, Device, read_assignments
+from resnetlab.cli.options import Data, DataOptions, Device, given_options, read_assignments
 from resnetlab.core.console import output
 from resnetlab.core.errors import UserError
+from resnetlab.core.files import free_name
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from resnetlab.core.runs import Run
-    from resnetlab.data.augment import Augmentation
+    from resnetlab.data.assemble import PhotoListing
     from resnetlab.data.storage.store import ImageData
     from resnetlab.models.network import Network
+    from resnetlab.training.recipe import Recipe
 
 NAME = "inspect"
 WITHOUT = ("skip_unreadable", "workers")
@@ -29,14 +32,19 @@ _SHOWN_SUSPECTS = 20
 
 
 def command(
+    context: typer.Context,
     data: Data,
     augmented: Annotated[
         bool,
         typer.Option("--augmented", help="Below each image, show an augmented version of it.", rich_help_panel=_SHEET),
     ] = False,
     recipe: Annotated[
-        str, typer.Option(help="The recipe whose augmentation --augmented shows.", rich_help_panel=_SHEET)
-    ] = "quick",
+        str,
+        typer.Option(
+            help="The recipe whose augmentation --augmented shows; auto: the one that `resnetlab train` would use.",
+            rich_help_panel=_SHEET,
+        ),
+    ] = "auto",
     assign: Annotated[
         list[str] | None,
         typer.Option(
@@ -59,7 +67,8 @@ def command(
         Path | None,
         typer.Option(
             metavar="FILE.png",
-            help="The contact sheet; default: <data>-contact-sheet.png. An existing file is replaced.",
+            help="The contact sheet. An existing FILE is replaced. Without --out: a new file, "
+            "<data>-contact-sheet.png, <data>-contact-sheet-2.png and so on.",
             rich_help_panel=_SHEET,
         ),
     ] = None,
@@ -77,7 +86,8 @@ def command(
 ) -> None:
     """Count, measure and compare images, and draw a contact sheet.
 
-    Works on any folder or table, and lists what training would refuse. No image is changed or deleted.
+    Works on any folder or table, and lists what training would refuse. No image is changed or deleted. Image size and
+    augmentation are those of `resnetlab train DATA` without options, or of the run that --model names.
 
     resnetlab inspect photos/
 
@@ -86,18 +96,20 @@ def command(
     resnetlab inspect photos/ --model runs/photos --split validation
     """
     check_file(out, "--out", "contact-sheet.png")
-    policy = _policy(augmented, recipe, assign or [])
+    changes = _changes(augmented, recipe, assign or [])
     network = None if model is None else _network(model, device)
 
     from resnetlab.data.inspection.contact_sheet import sheet_of
     from resnetlab.data.inspection.inspect import inspect_data, nothing_found
 
-    own = None if model is None or not model.is_dir() else own_images(model, data, options.data_root)
+    run = model if model is not None and model.is_dir() else None
+    own = None if run is None else own_images(run, data, options.data_root)
+    shown = _Shown(_recipe_of(run, recipe), changes)
     refusals: list[str] = []
     if own is not None:
         images, notes = own, [f"the splits are those of {model}"]
     else:
-        images, notes, refusals = _load(data, network, options)
+        images, notes, refusals = _load(data, network, options, shown, given_options(context))
     if images is None:
         output().print(nothing_found(data, notes, refusals))
         return
@@ -105,7 +117,8 @@ def command(
         split = next(iter(images.splits))
     images.split(split)  # an unknown split is an error before the images are compared
     output().print(inspect_data(images, notes=notes, refusals=refusals))
-    sheet = out or Path(f"{images.name}-contact-sheet.png")
+    sheet = out or free_name(Path(f"{images.name}-contact-sheet.png"))
+    policy = shown.recipe_for(images).augment if augmented else None
     write_png(sheet_of(images, split, per_class, seed, policy, max_classes), sheet, "contact sheet")
     if network is not None:
         _show_suspects(network, images, split, sheet)
@@ -132,20 +145,51 @@ def moved_images(run: Run, folder: str, data_root: Path | None) -> ImageData:
     return reload_data(run.settings["data"], source=folder, data_root=data_root)
 
 
-def _policy(augmented: bool, recipe: str, assign: list[str]) -> Augmentation | None:
-    """Returns the augmentation to show, or refuses settings that would change nothing."""
+def _changes(augmented: bool, recipe: str, assign: list[str]) -> dict[str, Any]:
+    """Returns what --set changes in the augmentation to show, or refuses settings that would change nothing."""
     changes = read_assignments(assign, "augment.rotation=15")
-    if not augmented and (changes or recipe != "quick"):
+    if not augmented and (changes or recipe != "auto"):
         raise UserError("--recipe and --set choose the augmentation to show. Add --augmented, or remove them.")
     for key in changes:
         if not key.startswith("augment."):
             raise UserError(f"--set expects a field of the augmentation, such as augment.rotation=15, got {key!r}.")
-    if not augmented:
-        return None
+    return changes
 
-    from resnetlab.training.recipes import resolve_recipe
 
-    return resolve_recipe(recipe, **changes).augment
+def _recipe_of(run: Path | None, recipe: str) -> str | Recipe:
+    """Returns the recipe of the run instead of "auto"."""
+    if run is None or recipe != "auto":
+        return recipe
+
+    from resnetlab.core.runs import Run
+    from resnetlab.training.recipe import Recipe
+
+    return Recipe.from_dict(Run(run).settings["recipe"])
+
+
+class _Shown:
+    """The recipe whose image size and augmentation are shown; as in training, the photos may decide on it."""
+
+    def __init__(self, recipe: str | Recipe, changes: dict[str, Any]) -> None:
+        from resnetlab.training.prepare import framing_for
+        from resnetlab.training.recipes import resolve_recipe
+
+        self._recipe, self._changes = recipe, changes
+        self._of_photos: Recipe | None = None
+        self.framing = framing_for(resolve_recipe(recipe, **changes), "auto")
+
+    def at_size(self, photos: PhotoListing) -> PhotoListing:
+        """Returns listed photos at the size that training uses."""
+        from resnetlab.training.prepare import automatic_recipe
+
+        self._of_photos, chosen = automatic_recipe(self._recipe, "auto", photos, **self._changes)
+        return chosen  # type: ignore[return-value]  # what is listed remains so
+
+    def recipe_for(self, images: ImageData) -> Recipe:
+        """Returns the recipe: that of the photos, if they were listed before they were loaded."""
+        from resnetlab.training.prepare import automatic_recipe
+
+        return self._of_photos or automatic_recipe(self._recipe, "auto", images, **self._changes)[0]
 
 
 def _network(model: Path, device: str) -> Network:
@@ -159,17 +203,20 @@ def _network(model: Path, device: str) -> Network:
     return network
 
 
-def _load(source: str, network: Network | None, options: DataOptions) -> tuple[ImageData | None, list[str], list[str]]:
-    """Loads images with notes and refusals, in the form that the network takes if there is one; see `load_anyway`."""
+def _load(
+    source: str, network: Network | None, options: DataOptions, shown: _Shown, given: Collection[str]
+) -> tuple[ImageData | None, list[str], list[str]]:
+    """Loads images with notes and refusals, in the form that the network or training takes; see `load_anyway`."""
     from resnetlab.data.inspection.inspect import load_anyway
     from resnetlab.evaluation.forward import trained_on
 
-    changes = {}
+    changes: dict[str, Any] = {name: value for name, value in shown.framing.items() if name not in given}
+    choose = shown.at_size if network is None else None
     if network is not None:
         preprocessing, _ = trained_on(network)
         size = options.image_size or preprocessing.image_size
         changes = {**asdict(preprocessing.framing), "image_size": size}
-    return load_anyway(source, **{**asdict(options), "workers": None, **changes})
+    return load_anyway(source, **{**asdict(options), "workers": None, **changes}, choose=choose)
 
 
 def _show_suspects(network: Network, images: ImageData, split: str, sheet: Path) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from resnetlab.cli.options import Data, DataOptions
 from resnetlab.core.console import notice, output
+
+if TYPE_CHECKING:
+    from resnetlab.data.storage.store import ImageData
 
 NAME = "pack"
 WITHOUT = ("store", "limit", "limit_held_out")
@@ -37,6 +40,22 @@ def command(
     output().print(packed)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     notice(f"{out}  {_bytes(size)}\nto train on this pack: resnetlab train {shlex.quote(str(out))}")
+    if larger := _larger_than_trained(packed):
+        notice(larger)
+
+
+def _larger_than_trained(packed: ImageData) -> str:
+    """Returns a sentence if `train` would use smaller images of these photos without a pack, or ""."""
+    from resnetlab.training.prepare import is_of_own_photos, photo_plan
+
+    plan = photo_plan(len(packed.split("train"))) if "train" in packed.splits and is_of_own_photos(packed) else None
+    if plan is None or packed.image_size <= plan.image_size:
+        return ""
+    return (
+        f"It has images of {packed.image_size} pixels, so training uses the recipe quick. Without a pack, training "
+        f"uses the recipe photos at {plan.image_size} pixels. For the same training, pack with --image-size "
+        f"{plan.image_size}."
+    )
 
 
 def _bytes(size: int) -> str:

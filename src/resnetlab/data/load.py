@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shlex
 import unicodedata
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -82,11 +83,14 @@ def load_with(
     findings: Findings,
     source: str | Path | Sequence[Any] | Mapping[str, Any],
     *,
+    choose: Callable[[PhotoListing], PhotoListing] | None = None,
     workers: int | None = None,
     download: bool = True,
     **options: Any,
 ) -> ImageData:
     """Loads as `load_data` does; lenient `findings` collect what training would refuse, as far as images can be shown.
+
+    Photos in files are listed, then `choose` may change their image size, and then they are decoded.
 
     Raises:
         NoImagesError: the source exists but nothing of it can be shown.
@@ -110,7 +114,7 @@ def load_with(
     if listing is None:
         path = Path(source).expanduser().resolve()
         return from_pack(path, replace(checked, source=str(path), data_root=None))
-    return listing.load()
+    return (listing if choose is None else choose(listing)).load()
 
 
 @takes_fields(LoadOptions, without=("source",))
@@ -351,6 +355,12 @@ def _existing(path: Path, source: str) -> Path:
         raise UserError(
             f"unknown data {source!r}: neither a data set nor an existing path. "
             f"{nearest(source, NAMED_SOURCES)}Available: {known}, or the path of a folder of class folders."
+        )
+    if (path / "run.toml").is_file():
+        run = shlex.quote(str(path))
+        raise UserError(
+            f"{path} is a run, and images are expected. `resnetlab evaluate {run}` shows its results, and `resnetlab "
+            f"summary {run}` its network. To inspect or train on the images of a run, give their own folder."
         )
     if not path.is_dir() and path.suffix.lower() in ARCHIVES:
         raise UserError(f"{path} is an archive. Unpack it, and give the folder that this makes.")

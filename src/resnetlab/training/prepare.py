@@ -17,6 +17,7 @@ from resnetlab.core.runs import Run
 from resnetlab.data.assemble import PhotoListing
 from resnetlab.data.load import is_named
 from resnetlab.data.splits import why_untrainable
+from resnetlab.data.storage.pack import is_pack
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.adapters import AdaptedNetwork, ModuleConfig, TimmConfig, check_takes_images, name_of
 from resnetlab.models.architectures import as_network, build, is_path_to_network, open_architecture, with_sizes
@@ -116,23 +117,34 @@ def automatic_recipe(
 
     The recipe "auto" is `photos` if
 
-    - the data are photos in a folder or a table of yours, larger than 64 pixels, and not more than `PHOTO_PLANS` has;
+    - the data are photos in a folder or a table of yours, larger than 64 pixels, and not more than `PHOTO_PLANS` has,
+      or a pack of such photos that has at most the image size of their plan;
     - the network is "auto" too, and there are no pretrained weights.
 
     Otherwise it is `quick`. For such photos, the recipe `photos` has the network, the image size and the epochs of
-    their plan. Image size, epochs and other fields that you set are kept.
+    their plan. Image size, epochs and other fields that you set are kept, and so is the image size of a pack.
     """
     found = resolve_recipe(recipe, **changes)
     wanted = recipe == "photos" or (recipe == "auto" and model == "auto" and pretrained is None)
-    if not wanted or not isinstance(data, PhotoListing) or is_named(data.options.source):
+    if not wanted or not is_of_own_photos(data) or "train" not in data.splits:
         return found, data
     plan = photo_plan(len(data.split("train")))
     if plan is None or data.image_size <= CIFAR_STEM_LIMIT:
         return found, data
-    if data.options.image_size is None:
+    if isinstance(data, ImageData):
+        if recipe == "auto" and data.image_size > plan.image_size:
+            return found, data
+    elif data.options.image_size is None:
         data = data.at_size(min(plan.image_size, data.image_size))
     fields = {"networks": (plan.network, plan.network), "epochs": plan.epochs}
     return resolve_recipe("photos", **{**fields, **changes}), data
+
+
+def is_of_own_photos(data: ImageData | PhotoListing) -> bool:
+    """Whether data are photos of yours: in a folder or a table and not decoded yet, or in a pack."""
+    if isinstance(data, PhotoListing):
+        return not is_named(data.options.source)
+    return not is_named(data.name) and is_pack(Path(data.arguments["source"]))
 
 
 def automatic_network(recipe: Recipe, data: ImageData | PhotoListing, pretrained: Source | None = None) -> str:
