@@ -129,7 +129,9 @@ def test_pack_makes_a_folder_to_train_from(cli: Cli, image_folder: Path, tmp_pat
     assert "--image-size 96" not in err
     assert load_data(pack).fingerprint == load_data(image_folder, image_size=16).fingerprint
     code, _, err = cli("pack", image_folder, "--out", pack)
-    assert (code, "already a complete pack" in err) == (2, True)
+    assert (code, "image_size 16" in err, "split_seed" in err) == (2, True, False)
+    code, _, err = cli("pack", image_folder, "--out", pack, "--image-size", 16)
+    assert (code, "already a complete pack of these images" in err) == (2, True)
     code, _, err = cli("pack", "digits", "--out", tmp_path / "other")
     assert (code, "only images in files can be packed" in err) == (2, True)
 

@@ -9,7 +9,7 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from resnetlab.data.sources.layout import ARCHIVES
 from resnetlab.data.sources.named import find_imagenette, load_digits, load_fashion_mnist, load_mnist
 from resnetlab.data.sources.packages import DATA_ROOT_VARIABLE
 from resnetlab.data.sources.tables import TABLES
-from resnetlab.data.storage.pack import is_complete, is_pack
+from resnetlab.data.storage.pack import is_complete, is_pack, open_pack
 from resnetlab.data.storage.store import ImageData
 
 ARRAYS = "arrays"
@@ -179,6 +179,11 @@ def open_data(source: Any, framing: Mapping[str, Any], **options: Any) -> PhotoL
 
 
 _NOT_FOR_PACKS = ("source", "store", "limit", "limit_held_out")
+_PACKED = (
+    "source", "image_size", "channels", "crop_mode", "interpolation", "crop_pct", "detail", "split_seed",
+    "validation_fraction", "test_fraction",
+)  # fmt: skip
+"""The options that decide what a pack contains, and that its pack.json records."""
 
 
 @takes_fields(LoadOptions, without=_NOT_FOR_PACKS)
@@ -203,7 +208,7 @@ def pack(
     checked = replace(checked, source=str(source), store="pack")
     folder = _utf8(Path(folder))
     if is_complete(folder):
-        raise UserError(f"{folder} is already a complete pack. Train on it, or choose another folder.")
+        raise UserError(f"{folder} is already a complete pack{_unlike(folder, checked)}")
     if source == "imagenette":
         files = _imagenette(checked, download)
     elif is_named(source):
@@ -217,6 +222,18 @@ def pack(
         files = _list_files(path, checked, Findings())
         checked = replace(checked, source=str(path.resolve()))
     return list_photos(files, checked, workers=workers).load(pack=folder)
+
+
+def _unlike(folder: Path, options: LoadOptions) -> str:
+    """Returns the end of a sentence about a complete pack: in what it differs from the options, and what to do."""
+    made, wanted = open_pack(folder)[0]["arguments"], asdict(options)
+    if not is_named(options.source):
+        wanted["source"] = str(Path(options.source).expanduser().resolve())
+    changed = [name for name, value in wanted.items() if name in _PACKED and made.get(name) != value]
+    if not changed:
+        return " of these images. Train on it."
+    differences = (f"{name} {made.get(name, 'automatic')}, not {wanted[name] or 'automatic'}" for name in changed)
+    return f", made with {'; '.join(differences)}. Choose another folder, or remove this pack first."
 
 
 def _options(
