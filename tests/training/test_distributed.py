@@ -29,6 +29,7 @@ from torch import nn
 import resnetlab
 from resnetlab.core.errors import Interrupted, ReportedElsewhereError, UserError
 from resnetlab.core.runs import Run
+from resnetlab.core.waiting import seconds_from
 from resnetlab.data.batches import training_batches
 from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.forward import answer_split
@@ -382,7 +383,7 @@ def test_settings_that_do_not_fit_processes_or_networks_are_refused():
 def test_a_wrong_time_limit_is_refused(monkeypatch: pytest.MonkeyPatch, seconds: str):
     monkeypatch.setenv("RESNETLAB_RANK_TIMEOUT", seconds)
     with pytest.raises(UserError, match=r"RESNETLAB_RANK_TIMEOUT.*1 to 43200"):
-        distributed._timeout()
+        seconds_from(distributed.TIMEOUT_VARIABLE, distributed.TIMEOUT_SECONDS)
 
 
 def test_synchronized_normalization_gives_its_place_back():
