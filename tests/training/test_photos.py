@@ -15,6 +15,7 @@ from resnetlab.core.runs import Run
 from resnetlab.data.assemble import PhotoListing
 from resnetlab.data.load import list_data, load_data, pack
 from resnetlab.data.storage.store import ImageData
+from resnetlab.report.command import changed_settings, train_command
 from resnetlab.training.fit import fit
 from resnetlab.training.prepare import PHOTO_PLANS, automatic_recipe, photo_plan
 
@@ -104,6 +105,10 @@ def test_the_shell_lists_before_it_decodes_and_ends_with_the_next_command(
     assert code == 0, err
     assert Run(out).settings["recipe"]["name"] == "photos"
     assert Run(out).settings["data"]["image_size"] == min(72, PHOTO_PLANS[0].image_size)
+    assert train_command(Run(out).settings) == [
+        ["resnetlab", "train", str(photos)], ["--epochs", "1"], ["--skip-unreadable"],
+    ]  # fmt: skip
+    assert {name for name, *_ in changed_settings(Run(out).settings)} == {"recipe.epochs", "data.skip_unreadable"}
     assert all(fact in err for fact in ("accuracy", "95 % interval", f"next        resnetlab predict {out}"))
 
 

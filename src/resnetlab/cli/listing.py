@@ -108,6 +108,9 @@ def _recipes(pattern: str, as_json: bool) -> None:
         output().print(escape(texts[pattern]), soft_wrap=True)
         output().print()
         output().print(_recipe_table(pattern))
+        if pattern == "photos":
+            output().print()
+            output().print(_plan_table())
         return
     table = _table("recipe", "purpose")
     for name, text in texts.items():
@@ -136,8 +139,21 @@ def _recipe_table(name: str) -> Table:
     ]
     table = _table("field", "value", "")
     for key, value, default in rows:
+        if (name, key) == ("photos", "epochs"):
+            value = "by photos, below"
         differs = "" if value == default else f"[dim]default: {escape(_shown(default))}[/]"
         table.add_row(key, escape(_shown(value)), differs)
+    return table
+
+
+def _plan_table() -> Table:
+    """Returns the epochs of the recipe `photos` by the number of training photos."""
+    from resnetlab.training.prepare import PHOTO_PLANS
+
+    numbers = ("training photos, up to", "epochs", "pixels")
+    table = _table(*numbers, "network", numbers=numbers)
+    for plan in PHOTO_PLANS:
+        table.add_row(f"{plan.photos:,}", str(plan.epochs), str(plan.image_size), plan.network)
     return table
 
 

@@ -23,7 +23,7 @@ _TAKEN = ("source", "class_names")  # the first is the argument; the second come
 def train_command(settings: Mapping[str, Any], *, mirrors: bool | None = None) -> list[list[str]] | None:
     """Returns the words of `resnetlab train ...`, every option with its value; None where Python is needed.
 
-    Options that the network's and recipe's names imply are left out.
+    Options that the network's and recipe's names imply, and what `fit` chose itself, are left out.
 
     Args:
         settings: a run's settings.
@@ -32,18 +32,19 @@ def train_command(settings: Mapping[str, Any], *, mirrors: bool | None = None) -
     """
     if settings["data"]["source"] == ARRAYS or settings["data"].get("limit_held_out"):
         return None
-    pretrained = settings["model"].get("pretrained")
+    pretrained, automatic = settings["model"].get("pretrained"), settings.get("automatic", [])
+    model = "auto" if settings["model"]["name"] == PRETRAINED else settings["model"]["name"]
     try:
         return [
             ["resnetlab", "train", settings["data"]["source"]],
-            ["--model", "auto" if settings["model"]["name"] == PRETRAINED else settings["model"]["name"]],
+            *([] if "model" in automatic else [["--model", model]]),
             *([["--pretrained", pretrained]] if pretrained else []),
-            ["--recipe", settings["recipe"]["name"]],
-            *_recipe_options(settings["recipe"], mirrors),
+            *([] if "recipe" in automatic else [["--recipe", settings["recipe"]["name"]]]),
+            *_recipe_options(settings, mirrors),
             *_model_options(settings),
-            *_data_options(settings["data"], SUGGESTED if pretrained else ()),
-            ["--seed", str(settings["seed"])],
-            *_machine_options(settings.get("machine", {})),
+            *_data_options(settings, SUGGESTED if pretrained else ()),
+            *([["--seed", str(settings["seed"])]] if settings["seed"] else []),
+            *(words for name, words in machine_options(settings).items() if name not in automatic),
         ]
     except (KeyError, UserError):  # a name or a setting that the command line does not have
         return None
@@ -71,23 +72,34 @@ def changed_settings(settings: Mapping[str, Any], *, mirrors: bool | None = None
         network = _differences(model["config"], _new_network(model["config"]))
     whole = {"pretrained": model.get("pretrained"), "frozen": model.get("frozen_sections")}
     return [
-        *((f"recipe.{key}", *pair) for key, *pair in _differences(recipe, named)),
+        *((f"recipe.{key}", *pair) for key, *pair in _chosen(_differences(recipe, named), settings)),
         *((f"network.{key}", *pair) for key, *pair in network),
         *((f"network.{key}", value, None) for key, value in whole.items() if value),
-        *((f"data.{key}", *pair) for key, *pair in _data_differences(settings["data"])),
+        *((f"data.{key}", *pair) for key, *pair in _data_differences(settings)),
         *([("seed", settings["seed"], 0)] if settings["seed"] else []),
     ]
 
 
-def _machine_options(recorded: Mapping[str, Any]) -> Iterator[list[str]]:
-    for name in ("precision", "memory_format"):
-        if name in recorded:
-            yield [f"--{name.replace('_', '-')}", recorded[name]]
+def machine_options(settings: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Returns the options that set a run's precision and memory format, by setting."""
+    recorded = settings.get("machine", {})
+    names = [name for name in ("precision", "memory_format") if name in recorded]
+    return {name: [f"--{name.replace('_', '-')}", recorded[name]] for name in names}
 
 
-def _recipe_options(recorded: Mapping[str, Any], mirrors: bool | None) -> Iterator[list[str]]:
-    named = {**_named_recipe(recorded, mirrors), "epochs": None}
-    for key, value, _ in _settable(_differences(Recipe.from_dict(recorded).to_dict(), named)):
+def _chosen(differences: Iterable[tuple[str, Any, Any]], settings: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yields the differences in settings of the recipe that somebody set."""
+    automatic = settings.get("automatic", [])
+    for key, value, usual in differences:
+        if not {f"recipe.{key}", f"recipe.{key.partition('.')[0]}"}.intersection(automatic):
+            yield key, value, usual
+
+
+def _recipe_options(settings: Mapping[str, Any], mirrors: bool | None) -> Iterator[list[str]]:
+    recorded = settings["recipe"]
+    named = _named_recipe(recorded, mirrors)
+    differences = _differences(Recipe.from_dict(recorded).to_dict(), named)
+    for key, value, _ in _settable(_chosen(differences, settings)):
         yield [_RECIPE_OPTIONS[key], str(value)] if key in _RECIPE_OPTIONS else _set(key, value)
 
 
@@ -127,19 +139,20 @@ def _ends(recorded: Mapping[str, Any]) -> dict[str, Any]:
     return {key: recorded.get(key, getattr(usual, key)) for key in ("in_channels", "num_classes")}
 
 
-def _data_options(recorded: Mapping[str, Any], always: Collection[str]) -> Iterator[list[str]]:
-    for key, value, _ in _data_differences(recorded, always):
+def _data_options(settings: Mapping[str, Any], always: Collection[str]) -> Iterator[list[str]]:
+    for key, value, _ in _data_differences(settings, always):
         if value is None:
             continue
         option = f"--{key.replace('_', '-')}"
         yield [option] if value is True else [option, str(value)]
 
 
-def _data_differences(recorded: Mapping[str, Any], always: Collection[str] = ()) -> Iterator[tuple[str, Any, Any]]:
+def _data_differences(settings: Mapping[str, Any], always: Collection[str] = ()) -> Iterator[tuple[str, Any, Any]]:
+    recorded, automatic = settings["data"], settings.get("automatic", [])
     defaults = {name: field.default for name, field in LoadOptions.__dataclass_fields__.items() if name not in _TAKEN}
     for key, usual in defaults.items():
         value = recorded.get(key, usual)
-        if value != usual or key in always:
+        if (value != usual and f"data.{key}" not in automatic) or key in always:
             yield key, value, usual
 
 

@@ -37,6 +37,7 @@ from resnetlab.training.loop import Training
 from resnetlab.training.machine import Machine
 from resnetlab.training.prepare import (
     PRETRAINED,
+    automatic_choices,
     automatic_network,
     automatic_recipe,
     describe_framing,
@@ -154,14 +155,19 @@ def fit(
         opener = _opener(data, data_root, image_size, {**framing, **framing_of(found)})
         known = data if isinstance(data, ImageData) else processes.in_turn(opener)
         with processes.together():
-            chosen, known = automatic_recipe(recipe, model, known, pretrained=pretrained, **changes)
+            listed = known
+            chosen, known = automatic_recipe(recipe, model, listed, pretrained=pretrained, **changes)
             start = _prepare(network, known, fields, found, chosen, machine, seed)
+            given = {"model": model, "recipe": recipe, "pretrained": pretrained}
+            given |= {"precision": precision, "memory_format": memory_format}
+            automatic = automatic_choices(given, changes, start.recipe, listed, known)
             check_recipe(start.recipe, processes, start.network, own_machine)
             folder = folder or default_folder(known.name, Path(start.name).name)
             check_outside(folder, known.arguments["source"])
         if budget is not None:
             within = functools.partial(_epochs_within, start, budget, processes.world_size)
             start = dataclasses.replace(start, recipe=start.recipe.changed(epochs=processes.from_first(within)))
+            automatic = [name for name in automatic if name != "recipe.epochs"]
         if out is None:
             folder = claim(folder)
         if processes.is_first and not quiet:
@@ -173,6 +179,7 @@ def fit(
             _warn_of_shared_images(images)
             flags = {"tensorboard": tensorboard, "keep_checkpoints": keep_checkpoints}
             settings = _settings(start, images, processes.world_size, **flags)
+            settings["automatic"] = automatic
             settings |= {} if budget is None else {"budget_minutes": budget}
             return Run.create(folder, settings, describe_environment())
 

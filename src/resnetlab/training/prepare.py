@@ -147,6 +147,35 @@ def is_of_own_photos(data: ImageData | PhotoListing) -> bool:
     return not is_named(data.name) and is_pack(Path(data.arguments["source"]))
 
 
+def automatic_choices(
+    given: Mapping[str, Any],
+    changes: Mapping[str, Any],
+    recipe: Recipe,
+    listed: ImageData | PhotoListing,
+    used: ImageData | PhotoListing,
+) -> list[str]:
+    """Returns the names of the settings that nobody set, as run.toml records them: the same call chooses them again.
+
+    Args:
+        given: the arguments of `fit` that can be "auto", by name; and pretrained.
+        changes: the fields of the recipe that were given.
+        recipe: the one to train with.
+        listed: the images as they were given.
+        used: the images in the size to train with.
+    """
+    names = [name for name, value in given.items() if isinstance(value, str) and value == "auto"]
+    if given["pretrained"] is not None and "model" in names:
+        names.remove("model")
+    named = resolve_recipe(recipe.name if "recipe" in names else given["recipe"], **changes)
+    own, usual = (found.to_dict() for found in (recipe, named))
+    names += [f"recipe.{key}" for key in own if key != "augment" and own[key] != usual.get(key)]
+    if named.augment.flip == "auto":
+        names.append("recipe.augment.flip")
+    if used is not listed and listed.arguments.get("image_size") is None:
+        names.append("data.image_size")
+    return names
+
+
 def automatic_network(recipe: Recipe, data: ImageData | PhotoListing, pretrained: Source | None = None) -> str:
     """Returns what to build: what the weights describe or their network's name, or the recipe's for this image size."""
     if pretrained is not None:

@@ -66,9 +66,9 @@ def photos() -> Recipe:
 
     `resnetlab train photos/ --recipe photos`, the default for a folder or a table of photos.
 
-    The number of training photos decides about the epochs (`prepare.PHOTO_PLANS`). As in `quick`, but with small
-    batches, since there are few, and with strong augmentation (TrivialAugment, random crops), since a network sees each
-    of them many times. A small network with wide layers was best for equal time (docs/training.md).
+    The number of training photos decides about the epochs (see the table), unless you set them. As in `quick`, but with
+    small batches, since there are few, and with strong augmentation (TrivialAugment, random crops), since a network
+    sees each of them many times. A small network with wide layers was best for equal time (docs/training.md).
     """
     return quick().changed(
         name="photos",

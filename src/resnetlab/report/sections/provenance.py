@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from resnetlab.core.errors import resume_command
-from resnetlab.report.command import changed_settings, train_command
+from resnetlab.report.command import changed_settings, machine_options, train_command
 from resnetlab.report.section import Report, Section
 
 _ORDER = ("model", "data", "preprocessing", "recipe", "machine")
@@ -26,6 +26,12 @@ def view(report: Report) -> dict[str, Any]:
     shown += [("Run", others), ("Environment", report.run.environment or {"recorded": False})]
     return {
         "command": None if command is None else [shlex.join(part) for part in command],
+        "by_machine": shlex.join(
+            word
+            for name, words in machine_options(settings).items()
+            if name in settings.get("automatic", [])
+            for word in words
+        ),
         "early_ends": report.run.early_ends,
         "extended": [
             f"{resume_command(report.run.path)} --epochs {extension['epochs']}"
