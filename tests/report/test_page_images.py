@@ -44,9 +44,11 @@ def test_many_images_take_several_sheets(tmp_path, monkeypatch):
         assert np.abs(difference).mean() < 16
 
 
-@pytest.mark.parametrize(("most", "size"), [(10**9, 64), (55_000, 48), (1, 16)])
-def test_thumbnails_are_as_large_as_the_page_allows(tmp_path, most, size):
-    results, images = found(tmp_path / "run", make_data("abc", per_class=10, size=100, channels=3))
+@pytest.mark.parametrize(
+    ("native", "most", "size"), [(200, 10**9, 128), (100, 10**9, 100), (100, 55_000, 48), (100, 1, 16)]
+)
+def test_thumbnails_are_as_large_as_the_page_allows(tmp_path, native, most, size):
+    results, images = found(tmp_path / "run", make_data("abc", per_class=10, size=native, channels=3))
     sheets = thumbnails(images, shown_rows(results), most)
     assert sheets["size"] == size and tile(sheets, 29).shape == (size, size, 3)
     if most > 1:

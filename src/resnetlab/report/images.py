@@ -25,7 +25,7 @@ from resnetlab.report.results import Results
 MAX_IMAGES = 10_000
 """Number of images that the page holds at most; mistakes come first."""
 
-_SIZES = (64, 48, 40, 32, 24, 16)
+_SIZES = (128, 96, 64, 48, 40, 32, 24, 16)
 _QUALITIES = (88, 75, 60)
 _SHEET_SIDE = 2048
 """Side of a sheet of thumbnails, in pixels: a phone can decode that much at once."""

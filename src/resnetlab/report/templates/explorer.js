@@ -28,8 +28,11 @@ const paint = async (canvas, place) => {
 };
 const thumbnail = (place) => {
   const canvas = document.createElement("canvas");
-  canvas.className = images.thumbnails.size < 64 ? "pixelated" : "";
-  canvas.width = canvas.height = images.thumbnails.size;
+  const { size } = images.thumbnails;
+  // Small images are enlarged as squares of pixels; larger ones would look blurred.
+  if (size < 64) canvas.className = "pixelated";
+  else canvas.style.maxWidth = `min(7rem, ${size}px)`;
+  canvas.width = canvas.height = size;
   paint(canvas, place);
   return canvas;
 };
