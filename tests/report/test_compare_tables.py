@@ -105,15 +105,32 @@ def test_runs_are_numbered_where_their_names_are_too_long():
     assert shown[-2].split() == names[:2]
 
 
-def test_settings_of_very_many_runs_go_on_below():
-    names = [f"run-{number}" for number in range(1, 31)]
-    shown = lines(figures(*names), settings(names, **{"model.name": [f"resnet{number}" for number in range(1, 31)]}))
-    start = shown.index("The settings that differ:") + 2
-    heads, values = shown[start::3], shown[start + 1 :: 3]
-    assert len(heads) > 2 and set(shown[start + 2 :: 3]) == {""}
-    assert " ".join(heads).split() == [str(number) for number in range(1, 31)]
-    assert [word for line in values for word in line.split()[1:]] == [f"resnet{number}" for number in range(1, 31)]
-    assert {line.split()[0] for line in values} == {"model.name"}
+def test_settings_of_many_runs_are_listed_by_value():
+    names = [f"a-long-name-of-run-{number}" for number in range(1, 31)]
+    values = {"model.name": [f"resnet{number}" for number in range(1, 31)], "recipe.lr": [0.1] * 29 + [0.5]}
+    shown = lines(figures(*names), settings(names, **values))
+    text = " ".join(" ".join(shown).split())
+    assert all(f"{number}: resnet{number}" in text for number in range(2, 31))
+    assert shown[-1].split() == ["recipe.lr", "0.1", "30:", "0.5"]
+
+
+def test_runs_of_different_data_are_compared_without_the_settings_of_the_data():
+    rows = {"data.source": ["a", "b"], "model.config.num_classes": [10, 4], "recipe.lr": [0.1, 0.2]}
+    shown = lines(figures("a", "b", data=["a", "b"]), settings("ab", **rows))
+    assert shown[-1].split() == ["recipe.lr", "0.1", "0.2"]
+    assert not any("num_classes" in line for line in shown)
+    assert any("num_classes" in line for line in lines(figures("a", "b"), settings("ab", **rows)))
+
+
+def test_equal_reasons_are_given_once():
+    table = figures("a", "b", "c")
+    pairs = [{"first": "a", "second": run, "reason": f"different images (a, {run}), so no"} for run in "bc"]
+    columns = ["first", "second", "split", "n", "both_right", "only_first", "only_second", "both_wrong",
+               "difference", "low", "high", "p", "p_holm", "reason"]  # fmt: skip
+    answers = pd.DataFrame(pairs, columns=columns)
+    text = [part for part in comparison_tables(table, settings("abc"), answers=answers) if isinstance(part, str)]
+    assert sum("different images" in part for part in text) == 1
+    assert "with b and c: different images, so no" in text[-1]
 
 
 def test_long_names_are_folded_and_figures_stay_whole():

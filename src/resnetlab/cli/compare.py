@@ -85,7 +85,7 @@ def command(
         for part in comparison_tables(figures, settings, console.width, answers=answers, classes=classes):
             console.print(part)
     if csv is not None:
-        write_csv(figures, csv, "figures ")
+        write_csv(figures, csv, "table   ")
     if listed is not None and images is not None:
         write_csv(listed, images, "images  ")
     if unfinished := figures.loc[figures["epochs"] == 0, "run"].tolist():

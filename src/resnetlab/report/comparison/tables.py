@@ -17,6 +17,8 @@ from resnetlab.core.files import printable
 _SHARED = ("model", "data", "recipe", "seed")
 _TEXTS = ("run", "split", "model", "data", "recipe", "first", "second", "class")
 _GAP = 2
+_FROM_DATA = ("model.config.in_channels", "model.config.num_classes", "recipe.augment.flip")
+_IN_BRACKETS = re.compile(r" \([^)]*\)")
 _DIGEST = re.compile("[0-9a-f]{64}")
 _LONGEST_VALUE = 24
 """Characters of a setting's value; a longer one is cut in the middle."""
@@ -51,7 +53,9 @@ def comparison_tables(
         answers: the result of `compare_answers` for them; without it, single images are not compared.
         classes: the result of `compare_classes` for them.
     """
-    columns, values = {name: figures[name].tolist() for name in figures}, settings.map(_value)
+    columns = {name: figures[name].tolist() for name in figures}
+    differ = len(set(columns["data"])) > 1
+    values = (settings.loc[~_of_data(settings)] if differ else settings).map(_value)
     heads = names = columns["run"]
     is_long = _width(values, heads) > width
     if answers is not None and len(answers):
@@ -67,10 +71,11 @@ def comparison_tables(
     varied = {name: _shown(columns[name], str) for name in _SHARED if name not in shared}
     yield _table({**runs, **varied, **_effort(columns)})
     if len(values):
-        yield "\nThe settings that differ:\n"
+        left_out = ", without those of the data" if differ else ""
+        yield f"\nThe settings that differ{left_out}:\n"
         yield from _settings(values, heads, width)
     elif len(names) > 1:
-        yield "\nThe settings of the runs are the same."
+        yield f"\nThe {'other ' if differ else ''}settings of the runs are the same."
     if answers is not None and len(answers):
         yield from _image_by_image(answers, classes, dict(zip(names, heads, strict=True)))
 
@@ -117,8 +122,19 @@ def _image_by_image(
     if classes is not None and len(_class_columns(classes, heads)["class"]):
         yield "\nThe classes that differ most; p is corrected for the number of classes:\n"
         yield _table(_class_columns(classes, heads))
+    yield from _why_not(answers, heads)
+
+
+def _why_not(answers: pd.DataFrame, heads: Mapping[str, str]) -> Iterator[str]:
+    """Yields why runs are not compared image by image, once for all runs with the same reason."""
+    found: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for first, second, reason in answers.loc[answers["reason"].notna(), ["first", "second", "reason"]].values:
-        yield escape(f"\n{first} and {second} were not compared image by image: {reason}")
+        found.setdefault((first, _IN_BRACKETS.sub("", reason)), []).append((second, reason))
+    for (first, reason), pairs in found.items():
+        others = [heads[second] for second, _ in pairs]
+        reason = reason if len({whole for _, whole in pairs}) > 1 else pairs[0][1]
+        named = f"{', '.join(others[:-1])} and {others[-1]}" if len(others) > 1 else others[0]
+        yield escape(f"\n{heads[first]} was not compared image by image with {named}: {reason}")
 
 
 def _compared(answers: pd.DataFrame) -> pd.DataFrame:
@@ -167,17 +183,28 @@ def _points(value: float) -> str:
 
 
 def _settings(values: pd.DataFrame, heads: Sequence[str], width: int) -> Iterator[Table | str]:
-    """Yields the table of settings, in several parts where there are too many runs for one."""
-    first = 0
-    while first < len(heads):
-        last = first + 1
-        while last < len(heads) and _width(values.iloc[:, first : last + 1], heads[first : last + 1]) <= width:
-            last += 1
-        yield from [""] if first else []
-        columns = {"": values.index.tolist()}
-        columns |= {heads[number]: values.iloc[:, number].tolist() for number in range(first, last)}
-        yield _table(columns, texts=columns)
-        first = last
+    """Yields the table of settings: a column for each run; or where these are too many, the runs of each value."""
+    columns: dict[str, list[str]] = {"": values.index.tolist()}
+    if _width(values, heads) <= width:
+        columns |= {head: values.iloc[:, number].tolist() for number, head in enumerate(heads)}
+    else:
+        columns |= {"most runs": [], "other runs": []}
+        for row in values.values.tolist():
+            by_value: dict[str, list[str]] = {}
+            for head, value in zip(heads, row, strict=True):
+                by_value.setdefault(value, []).append(head)
+            most = max(by_value, key=lambda value: len(by_value[value]))
+            columns["most runs"].append(most)
+            others = (f"{', '.join(runs)}: {value}" for value, runs in by_value.items() if value != most)
+            columns["other runs"].append("; ".join(others))
+    table = _table(columns, texts=columns)
+    table.columns[0].no_wrap = True
+    yield table
+
+
+def _of_data(settings: pd.DataFrame) -> pd.Series:
+    """Returns which settings follow from the data."""
+    return settings.index.str.startswith("data.") | settings.index.isin(_FROM_DATA)
 
 
 def _width(values: pd.DataFrame, heads: Sequence[str]) -> int:
