@@ -81,7 +81,7 @@ def test_the_figures_as_csv(cli: Cli, here: Path, digits_run: Run):
     assert "table.csv" in err and "comparison.png" in err
     written = pd.read_csv("table.csv")
     assert written["run"].tolist() == ["digits", "run"]
-    assert written["top1"][1] == 0.1388888888888889
+    assert written["top1"].tolist()[1] == 0.1388888888888889
     code, text, err = cli("compare", digits_run.path, GOLDEN, "--csv", "-")
     assert (code, "comparison-2.png" in err) == (0, True)
     pd.testing.assert_frame_equal(pd.read_csv(io.StringIO(text)), written)

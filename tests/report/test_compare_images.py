@@ -1,4 +1,5 @@
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +18,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "run"
 LABELS = "aaaaaabbbbbb"
 
 
-def answered(folder, predictions, *, labels=LABELS, split="test", to="", **columns):
+def answered(folder, predictions, *, labels: Sequence[str] = LABELS, split="test", to="", **columns):
     """Writes an evaluation with these predictions into a run folder, which is made where there is none."""
     if not folder.exists():
         shutil.copytree(GOLDEN, folder)
@@ -69,7 +70,7 @@ def test_each_run_is_counted_against_the_first(runs):
     assert table["p_value"].tolist() == [mcnemar(3, 0), mcnemar(1, 1)] == [0.25, 1]
     assert table["p_holm"].tolist() == [0.5, 1]
     assert table[["low", "high"]].values.tolist() == [list(difference_interval(*n, 12)) for n in ((3, 0), (1, 1))]
-    assert table["reason"].isna().all()
+    assert table["reason"].isna().to_numpy().all()
 
 
 def test_all_pairs_are_counted_and_their_p_values_corrected_for_three(runs):
@@ -142,7 +143,7 @@ def test_what_is_on_other_images_is_not_compared_and_the_reason_is_told(runs, tm
     assert f"resnetlab evaluate {begun}" in reasons["begun"]
     assert f"{broken}/evaluation" in reasons["broken"] and f"resnetlab evaluate {broken}" in reasons["broken"]
     missing = ["split", "n", "both_right", "difference", "low", "p_value", "p_holm"]
-    assert table.drop(index="three")[missing].isna().all(axis=None)
+    assert table.drop(index="three")[missing].isna().to_numpy().all()
     assert set(compare_classes([runs[0], split, runs[2]])["second"]) == {"three"}
     with pytest.raises(UserError, match="one and split"):
         disagreements([runs[0], runs[2], split])

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from tests.report.pages import Page, decoded, make_data, make_run
@@ -24,8 +26,9 @@ def tile(sheets, at):
 
 
 def test_small_images_keep_their_size(tmp_path):
-    results, images = found(tmp_path / "run", data := make_data("abc", per_class=30, size=12))
-    sheets = thumbnails(images, shown_rows(results), 10**9)
+    data: Any = make_data("abc", per_class=30, size=12)
+    results, images = found(tmp_path / "run", data)
+    sheets: Any = thumbnails(images, shown_rows(results), 10**9)
     assert (sheets["size"], sheets["pitch"]) == (12, 16)
     for at in (0, 1, 45, 89):
         difference = tile(sheets, at).astype(float) - data.splits["test"].images[at, 0].numpy()
@@ -36,8 +39,9 @@ def test_small_images_keep_their_size(tmp_path):
 
 def test_many_images_take_several_sheets(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_SHEET_SIDE", 40)
-    results, images = found(tmp_path / "run", data := make_data("abc", per_class=20, size=8))
-    sheets = thumbnails(images, shown_rows(results), 10**9)
+    data: Any = make_data("abc", per_class=20, size=8)
+    results, images = found(tmp_path / "run", data)
+    sheets: Any = thumbnails(images, shown_rows(results), 10**9)
     assert sheets["columns"] == 5 and len(sheets["sheets"]) == 3
     for at in (0, 24, 25, 59):
         difference = tile(sheets, at).astype(float) - data.splits["test"].images[at, 0].numpy()
@@ -49,7 +53,7 @@ def test_many_images_take_several_sheets(tmp_path, monkeypatch):
 )
 def test_thumbnails_are_as_large_as_the_page_allows(tmp_path, native, most, size):
     results, images = found(tmp_path / "run", make_data("abc", per_class=10, size=native, channels=3))
-    sheets = thumbnails(images, shown_rows(results), most)
+    sheets: Any = thumbnails(images, shown_rows(results), most)
     assert sheets["size"] == size and tile(sheets, 29).shape == (size, size, 3)
     if most > 1:
         assert sum(map(len, sheets["sheets"])) <= most * 1.05
