@@ -91,6 +91,7 @@ _SETTINGS = {
     ],
     "ended?": range(MOST_EPOCHS),
     "ended_by?": str,
+    "automatic?": [str],
 }
 """What run.toml must contain; see `check_shape`. What builds networks and recipes from it checks the rest."""
 _SUMMARY = {
@@ -181,9 +182,14 @@ class Run:
     @property
     def early_ends(self) -> list[tuple[int, int]]:
         """Where `resume(run, finish=True)` ended the training early: complete and planned epochs, in order."""
-        extensions = [part for part in self._extensions if part.get("ended_by") == "finish"]
-        now = [(self.settings["ended"], self.epochs)] if self.settings.get("ended_by") == "finish" else []
-        return [*((part["start"], part["planned"]) for part in extensions), *now]
+        ends = [
+            (part["start"], part["planned"])
+            for part in self._extensions
+            if part.get("ended_by") == "finish" and "planned" in part
+        ]
+        if self.settings.get("ended_by") == "finish" and "ended" in self.settings:
+            ends.append((self.settings["ended"], self.epochs))
+        return ends
 
     @property
     def is_complete(self) -> bool:
