@@ -18,17 +18,29 @@ from resnetlab.core.runs import Run
 from resnetlab.models.adapters import AdaptedNetwork
 from resnetlab.models.catalog import model_config
 from resnetlab.models.config import ResNetConfig
-from resnetlab.models.network import Network, sections_of
+from resnetlab.models.network import Architecture, Network, sections_of
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.surgery import adapted_kernel, first_convolution
 from resnetlab.weights.maps import COUNTERS, KeyMap
-from resnetlab.weights.report import ADAPTED, IGNORED, LOADED, REINITIALIZED, LoadedTensor, LoadReport, listed
+from resnetlab.weights.report import (
+    ADAPTED,
+    IGNORED,
+    LOADED,
+    REINITIALIZED,
+    LoadedTensor,
+    LoadReport,
+    collapsed,
+    listed,
+)
 from resnetlab.weights.sources import Source, key_map, open_weights
 from resnetlab.weights.structure import match_structure, saved_key_map
 from resnetlab.weights.tensors import shown
 
 _FEW_NAMES = 0.1
 """With fewer than this share of the network's names in a file, the message does not list the missing ones."""
+
+_SHOWN = 10
+"""A message lists up to this many tensors of another shape."""
 
 
 def load_weights(
@@ -82,7 +94,7 @@ def load_source(
     rows = [row for row in rows if row is not None]
     left = [_left(name, found.tensors[name]) for name in names.leftovers(found.tensors)]
     counted = [row for row in left if row.name.startswith(names.prefix)]  # others are not of this network
-    _check_match(found, names, rows, counted, heads, min_match)
+    _check_match(found, model.config, names, rows, counted, heads, min_match)
     report = LoadReport(
         source=found.where,
         form="resnetlab" if found.config is not None and match == "names" else names.form,
@@ -188,8 +200,8 @@ def _left(name: str, there: Tensor) -> LoadedTensor:
 
 
 def _check_match(
-    source: Source, names: KeyMap, rows: list[LoadedTensor], left: list[LoadedTensor], heads: Collection[str],
-    min_match: float,
+    source: Source, config: Architecture, names: KeyMap, rows: list[LoadedTensor], left: list[LoadedTensor],
+    heads: Collection[str], min_match: float,
 ) -> None:  # fmt: skip
     """Raises `UserError` unless enough tensors match; marks the others as re-initialized."""
     backbone = [row for row in rows if row.name not in heads and not row.name.endswith(COUNTERS)]
@@ -201,8 +213,7 @@ def _check_match(
     share = min(matched / len(backbone), matched / (matched + len(misshapen) + len(left)) if matched else 0)
     if share < min_match:
         missing = [row.name for row in bad if not row.there]
-        wrong = [f"{row.name}: {_two_sizes(row.there, row.here)}" for row in misshapen]
-        if matched + len(misshapen) < _FEW_NAMES * len(backbone):
+        if source.config is None and matched + len(misshapen) < _FEW_NAMES * len(backbone):
             ours, theirs = (", ".join(list(each)[:3]) for each in ([row.name for row in backbone], source.tensors))
             raise UserError(
                 f"{printable(source.where)} is of another network, or in a form that is not known: of the network's "
@@ -210,21 +221,41 @@ def _check_match(
                 f"are {shown(theirs)}, ...; the network's are {ours}, .... Build the network that the weights belong "
                 f"to{f' ({source.network})' if source.network else ''}, or rename the tensors."
             )
+        wrong = [f"{row.name}: {_two_sizes(row.there, row.here)}" for row in misshapen[:_SHOWN]]
+        wrong += [f"and {len(misshapen) - _SHOWN} more"] if len(misshapen) > _SHOWN else []
+        where, train = source.where, " (train without --model does)"
+        if source.config is None:
+            where, train = f"{where} (read as {names.form})", ""
         raise UserError(
-            f"{source.where} (read as {names.form}) does not fit this network. Of the network's {len(backbone)} "
-            f"tensors before the head, {matched} match, {len(missing)} are missing in the file and "
-            f"{len(wrong)} have another shape. The file has {len(left)} other tensors. Build the network that "
-            f"the weights belong to{f' ({source.network})' if source.network else ''}, or lower min_match to "
-            "load only what matches. If only the names differ, use match='structure' in Python, or convert the file "
-            "with `resnetlab export FILE --to resnetlab`."
-            + listed("missing in the file", missing)
+            f"{where} does not fit this network{_difference(source, config)}. Of the network's {len(backbone)} tensors "
+            f"before the head, {matched} match, {len(missing)} are missing in the file and {len(misshapen)} have "
+            f"another shape. The file has {len(left)} other tensors. Use the network of the weights"
+            f"{f', {source.network}' if source.network else ''}{train}. In Python, min_match=0.5 loads only what "
+            "matches. If only the names differ, use match='structure' in Python, or convert the file with `resnetlab "
+            "export FILE --to resnetlab`."
+            + listed("missing in the file", collapsed(missing, [row.name for row in rows if row.there]))
             + listed("of another shape", wrong)
-            + listed("only in the file", [row.name for row in left])
+            + listed("only in the file", collapsed([row.name for row in left], [row.name for row in rows]))
         )
     for place, row in enumerate(rows):
         if not row.status:
             why = _two_sizes(row.there, row.here) if row.there else "not in the file"
             rows[place] = dataclasses.replace(row, status=REINITIALIZED, why=why)
+
+
+def _difference(source: Source, config: Architecture) -> str:
+    """Returns how the networks of the weights and of the user differ first, as the end of a sentence; "" if unknown."""
+    theirs, name = source.config, source.network or "a network"
+    if not isinstance(theirs, ResNetConfig) or not isinstance(config, ResNetConfig):
+        return ""
+    if len(theirs.depths) != len(config.depths):
+        return f": the weights are of {name} with {len(theirs.depths)} stages, and the network has {len(config.depths)}"
+    fields = (field.name for field in dataclasses.fields(config) if field.name not in ("in_channels", "num_classes"))
+    for field in fields:
+        there, here = getattr(theirs, field), getattr(config, field)
+        if there != here:
+            return f": the weights are of {name} with {field} {there}, and the network has {here}"
+    return ""
 
 
 def _is_head(name: str) -> bool:

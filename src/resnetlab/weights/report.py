@@ -86,6 +86,23 @@ class LoadReport:
         return [row.name for row in self.rows if row.status == status]
 
 
+def collapsed(names: Sequence[str], others: Sequence[str], prefix: str = "") -> list[str]:
+    """Returns names in few lines: "layer4.* (30)" stands for all names that start so, if no other name does."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(prefix + name[len(prefix) :].partition(".")[0], []).append(name)
+    lines = []
+    for start, group in groups.items():
+        below = f"{start}."
+        if len(group) == 1:
+            lines += group
+        elif any(name.startswith(below) for name in others):
+            lines += collapsed(group, others, below)
+        else:
+            lines.append(f"{below}* ({len(group)})")
+    return lines
+
+
 def listed(title: str, lines: Sequence[str]) -> str:
     """Returns a title and all lines below it; empty without lines."""
     return "".join([f"\n{title}:", *(f"\n  {line}" for line in lines)]) if lines else ""
