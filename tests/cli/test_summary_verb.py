@@ -185,6 +185,7 @@ def test_a_network_wins_over_a_file_called_like_it(cli: Cli, tmp_path: Path, mon
 
 MISTAKES = {
     "an unknown network": (["resnet19"], "unknown model 'resnet19'. Did you mean 'resnet18'?"),
+    "a path that does not exist": (["runs/nope"], "'runs/nope' is neither an existing path"),
     "an unknown style": (["resnet20", "--style", "tabel"], "unknown style 'tabel'. Did you mean 'table'?"),
     "two ways to show": (["resnet20", "--svg", "--json"], "expected one of --style, --svg and --json, got --svg and"),
     "an unknown field": (["resnet20", "--set", "stm=cifar"], "no field 'stm'. Did you mean 'stem'?"),

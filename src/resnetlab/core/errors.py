@@ -114,7 +114,9 @@ def available(name: object, choices: Iterable[str], *, title: str = "Available",
     known = list(choices)
     if len(known) <= _MOST_LISTED:
         return f"{title}: {', '.join(known)}."
-    near = _closest(name, known, count=_NEAREST, cutoff=0.0)
+    near = _closest(name, known, count=_NEAREST, cutoff=0.5 if listed_by else 0.0)
+    if not near:
+        return f"{title}: `{listed_by}` lists all {len(known)}."
     where = f"; `{listed_by}` lists all" if listed_by else ""
     return f"{title}: {', '.join(near)} and {len(known) - len(near)} more{where}."
 

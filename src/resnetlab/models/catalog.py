@@ -7,6 +7,7 @@ import fnmatch
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from resnetlab.core.checks import check_integer, from_mapping
@@ -214,7 +215,13 @@ def _unknown_model(name: object) -> UserError:
             f"create_model builds a network by its name, got {brief(name)}. If you already have a network "
             "object, pass it to fit."
         )
-    if found := model_hint(name, CATALOG):
+    found = model_hint(name, CATALOG)
+    if isinstance(name, str) and ("/" in name or "\\" in name or Path(name).suffix):
+        return UserError(
+            f"{brief(name)} is neither an existing path nor a network of the catalog. {found[1] if found else ''}"
+            f"`{_LIST}` lists the networks."
+        )
+    if found:
         return UserError(f"unknown model {brief(name)}. {found[1]}`{_LIST}` lists all {len(CATALOG)} names.")
     return unknown("model", name, CATALOG, likely=_of_the_same_kind(name), listed_by=_LIST)
 
