@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +29,24 @@ def write(
             f"export to {to} needs a file. Save the network first: resnetlab.save('model.safetensors', model)"
         )
     path = out or _default_path(source, to)
-    report = convert(source, path, model=model, overrides=overrides, to=to)
+    created = out is None and not path.parent.exists()
+    if created:
+        path.parent.mkdir()
+    try:
+        report = convert(source, path, model=model, overrides=overrides, to=to)
+    except BaseException:
+        if created:
+            with suppress(OSError):
+                path.parent.rmdir()
+        raise
     return Export(path=path, message=f"{report}\nwritten to {path}")
 
 
 def _default_path(source: str | Path | Run, form: str) -> Path:
     """Returns RUN/export/FORM.SUFFIX for a run; for a file a new one next to it, for a name one in this folder."""
     if isinstance(source, Run) or Path(source).is_dir():
-        folder = (source if isinstance(source, Run) else Run(source)).path / "export"
-        folder.mkdir(exist_ok=True)
-        return folder / f"{form}{TARGETS[form].suffix}"
+        run = source if isinstance(source, Run) else Run(source)
+        return run.path / "export" / f"{form}{TARGETS[form].suffix}"
     file = Path(source)
     stem = file.with_name(f"{file.stem}-{form}") if file.is_file() else Path(f"{str(source).replace(':', '-')}-{form}")
     return free_name(stem.with_name(f"{stem.name}{TARGETS[form].suffix}"))
