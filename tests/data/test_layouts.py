@@ -150,7 +150,9 @@ def test_layouts_that_are_refused_can_be_inspected(tmp_path: Path, name: str):
         with pytest.raises(UserError, match=words) as error:
             load_data(root)
     found = inspect_data(root)
-    assert str(error.value) in found.refusals
+    if name not in ("a table", "an archive", "flat"):  # nothing else can be found there
+        assert f"resnetlab inspect {root}" in str(error.value)
+    assert any(str(error.value).startswith(refusal) for refusal in found.refusals)
     assert " ".join(str(error.value).split()[:4]) in " ".join(str(found).split())
     if name not in ("flat", "two of a split"):
         assert sum(found.splits["images"]) == len(list(root.rglob("*.png")))

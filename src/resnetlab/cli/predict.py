@@ -109,7 +109,8 @@ def command(
     if out is None:
         output().print(_prediction_table(columns))
     else:
-        write_table(columns, out, f"{len(columns['prediction'])} predictions")
+        count = len(columns["prediction"])
+        write_table(columns, out, "1 prediction" if count == 1 else f"{count:,} predictions")
 
 
 def _prediction_table(columns: Mapping[str, list[Any]]) -> Table:

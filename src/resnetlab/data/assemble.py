@@ -245,7 +245,13 @@ def list_photos(
         for split, entries in source.files.items()
     }
     drawn = _draw(labels, source.class_names, options)
-    return PhotoListing(source=source, options=options, drawn=drawn, workers=workers, findings=findings or Findings())
+    return PhotoListing(
+        source=source,
+        options=options,
+        drawn=drawn,
+        workers=workers,
+        findings=findings or Findings(source=options.source),
+    )
 
 
 def from_pack(folder: Path, options: LoadOptions) -> ImageData:
@@ -309,7 +315,7 @@ def _survey(
         sample, probes = every, _probe(every)
     if not probes:
         failures = map_files(probe_image, [path for _, path in every])
-        _check_failures([str(failure) for failure in failures], root, skip=False, findings=Findings())
+        _check_failures([str(failure) for failure in failures], root, skip=False, findings=Findings(source=root))
     resolved = framing.resolve(
         channels=max(probe[0] for _, probe in probes),
         image_size=min(LARGEST_DEFAULT_SIZE, int(median(min(probe[1:]) for _, probe in probes))),

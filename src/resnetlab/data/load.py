@@ -76,7 +76,7 @@ def load_data(
     Raises:
         UserError: the source is unknown, empty, ambiguous or damaged.
     """
-    return load_with(Findings(), source, workers=workers, download=download, **options)
+    return load_with(Findings(source=source), source, workers=workers, download=download, **options)
 
 
 def load_with(
@@ -137,7 +137,7 @@ def list_data(
         UserError: the source is unknown or empty.
     """
     checked = _options("list_data", {"source": str(source), **options}, workers)
-    return _list_data(source, checked, workers, download, Findings())
+    return _list_data(source, checked, workers, download, Findings(source=source))
 
 
 def _list_data(
@@ -219,7 +219,7 @@ def pack(
             raise UserError(f"{path} is already a pack. Train from it, or pack the images that it was made from.")
         if path.is_dir() and folder.resolve().is_relative_to(path):
             raise UserError(f"{folder} is inside the folder of images. Choose another folder for the pack.")
-        files = _list_files(path, checked, Findings())
+        files = _list_files(path, checked, Findings(source=source))
         checked = replace(checked, source=str(path.resolve()))
     return list_photos(files, checked, workers=workers).load(pack=folder)
 

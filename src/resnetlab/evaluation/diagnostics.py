@@ -23,6 +23,7 @@ from resnetlab.core.errors import UserError
 from resnetlab.core.files import atomic, printable
 from resnetlab.core.randomness import generator
 from resnetlab.core.tables import read_table
+from resnetlab.data.sources.findings import counted
 from resnetlab.evaluation.forward import check_images, evaluating, normalized_batches
 from resnetlab.evaluation.metrics import overall
 from resnetlab.models.blocks import ResidualBlock
@@ -114,7 +115,8 @@ class Diagnostics:
         else:
             yield (
                 f"{self.images:,} images: top-1 {self.top1:.2%}, loss {self.loss:.4f}; "
-                f"{self.effective_depth} of {len(self.blocks)} blocks cost more than one point of top-1 when removed"
+                f"{self.effective_depth} of {counted(len(self.blocks), 'block')} cost more than one point of top-1 "
+                "when removed"
             )
             if self.images < FEW_IMAGES:
                 yield f"There are few images: one image is {100 / self.images:.1f} points."

@@ -11,6 +11,7 @@ import torch
 
 from resnetlab.core.console import console, is_live, notice
 from resnetlab.core.errors import UserError
+from resnetlab.data.sources.findings import counted
 from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.diagnostics import diagnose, sample
 from resnetlab.evaluation.embeddings import embedding_map
@@ -65,7 +66,7 @@ def explore(
     labels = order[evaluated.labels[positions]] if has_lesions else None
     pixels = data.squares(split, positions)
     with (
-        _progress(f"mapping {total:,} embeddings, diagnosing {blocks:,} blocks", total),
+        _progress(f"mapping {total:,} embeddings, diagnosing {counted(blocks, 'block')}", total),
         ThreadPoolExecutor(1) as pool,
     ):
         # The map uses one thread, so the network can use the others at the same time.

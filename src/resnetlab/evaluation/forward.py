@@ -13,6 +13,7 @@ from torch import Tensor
 from resnetlab.core.console import console, is_live
 from resnetlab.core.errors import UserError
 from resnetlab.core.preprocessing import Preprocessing
+from resnetlab.data.sources.findings import counted
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.network import Network
 from resnetlab.models.resnet import check_network
@@ -130,8 +131,8 @@ def check_images(model: Network, images: Tensor) -> Preprocessing:
     check_pixels(images)
     if not len(images) or images.shape[1] != preprocessing.channels:
         raise UserError(
-            f"expected at least one image with {preprocessing.channels} channels, as in training, got images of shape "
-            f"{tuple(images.shape)}. Load them with channels={preprocessing.channels}."
+            f"expected at least one image with {counted(preprocessing.channels, 'channel')}, as in training, got "
+            f"images of shape {tuple(images.shape)}. Load them with channels={preprocessing.channels}."
         )
     return preprocessing
 

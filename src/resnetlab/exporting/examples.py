@@ -11,6 +11,7 @@ import torch
 
 from resnetlab.core.errors import UserError
 from resnetlab.core.randomness import generator
+from resnetlab.data.sources.findings import counted
 from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.evaluate import default_split
 from resnetlab.evaluation.forward import answer, trained_on
@@ -78,8 +79,9 @@ def choose_examples(network: Network, data: ImageData) -> Examples:
         raise UserError(f"the network does not know the class {unknown[0]} of {data.name}. Give other images.")
     if (data.image_size, data.channels) != (preprocessing.image_size, preprocessing.channels):
         raise UserError(
-            f"the images of {data.name} are loaded with {data.image_size} pixels and {data.channels} channels, and the "
-            f"network takes {preprocessing.image_size} and {preprocessing.channels}. Load them with its framing."
+            f"the images of {data.name} are loaded with {data.image_size} pixels and "
+            f"{counted(data.channels, 'channel')}, and the network takes {preprocessing.image_size} "
+            f"and {preprocessing.channels}. Load them with its framing."
         )
     drawn = torch.from_numpy(generator(0, "examples").permutation(len(data.split(split)))[:_ANSWERED])
     images = data.squares(split, drawn)

@@ -234,7 +234,8 @@ def adapted(module: nn.Module) -> ModuleNetwork:
 def check_takes_images(model: AdaptedNetwork, image_size: int) -> None:
     """Raises `UserError` unless the network maps images of its channels and this size to its number of logits."""
     config, name = model.config, name_of(model.config)
-    size = f"{config.in_channels} channels and {image_size}x{image_size} pixels"
+    channels = "1 channel" if config.in_channels == 1 else f"{config.in_channels} channels"
+    size = f"{channels} and {image_size}x{image_size} pixels"
     parameter = next(model.parameters(), None)
     if parameter is None:
         raise UserError(f"{name} has no parameters, so there is nothing to train.")

@@ -16,6 +16,7 @@ from resnetlab.core.randomness import torch_seeded
 from resnetlab.core.runs import Run
 from resnetlab.data.assemble import PhotoListing
 from resnetlab.data.load import is_named
+from resnetlab.data.sources.findings import counted, inspect_hint
 from resnetlab.data.splits import why_untrainable
 from resnetlab.data.storage.pack import is_pack
 from resnetlab.data.storage.store import ImageData
@@ -297,7 +298,7 @@ def network_for(
         UserError: the network and the data do not fit.
     """
     if reason := why_untrainable(data.name, data.class_names, data.splits):
-        raise UserError(reason)
+        raise UserError(reason + inspect_hint(data.arguments["source"]))
     ends = {"in_channels": data.channels, "num_classes": data.num_classes}
     if recipe is not None and framing_for(recipe, model):
         _check_size(recipe, data)
@@ -318,7 +319,8 @@ def network_for(
     if (config.in_channels, config.num_classes) != (data.channels, data.num_classes):
         raise UserError(
             f"the network has in_channels={config.in_channels} and num_classes={config.num_classes}, and {data.name} "
-            f"has {data.channels} channels and {data.num_classes} classes. Build it with those, or give its name."
+            f"has {counted(data.channels, 'channel')} and {data.num_classes} classes. Build it with those, or give its "
+            "name."
         )
     if isinstance(network, AdaptedNetwork):
         check_takes_images(network, data.image_size)

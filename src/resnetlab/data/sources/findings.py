@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections.abc import Collection
 from pathlib import Path
@@ -22,10 +23,15 @@ class Findings:
     Attributes:
         lenient: collect refusals instead of raising the first, for inspection.
         refusals: why training refuses the source.
+
+    Args:
+        lenient: as above.
+        source: what is listed; a message that training stops with says how to inspect it.
     """
 
-    def __init__(self, *, lenient: bool = False) -> None:
+    def __init__(self, *, lenient: bool = False, source: object = "") -> None:
         self.lenient = lenient
+        self._source = source
         self.refusals: list[str] = []
 
     def note(self, text: str) -> None:
@@ -35,8 +41,15 @@ class Findings:
     def refuse(self, text: str, cause: Exception | None = None) -> None:
         """Raises `UserError`, or collects its text if lenient."""
         if not self.lenient:
-            raise UserError(text) from cause
+            raise UserError(text + inspect_hint(self._source)) from cause
         self.refusals.append(text)
+
+
+def inspect_hint(source: object) -> str:
+    """Returns a sentence to append to what training refuses in files; empty for other sources."""
+    if not source or not isinstance(source, (str, Path)) or not Path(source).exists():
+        return ""
+    return f" `resnetlab inspect {shlex.quote(printable(source))}` lists all problems."
 
 
 def listed(names: Collection[str | Path], shown: int = _SHOWN) -> str:
