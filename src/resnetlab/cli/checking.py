@@ -31,7 +31,10 @@ def command(
     ],
     like: Annotated[
         str,
-        typer.Option(help="The reference: a name from `resnetlab list models`, or auto for the most similar one."),
+        typer.Option(
+            help="The reference: a name from `resnetlab list models`; auto for the most similar one; or a part, such "
+            "as conv2d, batch_norm, softmax, sgd or drop_path."
+        ),
     ] = "auto",
     image_size: Annotated[
         int | None, typer.Option(help="Height and width of the images; default: those of the reference.")
