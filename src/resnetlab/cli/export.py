@@ -124,7 +124,7 @@ def command(
 
     resnetlab export digits --to html
 
-    resnetlab export runs/photos --to torchvision
+    resnetlab export runs/resnet18 --to torchvision
 
     resnetlab export resnet50-11ad3fa6.pth --to resnetlab --out resnet50.safetensors
     """
