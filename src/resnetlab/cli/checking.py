@@ -55,7 +55,8 @@ def command(
         typer.Option(
             "--map",
             metavar="FILE",
-            help="Write the names of your tensors in the reference as JSON, for load_weights(model, file, match=FILE).",
+            help="Write a JSON file with the reference's name of each of your tensors, for "
+            "load_weights(model, file, match=FILE).",
         ),
     ] = None,
     csv: Annotated[
@@ -84,7 +85,7 @@ def command(
     check_output(csv, "--csv", "grades.csv")
     check_output(key_map, "--map", "map.json")
     if key_map is not None and len(files) > 1:
-        raise UserError("--map is for one file, got several. Check the network whose map you need alone.")
+        raise UserError("--map is for one file, got several. Pass only the file whose map you need.")
     options = {"like": like, "image_size": image_size, "channels": channels, "args": arguments}
     if len(files) == 1 and csv is None:
         report = check_file(files[0], by=_CHECK, **options)

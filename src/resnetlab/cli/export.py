@@ -47,8 +47,8 @@ def command(
         bool,
         typer.Option(
             "--int8",
-            help="Also write model-int8.onnx: 8-bit integers, a quarter of the size and two to four times as fast. It "
-            "is compared with the network on the run's validation images.",
+            help="Also write model-int8.onnx: 8-bit integers, a quarter of the size and two to three times as "
+            "fast. It is compared with the network on the run's validation images.",
             rich_help_panel=_ONNX,
         ),
     ] = False,
@@ -56,7 +56,8 @@ def command(
         float | None,
         typer.Option(
             metavar="POINTS",
-            help="Accept int8 with this loss of accuracy, in percentage points; default: 0.3, and 99 % equal answers.",
+            help="Accept this loss of accuracy in int8, in percentage points. By default, at most 0.3 are "
+            "accepted, and at least 99 % of the answers must be equal.",
             rich_help_panel=_ONNX,
         ),
     ] = None,
@@ -108,7 +109,7 @@ def command(
         typer.Option(
             "--set",
             metavar="FIELD=VALUE",
-            help="Change a field of that network. Can be repeated.",
+            help="Change a field of the network that --model names. Can be repeated.",
             rich_help_panel=_LIBRARIES,
         ),
     ] = None,

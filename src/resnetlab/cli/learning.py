@@ -24,7 +24,7 @@ def command(
 ) -> None:
     """List exercises, or write one as a Python file with gaps.
 
-    `resnetlab check FILE` answers: what is right, the smallest input for which it is wrong, and a hint.
+    `resnetlab check FILE` shows what is right. For what is wrong, it shows the smallest input that fails, and a hint.
 
     resnetlab learn
 

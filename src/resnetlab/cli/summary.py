@@ -59,7 +59,7 @@ def command(
         str | None,
         typer.Option(
             help="table (default); gluon: a table like Gluon's; trace: a layer and its output shape per line, "
-            "for the networks of d2l and the Table 1 notebook with exactly the lines of these texts; "
+            "for d2l's networks and those of the Table 1 notebook, exactly the lines of these texts; "
             "trace-gluon: like trace, with Gluon's layer names (numbered as in its tutorial).",
         ),
     ] = None,

@@ -64,16 +64,19 @@ def check_size(path: Path, *, remedy: str) -> None:
                 raise UserError(f"{name} must have at most {_MOST_COLUMNS:,} columns, and has {columns:,}. {remedy}")
             if rows > max(_FREE_ROWS, size):
                 raise UserError(
-                    f"{name} has {rows:,} rows in {size:,} bytes, which cannot all be different images. {remedy}"
+                    f"{name} claims {rows:,} rows and has only {size:,} bytes, so its rows cannot all be "
+                    f"different images. {remedy}"
                 )
             groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
             most = max(_FREE_BYTES, _MOST_GROWTH * size)
             if sum(group.total_byte_size for group in groups) > most:
-                raise UserError(f"{name} unfolds to more than {most:,} bytes, from {size:,} bytes. {remedy}")
+                raise UserError(f"{name} has {size:,} bytes and would decompress to more than {most:,} bytes. {remedy}")
             for batch in file.iter_batches(_BATCH_ROWS):  # repeated texts are stored once
                 total += sum(_plain(column).nbytes for column in batch.columns)
                 if total > most:
-                    raise UserError(f"{name} unfolds to more than {most:,} bytes, from {size:,} bytes. {remedy}")
+                    raise UserError(
+                        f"{name} has {size:,} bytes and would decompress to more than {most:,} bytes. {remedy}"
+                    )
     except UserError:
         raise
     except Exception as error:  # pyarrow raises anything on damaged files

@@ -212,7 +212,9 @@ def pack(
     if source == "imagenette":
         files = _imagenette(checked, download)
     elif is_named(source):
-        raise UserError(f"{source} is small and kept in memory; only images in files can be packed.")
+        raise UserError(
+            f"{source} cannot be packed: it is small and always kept in memory. Only image files can be packed."
+        )
     else:
         path = _existing(Path(source).expanduser(), checked.source)
         if is_pack(path):

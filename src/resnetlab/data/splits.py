@@ -141,6 +141,7 @@ def _warn_of_small_classes(split: str, small: Sequence[int], class_names: Sequen
         named = ", ".join(class_names[at] for at in small[:_SHOWN]) + (", ..." if len(small) > _SHOWN else "")
         classes = "class has" if len(small) == 1 else "classes have"
         warnings.warn(
-            f"{len(small)} {classes} only 1 image to train on and none in the {split} split: {named}. Add images.",
+            f"{len(small)} {classes} only 1 image, which is used for training. The {split} split has none of: "
+            f"{named}. Add images.",
             stacklevel=4,
         )

@@ -172,12 +172,14 @@ def _is_tensor(value: Any) -> bool:
 def _standard_input() -> bytes:
     if sys.stdin is None or sys.stdin.isatty():
         raise UserError(
-            "- reads one image from standard input, which is a terminal here. Pipe an image into the command: "
-            "resnetlab predict RUN - < photo.jpg"
+            "the argument '-' reads one image from standard input, which is a terminal. Pipe an image into "
+            "the command: resnetlab predict RUN - < photo.jpg"
         )
     content = sys.stdin.buffer.read()
     if not content:
-        raise UserError("- reads one image from standard input, which is empty. Pass the bytes of an image file.")
+        raise UserError(
+            "the argument '-' reads one image from standard input, which is empty. Pass the bytes of an image file."
+        )
     return content
 
 

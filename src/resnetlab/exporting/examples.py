@@ -81,7 +81,7 @@ def choose_examples(network: Network, data: ImageData) -> Examples:
         raise UserError(
             f"the images of {data.name} are loaded with {data.image_size} pixels and "
             f"{counted(data.channels, 'channel')}, and the network takes {preprocessing.image_size} "
-            f"and {preprocessing.channels}. Load them with its framing."
+            f"and {preprocessing.channels}. Load the images with the network's image size and channels."
         )
     drawn = torch.from_numpy(generator(0, "examples").permutation(len(data.split(split)))[:_ANSWERED])
     images = data.squares(split, drawn)

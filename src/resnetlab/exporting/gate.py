@@ -57,10 +57,10 @@ def check_answers(
             worst[name] = max(worst.get(name, 0.0), difference)
             if not difference <= BOUND:
                 raise UserError(
-                    f"the exported file does not compute what the network computes: with {batch} images at once, "
-                    f"{name} differs by {difference:.2g} of the largest value, and at most {BOUND:g} is allowed. "
-                    "It was not written. A network that draws random numbers in evaluation mode, or that treats the "
-                    "images of a batch together, cannot be exported."
+                    f"the exported file does not compute what the network computes: with {batch} images at "
+                    f"once, {name} differs by {difference:.2g} times the largest value, and at most {BOUND:g} "
+                    "times is allowed. It was not written. A network that draws random numbers in evaluation "
+                    "mode, or that treats the images of a batch together, cannot be exported."
                 )
     record = {"passed": True, "batches": list(BATCHES), "images": count, "bound": BOUND, "largest_differences": worst}
     return record, expected.logits[:count].numpy()
@@ -79,8 +79,9 @@ def check_any_size(model: Path, network: Network) -> float:
         worst = max(worst, relative_difference(exported.run(photo[None], ["logits"])["logits"], expected))
     if not worst <= ANY_SIZE_BOUND:
         raise UserError(
-            f"the exported file does not crop and resize as the network expects: the logits of whole photos differ by "
-            f"{worst:.2g} of the largest. Export without any_size, and use the function in preprocess.py."
+            "the exported file does not crop and resize as the network expects: the logits of whole photos "
+            f"differ by {worst:.2g} times the largest logit. Export without any_size, and use the function in "
+            "preprocess.py."
         )
     return worst
 

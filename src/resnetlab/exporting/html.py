@@ -144,7 +144,7 @@ class _Description:
 
     def _block(self, name: str, block: nn.Module) -> dict[str, Any]:
         if not isinstance(block, ResidualBlock) or type(block).flow is not ResidualBlock.flow:
-            raise UserError(f"the page cannot compute {name}: {type(block).__name__} has a flow of its own.")
+            raise UserError(f"the page cannot compute {name}: {type(block).__name__} overrides the method `flow`.")
         chain: list[nn.Module] = []
         for number in range(1, block.convolutions + 1):
             order = ("bn", "act", "conv") if block.preactivation else ("conv", "bn", "act")
@@ -284,7 +284,7 @@ def _one(value: Any) -> int:
     """Returns a number, or the number that is the same for both directions."""
     numbers = set(value) if isinstance(value, Sequence) else {value}
     if len(numbers) != 1 or not isinstance(number := numbers.pop(), int):
-        raise UserError(f"the page computes the same stride and padding in both directions, got {value}.")
+        raise UserError(f"the page supports only layers with equal stride and padding in both directions, got {value}.")
     return number
 
 

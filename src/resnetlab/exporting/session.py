@@ -159,8 +159,9 @@ class Exported:
         if not difference <= bound:
             remedy = "Use model.onnx, the file in float32" if self.precision == INT8 else "Export the network again"
             raise UserError(
-                f"{self.path} gives other answers on this machine than where it was exported: the logits differ by "
-                f"{difference:.2g} of the largest, and at most {bound:g} is expected. {remedy}."
+                f"{self.path} gives other answers on this machine than where it was exported: the logits "
+                f"differ by {difference:.2g} times the largest logit, and at most {bound:g} times is expected. "
+                f"{remedy}."
             )
         return difference
 

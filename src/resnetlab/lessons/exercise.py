@@ -71,7 +71,7 @@ def learn(name: str, out: str | Path | None = None) -> Path: ...
 def learn(name: str | None = None, out: str | Path | None = None) -> dict[str, str] | Path:
     """Writes an exercise, a Python file with gaps to fill, or lists all exercises.
 
-    `resnetlab.check(file)` answers: what is right, the smallest input for which the code is wrong, and a hint.
+    `resnetlab.check(file)` shows what is right. For what is wrong, it shows the smallest input that fails, and a hint.
 
     Args:
         name: of the exercise.
@@ -85,7 +85,7 @@ def learn(name: str | None = None, out: str | Path | None = None) -> dict[str, s
     """
     if name is None:
         if out is not None:
-            raise UserError("out is for an exercise, and name is missing. Pass the name of an exercise.")
+            raise UserError("`out` needs the name of an exercise, and `name` was not given. Pass it.")
         return {known: get_exercise(known).title for known in EXERCISES}
     exercise = get_exercise(name)
     path = Path(f"{name}.py") if out is None else Path(out)

@@ -365,8 +365,9 @@ def _check_shortcut(config: ResNetConfig) -> None:
         outputs = [config.stem_channels, *(config.output_width(width) for width in config.widths)]
         if outputs != sorted(outputs):
             raise UserError(
-                "shortcut='A' pads with zero channels and cannot reduce them, but the channels of stem and stages are "
-                f"{outputs}. Choose shortcut 'B' or 'C', or widths (and a stem_width) that never decrease."
+                "shortcut='A' can add channels, filled with zeros, but cannot remove any, and the channels of "
+                f"stem and stages are {outputs}. Choose shortcut 'B' or 'C', or widths (and a stem_width) that "
+                "never decrease."
             )
 
 
@@ -374,10 +375,9 @@ def _check_inner_width(config: ResNetConfig, width: int) -> None:
     inner = config.inner_width(width)
     if inner < 1:
         raise UserError(
-            f"the 3x3 of a stage of width {width} has no channels with "
-            f"width_per_group={config.width_per_group} and "
-            f"bottleneck_multiplier={config.bottleneck_multiplier}. Increase the width, width_per_group or "
-            "bottleneck_multiplier."
+            f"with width_per_group={config.width_per_group} and "
+            f"bottleneck_multiplier={config.bottleneck_multiplier}, the 3x3 convolution of a stage of width "
+            f"{width} would have 0 channels. Increase the width, width_per_group or bottleneck_multiplier."
         )
     if config.group_width is not None and inner % config.group_width:
         raise UserError(

@@ -37,8 +37,8 @@ def check_configured(model: Network) -> None:
         raise UserError(
             "the network was changed after it was built, so a saved file of it could not be loaded: "
             f"{difference}. Set a field of ResNetConfig instead, or register your own block with "
-            "register_block and name it in the configuration. Or train it as a module of your own, which you "
-            "pass again to load it: fit(nn.Sequential(model), ...), then load(run, "
+            "register_block and name it in the configuration. Or train it as your own module: "
+            "fit(nn.Sequential(model), ...). To load it, pass the module again: load(run, "
             "model=nn.Sequential(model))."
         )
 

@@ -82,9 +82,9 @@ def conv2d(
     outputs, channels, *kernel = weight.shape
     if x.shape[1] != channels * groups or outputs % groups:
         raise UserError(
-            f"conv2d with kernels of shape {tuple(weight.shape)} in {groups} groups expects {channels * groups} input "
-            f"channels and a multiple of {groups} kernels, got images of shape {tuple(x.shape)}. "
-            "Change the channels or the groups of the layer."
+            f"conv2d with kernels of shape {tuple(weight.shape)} in {groups} groups expects "
+            f"{channels * groups} input channels, and a number of kernels that {groups} divides; got images of "
+            f"shape {tuple(x.shape)}. Change the channels or the groups of the layer."
         )
     if bias is not None and bias.shape != (outputs,):
         raise UserError(f"conv2d expects a bias of shape ({outputs},), one value per kernel, got {tuple(bias.shape)}.")

@@ -32,4 +32,7 @@ class Limits(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.images > self.queue:
-            raise UserError(f"images must be at most queue, got {self.images} and {self.queue}. Raise queue.")
+            raise UserError(
+                f"the limit `images` ({self.images}) must not be larger than the limit `queue` "
+                f"({self.queue}). Increase `queue`."
+            )

@@ -255,10 +255,11 @@ def connected() -> Iterator[Processes]:
             raise
         reason = str(error).strip().splitlines()[0].partition(". ")[0]
         raise ProcessLostError(
-            f"process {processes.rank} of {processes.world_size}: another process of this training ended or did not "
-            f"answer within {timeout:g} seconds in a step (set by {TIMEOUT_VARIABLE}) or {wait.total_seconds():g} "
-            f"seconds elsewhere (set by {WAIT_VARIABLE}). Its own messages are above or in its log; "
-            f"this process received: {reason}. Continue from the last checkpoint with: resnetlab train --resume RUN"
+            f"process {processes.rank} of {processes.world_size}: another process of this training ended, or "
+            f"did not answer in time. The limit is {timeout:g} seconds in a step ({TIMEOUT_VARIABLE}) and "
+            f"{wait.total_seconds():g} seconds elsewhere ({WAIT_VARIABLE}). Its own messages are above or in "
+            f"its log; this process received: {reason}. Continue from the last checkpoint with: resnetlab "
+            "train --resume RUN"
         ) from error
     finally:
         console.quiet = quiet

@@ -136,7 +136,7 @@ def fit(
             if budget is not None:
                 budget = check_number("budget", budget, 0, above=True)
                 if "epochs" in changes:
-                    raise UserError("budget chooses the number of epochs, and epochs sets it. Remove one of them.")
+                    raise UserError("`budget` and `epochs` both determine the number of epochs. Remove one of them.")
             network = open_model(model, fields)
             found = None
             if pretrained is not None:
@@ -334,8 +334,8 @@ def _announce(start: _Start, batch_size: int, world_size: int, folder: Path) -> 
     )
     if recipe.batch_size != batch_size:
         notice(
-            f"batches of {recipe.batch_size} images instead of {batch_size}, because there are few; "
-            f"learning rate {recipe.lr:.3g}",
+            f"batches of {recipe.batch_size} instead of {batch_size} images, because the training split is "
+            f"small; learning rate {recipe.lr:.3g}",
         )
     if start.found is not None:
         notice(f"{start.loaded}\n{describe_framing(start.found, start.data.framing)}")

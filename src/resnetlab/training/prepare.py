@@ -58,7 +58,7 @@ def open_model(model: str | Architecture | nn.Module, overrides: Mapping[str, An
         return model
     if overrides:
         raise UserError(
-            "overrides change a network that is given by name, and you passed a network or its "
+            "fields can be overridden only if the network is given by name, and you passed a network or its "
             "configuration. Set the fields when you build it."
         )
     if not isinstance(model, nn.Module):
@@ -333,8 +333,8 @@ def _check_size(recipe: Recipe, data: ImageData | PhotoListing) -> None:
     if data.image_size != size and data.arguments.get("image_size") is None:
         raise UserError(
             f"recipe {recipe.name} is for images of {size} pixels, and {data.name} was loaded with "
-            f"{data.image_size}. Load them with image_size={size}; to use another size, pass that size as "
-            "image_size."
+            f"{data.image_size}. Load the images with image_size={size}. To train at another size, pass that "
+            "size as image_size to load_data, or as --image-size."
         )
 
 

@@ -147,8 +147,8 @@ class Recipe(Checked):
     framing: Mapping[str, int | float | str] = setting(
         {},
         "options of `load_data` that the recipe sets unless you set them, such as image_size. They apply only "
-        "to the networks that the recipe names, and to networks published for the image size that it sets; "
-        "these keep their stem",
+        "to the recipe's own networks and to networks that were published for the recipe's image size. These "
+        "networks keep their stem",
         check=_check_framing,
         accepts="mapping from options to values",
     )

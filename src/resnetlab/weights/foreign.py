@@ -153,7 +153,8 @@ def _read_shards(path: Path) -> ForeignWeights:
     for name in files:
         if Path(name).name != name or not name.endswith(".safetensors"):
             raise DamagedFileError(
-                f"{printable(index)} names {shown(name)!r}, which is not a safetensors file beside it."
+                f"{printable(index)} refers to {shown(name)!r}, but it may refer only to safetensors files in "
+                "its own folder."
             )
         if not (index.parent / name).is_file():
             raise UserError(f"{printable(index)} lists {shown(name)}, which is not in its folder. Download it too.")

@@ -67,8 +67,9 @@ class KeyMap:
         for name in self.constants.keys() & tensors.keys():
             if bool((tensors[name] != self.constants[name]).any()):
                 raise UserError(
-                    f"{name} is always {self.constants[name]:g} in the format {self.form}, and training changed it, "
-                    "so the network cannot be written in this format. Export it to another one."
+                    f"the format {self.form} fixes {name} at {self.constants[name]:g}, and in this network it "
+                    "has other values, so the network cannot be written in this format. Export it to another "
+                    "one."
                 )
         shaped = {name: value[:, :, None, None] if name in self.pointwise else value for name, value in tensors.items()}
         return {theirs: shaped[ours] for ours, theirs in self.names.items() if ours in shaped}

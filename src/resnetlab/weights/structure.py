@@ -136,8 +136,8 @@ def match_structure(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor], 
     pairs = _paired(_blocks_of(ours), theirs, ordered)
     if pairs is None:
         raise UserError(
-            f"{where} has the layers of this network, but its names do not show which of them form a block. "
-            + _USE_A_MAP
+            f"{where} has the layers of this network, but the tensor names do not show which layers form a "
+            "block. " + _USE_A_MAP
         )
     known: dict[_Identity, str] = {}
     groups: dict[tuple, list[_Pair]] = {}
@@ -172,8 +172,8 @@ def saved_key_map(match: str | Path | Mapping[str, str], state: Mapping[str, Ten
     read = match if isinstance(match, Mapping) else _read_json(Path(match))
     if not isinstance(read, Mapping) or not all(isinstance(text, str) for pair in read.items() for text in pair):
         raise UserError(
-            "a key map has text for each name: {name in the file: name in the network}, got something else. Write it "
-            "with resnetlab check FILE.py --map map.json."
+            "a key map maps each name in the file to a name in the network, both as text: {name in the file: "
+            "name in the network}, got something else. Write it with resnetlab check FILE.py --map map.json."
         )
     for ours in read.values():
         if ours not in state:

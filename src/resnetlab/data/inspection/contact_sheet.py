@@ -113,10 +113,7 @@ def contact_sheet(
         labels: a label for each row, to the left of it; what follows a line break is a paler line beneath it.
     """
     if len(images) != len(captions):
-        raise ValueError(
-            "expected one caption per image, got expected one caption per image, got "
-            f"{len(images)} images and {len(captions)} captions"
-        )
+        raise ValueError(f"expected one caption per image, got {len(images)} images and {len(captions)} captions")
     rows = [range(first, min(first + columns, len(images))) for first in range(0, len(images), columns)]
     captioned = _font(_CAPTION_SIZE)
     left = _MARGIN + (_GUTTER if labels else 0)

@@ -30,7 +30,7 @@ def trace_lines(
         batch: the number of images, N.
     """
     if counters is not None and not gluon:
-        raise UserError('counters apply to Gluon\'s names only. Set names="gluon", or omit counters.')
+        raise UserError('the argument `counters` applies only to names="gluon". Set that, or omit `counters`.')
     found = steps(layers)
     form = "torch.Size([{}])" if source and not gluon else "({})"
     if gluon:

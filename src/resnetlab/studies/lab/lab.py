@@ -296,7 +296,7 @@ class Lab:
         if plan.images > images or (plan.images < images and self._source is None):
             raise UserError(
                 f"the plan has {plan.images:,} training images and {self._all.name} has {images:,}. Plan at "
-                "most that number, or exactly that number if you pass loaded data."
+                f"most {images:,} images, or exactly {images:,} if you pass loaded data."
             )
 
     def _open(self) -> dict[str, Any]:

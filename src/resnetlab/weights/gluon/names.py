@@ -170,9 +170,9 @@ def gluon_key_map(config: ResNetConfig, tensors: Mapping[str, Tensor], path: Pat
     saved = gluon_key_map_for(config)
     if (first := saved.names["layer1.0.conv1.weight"]) not in tensors:
         raise UserError(
-            f"this network is Gluon's {gluon_form(config)}, but {where} belongs to another one: the file has "
-            f"no {first!r}, but {', '.join(map(repr, list(tensors)[:3]))}, ... Build the network that the file "
-            "belongs to."
+            f"this network is Gluon's {gluon_form(config)}, but {where} belongs to another one: the file lacks "
+            f"{first!r}; its first tensors are {', '.join(map(repr, list(tensors)[:3]))}. Build the network "
+            "that the file belongs to."
         )
     return saved
 
