@@ -292,8 +292,8 @@ def test_maps_are_interpolated_between_centers():
     [
         (lambda model: class_activation(model, pictures(2).float()), r"uint8 \(N, C, H, W\), got torch.float32"),
         (lambda model: class_activation(model, cast("Tensor", [1])), r"uint8 \(N, C, H, W\), got list"),
-        (lambda model: class_activation(model, pictures(2, 3)), "1 channels"),
-        (lambda model: grad_cam(model, pictures(0)), "1 channels"),
+        (lambda model: class_activation(model, pictures(2, 3)), "1 channel"),
+        (lambda model: grad_cam(model, pictures(0)), "1 channel"),
         (lambda model: grad_cam(model, pictures(2), at="stage1.blok1"), "'stage1.blok1'.*'stage1.block1'"),
         (lambda model: grad_cam(model, pictures(2), [1]), r"classes .* 2 .* 0 to 9.*\[1\]"),
         (lambda model: grad_cam(model, pictures(2), [1, 10]), "classes .* 2 .* 0 to 9"),

@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
 from __future__ import annotations
 
 import dataclasses
@@ -283,7 +284,7 @@ def test_a_trained_network_needs_its_blocks(digits_run: Run, digits: ImageData):
     ("call", "facts"),
     [
         (lambda model, images: diagnose(model, images.float()), r"uint8 \(N, C, H, W\), got torch.float32"),
-        (lambda model, images: diagnose(model, images[:0]), "1 channels"),
+        (lambda model, images: diagnose(model, images[:0]), "1 channel"),
         (lambda model, images: diagnose(model, images, torch.zeros(3).long()), "labels .* 4 int64"),
         (lambda model, images: diagnose(model, images, torch.zeros(4)), r"from 0 to 9, .* got torch.float32 \(4,\)"),
         (lambda model, images: diagnose(model, images, torch.full((4,), 10)), "labels .* 4 int64"),

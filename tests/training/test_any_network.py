@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
 """One door for any network: ResNetLab's, timm's, and your own `nn.Module`."""
 
 from __future__ import annotations
@@ -282,7 +283,7 @@ def test_a_package_gives_networks(few: ImageData, tmp_path: Path):
         ("nowhere.py:Net", ("nowhere.py",)),
         ("no_such_package:Net", ("no_such_package", "timm:NAME")),
         ("{file}:not_a_network", ("nn.Module", "int")),
-        ("{file}:fixed", ("1 channels",)),
+        ("{file}:fixed", ("1 channel",)),
         ("{file}:Two", ("(N, 10)", "(2, 2)")),
         ("{file}:Path.home", ("nn.Module",)),
         ("quick_resnt", ("quick_resnet",)),
@@ -459,7 +460,7 @@ def test_a_missing_package_is_named():
 
 def test_images_that_a_network_does_not_take_are_named():
     model = build(TimmConfig(name="test_vit", in_channels=1, num_classes=10))
-    with pytest.raises(UserError, match=r"timm:test_vit .*1 channels and 28x28"):
+    with pytest.raises(UserError, match=r"timm:test_vit .*1 channel and 28x28"):
         check_takes_images(model, 28)
 
 
