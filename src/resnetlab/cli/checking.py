@@ -55,8 +55,8 @@ def command(
         typer.Option(
             "--map",
             metavar="FILE",
-            help="Write a JSON file with the reference's name of each of your tensors, for "
-            "load_weights(model, file, match=FILE).",
+            help="Write a JSON file that maps the name of each of your tensors to its name in the reference, "
+            "for load_weights(model, file, match=FILE).",
         ),
     ] = None,
     csv: Annotated[

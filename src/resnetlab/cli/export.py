@@ -21,9 +21,9 @@ def command(
         str,
         typer.Argument(
             metavar="RUN",
-            help="A run, a model.safetensors or a packaged network (digits, fashion_mnist). For the format of a "
-            "library also a weights file of torchvision, timm, CIFAR training scripts or Gluon, or a name such as "
-            "torchvision:IMAGENET1K_V2 or timm:resnet50.a1_in1k.",
+            help="A run, a model.safetensors or a packaged network (digits, fashion_mnist). To write the "
+            "format of a library, it can also be a weights file of torchvision, timm, CIFAR training "
+            "scripts or Gluon, or a name such as torchvision:IMAGENET1K_V2 or timm:resnet50.a1_in1k.",
         ),
     ],
     to: Annotated[

@@ -162,8 +162,9 @@ def to_onnx(network: Network, metadata: Mapping[str, Any]) -> Any:
             )
     except Exception as error:  # torch has many kinds, with long traces
         raise UserError(
-            "torch cannot export the network to ONNX with a batch of any size: "
-            f"{_reason(error)}. Avoid Python control flow that depends on values, and shapes that name the batch size."
+            f"torch cannot export the network to ONNX with a batch of any size: {_reason(error)}. In forward, "
+            "avoid Python control flow that depends on the values of tensors, and a fixed batch size, as in "
+            "x.view(32, -1)."
         ) from error
     assert program is not None
     return finished(program.model_proto, metadata)

@@ -500,8 +500,8 @@ def _check_wanted(run: Run, finish: bool, epochs: int | None) -> int:
     if not run.is_complete:
         raise UserError(
             f"epochs={epochs} extends a complete run, and {run.path} is at epoch {len(run.history_rows())} of "
-            f"{run.epochs}. Without epochs it continues to {run.epochs}: {resume_command(run.path)}. Or end it first "
-            "with finish (--finish), and then extend it."
+            f"{run.epochs}. To continue it to epoch {run.epochs}, omit epochs: {resume_command(run.path)}. Or "
+            "end it first with finish (--finish), and then extend it."
         )
     trained = trained_epochs(run)
     if epochs <= trained:

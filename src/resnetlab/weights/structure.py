@@ -479,8 +479,8 @@ def _resolve(group: Sequence[_Pair], known: dict[_Identity, str], ordered: bool,
         place = next(place for place in range(len(first)) if len({way[place] for way in best}) > 1)
         possible = [members[0][name].layer.name for name in dict.fromkeys(way[place] for way in best)]
         raise UserError(
-            f"{where} has the structure of this network, but {first[place].name} can be "
-            f"{' or '.join(possible[:3])}: neither names nor order tell. {_USE_A_MAP}"
+            f"{where} has the structure of this network, but {first[place].name} could be "
+            f"{' or '.join(possible[:3])}: neither names nor order show which one. {_USE_A_MAP}"
         )
     for pair, by_name in zip(group, members, strict=True):
         pair.chosen = {wanted.name: by_name[name] for wanted, name in zip(pair.wanted, best[0], strict=True)}

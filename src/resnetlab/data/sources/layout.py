@@ -47,7 +47,9 @@ def read_layout(root: Path, walk: Walk, findings: Findings) -> dict[str, Path]:
         if folder != base:
             _pass_over_beside(folder, (), walk, findings)
     if base != root:
-        findings.note(f"the images are those of {printable(base)}, since no other folder of {printable(root)} has any")
+        findings.note(
+            f"uses {printable(base)} as the image folder, because no other folder in {printable(root)} contains images"
+        )
     return splits
 
 
