@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +41,6 @@ def assert_equal(ours: Run, theirs: Run) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
     histories = [run.history.drop(columns=list(TIMING_COLUMNS)) for run in (ours, theirs)]
     assert histories[0].equals(histories[1])
-
-
-@pytest.fixture(autouse=True)
-def heard() -> Iterator[None]:
-    """Python's own answer to SIGINT, which a shell lets its background processes ignore."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM", "SIGINT"])

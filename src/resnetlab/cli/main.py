@@ -53,7 +53,7 @@ _VERBS = {
 }
 _COLLECT_AFTER = 20_000
 """Objects that Python creates before it looks for garbage: at its own 700, that is a sixth of the time of a start."""
-_settings = {"debug": False}
+_settings = {"debug": False, "interrupted": False}
 
 app = typer.Typer(
     name="resnetlab",
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the program and exits with its code: 0, 1, 2, 129, 130 or 143, as its help says."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     gc.set_threshold(_COLLECT_AFTER)
-    _settings["debug"] = "--debug" in arguments
+    _settings.update(debug="--debug" in arguments, interrupted=False)
     warnings.showwarning = _show_warning
     if "COLUMNS" not in os.environ and shutil.get_terminal_size().columns > WIDTH:
         os.environ.setdefault("TERMINAL_WIDTH", str(WIDTH))  # of the help, which typer prints
@@ -89,7 +89,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     def run(*positional: Any, **named: Any) -> None:
         try:
             if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):
-                signal.signal(signal.SIGINT, signal.default_int_handler)
+                signal.signal(signal.SIGINT, _interrupt)
             command(*positional, **named)
         except KeyboardInterrupt as stop:
             number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
@@ -101,6 +101,9 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except Exception as error:
             if _settings["debug"]:
                 traceback.print_exc()
+            if _settings["interrupted"]:  # an import that Ctrl-C interrupts can raise something else
+                notice("stopped by SIGINT")
+                raise typer.Exit(128 + signal.SIGINT) from None
             title, words, code = _explain(error)
             if isinstance(error, ReportedElsewhereError):
                 raise typer.Exit(code) from None
@@ -156,6 +159,11 @@ def _print_version(value: bool) -> None:
 def _root(
     version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Show the version."),
 ) -> None: ...
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    _settings["interrupted"] = True
+    raise KeyboardInterrupt
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
