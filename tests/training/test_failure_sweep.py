@@ -175,4 +175,4 @@ def test_some_failed_calls_leave_no_trace(tmp_path: Path, verb: str):
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", ["train", "evaluate"])
 def test_every_kind_of_failed_call_leaves_no_trace(tmp_path: Path, verb: str):
-    _sweep(tmp_path, verb, 40, KINDS)
+    _sweep(tmp_path, verb, 16, KINDS)
