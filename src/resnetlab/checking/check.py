@@ -286,11 +286,10 @@ class _Examination:
                 and (label in finding.labels or _same_stage(label, finding.labels))
             ]
             if explained:
+                if explained[0].kind != "shape":
+                    explained[0].why = f"{explained[0].why}. The forward pass fails here".removeprefix(". ")
                 explained[0].kind = "shape"
                 explained[0].rank = -1
-                explained[0].why += (
-                    ". The forward pass fails here" if explained[0].why else "the forward pass fails here"
-                )
                 continue
             found.append(self._shape_finding(node, token))
         if self.graph.error is not None:
