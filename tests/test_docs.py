@@ -237,7 +237,7 @@ def test_a_command_is_understood(words: list[str]):
 def test_a_command_runs(words: list[str], cli: Callable[..., tuple[int, str, str]], home: Path):
     verb, *rest = words
     to_onnx = verb == "export" and ("openvino" in rest or not {"--to", "--out"} & set(rest))
-    is_long = to_onnx or (verb == "train" and "resnet50" in rest)
+    is_long = to_onnx or (verb == "train" and ("resnet50" in rest or {"--resume", "--epochs"} <= set(rest)))
     if verb not in QUICK or is_long:
         pytest.skip("takes long")
     if "--out" in rest:

@@ -128,10 +128,15 @@ def test_timm_is_right(name: str):
     assert report.ok, report
 
 
+OURS = ["resnet18", "resnetv2_18", "seresnet18", "resnet18d", "resnet20", "plain20", "scratch_resnet50"]
+
+
 @pytest.mark.parametrize(
-    "name", ["resnet18", "resnetv2_18", "seresnet18", "resnet18d", "resnet20", "plain20", "scratch_resnet50"]
+    ("name", "parts"),
+    [(name, "torch") for name in OURS]
+    + [("resnet20", "scratch")]
+    + [pytest.param(name, "scratch", marks=pytest.mark.slow) for name in OURS if name != "resnet20"],
 )
-@pytest.mark.parametrize("parts", ["torch", "scratch"])
 def test_ours_is_right(name: str, parts: str):
     model = resnetlab.create_model(name, parts=parts)
     assert check(model, name, image_size=32).findings == []

@@ -87,7 +87,7 @@ def test_data_print_themselves(digits: ImageData):
     ("arguments", "message"),
     [
         ({"source": "fashon_mnist"}, r"unknown data 'fashon_mnist'.*Did you mean 'fashion_mnist'\? Available: digits"),
-        ({"source": "digits", "image_size": 0}, "image_size must be an integer of at least 1, got 0"),
+        ({"source": "digits", "image_size": 0}, "image_size must be an integer of at least 1"),
         ({"source": "digits", "limit": 9}, "limit=9 .*at least 10"),
         ({"source": "digits", "limit_held_out": 9}, "limit_held_out=9 .*at least 10"),
         ({"source": "digits", "limit_held_out": 0}, "limit_held_out must be an integer of at least 1, got 0"),
@@ -181,8 +181,8 @@ def test_a_split_of_unreadable_files_only_is_refused(image_folder: Path):
 
 
 def test_images_that_do_not_fit_into_memory_are_refused_before_it_is_taken():
-    with pytest.raises(UserError, match=r"1,797 images of 1x100000x100000 take .* GiB of memory.*smaller image size"):
-        load_data("digits", image_size=100_000)
+    with pytest.raises(UserError, match=r"1,797 images of 1x8192x8192 take .* GiB of memory.*smaller image size"):
+        load_data("digits", image_size=8_192)
 
 
 def test_unreadable_files_are_named_and_left_out_only_when_asked(image_folder: Path):
