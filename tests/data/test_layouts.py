@@ -66,8 +66,8 @@ READ = {
         {"train": "a 3 b 3"},
         r"test \(7 images\) is not used, since it has no class folders.*predict",
     ),
-    "wrapper": ("photos/cat*3 photos/dog*3 README.md", {"train": "cat 3 dog 3"}, "uses .*photos. as the image folder"),
-    "two wrappers": ("a/b/cat*3 a/b/dog*3 __MACOSX/a/b*2", {"train": "cat 3 dog 3"}, "uses .*a/b. as the image folder"),
+    "wrapper": ("photos/cat*3 photos/dog*3 README.md", {"train": "cat 3 dog 3"}, "uses .*photos as the image folder"),
+    "two wrappers": ("a/b/cat*3 a/b/dog*3 __MACOSX/a/b*2", {"train": "cat 3 dog 3"}, "uses .*a/b as the image folder"),
     "images and labels": (
         "images/train/a*3 images/train/b*3 images/val/a*1 images/val/b*1 labels/train/1.txt",
         {"train": "a 3 b 3", "validation": "a 1 b 1"},
