@@ -133,7 +133,7 @@ def test_pack_makes_a_folder_to_train_from(cli: Cli, image_folder: Path, tmp_pat
     code, _, err = cli("pack", image_folder, "--out", pack, "--image-size", 16)
     assert (code, "already a complete pack of these images" in err) == (2, True)
     code, _, err = cli("pack", "digits", "--out", tmp_path / "other")
-    assert (code, "only images in files can be packed" in err) == (2, True)
+    assert (code, "cannot be packed" in err) == (2, True)
 
 
 def test_a_runs_own_images_are_inspected_with_its_own_splits(cli: Cli, image_folder: Path, tmp_path: Path):

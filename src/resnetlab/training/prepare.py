@@ -58,7 +58,7 @@ def open_model(model: str | Architecture | nn.Module, overrides: Mapping[str, An
         return model
     if overrides:
         raise UserError(
-            "fields can be overridden only if the network is given by name, and you passed a network or its "
+            "`overrides` change a network only if it is given by name, and you passed a network or its "
             "configuration. Set the fields when you build it."
         )
     if not isinstance(model, nn.Module):
