@@ -12,7 +12,7 @@ from resnetlab.exporting.quantize import check_loss, compare
 
 
 class Answers:
-    """A file that answers as it is told."""
+    """A stand-in for an exported file, with given answers."""
 
     def __init__(self, classes: np.ndarray) -> None:
         self.logits = np.eye(3, dtype=np.float32)[classes]

@@ -15,7 +15,7 @@ from resnetlab.serving.errors import ClientGoneError, ServiceError, invalid, una
 from resnetlab.serving.limits import Limits
 
 _RAW = ("", "application/octet-stream", "application/x-www-form-urlencoded")
-"""Content types besides image/... that programs send with a file; the last is what curl and urllib say by default."""
+"""Content types other than image/... that programs send; the last is what curl and urllib say by default."""
 _BOUNDARY = re.compile(r'boundary=(?:"([^"]{1,70})"|([^\s;"]{1,70}))')
 _PART_NAME = re.compile(rb'\bname="?([^";\r\n]*)"?')
 _LONGEST_PART_HEAD = 4096

@@ -43,7 +43,7 @@ class Policy:
 
     Attributes:
         key: what clients must send as `Authorization: Bearer KEY` or `X-API-Key: KEY`; "" for no key.
-        hosts: names by which the service may be called, besides addresses and localhost; None for any.
+        hosts: further host names to accept; addresses and localhost always are. None for any name.
         log: whether to write one line of JSON for every request.
     """
 
