@@ -67,7 +67,7 @@ def remove_leftovers(folder: Path) -> None:
 
 def _is_lockable(descriptor: int) -> bool:
     """Locks an open file until it is closed; False if another process has locked it, or the system has no locks."""
-    if fcntl is None:
+    if sys.platform == "win32" or fcntl is None:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

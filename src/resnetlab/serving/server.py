@@ -154,7 +154,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         self._say(f"serving on {self.url}, {self._reach}; stop with Ctrl-C")
         self._loading = asyncio.create_task(self._load(self._fail))
-        if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():
+        if sys.platform != "win32" and threading.current_thread() is threading.main_thread():
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

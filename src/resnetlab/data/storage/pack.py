@@ -387,7 +387,7 @@ class _Shard:
         return pixels
 
     def _read(self, target: np.ndarray, start: int) -> int:
-        if hasattr(os, "preadv"):
+        if sys.platform != "win32" and hasattr(os, "preadv"):
             return os.preadv(self._file, [target.data], start)
         with self._lock:
             os.lseek(self._file, start, os.SEEK_SET)
