@@ -183,7 +183,7 @@ def readers_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "mynet.py").write_text(MYNET)
     with contextlib.chdir(root):
         digits = resnetlab.load_data("digits", limit=200)
-        for number, name in enumerate(("digits", "first", "second")):
+        for number, name in enumerate(("digits", "resnet20", "plain20")):
             run = resnetlab.fit("quick_resnet", digits, out=f"runs/{name}", epochs=1, seed=number, quiet=True)
             resnetlab.evaluate(run)
         photos = resnetlab.load_data("photos", image_size=72)
