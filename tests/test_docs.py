@@ -1,5 +1,7 @@
 """The code in README.md and docs/: Python blocks run on their own, and commands are understood and, if quick, run.
 
+A lesson is one program, which `make docs` runs; here its code, commands, links and stored outputs are read.
+
 Reader's files (`photos/`, `runs/photos`, ...) are small ones made here. Trainings are cut to one epoch of few images.
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import itertools
+import json
 import os
 import re
 import shlex
@@ -26,12 +29,14 @@ import typer
 from PIL import Image
 
 import resnetlab
+from resnetlab.lessons.lesson import FOLDER, LESSONS, Cell, get_lesson, read_lesson
 
 ROOT = Path(__file__).parents[1]
 SOURCE = str(Path(resnetlab.__file__).parents[1])
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
     *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "lessons").glob("*.md")),
 ]
 NAMES = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS]
 PUBLIC_MODULES = {"resnetlab", *(f"resnetlab.{name}" for name in ("scratch", "surgery", "studies", "weights"))}
@@ -52,6 +57,7 @@ def blocks_of(document: Path) -> Iterator[Block]:
 
 
 BLOCKS = [block for document in DOCUMENTS for block in blocks_of(document)]
+LARGEST_OUTPUTS = 500_000  # bytes
 PYTHON = [
     pytest.param(code, id=place, marks=[pytest.mark.slow] if "studies." in code or "resnetlab.export(" in code else [])
     for place, language, code in BLOCKS
@@ -69,12 +75,25 @@ def commands_of(text: str) -> Iterator[list[str]]:
             yield words[words.index("-m") + 2 :]
 
 
+def program_of(cells: tuple[Cell, ...]) -> tuple[str, str]:
+    """Returns the Python code of a lesson, and its commands, which are lines such as `!resnetlab learn`."""
+    lines = [line for cell in cells if cell.is_code for line in cell.source.splitlines()]
+    commands = [line.strip()[1:] for line in lines if line.lstrip().startswith("!")]
+    return "\n".join(line for line in lines if not line.startswith("!")), "\n".join(commands)
+
+
+LESSON_COMMANDS = {
+    f"{name} {' '.join(words)[:60]}": words
+    for name in LESSONS
+    for words in commands_of(program_of(get_lesson(name).cells)[1])
+}
 COMMANDS = {
     f"{place} {' '.join(words)[:60]}": words
     for place, language, text in BLOCKS
     if language == "sh"
     for words in commands_of(text)
 }
+UNDERSTOOD = COMMANDS | LESSON_COMMANDS
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
@@ -118,6 +137,42 @@ def test_python_uses_public_names_only(code: str):
 )
 def test_deep_and_private_names_are_found(code: str):
     assert imported_names(code)
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_a_lesson_is_a_program_of_public_names(name: str):
+    code, _ = program_of(get_lesson(name).cells)
+    assert imported_names(code) == []
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_a_lesson_folds_its_answers_and_uses_known_directives(name: str):
+    text = (FOLDER / f"{name}.md").read_text(encoding="utf-8")
+    directives = set(re.findall(r"^[:`]{3,}\{([\w-]+)\}", text, re.MULTILINE))
+    assert "dropdown" in directives, "no folded answer"
+    assert directives <= {"code-cell", "dropdown", "note", "tip", "warning", "important", "admonition"}
+    assert re.search(r"^    name: python3$|^  name: python3$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_stored_outputs_belong_to_the_code(name: str):
+    """If this fails, run `python tools/run_lesson.py docs/lessons/NAME.md --store`."""
+    file = FOLDER / "outputs" / f"{name}.ipynb"
+    stored = json.loads(file.read_text(encoding="utf-8"))["cells"]
+    assert ["".join(cell["source"]) for cell in stored] == [
+        cell.source for cell in get_lesson(name).cells if cell.is_code
+    ]
+    assert file.stat().st_size < LARGEST_OUTPUTS
+    assert not any(output["output_type"] == "error" for cell in stored for output in cell["outputs"])
+
+
+def test_a_code_cell_and_a_command_of_a_lesson_are_found(tmp_path: Path):
+    text = "---\nx: y\n---\n\n# Title\n\n```{code-cell}\n:tags: [hide-input]\n\nx = 1\n!resnetlab learn\n```\n\nEnd\n"
+    (tmp_path / "a.md").write_text(text)
+    lesson = read_lesson(tmp_path / "a.md")
+    assert lesson.title == "Title"
+    assert [cell.source for cell in lesson.cells] == ["# Title", "x = 1\n!resnetlab learn", "End"]
+    assert program_of(lesson.cells) == ("x = 1", "resnetlab learn")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
@@ -223,7 +278,7 @@ def test_python_runs_on_its_own(code: str, home: Path):
         exec(compile(script, "documentation", "exec"), {"__name__": "documentation"})
 
 
-@pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS.keys())
+@pytest.mark.parametrize("words", UNDERSTOOD.values(), ids=UNDERSTOOD.keys())
 def test_a_command_is_understood(words: list[str]):
     from resnetlab.cli.main import app
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from resnetlab.evaluation.predict import predict
     from resnetlab.exporting.export import export
     from resnetlab.lessons.answer import check
-    from resnetlab.lessons.exercise import learn
+    from resnetlab.lessons.learn import learn
     from resnetlab.models.blocks import Convolution, ResidualBlock, register_block
     from resnetlab.models.catalog import list_models
     from resnetlab.models.config import ResNetConfig
@@ -83,7 +83,7 @@ _PUBLIC = {
     "fit": "resnetlab.training.fit",
     "grad_cam": "resnetlab.evaluation.attention",
     "inspect_data": "resnetlab.data.inspection.inspect",
-    "learn": "resnetlab.lessons.exercise",
+    "learn": "resnetlab.lessons.learn",
     "list_models": "resnetlab.models.catalog",
     "load": "resnetlab.weights.file",
     "load_data": "resnetlab.data.load",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.lessons.solutions import filled
 
-from resnetlab.lessons.exercise import EXERCISES
+from resnetlab.lessons.learn import KINDS
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -21,10 +21,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_learn_prints_one_line_per_exercise(cli: Cli):
+def test_learn_prints_one_line_per_lesson_and_exercise(cli: Cli):
     code, out, err = cli("learn")
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines()] == list(EXERCISES)
+    assert [line.split()[0] for line in out.splitlines()] == list(KINDS)
     assert "learn NAME" in err
 
 
@@ -68,11 +68,11 @@ def test_mistakes(words: list[str], facts: list[str], cli: Cli, here: Path):
     assert code == 2 and all(fact in err for fact in facts)
 
 
-def test_exercises_are_listed_among_the_kinds(cli: Cli):
+def test_lessons_and_exercises_are_listed_among_the_kinds(cli: Cli):
     code, out, _ = cli("list", "lessons", "*block", "--json")
     assert code == 0 and [row["name"] for row in json.loads(out)] == ["resnext_block", "drop_block"]
     code, out, _ = cli("list", "lessons")
-    assert code == 0 and all(name in out for name in EXERCISES)
+    assert code == 0 and all(name in out for name in KINDS)
 
 
 def test_listing_and_writing_load_no_torch(tmp_path: Path):

@@ -12,6 +12,13 @@ def test_results_go_to_standard_output_and_messages_to_standard_error(capsys: py
     assert capsys.readouterr() == ("a result\n", "a [bold]message[/]" + " word" * 40 + "\n")
 
 
+def test_a_command_of_a_notebook_moves_no_cursor(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as the kernels of notebooks do
+    assert output().is_terminal
+    monkeypatch.setenv("JPY_PARENT_PID", "1")
+    assert not output().is_terminal
+
+
 @pytest.mark.parametrize("word", ["word", "写真", "a-class-name-of-one-hundred-characters-" + "x" * 61, "猫" * 60])
 def test_wrapped_lines_fit_and_keep_their_words(word: str):
     lines = wrapped(" ".join([word] * 30)).splitlines()

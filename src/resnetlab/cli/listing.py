@@ -192,18 +192,19 @@ def _print_question(question: Question) -> None:
 
 
 def _lessons(pattern: str, as_json: bool) -> None:
-    from resnetlab.lessons.exercise import learn
+    from resnetlab.lessons.learn import KINDS, learn
 
     titles = learn()
     names = _checked(fnmatch.filter(titles, pattern), "lessons", pattern, titles)
     if as_json:
-        typer.echo(json.dumps([{"name": name, "kind": "exercise", "title": titles[name]} for name in names], indent=2))
+        rows = [{"name": name, "kind": KINDS[name], "title": titles[name]} for name in names]
+        typer.echo(json.dumps(rows, indent=2))
         return
-    table = _table("exercise", "title")
+    table = _table("name", "kind", "title")
     for name in names:
-        table.add_row(name, titles[name])
+        table.add_row(name, KINDS[name], titles[name])
     output().print(table)
-    _hint("`resnetlab learn NAME` writes an exercise; `resnetlab check FILE` answers.")
+    _hint("`resnetlab learn NAME` writes a lesson or an exercise; `resnetlab check FILE` answers an exercise.")
 
 
 def _fields(kind: str, pattern: str, as_json: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import IO, Any
@@ -28,6 +29,11 @@ class _NarrowConsole(Console):
     Control characters in what it prints are escaped, so that no name from a file controls the terminal. Standard error
     never fails: a closed pipe or a full disk behind it must not end a training.
     """
+
+    def __init__(self, **options: Any) -> None:
+        # `!resnetlab ...` in a notebook has a terminal, but the notebook cannot move its cursor.
+        is_command_of_notebook = "JPY_PARENT_PID" in os.environ and "ipykernel" not in sys.modules
+        super().__init__(force_terminal=False if is_command_of_notebook else None, **options)
 
     @property
     def file(self) -> IO[str]:

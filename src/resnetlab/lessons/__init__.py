@@ -1,1 +1,1 @@
-"""Exercises: files with gaps that `learn` writes and `check` answers."""
+"""Lessons and exercises: notebooks that `learn` writes, and files with gaps, which `check` answers."""

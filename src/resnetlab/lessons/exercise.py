@@ -6,9 +6,9 @@ import ast
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
-from resnetlab.core.errors import UserError, unknown
+from resnetlab.core.errors import unknown
 
 EXERCISES = (
     "conv2d", "pooling", "batch_norm", "cross_entropy", "sgd",
@@ -62,50 +62,6 @@ def get_exercise(name: str) -> Exercise:
         raise unknown("exercise", name, EXERCISES, listed_by="resnetlab learn")
     text = (_TEMPLATES / f"{name}.txt").read_text(encoding="utf-8")
     return Exercise(name=name, title=text.partition("\n")[0].removeprefix('"""'), text=text)
-
-
-@overload
-def learn(name: None = None, out: None = None) -> dict[str, str]: ...
-@overload
-def learn(name: str, out: str | Path | None = None) -> Path: ...
-def learn(name: str | None = None, out: str | Path | None = None) -> dict[str, str] | Path:
-    """Writes an exercise, a Python file with gaps to fill, or lists all exercises.
-
-    `resnetlab.check(file)` shows what is right. For what is wrong, it shows the smallest input that fails, and a hint.
-
-    Args:
-        name: of the exercise.
-        out: the file to write, which ends in .py, or a folder for it; by default NAME.py in the current folder.
-
-    Returns:
-        The file that was written. Without a name: the title of each exercise by its name, in order.
-
-    Raises:
-        UserError: the name is unknown, or the file exists.
-    """
-    if name is None:
-        if out is not None:
-            raise UserError("`out` needs the name of an exercise, and `name` was not given. Pass it.")
-        return {known: get_exercise(known).title for known in EXERCISES}
-    exercise = get_exercise(name)
-    path = Path(f"{name}.py") if out is None else Path(out)
-    if path.suffix != ".py" or path.is_dir():
-        path /= f"{name}.py"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(
-            f"out expects a file name that ends in .py, or a folder, and {path.parent} is a file."
-        ) from None
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(exercise.text.replace(f"resnetlab check {name}.py", f"resnetlab check {path.name}"))
-    except FileExistsError:
-        raise UserError(
-            f"{path} exists, and learn overwrites nothing. Rename that file, or choose another name with out "
-            "(in the shell, --out)."
-        ) from None
-    return path
 
 
 def exercise_in(file: str | Path) -> str | None:
