@@ -130,6 +130,20 @@ def test_drawings(cli: Cli, tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.SVG", "b.txt", "c.svg"]
 
 
+def test_one_block_is_drawn(cli: Cli, tmp_path: Path):
+    code, svg, _ = cli("summary", "resnet20", "--block", "stage2.block1")
+    assert code == 0
+    assert ElementTree.fromstring(svg).findtext("{http://www.w3.org/2000/svg}title") == "stage2.block1 of resnet20"
+    cli("summary", "resnet20", "--svg", "--block", "stage2.block1", "--out", tmp_path / "block.svg")
+    assert (tmp_path / "block.svg").read_text() == svg
+    code, _, err = cli("summary", "resnet20", "--block", "stage2")
+    assert code == 2
+    assert "stage2.block1" in err
+    code, _, err = cli("summary", "resnet20", "--block", "stage2.block1", "--json")
+    assert code == 2
+    assert "--json" in err
+
+
 def test_a_run_and_its_weights(cli: Cli, digits_run: Run):
     for source in (digits_run.path, digits_run.weights):
         code, text, err = cli("summary", source, "--json")

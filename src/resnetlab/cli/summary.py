@@ -64,6 +64,14 @@ def command(
         ),
     ] = None,
     svg: Annotated[bool, typer.Option("--svg", help="Draw the architecture, as an SVG document.")] = False,
+    block: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Draw one block with every layer, next to the same block without its shortcut, such as "
+            "stage2.block1; implies --svg.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Totals and one row per layer, as JSON.")] = False,
     model: OwnModel = None,
     out: Annotated[
@@ -81,11 +89,13 @@ def command(
 
     resnetlab summary runs/photos
 
+    resnetlab summary resnet18 --block stage2.block1 --out block.svg
+
     resnetlab summary mynet.py:SmallNet --image-size 32 --classes 10
 
     resnetlab summary resnet50-11ad3fa6.pth --tensors
     """
-    kind = _kind(style, svg, as_json, out)
+    kind = _kind(style, svg or block is not None, as_json, out)
     check_file(out, "--out", "summary.svg")
     changes = add_options(
         read_assignments(assign or [], "shortcut=C"),
@@ -116,7 +126,7 @@ def command(
         if scaling is not None:
             console.print(scaling)
         return
-    shown = {"svg": summary.to_svg, "json": lambda: json.dumps(summary.to_dict(), indent=2)}
+    shown = {"svg": lambda: summary.to_svg(block), "json": lambda: json.dumps(summary.to_dict(), indent=2)}
     text = shown.get(kind, summary.__str__)()
     if out is None:
         typer.echo(text)

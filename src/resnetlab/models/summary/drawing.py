@@ -35,7 +35,7 @@ _FLOW = 238.0  # x of the main path
 _RAIL = 356.0  # x of the shortcuts
 _BLOCK, _BAR, _GAP = 204, 20, 6
 _TIMES = "\N{MULTIPLICATION SIGN}"
-_INK, _SOFT, _FRAME = "#1c2733", "#5c6773", "#ced4da"
+INK, SOFT, FRAME = "#1c2733", "#5c6773", "#ced4da"
 _FEWEST_FOLDED = 3
 _LONGEST_LABEL = 17
 
@@ -76,7 +76,7 @@ class _Page:
         costs = (f"{_count(summary.parameters)} parameters", f"{_count(summary.macs)} MACs")
         self._text(24, 55, " · ".join((*costs, f"{_count(summary.flops)} FLOPs")), size=12.5)
         memory = f"{summary.activation_bytes / 2**20:,.1f} MiB of activations per image"
-        self._text(24, 73, memory, size=12.5, color=_SOFT)
+        self._text(24, 73, memory, size=12.5, color=SOFT)
         self.y = 90
 
     def write_on_path(self, text: str) -> None:
@@ -87,7 +87,7 @@ class _Page:
     def path_down(self, length: float) -> None:
         """Extends the main path downwards."""
         self.marks.append(
-            f'<path d="M{_FLOW:g} {self.y:g}v{length:g}" stroke="{_SOFT}" stroke-width="1.4" fill="none"/>'
+            f'<path d="M{_FLOW:g} {self.y:g}v{length:g}" stroke="{SOFT}" stroke-width="1.4" fill="none"/>'
         )
         self.y += length
 
@@ -99,8 +99,8 @@ class _Page:
         else:
             top = self.y
             self._bars(layer.computes)
-            self._text(_RAIL - 16, top + 14, shape_text(layer.output_shape), size=11, color=_SOFT)
-            self._text(24, top + 14, _cut(layer.name), size=11, color=_SOFT)
+            self._text(_RAIL - 16, top + 14, shape_text(layer.output_shape), size=11, color=SOFT)
+            self._text(24, top + 14, _cut(layer.name), size=11, color=SOFT)
 
     def stage(self, name: str, grouped: Sequence[Sequence[Layer]]) -> None:
         """Draws the blocks of a stage on a common background, with its output shape."""
@@ -111,15 +111,15 @@ class _Page:
             self.path_down(16)
             self._block(run)
         self.path_down(14)
-        self._text(WIDTH - 24, self.y - 9, shape_text(grouped[-1][0].output_shape), size=11, anchor="end", color=_SOFT)
-        self.behind.insert(ground, _box(12, top, WIDTH - 24, self.y - top, fill="#eef2f6", radius=10))
+        self._text(WIDTH - 24, self.y - 9, shape_text(grouped[-1][0].output_shape), size=11, anchor="end", color=SOFT)
+        self.behind.insert(ground, box(12, top, WIDTH - 24, self.y - top, fill="#eef2f6", radius=10))
 
     def legend(self, kinds: set[str], *, is_preactivated: bool) -> None:
         """Explains the lines, or says that the network has no shortcuts."""
         self.y += 30
         shown = [kind for kind in SHORTCUTS if kind in kinds]
         for kind in shown:
-            self.marks.append(_stroke(f"M24 {self.y - 4:g}H64", kind))
+            self.marks.append(stroke(f"M24 {self.y - 4:g}H64", kind))
             self._text(74, self.y, SHORTCUTS[kind].meaning, size=11.5)
             self.y += 18
         notes = ["⊕ is the sum of branch and shortcut." if shown else "No shortcuts: a plain network."]
@@ -127,7 +127,7 @@ class _Page:
             notes.append("Pre-activation: nothing follows the sum.")
         notes += ["Bars are wider for more channels.", "Normalization and activations are not drawn."]
         for note in notes:
-            self._text(24, self.y, note, size=11.5, color=_SOFT)
+            self._text(24, self.y, note, size=11.5, color=SOFT)
             self.y += 18
         self.y += 4
 
@@ -140,7 +140,7 @@ class _Page:
                 f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" '
                 f'height="{height}" role="img" font-family="system-ui, sans-serif">',
                 f"<title>{name}</title>",
-                _box(0, 0, WIDTH, height, fill="#fbfcfd", radius=12),
+                box(0, 0, WIDTH, height, fill="#fbfcfd", radius=12),
                 *self.behind,
                 *self.marks,
                 "</svg>",
@@ -158,15 +158,15 @@ class _Page:
         bottom = self.y + 7
         for offset in (8, 4, 0) if len(run) > 1 else (0,):  # the lowest of the stack first
             left = _FLOW - _BLOCK / 2 - offset
-            self.behind.append(_box(left, top + offset, _BLOCK, bottom - top, fill="#ffffff", radius=6, frame=True))
+            self.behind.append(box(left, top + offset, _BLOCK, bottom - top, fill="#ffffff", radius=6, frame=True))
         middle = (top + bottom) / 2
         names = [_cut(part) for part in run_name(run).split(" to ")]
         if len(run) > 1:
             self._text(24, middle - 7, f"{_TIMES} {len(run)}", size=17, weight="bold")
-            self._text(24, middle + 9, names[0], size=10, color=_SOFT)
-            self._text(24, middle + 21, f"to {names[1]}", size=10, color=_SOFT)
+            self._text(24, middle + 9, names[0], size=10, color=SOFT)
+            self._text(24, middle + 21, f"to {names[1]}", size=10, color=SOFT)
         else:
-            self._text(24, middle + 4, names[0], size=11, color=_SOFT)
+            self._text(24, middle + 4, names[0], size=11, color=SOFT)
         if kind:
             self.path_down(15)
             self._sum(kind, fork, layer)
@@ -179,19 +179,19 @@ class _Page:
         color = SHORTCUTS[kind].color
         corner = 12
         path = f"M{_FLOW:g} {fork:g}H{_RAIL - corner:g}q{corner} 0 {corner} {corner}V{center - corner:g}"
-        self.marks.append(_stroke(f"{path}q0 {corner} -{corner} {corner}H{_FLOW + 15:g}", kind))
+        self.marks.append(stroke(f"{path}q0 {corner} -{corner} {corner}H{_FLOW + 15:g}", kind))
         tip = _FLOW + 9
         self.marks.append(f'<path d="M{tip:g} {center:g}l8 -4.5v9z" fill="{color}"/>')
         self.marks.append(f'<circle cx="{_FLOW:g}" cy="{fork:g}" r="2.6" fill="{color}"/>')
         self.marks.append(
-            f'<circle cx="{_FLOW:g}" cy="{center:g}" r="8" fill="#ffffff" stroke="{_INK}" stroke-width="1.4"/>'
-            f'<path d="M{_FLOW - 5:g} {center:g}h10M{_FLOW:g} {center - 5:g}v10" stroke="{_INK}" stroke-width="1.4"/>'
+            f'<circle cx="{_FLOW:g}" cy="{center:g}" r="8" fill="#ffffff" stroke="{INK}" stroke-width="1.4"/>'
+            f'<path d="M{_FLOW - 5:g} {center:g}h10M{_FLOW:g} {center - 5:g}v10" stroke="{INK}" stroke-width="1.4"/>'
         )
         if kind != "identity":
             middle = (fork + center) / 2 - 7 * (layer.shortcut.count(", ") - 0.5)
             for number, part in enumerate(layer.shortcut.split(", ")):
-                label = part if len(part) <= _LONGEST_LABEL else f"{part[: _LONGEST_LABEL - 1]}…"
-                self._text(_RAIL + 8, middle + 14 * number, label, size=11, color=color)
+                shown = part if len(part) <= _LONGEST_LABEL else f"{part[: _LONGEST_LABEL - 1]}…"
+                self._text(_RAIL + 8, middle + 14 * number, shown, size=11, color=color)
         self.y = center + 8
 
     def _bars(self, computes: str) -> None:
@@ -200,7 +200,7 @@ class _Page:
             if number:
                 self.path_down(_GAP)
             width = max(_width(word), 6.6 * len(word) + 12)
-            self.marks.append(_box(_FLOW - width / 2, self.y, width, _BAR, fill=_fill(word), radius=4))
+            self.marks.append(box(_FLOW - width / 2, self.y, width, _BAR, fill=fill_color(word), radius=4))
             self._text(_FLOW, self.y + 14, word, size=11.5, anchor="middle")
             self.y += _BAR
 
@@ -211,23 +211,32 @@ class _Page:
         text: str,
         *,
         size: float,
-        color: str = _INK,
+        color: str = INK,
         anchor: str = "start",
         weight: str = "normal",
     ) -> None:
-        self.marks.append(
-            f'<text x="{x:g}" y="{y:g}" font-size="{size:g}" fill="{color}" text-anchor="{anchor}" '
-            f'font-weight="{weight}">{escape(text)}</text>'
-        )
+        self.marks.append(label(x, y, text, size=size, color=color, anchor=anchor, weight=weight))
 
 
-def _box(x: float, y: float, width: float, height: float, *, fill: str, radius: float, frame: bool = False) -> str:
-    stroke = f' stroke="{_FRAME}"' if frame else ""
+def label(
+    x: float, y: float, text: str, *, size: float, color: str = INK, anchor: str = "start", weight: str = "normal"
+) -> str:
+    """Returns a line of text as an SVG element."""
+    return (
+        f'<text x="{x:g}" y="{y:g}" font-size="{size:g}" fill="{color}" text-anchor="{anchor}" '
+        f'font-weight="{weight}">{escape(text)}</text>'
+    )
+
+
+def box(x: float, y: float, width: float, height: float, *, fill: str, radius: float, frame: bool = False) -> str:
+    """Returns a rectangle with round corners."""
+    edge = f' stroke="{FRAME}"' if frame else ""
     size = f'width="{width:g}" height="{height:g}"'
-    return f'<rect x="{x:g}" y="{y:g}" {size} rx="{radius:g}" fill="{fill}"{stroke}/>'
+    return f'<rect x="{x:g}" y="{y:g}" {size} rx="{radius:g}" fill="{fill}"{edge}/>'
 
 
-def _stroke(path: str, kind: str) -> str:
+def stroke(path: str, kind: str) -> str:
+    """Returns a shortcut of this kind along a path."""
     line = SHORTCUTS[kind]
     return (
         f'<path class="{kind}" d="{path}" fill="none" stroke="{line.color}" stroke-width="{line.width:g}" '
@@ -235,7 +244,7 @@ def _stroke(path: str, kind: str) -> str:
     )
 
 
-def _fill(word: str) -> str:
+def fill_color(word: str) -> str:
     """Returns a bar's color: 1x1 light blue, larger kernels blue, pooling green, linear violet, others yellow."""
     if "pool" in word or word == "global average":
         return "#b2f2bb"

@@ -39,6 +39,7 @@ class Layer:
         computes: short notation: "3x3 128 /2 g32" for a convolution; for a block its branch, "1x1 64, 3x3 64, 1x1 256".
         shortcut: what a block adds to its branch: "identity", "1x1 256 /2", "zero-padded", "avg-pool 2x2, 1x1 256", or
             "none" for a plain block; "" for anything that is not a block.
+        ways: every layer of a block, in order; None for anything that is not a block or has several sums.
         order: "pre-activation" for a block that activates before its first convolution; "then ReLU" for a block whose
             sum is followed by a ReLU; otherwise "".
         weighted: convolutions and linear layers on its main path: the branch of a block, without projections and gates.
@@ -59,6 +60,7 @@ class Layer:
     output_shape: tuple[int, ...]
     computes: str
     shortcut: str
+    ways: Ways | None
     order: str
     weighted: int
     projections: int
@@ -115,10 +117,28 @@ class Word(NamedTuple):
         text: the notation, such as "3x3 128 /2 g32".
         role: "weights", "pool", "pad", "gate" or "other" for a layer that is always shown; "note" for a layer that is
             mentioned once at the end of a path; "norm", "activation" or "reshape" for a layer that is usually omitted.
+        name: the module's name in the network; "" for an operation that is not a module.
     """
 
     text: str
     role: str
+    name: str = ""
+
+
+class Ways(NamedTuple):
+    """Every layer of a block in order, with normalizations and activations.
+
+    Attributes:
+        before: from the block's input to the point where branch and shortcut separate.
+        branch: from there to the sum; in a block without a sum, the whole block.
+        shortcut: from there to the sum, empty for the identity; None in a block without a sum.
+        after: from the sum to the block's output.
+    """
+
+    before: tuple[Word, ...]
+    branch: tuple[Word, ...]
+    shortcut: tuple[Word, ...] | None
+    after: tuple[Word, ...]
 
 
 GATE = Word("SE", "gate")

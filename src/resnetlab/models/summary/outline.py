@@ -43,6 +43,19 @@ def units(layers: Sequence[Layer]) -> list[Layer]:
     return found[::-1]
 
 
+def named_blocks(layers: Sequence[Layer]) -> dict[str, Layer]:
+    """Returns the blocks by the names that `features` uses: "stage1.block1", "stage1.block2", ..."""
+    stages: dict[str, list[Layer]] = {}
+    for layer in units(layers):
+        if layer.shortcut and stage_of(layer):
+            stages.setdefault(stage_of(layer), []).append(layer)
+    return {
+        f"stage{stage}.block{number}": layer
+        for stage, found in enumerate(stages.values(), 1)
+        for number, layer in enumerate(found, 1)
+    }
+
+
 def main_layers(layers: Sequence[Layer]) -> int:
     """Returns the convolutions and linear layers on the main path, as papers count them: ResNet-18 has 18."""
     return sum(layer.weighted for layer in units(layers))

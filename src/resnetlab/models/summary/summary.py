@@ -13,14 +13,15 @@ from rich.text import Text
 from torch import nn
 
 from resnetlab.core.checks import check_choice, check_integer, known_arguments
-from resnetlab.core.errors import UserError, brief
+from resnetlab.core.errors import UserError, brief, unknown
 from resnetlab.core.foreign import SUMMARY
 from resnetlab.models.catalog import TABLE1, source_of
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
+from resnetlab.models.summary.block_drawing import draw_block
 from resnetlab.models.summary.drawing import draw
 from resnetlab.models.summary.layers import Architecture, Layer
-from resnetlab.models.summary.outline import main_layers, projections, shape_text
+from resnetlab.models.summary.outline import main_layers, named_blocks, projections, shape_text
 from resnetlab.models.summary.shapes import without_memory
 from resnetlab.models.summary.styles import gluon_table, trace_lines
 from resnetlab.models.summary.table import summary_table
@@ -32,6 +33,13 @@ if TYPE_CHECKING:
 STYLES = ("table", "gluon", "trace", "trace-gluon")
 WIDTH = 100
 """The largest width of a summary, in columns."""
+
+
+class Drawing(str):
+    """An SVG document; the last line of a notebook's cell displays it."""
+
+    def _repr_svg_(self) -> str:
+        return str(self)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -83,9 +91,23 @@ class Summary(Architecture):
             "layers": [self._row(layer) for layer in self.layers],
         }
 
-    def to_svg(self) -> str:
-        """Returns a drawing of the architecture, with its shortcuts, as one SVG document."""
-        return draw(self)
+    def to_svg(self, block: str | None = None) -> Drawing:
+        """Returns a drawing of the architecture, with its shortcuts, as one SVG document, which notebooks display.
+
+        Args:
+            block: draw only this block, with every layer, next to the same block without its shortcut: "stage2.block1",
+                or the name of its module, such as "layer2.0".
+
+        Raises:
+            UserError: the block does not exist.
+        """
+        if block is None:
+            return Drawing(draw(self))
+        blocks = named_blocks(self.layers)
+        found = blocks.get(block) or next((layer for layer in blocks.values() if layer.name == block), None)
+        if found is None:
+            raise unknown("block", block, blocks)
+        return Drawing(draw_block(self.model, block, found))
 
     def trace(self, *, names: str = "own", counters: Mapping[str, int] | None = None, batch: int | None = None) -> str:
         """Returns name and output shape of what the network calls itself, a line each.

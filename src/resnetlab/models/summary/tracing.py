@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from resnetlab.models.summary.layers import (
     NONE,
     PREACTIVATION,
     Layer,
+    Ways,
     Word,
     is_activation,
     layer_word,
@@ -35,6 +36,7 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _aten = torch.ops.aten
 _ADDITIONS = (_aten.add.Tensor, _aten.add_.Tensor)
 _PRODUCTS = (_aten.mul.Tensor, _aten.mul_.Tensor)
+_RELUS = (_aten.relu.default, _aten.relu_.default)
 
 
 def trace(model: nn.Module, input_shape: Sequence[int]) -> tuple[Layer, ...]:
@@ -85,7 +87,16 @@ class _Step:
         self.depth = 0 if before is None else before.depth + 1
 
 
-_IMAGE, _SUM = Word("", "image"), Word("", "sum")
+_IMAGE, _SUM, _RELU = Word("", "image"), Word("", "sum"), Word("ReLU", "activation")
+
+
+class _Sum(NamedTuple):
+    """A sum of two paths: the step where they separate, the layers of each, and the step of the sum."""
+
+    fork: _Step | None
+    branch: list[Word]
+    shortcut: list[Word]
+    step: _Step
 
 
 @dataclass(slots=True)
@@ -99,7 +110,7 @@ class _Call:
     macs: int = 0
     activation_bytes: int = 0
     words: list[Word] = field(default_factory=list)
-    sums: list[tuple[str, str]] = field(default_factory=list)
+    sums: list[_Sum] = field(default_factory=list)
     projections: int = 0
     has_sums_within: bool = False
 
@@ -145,6 +156,8 @@ class _Tracer(ShapesOnly):
             step = self._add(known[0][1], known[1][1])
         elif len(known) == 2 and operation in _PRODUCTS and known[0][0].numel() != known[1][0].numel():
             step = _Step(GATE, max(known, key=lambda pair: pair[0].numel())[1])
+        elif operation in _RELUS:
+            step = _Step(_RELU, step)
         elif self._memory(result) in self._steps:
             return  # a view
         self._steps[self._memory(result)] = step
@@ -154,12 +167,13 @@ class _Tracer(ShapesOnly):
         fork = _fork_of(first, second)
         # If both have the same number of layers with weights, the order `branch + shortcut` decides.
         shortcut, branch = sorted((_way_between(fork, second), _way_between(fork, first)), key=_weights_on)
-        self._running[-1].sums.append((path_words(branch), path_words(shortcut)))
+        step = _Step(_SUM, max(first, second, key=lambda step: step.depth))
+        self._running[-1].sums.append(_Sum(fork, branch, shortcut, step))
         self._running[-1].projections += _weights_on(shortcut)
         for call in self._running[:-1]:
             call.has_sums_within = True
         self._running[-1].words.append(_SUM)
-        return _Step(_SUM, max(first, second, key=lambda step: step.depth))
+        return step
 
     def _enter(self, module: nn.Module, inputs: tuple) -> None:
         tensor = next(tensors_in(inputs), None)
@@ -172,10 +186,11 @@ class _Tracer(ShapesOnly):
         result, given = next(tensors_in(output), None), next(tensors_in(inputs), None)
         word = None
         if result is not None and (call.is_leaf or not call.words):  # attention calls none of its own layers
-            word = layer_word(module, result.ndim - 2)
+            word = layer_word(module, result.ndim - 2)._replace(name=self._names[module])
             call.macs = 0 if given is None else multiply_accumulates(module, given, result)
             call.words.append(word)
-            if word.role == "note" or (given is not None and self._memory(given) != self._memory(result)):
+            changes = given is not None and self._memory(given) != self._memory(result)
+            if changes or word.role in ("note", "activation"):
                 self._steps[self._memory(result)] = _Step(word, call.start)
         if result is not None and self._memory(result) not in self._counted:
             self._counted.add(self._memory(result))
@@ -192,16 +207,18 @@ class _Tracer(ShapesOnly):
         is_container = not call.is_leaf and not call.sums and (call.has_sums_within or _strings_blocks(module))
         step = None if result is None or is_container else self._steps.get(self._memory(result))
         way = [] if step is None else _way_between(call.start, step)
-        computes, shortcut, order = "", "", ""
+        computes, shortcut, ways, order = "", "", None, ""
         if word is not None:
             computes = word.text
         elif call.sums:
-            branches, shortcuts = zip(*call.sums, strict=True)
-            computes, shortcut, order = "; ".join(branches), "; ".join(shortcuts), _order(call.words)
+            computes = "; ".join(path_words(each.branch) for each in call.sums)
+            shortcut, order = "; ".join(path_words(each.shortcut) for each in call.sums), _order(call.words)
+            ways = _ways(call.start, call.sums, step)
         elif not is_container and result is not None:
             computes = path_words(way) if way else type(module).__name__
             if not isinstance(module, nn.Sequential) and any(word.role == "weights" for word in way):
                 shortcut, order = NONE, _order(call.words)
+                ways = Ways((), tuple(way), None, ())
         trainable, fixed = self._parameters[module]
         return Layer(
             name=self._names[module],
@@ -213,6 +230,7 @@ class _Tracer(ShapesOnly):
             output_shape=() if result is None else tuple(result.shape),
             computes=computes,
             shortcut=shortcut,
+            ways=ways,
             order=order,
             weighted=_weights_on([word] if word is not None else way),
             projections=call.projections,
@@ -293,6 +311,15 @@ def _way_between(start: _Step | None, end: _Step) -> list[Word]:
         words.append(step.word)
         step = step.before
     return words[::-1]
+
+
+def _ways(start: _Step | None, sums: Sequence[_Sum], end: _Step | None) -> Ways | None:
+    """Returns the layers of a block with one sum."""
+    if len(sums) != 1 or end is None:
+        return None
+    fork, branch, shortcut, total = sums[0]
+    before = [] if fork is None else _way_between(start, fork)
+    return Ways(tuple(before), tuple(branch), tuple(shortcut), tuple(_way_between(total, end)))
 
 
 def _weights_on(way: Sequence[Word]) -> int:
