@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from resnetlab.training.lr_finder import find_lr
     from resnetlab.training.overfit import overfit_one_batch
     from resnetlab.training.recipe import Recipe
+    from resnetlab.training.registration import register, unregister
     from resnetlab.weights.convert import convert
     from resnetlab.weights.file import load, save
     from resnetlab.weights.load import create_model, load_weights
@@ -93,11 +94,13 @@ _PUBLIC = {
     "overfit_one_batch": "resnetlab.training.overfit",
     "pack": "resnetlab.data.load",
     "predict": "resnetlab.evaluation.predict",
+    "register": "resnetlab.training.registration",
     "register_block": "resnetlab.models.blocks",
     "resume": "resnetlab.training.fit",
     "save": "resnetlab.weights.file",
     "serve": "resnetlab.serving.serve",
     "summarize": "resnetlab.models.summary",
+    "unregister": "resnetlab.training.registration",
     "write_report": "resnetlab.report.page",
 }
 _SUBMODULES = ("scratch", "studies", "surgery", "weights")
@@ -141,6 +144,7 @@ __all__ = [
     "overfit_one_batch",
     "pack",
     "predict",
+    "register",
     "register_block",
     "resume",
     "save",
@@ -149,6 +153,7 @@ __all__ = [
     "studies",
     "summarize",
     "surgery",
+    "unregister",
     "weights",
     "write_report",
 ]

@@ -20,8 +20,8 @@ FUNCTIONS = (
     "block", "check", "class_activation", "compare", "compare_answers", "compare_classes", "convert", "create_model",
     "diagnose", "differences", "disagreements", "draw_comparison", "embedding_map", "evaluate", "export",
     "find_lr", "fit", "grad_cam", "inspect_data", "learn", "list_models", "load", "load_data", "load_weights",
-    "neighbors", "occlusion", "overfit_one_batch", "pack", "predict", "register_block", "resume", "save", "serve",
-    "summarize", "write_report",
+    "neighbors", "occlusion", "overfit_one_batch", "pack", "predict", "register", "register_block", "resume", "save",
+    "serve", "summarize", "unregister", "write_report",
 )  # fmt: skip
 CLASSES = (
     "Augmentation", "Convolution", "Interrupted", "Recipe", "ResNet", "ResNetConfig", "ResidualBlock", "Run",

@@ -13,7 +13,6 @@ from resnetlab.data.load import load_data
 from resnetlab.exporting.html import LIMIT
 from resnetlab.models.architectures import build, open_architecture, with_sizes
 from resnetlab.models.blocks import BLOCK_CLASSES, BasicBlock, register_block
-from resnetlab.models.config import BLOCKS
 
 
 def trained(digits, name="resnet20", **fields):
@@ -94,7 +93,7 @@ def test_networks_that_a_page_cannot_run_are_refused_with_the_reason(digits, tmp
     try:
         refused(trained(digits, block="doubled"), "stage1.block1")
     finally:
-        del BLOCK_CLASSES["doubled"], BLOCKS["doubled"]
+        BLOCK_CLASSES.remove("doubled")
 
 
 def test_a_network_of_another_library_is_refused(digits, tmp_path):

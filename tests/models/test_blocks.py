@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportIndexIssue=false, reportGeneralTypeIssues=false, reportOptionalIterable=false, reportOptionalSubscript=false
 """Single blocks: shapes, registered blocks, and the blocks of d2l."""
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Inverted(ResidualBlock):
 def registered() -> Iterator[None]:
     resnetlab.register_block("inverted", Inverted)
     yield
-    del BLOCK_CLASSES["inverted"], BLOCKS["inverted"]
+    resnetlab.unregister("block", "inverted")
 
 
 @pytest.mark.usefixtures("registered")
@@ -105,7 +106,7 @@ def test_a_network_of_a_block_that_is_not_registered_is_not_loaded(tmp_path):
         model = resnetlab.ResNet(ResNetConfig(block="inverted", depths=(1,), widths=(4,)))
         resnetlab.weights.save(tmp_path / "model.safetensors", model)
     finally:
-        del BLOCK_CLASSES["inverted"], BLOCKS["inverted"]
+        resnetlab.unregister("block", "inverted")
     with refuses("block 'inverted'", "register_block"):
         resnetlab.load(tmp_path / "model.safetensors")
 
@@ -143,6 +144,7 @@ def test_a_block_whose_branch_does_not_fit_is_refused(layout: tuple[Convolution,
 )
 def test_a_class_that_is_not_a_block_is_not_registered(name: str, block: type, facts: tuple[str, ...]):
     before = set(BLOCKS)
+    assert set(BLOCK_CLASSES) == before
     with refuses(*facts):
         resnetlab.register_block(name, block)
     assert set(BLOCKS) == set(BLOCK_CLASSES) == before

@@ -12,12 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
 from resnetlab.core.checks import check_integer
 from resnetlab.core.errors import UserError, brief
+from resnetlab.core.registry import Registry
 from resnetlab.models.config import BLOCKS, BOTTLENECK_FIELDS, BlockTraits, ResNetConfig
 from resnetlab.models.parts import Parts
 from resnetlab.models.shortcuts import Projection, build_shortcut
@@ -230,11 +231,47 @@ class SqueezeExcite(nn.Module):
         return x * self.gate(self.fc2(self.act(self.fc1(self.pool(x)))))
 
 
-BLOCK_CLASSES: dict[str, type[ResidualBlock]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
+class _Blocks(Registry):
+    """The classes of blocks; `BLOCKS` has what a configuration needs to know about them."""
+
+    def add(self, name: str, part: Any) -> None:
+        super().add(name, part)
+        BLOCKS[name] = BlockTraits(expansion=self[name].expansion, fields=frozenset(self[name].fields))
+
+    def remove(self, name: str) -> None:
+        super().remove(name)
+        del BLOCKS[name]
+
+
+def _checked_block(name: str, block: Any) -> type[ResidualBlock]:
+    """Returns a block class that can be registered, or raises `UserError`."""
+    if not isinstance(block, type) or not issubclass(block, ResidualBlock):
+        raise UserError(f"the block {name!r} must be a subclass of ResidualBlock, got {brief(block)}.")
+    if block.layout.__func__ is ResidualBlock.layout.__func__:  # type: ignore[attr-defined]
+        raise UserError(
+            f"{block.__name__} has no layout. Define a class method `layout` that returns its convolutions."
+        )
+    if block.forward is not ResidualBlock.forward:
+        raise UserError(
+            f"{block.__name__} overrides the method `forward`. Override `flow` instead, which `forward` and `features` "
+            "both call."
+        )
+    check_integer(f"the expansion of {block.__name__}", block.expansion, 1)
+    if unknown_fields := set(block.fields) - BOTTLENECK_FIELDS:
+        names = ", ".join(sorted(BOTTLENECK_FIELDS))
+        raise UserError(
+            f"the fields of {block.__name__} must be among {names}, got {', '.join(sorted(unknown_fields))}."
+        )
+    return block
+
+
+BLOCK_CLASSES = _Blocks("block", {"basic": BasicBlock, "bottleneck": Bottleneck}, prepare=_checked_block)
 
 
 def register_block(name: str, block: type[ResidualBlock]) -> None:
     """Registers your own block, so that `ResNetConfig(block=name)` builds networks of it.
+
+    The same as `resnetlab.register("block", name, block)`.
 
     Args:
         name: the block's name in configurations. A weights file contains the name and not the code, so register the
@@ -248,30 +285,7 @@ def register_block(name: str, block: type[ResidualBlock]) -> None:
     Raises:
         UserError: another block has this name, or `block` is not a valid block class.
     """
-    if not isinstance(name, str) or not name:
-        raise UserError(f"the name of a block must be a non-empty text, got {brief(name)}.")
-    if not isinstance(block, type) or not issubclass(block, ResidualBlock):
-        raise UserError(f"register_block takes a subclass of ResidualBlock, got {brief(block)}.")
-    known = BLOCK_CLASSES.get(name, block)
-    if (known.__module__, known.__qualname__) != (block.__module__, block.__qualname__):
-        raise UserError(f"another block is registered as {name!r}. Choose another name.")
-    if block.layout.__func__ is ResidualBlock.layout.__func__:  # type: ignore[attr-defined]
-        raise UserError(
-            f"{block.__name__} has no layout. Define a class method `layout` that returns its convolutions."
-        )
-    if block.forward is not ResidualBlock.forward:
-        raise UserError(
-            f"{block.__name__} overrides the method `forward`. Override `flow` instead, which `forward` and `features` "
-            "both call."
-        )
-    expansion = check_integer(f"the expansion of {block.__name__}", block.expansion, 1)
-    if unknown_fields := set(block.fields) - BOTTLENECK_FIELDS:
-        names = ", ".join(sorted(BOTTLENECK_FIELDS))
-        raise UserError(
-            f"the fields of {block.__name__} must be among {names}, got {', '.join(sorted(unknown_fields))}."
-        )
-    BLOCKS[name] = BlockTraits(expansion=expansion, fields=frozenset(block.fields))
-    BLOCK_CLASSES[name] = block
+    BLOCK_CLASSES.add(name, block)
 
 
 def _check_layout(block: type, layout: Sequence[Convolution], config: ResNetConfig, site: Site) -> None:

@@ -168,6 +168,7 @@ class ResNetConfig(Checked):
         "relu",
         'activation function. "leaky_relu" has slope 0.01, "prelu" learns one slope for each layer, "gelu" is exact',
         choices=ACTIVATIONS,
+        remedy="Register your own with resnetlab.register before you build or load a network of it.",
     )
     running_variance: str = setting(
         "unbiased",

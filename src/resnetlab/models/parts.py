@@ -80,7 +80,7 @@ def parts_for(config: ResNetConfig) -> Parts:
     return Parts(
         convolution=Conv2d,
         normalization=nn.BatchNorm2d if config.running_variance == "unbiased" else BiasedBatchNorm2d,
-        activation=_TORCH_ACTIVATIONS.get(config.activation, ACTIVATIONS[config.activation]),
+        activation=_TORCH_ACTIVATIONS.get(config.activation) or ACTIVATIONS[config.activation],
         gate=nn.Sigmoid,
         max_pool=nn.MaxPool2d,
         average_pool=nn.AvgPool2d,

@@ -1,12 +1,15 @@
 """Activation functions, applied to each value of a tensor of any shape, and the same as layers.
 
-To add one, write its function and its layer here, list both in `__all__`, and name the layer in `ACTIVATIONS`. If
-`torch.nn` has the same activation, name its layer in `resnetlab/models/parts.py`; otherwise every network uses yours.
+To add one to ResNetLab, write its function and its layer here, list both in `__all__`, and name the layer in
+`ACTIVATIONS`. If `torch.nn` has the same activation, name its layer in `resnetlab/models/parts.py`; otherwise every
+network uses yours. `resnetlab.register` adds one from outside.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 
 from resnetlab.core.checks import check_integer
 from resnetlab.core.errors import UserError
+from resnetlab.core.registry import Registry
 
 __all__ = [
     "ELU",
@@ -173,15 +177,42 @@ class Sigmoid(nn.Module):
         return sigmoid(x)
 
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": ReLU,
-    "leaky_relu": LeakyReLU,
-    "prelu": PReLU,
-    "elu": ELU,
-    "silu": SiLU,
-    "gelu": GELU,
-}
-"""The activations that a network can be configured with, by name."""
+class Pointwise(nn.Module):
+    """A function of a tensor as a layer.
+
+    Args:
+        function: returns the activated values, in the shape of its argument.
+        name: what `print` shows.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], name: str) -> None:
+        super().__init__()
+        self.function, self.name = function, name
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the activated values, in the shape of `x`."""
+        return self.function(x)
+
+    def extra_repr(self) -> str:
+        """Returns the name, for `print`."""
+        return self.name
+
+
+def _layer(name: str, part: Any) -> Callable[[], nn.Module]:
+    """Returns what makes the layer of a registered activation: a class of layers, or a function of a tensor."""
+    if isinstance(part, type):
+        if not issubclass(part, nn.Module):
+            raise UserError(f"the activation {name!r} must be a function of a tensor or an nn.Module, got {part}.")
+        return part
+    return partial(Pointwise, part, name)
+
+
+ACTIVATIONS = Registry(
+    "activation",
+    {"relu": ReLU, "leaky_relu": LeakyReLU, "prelu": PReLU, "elu": ELU, "silu": SiLU, "gelu": GELU},
+    prepare=_layer,
+)
+"""The activations that a network can be configured with: what makes a layer, by name."""
 
 
 class _Rectifier(torch.autograd.Function):

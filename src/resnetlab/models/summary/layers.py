@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn.modules import activation
 
 from resnetlab.models.parts import is_convolution
-from resnetlab.scratch.activations import ACTIVATIONS
+from resnetlab.scratch.activations import ACTIVATIONS, Pointwise
 
 IDENTITY, ZERO_PADDED, NONE = "identity", "zero-padded", "none"
 PREACTIVATION = "pre-activation"
 _ACTIVATIONS = {name for name in activation.__all__ if not name.endswith("Attention")}
-_ACTIVATIONS |= {layer.__name__ for layer in ACTIVATIONS.values()}
+_ACTIVATIONS |= {layer.__name__ for layer in ACTIVATIONS.values()} | {Pointwise.__name__}
 _NOTES = {"DropPath": "DropPath", "StochasticDepth": "DropPath", "DropBlock": "DropBlock", "DropBlock2d": "DropBlock"}
 _RESHAPING = ("Flatten", "Unflatten", "Permute", "Identity", "Dropout", "Dropout1d", "Dropout2d")
 
@@ -152,7 +152,7 @@ def is_normalization(kind: str) -> bool:
 
 def is_activation(kind: str) -> bool:
     """Whether a class of this name is an activation function."""
-    return kind in _ACTIVATIONS
+    return kind in _ACTIVATIONS or kind in {getattr(ACTIVATIONS[name], "__name__", "") for name in ACTIVATIONS.added}
 
 
 def pooling(kind: str) -> str:
