@@ -285,6 +285,9 @@ def test_a_command_is_understood(words: list[str]):
     program: Any = typer.main.get_command(app)
     for verb in program.commands.values():
         verb.callback = None
+        for parameter in verb.params:
+            if parameter.name == "config":  # it reads a run, which does not exist here
+                parameter.callback = None
     program.main(words, standalone_mode=False)
 
 

@@ -41,11 +41,13 @@ if TYPE_CHECKING:
     from resnetlab.models.summary import summarize
     from resnetlab.report.comparison.compare import compare, differences
     from resnetlab.report.comparison.curves import draw_comparison
+    from resnetlab.report.comparison.groups import compare_seeds
     from resnetlab.report.comparison.images import compare_answers, compare_classes, disagreements
     from resnetlab.report.page import write_report
     from resnetlab.serving.serve import serve
     from resnetlab.training.fit import fit, resume
     from resnetlab.training.lr_finder import find_lr
+    from resnetlab.training.many import fit_grid
     from resnetlab.training.overfit import overfit_one_batch
     from resnetlab.training.recipe import Recipe
     from resnetlab.training.registration import register, unregister
@@ -71,6 +73,7 @@ _PUBLIC = {
     "compare": "resnetlab.report.comparison.compare",
     "compare_answers": "resnetlab.report.comparison.images",
     "compare_classes": "resnetlab.report.comparison.images",
+    "compare_seeds": "resnetlab.report.comparison.groups",
     "convert": "resnetlab.weights.convert",
     "create_model": "resnetlab.weights.load",
     "diagnose": "resnetlab.evaluation.diagnostics",
@@ -82,6 +85,7 @@ _PUBLIC = {
     "export": "resnetlab.exporting.export",
     "find_lr": "resnetlab.training.lr_finder",
     "fit": "resnetlab.training.fit",
+    "fit_grid": "resnetlab.training.many",
     "grad_cam": "resnetlab.evaluation.attention",
     "inspect_data": "resnetlab.data.inspection.inspect",
     "learn": "resnetlab.lessons.learn",
@@ -121,6 +125,7 @@ __all__ = [
     "compare",
     "compare_answers",
     "compare_classes",
+    "compare_seeds",
     "convert",
     "create_model",
     "diagnose",
@@ -132,6 +137,7 @@ __all__ = [
     "export",
     "find_lr",
     "fit",
+    "fit_grid",
     "grad_cam",
     "inspect_data",
     "learn",

@@ -17,7 +17,10 @@ _PICTURE = Path("comparison.png")
 
 
 def command(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, finished or not.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN", help="Run folders, finished or not, or a folder that --grid or --seeds made."),
+    ],
     out: Annotated[
         Path | None,
         typer.Option(
@@ -69,20 +72,22 @@ def command(
     if csv is not None and csv == images:
         raise UserError(f"--csv and --images would both write to {csv}. Choose another file for one of them.")
 
-    from resnetlab.core.runs import Run
-    from resnetlab.report.comparison.compare import compare, differences
+    from resnetlab.report.comparison.compare import compare, differences, open_runs
     from resnetlab.report.comparison.curves import draw_comparison
+    from resnetlab.report.comparison.groups import compare_seeds
     from resnetlab.report.comparison.images import compare_answers, compare_classes, disagreements
     from resnetlab.report.comparison.tables import comparison_tables
 
-    opened, pairs = [Run(run) for run in runs], "all" if all_pairs else "first"
+    opened, pairs = list(open_runs(runs).values()), "all" if all_pairs else "first"
     figures, settings = compare(opened), differences(opened)
     answers, classes = (about(opened, data=data, pairs=pairs) for about in (compare_answers, compare_classes))
     listed = None if images is None else disagreements(opened, data=data)
     picture = draw_comparison(opened, out or free_name(_PICTURE), x=x)
     if STANDARD_OUTPUT not in (csv, images):
-        console = output()
-        for part in comparison_tables(figures, settings, console.width, answers=answers, classes=classes):
+        console, groups = output(), compare_seeds(opened)
+        for part in comparison_tables(
+            figures, settings, console.width, answers=answers, classes=classes, groups=groups
+        ):
             console.print(part)
     if csv is not None:
         write_csv(figures, csv, "table   ")

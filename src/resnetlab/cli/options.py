@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 import inspect
+import re
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import typer
 from typer.models import OptionInfo
 
 from resnetlab.core.errors import UserError
+from resnetlab.core.files import printable
 
 if TYPE_CHECKING:
     from resnetlab.data.assemble import PhotoListing
@@ -148,6 +150,11 @@ class DataOptions:
     data_root: DataRoot = None
     download: Annotated[bool, typer.Option(help="Download a data set that is missing.")] = True
 
+    def given(self, names: Collection[str]) -> dict[str, Any]:
+        """Returns the options among these names, and the place of data sets, as arguments of `load_data`."""
+        chosen = {name: value for name, value in dataclasses.asdict(self).items() if name in names}
+        return {**chosen, "data_root": self.data_root}
+
     def load(self, source: str, **changes: Any) -> ImageData:
         """Loads images as the options say, except for `changes`."""
         from resnetlab.data.load import load_data
@@ -238,11 +245,11 @@ def _help_all(context: typer.Context, value: bool) -> None:
 
 
 def given_options(context: typer.Context) -> list[str]:
-    """Returns the parameters that were given on the command line, in alphabetical order."""
+    """Returns the parameters that were given on the command line or by --config, in alphabetical order."""
     given = []
     for name in context.params:
         source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
+        if source is not None and source.name in ("COMMANDLINE", "DEFAULT_MAP"):  # the latter is of --config
             given.append(name)
     return sorted(given)
 
@@ -285,3 +292,19 @@ def add_options(changes: dict[str, Any], **options: Any) -> dict[str, Any]:
     if twice := sorted(set(changes) & set(given)):
         raise UserError(f"{', '.join(twice)} is set twice, by its own option and by --set. Remove one of them.")
     return changes | given
+
+
+def read_grid(items: Iterable[str]) -> dict[str, list[Any]]:
+    """Returns the values of --grid KEY=VALUE,VALUE,... by key; commas within brackets do not separate values."""
+    grid: dict[str, list[Any]] = {}
+    for item in items:
+        key, equals, text = item.partition("=")
+        values = [part.strip() for part in re.split(r",(?![^\[{(]*[\]})])", text)]
+        if not equals or not key or not all(values):
+            raise UserError(
+                f"--grid expects KEY=VALUE,VALUE,..., such as --grid model.shortcut=A,B,C, got {printable(item)!r}."
+            )
+        if key in grid:
+            raise UserError(f"--grid {printable(key)} is given twice. Give all values at once, separated by commas.")
+        grid[key] = [read_assignments([f"value={value}"])["value"] for value in values]
+    return grid

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from resnetlab.cli.files import write_csv
 from resnetlab.cli.inspection import moved_images
 from resnetlab.cli.options import (
     RUN,
@@ -25,9 +26,10 @@ from resnetlab.cli.options import (
     SetFields,
     add_options,
     given_options,
+    read_grid,
     split_assignments,
 )
-from resnetlab.core.console import notice, shortened
+from resnetlab.core.console import notice, output, shortened
 from resnetlab.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,6 +45,28 @@ USUAL = (
 
 _NAME_WIDTH = 24
 _WITH_RESUME = ("resume", "finish", "epochs", "data", "data_root", "device", "model")
+
+
+def _take_config(context: typer.Context, value: Path | None) -> Path | None:
+    """Makes the settings of another run the defaults of the options."""
+    if value is not None:
+        from resnetlab.core.runs import Run
+        from resnetlab.report.command import train_command
+
+        run = Run(value.parent if value.name == "run.toml" else value)
+        words = train_command(run.settings)
+        if words is None:
+            raise UserError(f"--config: {value} is of a run that the command line cannot repeat. Use Python.")
+        (_, _, data), *options = words
+        defaults: dict[str, Any] = {"data": data, "assign": []}
+        names = {name: parameter.name for parameter in context.command.params for name in parameter.opts}
+        for name, *given in options:
+            if name == "--set":
+                defaults["assign"] += given
+            else:
+                defaults[str(names[name])] = given[0] if given else True
+        context.default_map = defaults
+    return value
 
 
 def command(
@@ -102,6 +126,30 @@ def command(
         typer.Option(help="The run folder; default: runs/<data>-<model>-<date and time>.", rich_help_panel=RUN),
     ] = None,
     seed: Seed = 0,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Train with the settings of another run: its folder, or its run.toml. Further options change them.",
+            is_eager=True,
+            callback=_take_config,
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(help="Train this many runs into one folder, with the seeds 0, 1, ...", rich_help_panel=RUN),
+    ] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE,...",
+            help="Train one run for each value, or for each combination if repeated: a field as in --set, or model or "
+            "recipe. A stopped grid is continued by the same command with its --out. With --budget, all runs together "
+            "take about that long, with equal epochs.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(
@@ -178,7 +226,8 @@ def command(
             "no images given. Name a data set or a folder: resnetlab train DATA\n"
             "To continue an interrupted run: resnetlab train --resume RUN"
         )
-    changes, overrides = split_assignments(assign or [])
+    recorded = (context.default_map or {}).get("assign", []) if config is not None else []
+    changes, overrides = split_assignments([*recorded, *(assign or [])])
     frozen = {f"rates.{name.strip()}": 0.0 for name in (freeze or "").split(",") if name.strip()}
     given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "rates.layer_decay": layer_decay, **frozen}
     changes = add_options(changes, **given)
@@ -205,8 +254,33 @@ def command(
     if out is not None:
         check_outside(out, data)
     flags = {"tensorboard": tensorboard, "keep_checkpoints": keep_checkpoints}
+    if seeds is not None or grid:
+        if "seed" in given_options(context):
+            raise UserError("--seed trains one run, and --seeds and --grid train several. Remove --seed.")
+        del shared["seed"]
+        load = options.given(given_options(context))
+        varied = {"seeds": 1 if seeds is None else seeds, "grid": read_grid(grid or []), "load": load, "budget": budget}
+        _train_many(model, data, out=out, pretrained=pretrained, **varied, **flags, **shared, **changes)
+        return
     run = fit(model, opened, budget=budget, pretrained=pretrained, out=out, **flags, **shared, **changes)
     _report(run, lambda: _images(opened(), run.settings["data"].get("image_size")), options.data_root)
+
+
+def _train_many(model: str, data: str, *, out: Path | None, **arguments: Any) -> None:
+    """Trains a grid of runs, and prints and writes how they compare."""
+    from resnetlab.core.runs import default_folder
+    from resnetlab.report.comparison.compare import compare
+    from resnetlab.report.comparison.groups import compare_seeds
+    from resnetlab.report.comparison.tables import group_table
+    from resnetlab.training.many import fit_grid
+
+    folder = out or default_folder(Path(data).name, "grid")
+    runs = fit_grid(model, data, out=folder, **arguments)
+    console = output()
+    for part in group_table(compare_seeds(runs)):
+        console.print(part)
+    write_csv(compare(runs), folder / "comparison.csv", "table   ")
+    notice(f"next      resnetlab compare {shlex.quote(str(folder))}")
 
 
 def _images(opened: PhotoListing | ImageData, image_size: int | None) -> ImageData:

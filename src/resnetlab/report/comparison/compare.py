@@ -19,6 +19,7 @@ from resnetlab.data.options import LoadOptions
 from resnetlab.models.config import ResNetConfig
 from resnetlab.report.command import flatten
 from resnetlab.report.results import count_parameters
+from resnetlab.training.many import grid_runs
 from resnetlab.training.recipe import Recipe
 
 _COMPARED = ("model", "recipe", "data", "seed", "machine")
@@ -39,7 +40,7 @@ def compare(runs: RunsLike) -> pd.DataFrame:
     Runs whose measured images are not the same are compared with a warning.
 
     Args:
-        runs: run folders, finished or not, or one alone.
+        runs: run folders, finished or not, or one alone; or the folder of a grid (see `fit_grid`).
 
     Raises:
         UserError: no run is given, a folder is not a run, or one is given twice.
@@ -58,7 +59,7 @@ def differences(runs: RunsLike) -> pd.DataFrame:
     or "data.limit". A value that a run does not record is the default; None if the setting has no default.
 
     Args:
-        runs: run folders, finished or not, or one alone.
+        runs: run folders, finished or not, or one alone; or the folder of a grid (see `fit_grid`).
 
     Raises:
         UserError: no run is given, a folder is not a run, or one is given twice.
@@ -94,16 +95,25 @@ def _row(name: str, run: Run) -> dict[str, Any]:
 
 
 def open_runs(runs: RunsLike) -> dict[str, Run]:
-    """Returns the runs by the shortest names that tell them apart, in the order given."""
+    """Returns the runs by the shortest names that tell them apart, in the order given; a grid's folder has several."""
     given = [runs] if isinstance(runs, (str, Path, Run)) else list(runs)
     if not given:
         raise UserError("expected at least one run, got none. Give the folders that `resnetlab train` made.")
-    opened = [run if isinstance(run, Run) else Run(run) for run in given]
+    opened = [run if isinstance(run, Run) else Run(run) for one in given for run in _runs_of(one)]
     places = [run.path.resolve() for run in opened]
     for place, run in zip(places, opened, strict=True):
         if places.count(place) > 1:
             raise UserError(f"{run.path} is given twice. Leave one of them out.")
     return {_name(place, places): run for place, run in zip(places, opened, strict=True)}
+
+
+def _runs_of(given: Run | str | Path) -> Sequence[Run | str | Path]:
+    """Returns the runs in a folder of runs, or the run itself."""
+    if isinstance(given, Run) or (found := grid_runs(given)) is None:
+        return [given]
+    if not found:
+        raise UserError(f"{printable(given)} has no run yet. Repeat the command that trains its runs.")
+    return found
 
 
 def _name(place: Path, places: Sequence[Path]) -> str:

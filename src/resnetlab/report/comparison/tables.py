@@ -15,7 +15,7 @@ from rich.table import Table
 from resnetlab.core.files import printable
 
 _SHARED = ("model", "data", "recipe", "seed")
-_TEXTS = ("run", "split", "model", "data", "recipe", "first", "second", "class")
+_TEXTS = ("run", "split", "model", "data", "recipe", "first", "second", "class", "group")
 _GAP = 2
 _FROM_DATA = ("model.config.in_channels", "model.config.num_classes", "recipe.augment.flip")
 _IN_BRACKETS = re.compile(r" \([^)]*\)")
@@ -40,6 +40,7 @@ def comparison_tables(
     *,
     answers: pd.DataFrame | None = None,
     classes: pd.DataFrame | None = None,
+    groups: pd.DataFrame | None = None,
 ) -> Iterator[Table | str]:
     """Yields a comparison for the terminal, a table or a line at a time.
 
@@ -52,6 +53,7 @@ def comparison_tables(
         width: of the lines, in characters.
         answers: the result of `compare_answers` for them; without it, single images are not compared.
         classes: the result of `compare_classes` for them.
+        groups: the result of `compare_seeds` for them; it is shown if a group has several runs.
     """
     columns = {name: figures[name].tolist() for name in figures}
     differ = len(set(columns["data"])) > 1
@@ -70,6 +72,9 @@ def comparison_tables(
     yield ""
     varied = {name: _shown(columns[name], str) for name in _SHARED if name not in shared}
     yield _table({**runs, **varied, **_effort(columns)})
+    if groups is not None and max(groups["runs"]) > 1:
+        yield "\nRuns that differ only by seed, as one group:\n"
+        yield from group_table(groups)
     if len(values):
         left_out = ", without those of the data" if differ else ""
         yield f"\nThe settings that differ{left_out}:\n"
@@ -78,6 +83,32 @@ def comparison_tables(
         yield f"\nThe {'other ' if differ else ''}settings of the runs are the same."
     if answers is not None and len(answers):
         yield from _image_by_image(answers, classes, dict(zip(names, heads, strict=True)))
+
+
+def group_table(groups: pd.DataFrame) -> Iterator[Table | str]:
+    """Yields the result of `compare_seeds` for the terminal."""
+    columns = {name: groups[name].tolist() for name in groups}
+    shown: dict[str, Sequence[str]] = {
+        "group": [printable(name) for name in columns["group"]],
+        "runs": _shown(columns["runs"], str),
+        "mean\ntop-1": _shown(columns["top1"], _share),
+        "standard\ndeviation": _shown(columns["deviation"], lambda value: f"{100 * value:.2f}"),
+    }
+    tested = sum(not pd.isna(value) for value in columns["p_value"])
+    if tested:
+        ends = zip(columns["low"], columns["high"], strict=True)
+        shown |= {
+            "points": _shown(columns["difference"], _points),
+            "95 % interval": ["-" if pd.isna(low) else f"{_points(low)} to {_points(high)}" for low, high in ends],
+            "p": _shown(columns["p_holm"], "{:.2g}".format),
+        }
+    yield _table(shown)
+    if tested:
+        corrected = f", corrected for {tested} groups by Holm's method" if tested > 1 else ""
+        yield (
+            f"\npoints: mean accuracy minus that of {escape(shown['group'][0])}, in percentage points, by pairs of "
+            f"runs with the same seed.\np: p-value of the paired t-test{corrected}."
+        )
 
 
 def _quality(figures: _Columns) -> dict[str, Sequence[str]]:
