@@ -28,7 +28,6 @@ from tests.training.stepping import before_step
 from resnetlab.core.errors import UserError
 from resnetlab.core.framing import shrink
 from resnetlab.data import assemble
-from resnetlab.data.assemble import CACHE_VARIABLE
 from resnetlab.data.augment import Augmentation
 from resnetlab.data.batches import Batch, training_batches
 from resnetlab.data.load import load_data, reload_data
@@ -56,7 +55,7 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Several shards of few images, one decoding process unless a test says otherwise, a cache of the test's own."""
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     monkeypatch.setattr(pack, "FILES_IN_A_SHARD", 8)
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv("RESNETLAB_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture

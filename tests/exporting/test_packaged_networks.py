@@ -14,10 +14,10 @@ from PIL import Image
 
 import resnetlab
 from resnetlab.core.errors import UserError
+from resnetlab.core.packaged import packaged_card, packaged_images, packaged_names, packaged_weights
 from resnetlab.evaluation.evaluate import evaluate_split
 from resnetlab.evaluation.forward import trained_on
 from resnetlab.exporting.examples import MEASURED, SHOWN, read_examples
-from resnetlab.weights.packaged import packaged_card, packaged_images, packaged_names, packaged_weights
 from resnetlab.weights.tensors import read_header
 
 ROOT = Path(__file__).parents[2]
@@ -111,8 +111,14 @@ def test_a_path_with_the_same_name_comes_first(tmp_path, monkeypatch):
         resnetlab.load("no-such-network")
 
 
-def test_it_evaluates_and_starts_other_trainings(digits):
-    assert resnetlab.evaluate("digits", digits).summary["top1"] >= 0.985
+def test_it_evaluates_and_starts_other_trainings(digits, cli):
+    found = resnetlab.evaluate("digits").summary
+    assert (found["split"], found["n"]) == ("test", len(digits.split("test")))
+    assert found["top1"] >= 0.985 and resnetlab.evaluate("digits", digits).summary == found
+    code, out, err = cli("evaluate", "digits", "--split", "validation")
+    assert code == 0 and "144" in out, err
+    code, out, err = cli("evaluate", "digits", "--no-explore")
+    assert code == 2 and "--explore" in err
     fresh = resnetlab.create_model("resnet20", in_channels=1, pretrained="digits")
     assert fresh.class_names == digits.class_names
 

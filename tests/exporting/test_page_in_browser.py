@@ -10,12 +10,12 @@ from tests.browsing import opened
 from tests.exporting.drawings import drawings
 
 import resnetlab
+from resnetlab.core.packaged import packaged_images
 from resnetlab.data.load import load_data
 from resnetlab.evaluation.forward import trained_on
 from resnetlab.exporting.examples import read_examples
 from resnetlab.exporting.html import LIMIT
 from resnetlab.models.surgery import without_block
-from resnetlab.weights.packaged import packaged_images
 
 ANSWER = "([pixels, off]) => network.answer(Uint8Array.from(pixels), new Set(off)).probabilities"
 CAPTION = "fact => document.getElementById('caption').textContent.includes(fact)"

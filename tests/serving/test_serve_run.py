@@ -30,6 +30,21 @@ def test_the_threshold_is_where_answers_are_right():
 
 
 @pytest.mark.slow
+def test_a_packaged_network_is_exported_once_into_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RESNETLAB_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    said: list[str] = []
+    with served("digits") as (client, _):
+        assert client.get("/v1/model").json()["name"] == "digits"
+    opened = Source("digits", say=said.append)()
+    assert opened.exported.path.is_relative_to(tmp_path / "exports")
+    assert said == []
+    Path("digits").mkdir()
+    with refuses("digits", "run.toml"):
+        Source("digits", say=said.append)
+
+
+@pytest.mark.slow
 def test_a_run_that_cannot_be_exported_says_why(digits_run: Run, tmp_path: Path):
     run = shutil.copytree(digits_run.path, tmp_path / "run")
     (run / "model.safetensors").write_bytes(b"?" * 100)

@@ -22,7 +22,10 @@ def command(
     context: typer.Context,
     run: Annotated[
         Path,
-        typer.Argument(metavar="RUN", help="A run folder, or what `resnetlab export` wrote."),
+        typer.Argument(
+            metavar="RUN",
+            help="A run folder, what `resnetlab export` wrote, or a packaged network (digits, fashion_mnist).",
+        ),
     ],
     data: Annotated[
         str | None,
@@ -67,13 +70,22 @@ def command(
     resnetlab evaluate runs/photos
 
     resnetlab evaluate runs/photos --data more-photos/
+
+    resnetlab evaluate digits
     """
+    from resnetlab.core.packaged import is_packaged
     from resnetlab.exporting.session import is_exported
 
+    given: dict[str, Any] = {
+        "split": split, "mirrored": mirrored, "data_root": data_root, "skip_unreadable": skip_unreadable,
+    }  # fmt: skip
     if is_exported(run):
         refuse_options(context, ("explore", "page_only", "model", "device"), "an exported file gets no report")
-        given = {"split": split, "mirrored": mirrored, "data_root": data_root, "skip_unreadable": skip_unreadable}
-        _measure_exported(run, data, given)
+        _measure_only(run, data, given)
+        return
+    if is_packaged(run):
+        refuse_options(context, ("explore", "page_only", "model"), "a packaged network gets no report")
+        _measure_only(run, data, {**given, "device": device})
         return
 
     from resnetlab.core.runs import Run
@@ -89,24 +101,15 @@ def command(
     from resnetlab.evaluation.evaluate import evaluate
 
     images = _own_images(opened, data, data_root)
-    evaluation = evaluate(
-        opened,
-        data if images is None else images,
-        model=model,
-        split=split,
-        device=device,
-        data_root=data_root,
-        skip_unreadable=skip_unreadable,
-        mirrored=mirrored,
-        explore=explore,
-    )
+    loaded = data if images is None else images
+    evaluation = evaluate(opened, loaded, model=model, device=device, explore=explore, **given)
     output().print(evaluation)
     notice(f"tables  {evaluation.folder}")
     if evaluation.folder == opened.evaluation():  # the report is about the run's own images
         _write_page(opened, images, data_root, explore=explore)
 
 
-def _measure_exported(path: str | Path, data: str | None, given: dict[str, Any]) -> None:
+def _measure_only(path: str | Path, data: str | None, given: dict[str, Any]) -> None:
     from resnetlab.evaluation.evaluate import evaluate
 
     output().print(evaluate(path, data, **given))

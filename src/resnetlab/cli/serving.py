@@ -18,8 +18,8 @@ def command(
         list[Path],
         typer.Argument(
             metavar="RUN_OR_FILE",
-            help="A run, which is exported first, or an .onnx file that `resnetlab export` wrote. Several are served "
-            "together, by their names.",
+            help="A run, which is exported first, an .onnx file that `resnetlab export` wrote, or a packaged network "
+            "(digits, fashion_mnist). Several are served together, by their names.",
         ),
     ],
     host: Annotated[
@@ -86,6 +86,8 @@ def command(
     resnetlab serve runs/photos --phone --collect
 
     resnetlab serve runs/photos/export/model.onnx --port 9000
+
+    resnetlab serve digits
 
     Then: curl --data-binary @new/cat.jpg http://127.0.0.1:8000/v1/predict
 

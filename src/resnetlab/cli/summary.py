@@ -139,8 +139,8 @@ def command(
 
 def _is_file(name: str) -> bool:
     """Whether this is a run, a file or a packaged network; a catalog name comes first."""
+    from resnetlab.core.packaged import packaged_weights
     from resnetlab.models.catalog import CATALOG
-    from resnetlab.weights.packaged import packaged_weights
 
     return name not in CATALOG and (Path(name).exists() or packaged_weights(name) is not None)
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from resnetlab.core.environment import resolve_device
 from resnetlab.core.errors import UserError
+from resnetlab.core.packaged import is_packaged
 from resnetlab.core.runs import Run, read_summary
 from resnetlab.data.load import is_named, load_data, may_be_recorded, reload_data
 from resnetlab.data.options import LoadOptions
@@ -28,7 +29,6 @@ from resnetlab.evaluation.result import Evaluation
 from resnetlab.exporting.session import is_exported, open_exported
 from resnetlab.models.network import Architecture, Network
 from resnetlab.weights.file import load
-from resnetlab.weights.packaged import packaged_weights
 from resnetlab.weights.tensors import weights_fingerprint
 
 _SHOWN = 20
@@ -52,10 +52,11 @@ def evaluate(
     those on another data set to `evaluation/<name>/`, or `evaluation/<name>-2/` if other images have that name.
 
     Args:
-        subject: a run folder, a weights file, a network, or what `export` wrote (an .onnx file or its folder), whose
-            default images are those of the run in whose folder it is.
-        data: other images than the run's own; required unless the subject is a run. A folder without split folders is
-            one split, unless it contains the run's own images, which keep their splits.
+        subject: a run folder, a weights file, a network, what `export` wrote (an .onnx file or its folder), whose
+            default images are those of the run in whose folder it is, or the name of a packaged network, whose default
+            images are the data set of the same name.
+        data: other images than the default; required for a network and a weights file. A folder without split folders
+            is one split, unless it contains the run's own images, which keep their splits.
         model: as for `load`, for a run of your own network.
         split: "train", "validation" or "test"; by default test, or validation if there is no test split.
         device: "auto", or a device of torch; a network that you pass stays on its device.
@@ -77,6 +78,8 @@ def evaluate(
         if not isinstance(network, Network):
             network = load(run or network, model=model).to(resolve_device(device))
     trained_on(network)  # an error must come before images are read
+    if data is None and is_packaged(subject):
+        data = str(subject)  # the data set that it was trained on
     if data is None:
         if home is None:
             raise UserError(
@@ -213,9 +216,7 @@ def _run_of(subject: str | Path | Run | Network) -> Run | None:
         return subject
     if not isinstance(subject, (str, Path)) or Path(subject).is_file():
         return None
-    if not Path(subject).exists() and packaged_weights(subject):
-        return None
-    return Run(subject)
+    return None if is_packaged(subject) else Run(subject)
 
 
 def _check_fits(model: Network, data: ImageData) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import write_text
 from resnetlab.core.html import render
+from resnetlab.core.packaged import packaged_images
 from resnetlab.core.pictures import css_variables
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.runs import Run
@@ -38,7 +39,6 @@ from resnetlab.models.stochastic import DropBlock, DropPath
 from resnetlab.models.summary import summarize
 from resnetlab.models.surgery import without_block
 from resnetlab.weights.file import load
-from resnetlab.weights.packaged import packaged_images
 from resnetlab.weights.sources import open_weights
 
 LIMIT = 3_000_000

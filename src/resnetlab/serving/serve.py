@@ -42,11 +42,11 @@ def serve(
 ) -> Server:
     """Serves networks over HTTP, with a page, until SIGINT or SIGTERM; then it answers what it has accepted.
 
-    A run is exported first, into RUN/export, unless that is done. SIGHUP opens the files again without losing a
-    request.
+    A run is exported first, into RUN/export, and a packaged network into the user's cache folder, unless that is done.
+    SIGHUP opens the files again without losing a request.
 
     Args:
-        source: a run, an .onnx file that `export` wrote, or several of them.
+        source: a run, an .onnx file that `export` wrote, the name of a packaged network, or several of them.
         host: the address to listen on. The default is reachable from this computer only.
         port: the port; 0 for a free one.
         api_key: what clients must send as `Authorization: Bearer KEY`.
@@ -55,7 +55,8 @@ def serve(
         limits: `Limits`, or those that differ from the defaults.
         threads: threads of the processor that each network uses; by default all.
         log_requests: write one line of JSON for every request to standard error.
-        collect: let users of the page save photos to RUN/corrections/CLASS/; next to an exported file without a run.
+        collect: let users of the page save photos to RUN/corrections/CLASS/; next to an exported file without a run;
+            for a packaged network in the working directory.
         phone: listen on this network, and print a link with a new key, also as a QR code.
         model: for a run of your own network, as for `load`.
         background: serve in a thread, and return at once.

@@ -1,13 +1,16 @@
-"""What is served: an exported file, or a run, which is exported when it was not, or has changed since."""
+"""What is served: an exported file, or a run or a packaged network, which is exported if its file is missing or old."""
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from resnetlab.core.errors import UserError
+from resnetlab.core.files import cache_folder
+from resnetlab.core.packaged import is_packaged, packaged_weights
 from resnetlab.exporting.session import MODEL, SELFTEST, exported_file, is_exported, open_exported
 from resnetlab.serving.models import Opened
 from resnetlab.serving.threshold import threshold_of
@@ -16,16 +19,16 @@ _CHECKPOINTS = "checkpoints/**/*.safetensors"
 
 
 class Source:
-    """A run or an exported file; a call opens it and compares its answers with those where it was exported.
+    """A network to serve; a call opens its file and compares the answers with those where it was exported.
 
     Args:
-        path: a run folder, an .onnx file, or a folder with model.onnx.
+        path: a run folder, an .onnx file, a folder with model.onnx, or the name of a packaged network.
         model: for a run of the user's own network, what builds it.
         threads: threads of the session.
         say: called with the sentence that a run is being exported.
 
     Raises:
-        UserError: it is neither.
+        UserError: it is none of these.
     """
 
     def __init__(
@@ -34,16 +37,18 @@ class Source:
         self.path, self._model, self._threads, self._say = Path(path), model, threads, say
         self.is_run = (self.path / "run.toml").is_file()
         self._export: subprocess.Popen[str] | None = None
-        if not self.is_run and not is_exported(self.path):
+        self._packaged = packaged_weights(path) if is_packaged(path) else None
+        is_file = not self.is_run and self._packaged is None
+        if is_file and not is_exported(self.path):
             from resnetlab.core.runs import Run
 
             Run(self.path)  # raises the error that says what is missing
-        if not self.is_run:
+        if is_file:
             exported_file(self.path)
 
     @property
     def folder(self) -> Path:
-        """The run, or the folder of the file."""
+        """The run, or the folder of the file; for a packaged network the working directory."""
         return self.path if self.path.is_dir() else self.path.parent
 
     def __call__(self) -> Opened:
@@ -62,6 +67,8 @@ class Source:
             self._export.terminate()
 
     def _file(self) -> Path:
+        if self._packaged is not None:
+            return self._packaged_file(self._packaged)
         if not self.is_run:
             return exported_file(self.path)
         file = self.path / "export" / MODEL
@@ -69,13 +76,25 @@ class Source:
         newest = max((path.stat().st_mtime for path in weights if path.is_file()), default=0.0)
         if file.is_file() and file.with_name(SELFTEST).is_file() and file.stat().st_mtime >= newest:
             return file
+        self._write(*(["--model", self._model] if self._model else []))
+        return file
+
+    def _packaged_file(self, weights: Path) -> Path:
+        """Returns the exported file of a packaged network, from the user's cache folder."""
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
+        file = cache_folder("exports") / f"{self.path}-{digest}" / MODEL
+        if not (file.is_file() and file.with_name(SELFTEST).is_file()):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._write("--out", str(file.parent))
+        return file
+
+    def _write(self, *options: str) -> None:
+        """Exports the network."""
         self._say(f"exporting {self.path}, once; this takes seconds to a minute")
-        command = [sys.executable, "-m", "resnetlab", "export", str(self.path), "--to", "onnx"]
-        command += ["--model", self._model] if self._model else []
+        command = [sys.executable, "-m", "resnetlab", "export", str(self.path), "--to", "onnx", *options]
         # Another process, so that this one never loads torch.
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as self._export:
             _, words = self._export.communicate()
         if self._export.returncode:
             reason = words.strip().removeprefix("error:").strip() or "the export was stopped."
             raise UserError(f"{self.path} cannot be exported: {reason}")
-        return file

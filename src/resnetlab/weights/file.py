@@ -18,6 +18,7 @@ from resnetlab.core.console import notice
 from resnetlab.core.errors import UserError, brief, resume_command
 from resnetlab.core.files import printable
 from resnetlab.core.foreign import WEIGHTS, model_hint, weights_hint
+from resnetlab.core.packaged import packaged_names, packaged_weights
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.runs import Run
 from resnetlab.models.architectures import read_architecture, rebuild
@@ -28,7 +29,6 @@ from resnetlab.models.network import Architecture, Network, sections_of
 from resnetlab.models.resnet import ResNet
 from resnetlab.weights.foreign import check_finite_weights, read_head, weights_in
 from resnetlab.weights.gluon.params import is_params
-from resnetlab.weights.packaged import packaged_names, packaged_weights
 from resnetlab.weights.pickled import is_pickled
 from resnetlab.weights.report import listed
 from resnetlab.weights.tensors import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_FOLDER = Path(__file__).parent / "trained"
+_FOLDER = Path(__file__).parents[1] / "weights" / "trained"
 
 
 def packaged_names() -> tuple[str, ...]:
@@ -15,6 +15,11 @@ def packaged_names() -> tuple[str, ...]:
 def packaged_weights(name: object) -> Path | None:
     """Returns the weights file of a packaged network, or None if no network has this name."""
     return _FOLDER / f"{name}.safetensors" if str(name) in packaged_names() else None
+
+
+def is_packaged(source: object) -> bool:
+    """Whether a source names a packaged network; a file or folder with that name takes precedence."""
+    return isinstance(source, (str, Path)) and not Path(source).exists() and packaged_weights(source) is not None
 
 
 def packaged_card(name: str) -> str:
