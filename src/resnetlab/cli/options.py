@@ -130,6 +130,14 @@ class DataOptions:
     limit_held_out: Annotated[
         int | None, typer.Option(help="Use at most this many images for validation, and as many for testing.")
     ] = None
+    add: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Also train on the images of this folder of class folders, such as RUN/corrections. They join the "
+            "training split only, and their classes must be those of DATA.",
+        ),
+    ] = None
     split_seed: Annotated[int, typer.Option(help="Seed for drawing the splits that the data set does not provide.")] = 0
     validation_fraction: Annotated[
         float,

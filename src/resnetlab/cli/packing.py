@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from resnetlab.data.storage.store import ImageData
 
 NAME = "pack"
-WITHOUT = ("store", "limit", "limit_held_out")
+WITHOUT = ("store", "add", "limit", "limit_held_out")
 
 
 def command(

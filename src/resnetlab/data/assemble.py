@@ -22,12 +22,13 @@ from torch import Tensor
 from resnetlab.core.console import console, is_live, notice, shortened
 from resnetlab.core.environment import available_memory
 from resnetlab.core.errors import UserError
-from resnetlab.core.files import printable
+from resnetlab.core.files import cache_folder, printable
 from resnetlab.core.framing import Framing, FramingOptions
+from resnetlab.core.preprocessing import to_tensor
 from resnetlab.data.options import LoadOptions
 from resnetlab.data.sources.arrays import ArraySource
 from resnetlab.data.sources.findings import Findings, NoImagesError, listed
-from resnetlab.data.sources.folders import FileSource, ListedFile
+from resnetlab.data.sources.folders import FileSource, ListedFile, list_added
 from resnetlab.data.splits import Drawn, draw_splits, limited
 from resnetlab.data.storage.decoding import ShardFacts, StoredFormat, decode_shard
 from resnetlab.data.storage.images import ReadFiles, join_shards
@@ -40,10 +41,15 @@ from resnetlab.data.storage.pack import (
     open_pack,
     pack_lock,
 )
-from resnetlab.data.storage.reader import UnreadableImageError, describe_failures, map_files, probe_image
+from resnetlab.data.storage.reader import (
+    UnreadableImageError,
+    decode_image,
+    describe_failures,
+    map_files,
+    probe_image,
+)
 from resnetlab.data.storage.store import ImageData, Split
 
-CACHE_VARIABLE = "RESNETLAB_CACHE"
 LARGEST_DEFAULT_SIZE = 224
 """Photos are resized to at most this many pixels unless `image_size` says otherwise."""
 
@@ -74,6 +80,9 @@ def from_arrays(source: ArraySource, options: LoadOptions) -> ImageData:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(fill, chunks))
         splits[split] = Split(images=squares, labels=labels[part.positions], index=part.positions)
+    if options.add is not None:
+        total = len(source.splits[drawn["train"].source][1]) if "train" in drawn else 0
+        splits["train"] = _with_added(splits.get("train"), total, source, framing, options)
     return ImageData(
         name=source.name,
         splits=splits,
@@ -205,7 +214,7 @@ class PhotoListing:
                 arguments=asdict(options),
                 framing=stored.framing,
             )
-        folder = pack or _cache_folder() / f"{source.name}-{files_digest(files, stored, source)[:16]}"
+        folder = pack or cache_folder("packs") / f"{source.name}-{files_digest(files, stored, source)[:16]}"
         if is_complete(folder):
             _check_failures(
                 open_pack(folder)[0]["failures"], source.root, skip=options.skip_unreadable, findings=self.findings
@@ -245,12 +254,61 @@ def list_photos(
         for split, entries in source.files.items()
     }
     drawn = _draw(labels, source.class_names, options)
+    if options.add is not None:
+        source, drawn = _joined(source, drawn, options, findings)
     return PhotoListing(
         source=source,
         options=options,
         drawn=drawn,
         workers=workers,
         findings=findings or Findings(source=options.source),
+    )
+
+
+def _joined(
+    source: FileSource, drawn: Mapping[str, Drawn], options: LoadOptions, findings: Findings | None
+) -> tuple[FileSource, dict[str, Drawn]]:
+    """Returns the source and its splits with the added images at the end of the training images."""
+    assert options.add is not None
+    if "train" not in drawn:
+        raise UserError(f"{source.name} has no training images, so no images can be added to them. Omit `add`.")
+    added = list_added(Path(options.add), source.class_names, follow_links=options.follow_links, findings=findings)
+    train = drawn["train"]
+    files = [*source.files[train.source], *added]
+    positions = torch.cat([train.positions, torch.arange(len(files) - len(added), len(files))])
+    return (
+        replace(source, files={**source.files, train.source: files}),
+        {**drawn, "train": Drawn(train.source, positions)},
+    )
+
+
+def _with_added(split: Split | None, total: int, source: ArraySource, framing: Framing, options: LoadOptions) -> Split:
+    """Returns the training images in memory with the added images at their end.
+
+    Args:
+        split: the training images; None if the source has none.
+        total: number of images in the source that they were drawn from.
+        source: the arrays.
+        framing: of the data set.
+        options: with the folder to add.
+    """
+    if split is None or not isinstance(split.images, Tensor):
+        raise UserError(f"{source.name} has no training images, so no images can be added to them. Omit `add`.")
+    added = list_added(Path(str(options.add)), source.class_names, follow_links=options.follow_links)
+
+    def read(path: Path) -> Tensor:
+        return to_tensor(framing.uncropped.square(decode_image(path, framing.channels)))
+
+    found = list(map_files(read, [entry.path for entry in added]))
+    failures = [str(image) for image in found if isinstance(image, UnreadableImageError)]
+    _check_failures(failures, Path(str(options.add)), skip=options.skip_unreadable, findings=Findings())
+    kept = [(place, image) for place, image in enumerate(found) if isinstance(image, Tensor)]
+    labels = torch.tensor([added[place].label for place, _ in kept], dtype=torch.int64)
+    places = torch.tensor([total + place for place, _ in kept], dtype=torch.int64)
+    return Split(
+        images=torch.cat([split.images, *(image[None] for _, image in kept)]),
+        labels=torch.cat([split.labels, labels]),
+        index=torch.cat([split.index, places]),
     )
 
 
@@ -480,9 +538,3 @@ def _with_channels(images: Tensor, channels: int) -> Tensor:
 
 def _failures(contents: Mapping[str, ReadFiles]) -> list[str]:
     return [message for part in contents.values() for message in part.failures]
-
-
-def _cache_folder() -> Path:
-    """Returns the folder of packs that were not given a folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get(CACHE_VARIABLE) or Path(home) / "resnetlab") / "packs"

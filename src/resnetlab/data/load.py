@@ -23,7 +23,7 @@ from resnetlab.data.options import LoadOptions
 from resnetlab.data.sources.arrays import ArraySource, check_arrays
 from resnetlab.data.sources.cifar import load_cifar10, load_cifar100
 from resnetlab.data.sources.findings import Findings, NoImagesError, listed
-from resnetlab.data.sources.folders import FileSource, list_folder, list_table
+from resnetlab.data.sources.folders import FileSource, list_added, list_folder, list_table
 from resnetlab.data.sources.layout import ARCHIVES
 from resnetlab.data.sources.named import find_imagenette, load_digits, load_fashion_mnist, load_mnist
 from resnetlab.data.sources.packages import DATA_ROOT_VARIABLE
@@ -113,6 +113,8 @@ def load_with(
     listing = _list_data(source, checked, workers, download, findings)
     if listing is None:
         path = Path(source).expanduser().resolve()
+        if checked.add is not None:
+            raise UserError(f"nothing can be added to a pack, and {path} is one. Pack all images again.")
         return from_pack(path, replace(checked, source=str(path), data_root=None))
     return (listing if choose is None else choose(listing)).load()
 
@@ -159,6 +161,8 @@ def _list_data(
         raise NoImagesError(str(error)) if findings.lenient else error from error
     if not any(files.files.values()):
         raise NoImagesError(f"{printable(path)} has no images.")
+    if options.add is not None and path.is_dir() and Path(options.add).is_relative_to(path):
+        raise UserError(f"{printable(options.add)} is in the folder of images already. Add a folder outside of it.")
     return list_photos(files, options, workers=workers, findings=findings)
 
 
@@ -178,7 +182,7 @@ def open_data(source: Any, framing: Mapping[str, Any], **options: Any) -> PhotoL
     return list_data(source, **options) or load_data(source, **options)
 
 
-_NOT_FOR_PACKS = ("source", "store", "limit", "limit_held_out")
+_NOT_FOR_PACKS = ("source", "store", "add", "limit", "limit_held_out")
 _PACKED = (
     "source", "image_size", "channels", "crop_mode", "interpolation", "crop_pct", "detail", "split_seed",
     "validation_fraction", "test_fraction",
@@ -250,7 +254,8 @@ def _options(
             does = hint(name, options[name], DATA)
             rest = does or f"{nearest(name, known)}It takes: {', '.join(sorted(known))}."
             raise UserError(f"{function} has no argument {name!r}. {rest}".rstrip())
-    return LoadOptions(**{"source": "", **options})
+    checked = LoadOptions(**{"source": "", **options})
+    return checked if checked.add is None else replace(checked, add=str(Path(checked.add).expanduser().resolve()))
 
 
 def is_named(source: object) -> bool:
@@ -333,8 +338,9 @@ def _other_data(place: str, recorded: Mapping[str, Any], now: Mapping[str, Any])
         for key in ("class_names", "counts")
         if now[key] != recorded[key]
     ]
+    added = f" and the images added from {printable(recorded['add'])}" if recorded.get("add") else ""
     return UserError(
-        f"the images of {printable(place)} are not those of the run: "
+        f"the images of {printable(place)}{added} are not those of the run: "
         f"{'; '.join(changes) or 'their content has changed'}. Restore them, or start a new run."
     )
 
@@ -353,6 +359,9 @@ def may_be_recorded(source: str | Path, recorded: Mapping[str, Any]) -> bool:
     except UserError:
         return False
     used = sum(recorded["counts"].values())
+    if options.add is not None:
+        with suppress(UserError):
+            used -= len(list_added(Path(options.add), recorded["class_names"], follow_links=options.follow_links))
     return count >= used if options.limits or options.skip_unreadable else count == used
 
 

@@ -46,6 +46,13 @@ class LoadOptions(FramingOptions):
         check=lambda name, value: tuple(value),
         accepts="sequence of texts",
     )
+    add: str | None = setting(
+        None,
+        "a folder of class folders, such as the corrections that `serve` collects, whose images join the training "
+        "split only; their classes must be among those of the source",
+        check=lambda name, value: str(value),
+        accepts="path",
+    )
     split_seed: int = setting(
         0,
         "seed for drawing the splits that the source does not provide; independent of the training's seed, so that "

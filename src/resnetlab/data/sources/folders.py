@@ -79,6 +79,41 @@ def list_folder(folder: Path, *, follow_links: bool = False, findings: Findings 
     return FileSource(name=folder.name, root=folder, files=files, class_names=names)
 
 
+def list_added(
+    folder: Path, class_names: Sequence[str], *, follow_links: bool = False, findings: Findings | None = None
+) -> list[ListedFile]:
+    """Lists the images of a folder of class folders that join the training images of a source.
+
+    Args:
+        folder: its class folders are some of the source's classes.
+        class_names: the source's classes, in the order of the labels.
+        follow_links: as in `LoadOptions`.
+        findings: takes what training refuses.
+
+    Raises:
+        UserError: the folder does not exist, has no images in class folders, or has other classes.
+    """
+    if not folder.is_dir():
+        raise UserError(f"expected a folder of class folders to add, and {printable(folder)} is not a folder.")
+    walk = Walk(folder, follow_links=follow_links)
+    classes, _ = class_folders(folder, walk)
+    if not classes:
+        raise no_class_folders(folder, walk)
+    known = [name for name in classes if name in class_names]
+    if unknown := [name for name in classes if name not in class_names]:
+        (findings or Findings()).refuse(
+            f"{printable(folder)} has classes that the data set does not have: {listed(unknown)}. "
+            f"{nearest(unknown[0], class_names)}Expected some of {listed(class_names)}. Rename these folders, or "
+            "remove them."
+        )
+    walk.warn()
+    return [
+        ListedFile(path, class_names.index(name), _stamp(path))
+        for name in known
+        for path in sorted(path for one in classes[name] for path in walk.images_below(one))
+    ]
+
+
 def list_table(path: Path, class_names: Sequence[str] | None = None, *, findings: Findings | None = None) -> FileSource:
     """Lists the rows of a CSV or parquet table.
 
