@@ -174,6 +174,7 @@ def test_other_functions_know_the_names_too(
         ("resnet51", ("'resnet50'",)),
         ("zzz", ("unknown model 'zzz'",)),
         (18, ("unknown model 18",)),
+        ("", ("create_model('resnet18'", "depths", "ResNetConfig")),
         (nn.Linear(2, 2), ("Linear", "fit")),
     ],
 )

@@ -210,6 +210,11 @@ def _changed(
 
 
 def _unknown_model(name: object) -> UserError:
+    if name == "":
+        return UserError(
+            "create_model needs a name, such as create_model('resnet18', depths=(2, 2, 2, 2)), or a ResNetConfig. "
+            f"`{_LIST}` lists the names."
+        )
     if hasattr(name, "named_modules"):
         return UserError(
             f"create_model builds a network by its name, got {brief(name)}. If you already have a network "

@@ -111,7 +111,7 @@ def load_source(
 
 
 def create_model(
-    name: str | ResNetConfig,
+    name: str | ResNetConfig = "",
     *,
     pretrained: str | Path | Run | None = None,
     image_size: int | None = None,
@@ -128,8 +128,8 @@ def create_model(
             "imagenet" or "deep".
 
     Raises:
-        UserError: a name or field is unknown (the message has the nearest known one), fields do not go together, or
-            weights do not fit.
+        UserError: the name is missing, a name or field is unknown (the message has the nearest known one), fields do
+            not go together, or weights do not fit.
     """
     model = ResNet(model_config(name, overrides, image_size=image_size))
     if pretrained is not None:
