@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
 
-from resnetlab.core.console import notice, output, padded, shortened, wrapped
+from resnetlab.core.console import is_live, notice, output, padded, render, shortened, wrapped
 
 
 def test_results_go_to_standard_output_and_messages_to_standard_error(capsys: pytest.CaptureFixture[str]):
@@ -17,6 +21,16 @@ def test_a_command_of_a_notebook_moves_no_cursor(monkeypatch: pytest.MonkeyPatch
     assert output().is_terminal
     monkeypatch.setenv("JPY_PARENT_PID", "1")
     assert not output().is_terminal
+
+
+def test_a_notebook_without_widgets_shows_no_bars():
+    assert is_live(Console(force_jupyter=True)) == (find_spec("ipywidgets") is not None)
+    assert is_live(Console(force_terminal=True, force_jupyter=False))
+
+
+def test_what_a_notebook_prints_has_no_escape_codes(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert render(Text("a heading", style="bold")) == "a heading"
 
 
 @pytest.mark.parametrize("word", ["word", "写真", "a-class-name-of-one-hundred-characters-" + "x" * 61, "猫" * 60])

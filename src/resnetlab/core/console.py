@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import IO, Any
 
 from rich.cells import cell_len, set_cell_size
@@ -128,15 +129,17 @@ def output() -> Console:
 
 def render(renderable: RenderableType) -> str:
     """Returns what rich would print, as plain text of at most 100 columns: for `print` and notebooks."""
-    plain = Console(width=100, no_color=True)
+    plain = Console(width=100, color_system=None)
     with plain.capture() as capture:
         plain.print(renderable)
     return capture.get().rstrip()
 
 
-def is_live() -> bool:
-    """Whether a moving progress bar can be shown: on a terminal or in a notebook, not in a log."""
-    return console.is_terminal or console.is_jupyter
+def is_live(shown: Console = console) -> bool:
+    """Whether a moving progress bar can be shown: on a terminal or in a notebook with ipywidgets, not in a log."""
+    if shown.is_jupyter:
+        return find_spec("ipywidgets") is not None  # without it, rich prints a warning for each bar
+    return shown.is_terminal
 
 
 def _filled(line: str, width: int) -> str:
