@@ -11,6 +11,7 @@ from resnetlab.cli.files import check_file
 from resnetlab.cli.options import DataRoot, read_assignments
 from resnetlab.core.console import notice
 from resnetlab.exporting.export import TARGETS, export, target_of
+from resnetlab.exporting.options import LAYOUTS
 
 NAME = "export"
 _ONNX, _LIBRARIES = "ONNX", "Other libraries"
@@ -30,8 +31,8 @@ def command(
         str | None,
         typer.Option(
             metavar="WHAT",
-            help=f"{', '.join(TARGETS)}. Default: onnx; or by the suffix of --out: html for .html, torchvision for "
-            ".pth, gluon for .params, resnetlab for .safetensors.",
+            help=f"{', '.join(TARGETS)}. Default: onnx; or by the suffix of --out: html for .html, "
+            "torchvision for .pth, gluon for .params, resnetlab for .safetensors.",
         ),
     ] = None,
     out: Annotated[
@@ -39,8 +40,9 @@ def command(
         typer.Option(
             metavar="PATH",
             help="For onnx: the folder to write; default: RUN/export/. For html: the file, or the folder for "
-            "model.html; default: RUN/export/. For the format of a library: the file to write; "
-            "default: a file in RUN/export/, or a file with a new name next to the source.",
+            "model.html; default: RUN/export/. For the "
+            "format of a library: the file to write; default: a file in RUN/export/, or a file with a new name next to "
+            "the source.",
         ),
     ] = None,
     int8: Annotated[
@@ -86,6 +88,15 @@ def command(
             rich_help_panel=_ONNX,
         ),
     ] = False,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(LAYOUTS),
+            help="Also write what another engine needs: a model repository for Triton, a deployment file for Ray "
+            "Serve, or a Dockerfile.",
+            rich_help_panel=_ONNX,
+        ),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -94,7 +105,8 @@ def command(
         ),
     ] = None,
     license: Annotated[
-        str | None, typer.Option(help="The license of the weights, for the model card.", rich_help_panel=_ONNX)
+        str | None,
+        typer.Option(help="The license of the weights, for the model card.", rich_help_panel=_ONNX),
     ] = None,
     data_root: DataRoot = None,
     model: Annotated[
@@ -134,13 +146,14 @@ def command(
         check_file(out, "--out", f"model{suffix}")
     written = export(
         source,
-        target,
+        to,
         out=out,
         int8=int8,
         accept_loss=accept_loss,
         keep_float=keep_float or (),
         any_size=any_size,
         benchmark=benchmark,
+        layout=layout,
         data=data,
         data_root=data_root,
         license=license,

@@ -3,43 +3,54 @@
 from __future__ import annotations
 
 import importlib
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnetlab.core.errors import UserError, unknown
+from resnetlab.core.fields import takes_fields
+from resnetlab.exporting.options import ExportOptions
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from resnetlab.core.runs import Run
-    from resnetlab.models.network import Architecture, Network
+    from resnetlab.models.network import Network
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Target:
     """A form to export to.
 
     Attributes:
-        module: its module, whose function `write(source, *, to, out, **options)` returns an `Export`.
+        module: its module, whose function `write(source, *, to, out, options)` returns an `Export`.
+        takes: the fields of `ExportOptions` that it uses.
         suffix: of the file that it writes; empty if it writes a folder.
     """
 
     module: str
+    takes: tuple[str, ...]
     suffix: str = ""
 
 
+_ONNX = (
+    *("int8", "accept_loss", "keep_float", "any_size", "benchmark", "layout"),
+    *("data", "data_root", "license", "model"),
+)
+
+
+def _library(suffix: str) -> Target:
+    return Target(module="resnetlab.exporting.libraries", takes=("model", "overrides"), suffix=suffix)
+
+
 TARGETS = {
-    "onnx": Target("resnetlab.exporting.onnx"),
-    "openvino": Target("resnetlab.exporting.openvino"),
-    "html": Target("resnetlab.exporting.html"),
-    "torchvision": Target("resnetlab.exporting.libraries", ".pth"),
-    "timm": Target("resnetlab.exporting.libraries", ".safetensors"),
-    "cifar": Target("resnetlab.exporting.libraries", ".pth"),
-    "gluon": Target("resnetlab.exporting.libraries", ".params"),
-    "resnetlab": Target("resnetlab.exporting.libraries", ".safetensors"),
+    "onnx": Target(module="resnetlab.exporting.onnx", takes=_ONNX),
+    "openvino": Target(module="resnetlab.exporting.openvino", takes=_ONNX),
+    "html": Target(module="resnetlab.exporting.html", takes=("data", "data_root")),
+    "torchvision": _library(".pth"),
+    "timm": _library(".safetensors"),
+    "cifar": _library(".pth"),
+    "gluon": _library(".params"),
+    "resnetlab": _library(".safetensors"),
 }
 """What `--to` names. A new target is one line here."""
 _BY_SUFFIX = {
@@ -66,21 +77,9 @@ class Export:
         return self.message
 
 
+@takes_fields(ExportOptions)
 def export(
-    source: str | Path | Run | Network,
-    to: str | None = None,
-    *,
-    out: str | Path | None = None,
-    int8: bool = False,
-    accept_loss: float | None = None,
-    keep_float: Sequence[str] = (),
-    any_size: bool = False,
-    benchmark: bool = False,
-    data: Any = None,
-    data_root: str | Path | None = None,
-    license: str | None = None,
-    model: str | Architecture | nn.Module | None = None,
-    overrides: Mapping[str, Any] | None = None,
+    source: str | Path | Run | Network, to: str | None = None, *, out: str | Path | None = None, **options: Any
 ) -> Export:
     """Writes a trained network in a form that other programs use.
 
@@ -91,36 +90,21 @@ def export(
             form of OpenVINO), "html" (a page in which a small network runs), or the format of a library: "torchvision",
             "timm", "cifar", "gluon" or "resnetlab". By default what the suffix of `out` means, or else "onnx".
         out: for "onnx" a folder, by default `RUN/export/`; for "html" the folder or the file; for a library the file.
-        int8: also write model-int8.onnx, whose accuracy is compared with the network's.
-        accept_loss: accept int8 with this loss of accuracy, in percentage points, and with any agreement.
-        keep_float: layers that int8 leaves in float32, such as "layer1.0.conv1".
-        any_size: put cropping and resizing into the file too, so that it takes images of any size.
-        benchmark: also measure latency, throughput and accuracy of the file next to torch and OpenVINO, in float32 and
-            int8, and write benchmark.json and benchmark.png.
-        data: the run's images, if they have moved; or other images to check, calibrate and measure with.
-        data_root: the folder of the data sets, if they have moved.
-        license: the license of the weights, for the file and its model card.
-        model: as for `load`, for a run of your own network; for a library's file the network's catalog name.
-        overrides: fields of `ResNetConfig` to change in that network.
+        **options: the fields of `ExportOptions`.
 
     Raises:
         UserError: a package is missing, the network cannot be exported, or its file gives other answers.
     """
     target = target_of(to, out)
-    write = importlib.import_module(TARGETS[target].module).write
-    options = {
-        "int8": int8, "accept_loss": accept_loss, "keep_float": tuple(keep_float),
-        "any_size": any_size, "benchmark": benchmark, "data": data,
-        "data_root": data_root, "license": license, "model": model, "overrides": overrides,
-    }  # fmt: skip
-    given = {name: value for name, value in options.items() if value is not None and value is not False and value != ()}
-    parameters = _parameters(write)
+    chosen = ExportOptions(**options)
+    fields = ExportOptions.__dataclass_fields__
+    given = [name for name in options if getattr(chosen, name) is not fields[name].default]
     # The environment sets data_root for every verb.
-    if ignored := [name for name in given if name not in parameters and name != "data_root"]:
+    if ignored := [name for name in given if name not in (*TARGETS[target].takes, "data_root")]:
         them = "it" if len(ignored) == 1 else "them"
         raise UserError(f"export to {target} does not take {', '.join(ignored)}. Remove {them}.")
-    taken = {name: value for name, value in given.items() if name in parameters}
-    return write(source, to=target, out=None if out is None else Path(out), **taken)
+    write = importlib.import_module(TARGETS[target].module).write
+    return write(source, to=to or target, out=None if out is None else Path(out), options=chosen)
 
 
 def target_of(to: str | None, out: str | Path | None) -> str:
@@ -130,11 +114,3 @@ def target_of(to: str | None, out: str | Path | None) -> str:
     if to not in TARGETS:
         raise unknown("target", to, TARGETS)
     return to
-
-
-def _parameters(write: Any) -> set[str]:
-    """Returns the options that a writer takes; one with ** takes those of ONNX."""
-    found = inspect.signature(write).parameters
-    if all(one.kind != one.VAR_KEYWORD for one in found.values()):
-        return set(found)
-    return set(found) | _parameters(importlib.import_module(TARGETS["onnx"].module).write)

@@ -30,6 +30,8 @@ from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.forward import answer, trained_on
 from resnetlab.exporting.examples import Examples, choose_examples, read_examples
 from resnetlab.exporting.export import Export
+from resnetlab.exporting.options import ExportOptions
+from resnetlab.exporting.origin import default_folder, opened
 from resnetlab.models.blocks import ResidualBlock, SqueezeExcite
 from resnetlab.models.network import Network
 from resnetlab.models.parts import Parts, is_convolution, parts_for
@@ -38,7 +40,6 @@ from resnetlab.models.shortcuts import Projection, ZeroPaddedIdentity
 from resnetlab.models.stochastic import DropBlock, DropPath
 from resnetlab.models.summary import summarize
 from resnetlab.models.surgery import without_block
-from resnetlab.weights.file import load
 from resnetlab.weights.sources import open_weights
 
 LIMIT = 3_000_000
@@ -50,12 +51,7 @@ _ROUNDING = 5e-4
 
 
 def write(
-    source: str | Path | Run | Network,
-    *,
-    to: str = "html",
-    out: Path | None = None,
-    data: str | Path | ImageData | None = None,
-    data_root: str | Path | None = None,
+    source: str | Path | Run | Network, *, to: str = "html", out: Path | None = None, options: ExportOptions
 ) -> Export:
     """Writes a page in which the network runs: it answers images and drawings, and its blocks can be switched off.
 
@@ -64,20 +60,19 @@ def write(
         to: the target that was chosen.
         out: the file, which ends in .html, or the folder for model.html; default: RUN/export/, or a folder next to the
             weights file or in the working directory.
-        data: where test images come from; default: the data of the run, or the images in the package.
-        data_root: the folder of the data sets, if they have moved.
+        options: its `data` is where test images come from; default: the data of the run, or the images in the package.
 
     Raises:
         UserError: the page cannot compute this network, it would be larger than `LIMIT` or too slow, or there are no
             test images.
     """
-    network = source if isinstance(source, Network) else load(source)
+    run, network = opened(source)
     preprocessing, classes = trained_on(network)
     if not isinstance(network, ResNet):
         raise UserError("the page runs networks that ResNetLab built, got another kind. Export it with --to onnx.")
     _check_cost(network, preprocessing)
     description = _Description(network)
-    examples = _examples(source, network, data, data_root)
+    examples = _examples(source, network, options.data, options.data_root)
     precision, rounding = _precision(network, examples.images, preprocessing)
     values = {
         "architecture": (None if isinstance(source, Network) else open_weights(source).network) or "ResNet",
@@ -102,7 +97,7 @@ def write(
     page = render("exporting/templates/model.html", page=values, colors=css_variables(), version=version("resnetlab"))
     size = len(page.encode())
     _check_size(size)
-    path = out or _default_folder(source)
+    path = out or default_folder(source, run)
     path = path if path.suffix == ".html" else path / "model.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, page)
@@ -112,14 +107,6 @@ def write(
         f"{examples.data}. Open it in a browser; it needs no connection.",
         record={"size": size, "precision": precision, "rounding": rounding},
     )
-
-
-def _default_folder(source: str | Path | Run | Network) -> Path:
-    if isinstance(source, Network):
-        return Path("export")
-    if isinstance(source, Run) or Path(source).is_dir():
-        return (source if isinstance(source, Run) else Run(source)).path / "export"
-    return Path(source).with_name(f"{Path(source).stem}-export")
 
 
 class _Description:

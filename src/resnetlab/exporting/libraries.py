@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import free_name
 from resnetlab.core.runs import Run
 from resnetlab.exporting.export import TARGETS, Export
+from resnetlab.exporting.options import ExportOptions
 from resnetlab.models.network import Network
 from resnetlab.weights.convert import convert
 
 
-def write(
-    source: str | Path | Run | Network,
-    *,
-    to: str,
-    out: Path | None = None,
-    model: str | None = None,
-    overrides: Mapping[str, Any] | None = None,
-) -> Export:
+def write(source: str | Path | Run | Network, *, to: str, out: Path | None = None, options: ExportOptions) -> Export:
     """Writes the weights in the form of another library; see `convert`."""
     if isinstance(source, Network):
         raise UserError(
@@ -33,7 +25,7 @@ def write(
     if created:
         path.parent.mkdir()
     try:
-        report = convert(source, path, model=model, overrides=overrides, to=to)
+        report = convert(source, path, model=options.model, overrides=options.overrides, to=to)
     except BaseException:
         if created:
             with suppress(OSError):

@@ -8,75 +8,64 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from resnetlab.core.console import notice
 from resnetlab.core.errors import UserError
-from resnetlab.core.files import file_name, write_json, write_text
+from resnetlab.core.files import write_json, write_text
 from resnetlab.core.runs import Run
-from resnetlab.evaluation.forward import trained_on
 from resnetlab.exporting.benchmark import measure, variants, write_benchmark
 from resnetlab.exporting.card import REQUIREMENTS, model_card
 from resnetlab.exporting.export import Export
 from resnetlab.exporting.fresh import fresh_answers
 from resnetlab.exporting.gate import check_answers, check_any_size
 from resnetlab.exporting.graph import prepared, to_onnx
+from resnetlab.exporting.layouts import write_layout
 from resnetlab.exporting.material import Material, gather
+from resnetlab.exporting.options import ExportOptions
+from resnetlab.exporting.origin import default_folder, describe, opened
 from resnetlab.exporting.quantize import check_loss, compare, quantize, worst_layers
-from resnetlab.exporting.session import FLOAT32, MODEL, MODEL_INT8, RECORD, SCHEMA_VERSION, SELFTEST, open_exported
-from resnetlab.models.network import Architecture, Network
-from resnetlab.weights.file import load
+from resnetlab.exporting.session import MODEL, MODEL_INT8, RECORD, SELFTEST, open_exported
+from resnetlab.models.network import Network
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _CLIENTS = ("preprocess.py", "client.py", "client.mjs")
 _TESTED = 16
-_VERSIONS = ("resnetlab", "torch", "onnx", "onnxscript", "onnxruntime")
+_PACKAGES = ("resnetlab", "torch", "onnx", "onnxscript", "onnxruntime")
 
 
 def write(
-    source: str | Path | Run | Network,
-    *,
-    to: str = "onnx",
-    out: Path | None = None,
-    int8: bool = False,
-    accept_loss: float | None = None,
-    keep_float: Sequence[str] = (),
-    any_size: bool = False,
-    benchmark: bool = False,
-    data: Any = None,
-    data_root: str | Path | None = None,
-    license: str | None = None,
-    model: str | Architecture | nn.Module | None = None,
+    source: str | Path | Run | Network, *, to: str = "onnx", out: Path | None = None, options: ExportOptions
 ) -> Export:
     """Writes the folder of an exported network; see `export`."""
+    int8, accept_loss, keep_float = options.int8, options.accept_loss, options.keep_float
     if not int8 and (accept_loss is not None or keep_float):
         raise UserError("accept_loss and keep_float are options of int8. Add int8=True (in the shell, --int8).")
-    run, network = _opened(source, model)
-    folder = out or _default_folder(source, run)
+    run, network = opened(source, options.model)
+    folder = out or default_folder(source, run)
     _check_folder(folder)
     final = prepared(network)
-    description = _description(source, run, network, license) | ({"any_size": True} if any_size else {})
+    description = describe(source, run, network, options.license, _PACKAGES)
+    if options.any_size:
+        description["any_size"] = True
     graph = to_onnx(final, description)
     reference = copy.deepcopy(network).cpu().float()
     try:
-        material = gather(network, run, data, data_root=data_root, measured=int8 or benchmark)
+        material = gather(network, run, options.data, data_root=options.data_root, measured=int8 or options.benchmark)
     except UserError as error:
         if int8:
             raise
         notice(f"int8 is not measured: {error}")
-        material = gather(network, run, data, data_root=data_root)
+        material = gather(network, run, options.data, data_root=options.data_root)
     with _replaced(folder) as new:
         (new / MODEL).write_bytes(graph.SerializeToString())
         gate, logits = check_answers(new / MODEL, reference, material.images)
         record: dict[str, Any] = {"outputs": {output.name: _shape(output) for output in graph.graph.output}}
-        if any_size:
+        if options.any_size:
             gate["any_size_difference"] = check_any_size(new / MODEL, reference)
         record["gate"] = {**gate, "origin": material.origin}
         known = {"images": material.images[:_TESTED], "logits": logits[:_TESTED]}
@@ -90,9 +79,11 @@ def write(
                 (new / MODEL_INT8).unlink(missing_ok=True)
         whole = _write_rest(new, run, description, known, record)
         lines = [_message(folder, whole)]
-        if benchmark:
+        if options.benchmark:
             rows = measure(variants(new, reference), material.images, material.held_out)
             lines += ["", write_benchmark(new, rows)]
+    if options.layout is not None:
+        lines.append(write_layout(options.layout, folder, whole))
     return Export(path=folder / MODEL, message="\n".join(lines), record=whole)
 
 
@@ -113,24 +104,6 @@ def _write_int8(
     (answers,) = fresh_answers(folder / MODEL_INT8, tested, [len(tested)])
     record = {**result, "split": material.split, "calibration_images": len(material.calibration)}
     return {**record, "keep_float": list(keep_float), "accept_loss": accept_loss}, answers["logits"]
-
-
-def _opened(source: str | Path | Run | Network, model: Any) -> tuple[Run | None, Network]:
-    if isinstance(source, Network):
-        return None, source
-    if isinstance(source, Run):
-        return source, load(source, model=model)
-    run = Run(source) if Path(source).is_dir() else None
-    return run, load(run or source, model=model)
-
-
-def _default_folder(source: str | Path | Run | Network, run: Run | None) -> Path:
-    """Returns RUN/export; for a file NAME-export next to it; for a network "export" in this folder."""
-    if run is not None:
-        return run.path / "export"
-    if isinstance(source, (str, Path)):
-        return Path(source).with_name(f"{Path(source).stem}-export")
-    return Path("export")
 
 
 def _check_folder(folder: Path) -> None:
@@ -159,39 +132,6 @@ def _replaced(folder: Path) -> Iterator[Path]:
             with suppress(OSError):
                 folder.rmdir()
         raise
-
-
-def _description(source: Any, run: Run | None, network: Network, license: str | None) -> dict[str, Any]:
-    """Returns what the file says about the network; no path of this machine is in it."""
-    preprocessing, class_names = trained_on(network)
-    name = run.path.resolve().name if run is not None else "network"
-    if isinstance(source, (str, Path)) and run is None:
-        name = Path(source).stem
-    digest = hashlib.sha256()
-    for key, value in network.state_dict().items():
-        digest.update(key.encode())
-        digest.update(value.detach().cpu().float().contiguous().numpy().data)
-    provenance: dict[str, Any] = {
-        "run": name,
-        "weights_sha256": digest.hexdigest(),
-        "architecture": network.config.to_dict(),
-        "versions": {package: metadata.version(package) for package in _VERSIONS},
-        "license": license or "not stated",
-    }
-    if run is not None:
-        recorded = run.settings["data"]
-        provenance["data"] = {"name": Path(str(recorded["source"])).name, "fingerprint": recorded["fingerprint"]}
-    if network.stopped_at is not None:
-        provenance["epoch"], provenance["epochs"] = network.stopped_at
-    return {
-        "schema": SCHEMA_VERSION,
-        "name": file_name(name) or "network",
-        "class_names": list(class_names),
-        "preprocessing": asdict(preprocessing),
-        "temperature": network.temperature,
-        "precision": FLOAT32,
-        "provenance": provenance,
-    }
 
 
 def _write_rest(

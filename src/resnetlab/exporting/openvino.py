@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,12 +14,13 @@ from resnetlab.core.runs import Run
 from resnetlab.exporting import onnx
 from resnetlab.exporting.export import Export
 from resnetlab.exporting.gate import BOUND
+from resnetlab.exporting.options import ExportOptions
 from resnetlab.exporting.session import METADATA_KEY, MODEL, MODEL_INT8, SELFTEST, relative_difference
 from resnetlab.models.network import Network
 
 
 def write(
-    source: str | Path | Run | Network, *, to: str = "openvino", out: Path | None = None, **options: Any
+    source: str | Path | Run | Network, *, to: str = "openvino", out: Path | None = None, options: ExportOptions
 ) -> Export:
     """Writes what export to ONNX writes, and next to it model.xml and model.bin; see `export`.
 
@@ -30,7 +30,7 @@ def write(
         UserError: as for ONNX, openvino is not installed, or its answers differ.
     """
     openvino = import_extra("openvino")
-    written = onnx.write(source, out=out, **options)
+    written = onnx.write(source, out=out, options=options)
     folder, lines = written.path.parent, [written.message]
     with np.load(folder / SELFTEST) as known:
         images, expected = known["images"], known["logits"]
