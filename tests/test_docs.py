@@ -315,5 +315,5 @@ def written(words: list[str]) -> set[str]:
 def is_missing(word: str) -> bool:
     """Whether a word of a command is a data set, published weights, or a file or run that does not exist here."""
     data = word in ("mnist", "fashion_mnist", "cifar10", "cifar100", "imagenette")
-    published = data or re.match(r"torchvision:|timm:.*(\.|DEFAULT)", word) is not None
+    published = data or re.match(r"torchvision:|hub:|timm:.*(\.|DEFAULT)", word) is not None
     return published or (re.search(r"\.(pth|params|csv)$|^(runs|packs)/", word) is not None and not Path(word).exists())

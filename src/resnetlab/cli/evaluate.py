@@ -24,7 +24,8 @@ def command(
         Path,
         typer.Argument(
             metavar="RUN",
-            help="A run folder, what `resnetlab export` wrote, or a packaged network (digits, fashion_mnist).",
+            help="A run folder, what `resnetlab export` wrote, a packaged network (digits, fashion_mnist), or "
+            "hub:USER/NAME with --data.",
         ),
     ],
     data: Annotated[
@@ -73,6 +74,7 @@ def command(
 
     resnetlab evaluate digits
     """
+    from resnetlab.core.hub import is_hub_name
     from resnetlab.core.packaged import is_packaged
     from resnetlab.exporting.session import is_exported
 
@@ -83,9 +85,9 @@ def command(
         refuse_options(context, ("explore", "page_only", "model", "device"), "an exported file gets no report")
         _measure_only(run, data, given)
         return
-    if is_packaged(run):
-        refuse_options(context, ("explore", "page_only", "model"), "a packaged network gets no report")
-        _measure_only(run, data, {**given, "device": device})
+    if is_packaged(run) or is_hub_name(run):
+        refuse_options(context, ("explore", "page_only"), "only a run gets a report")
+        _measure_only(run, data, {**given, "device": device, "model": model})
         return
 
     from resnetlab.core.runs import Run

@@ -14,7 +14,7 @@ from resnetlab.exporting.export import TARGETS, export, target_of
 from resnetlab.exporting.options import LAYOUTS
 
 NAME = "export"
-_ONNX, _LIBRARIES = "ONNX", "Other libraries"
+_ONNX, _LIBRARIES, _HUB = "ONNX", "Other libraries", "Model hub"
 
 
 def command(
@@ -31,7 +31,7 @@ def command(
         str | None,
         typer.Option(
             metavar="WHAT",
-            help=f"{', '.join(TARGETS)}. Default: onnx; or by the suffix of --out: html for .html, "
+            help=f"{', '.join(TARGETS)}:USER/NAME. Default: onnx; or by the suffix of --out: html for .html, "
             "torchvision for .pth, gluon for .params, resnetlab for .safetensors.",
         ),
     ] = None,
@@ -40,7 +40,7 @@ def command(
         typer.Option(
             metavar="PATH",
             help="For onnx: the folder to write; default: RUN/export/. For html: the file, or the folder for "
-            "model.html; default: RUN/export/. For the "
+            "model.html; default: RUN/export/. For the hub: the folder to write; default: RUN/export/hub/. For the "
             "format of a library: the file to write; default: a file in RUN/export/, or a file with a new name next to "
             "the source.",
         ),
@@ -106,8 +106,17 @@ def command(
     ] = None,
     license: Annotated[
         str | None,
-        typer.Option(help="The license of the weights, for the model card.", rich_help_panel=_ONNX),
+        typer.Option(help="The license of the weights, for the model card; also for the hub.", rich_help_panel=_ONNX),
     ] = None,
+    publish: Annotated[
+        bool,
+        typer.Option(
+            "--publish",
+            help="With --to hub:USER/NAME: upload the folder. A new repository is public. Without this option, the "
+            "folder is only written.",
+            rich_help_panel=_HUB,
+        ),
+    ] = False,
     data_root: DataRoot = None,
     model: Annotated[
         str | None,
@@ -140,6 +149,8 @@ def command(
     resnetlab export runs/resnet18 --to torchvision
 
     resnetlab export resnet50-11ad3fa6.pth --to resnetlab --out resnet50.safetensors
+
+    resnetlab export runs/photos --to hub:ada/photos
     """
     target = target_of(to, out)
     if suffix := TARGETS[target].suffix:
@@ -159,5 +170,6 @@ def command(
         license=license,
         model=model,
         overrides=read_assignments(assign, "stem=deep") if assign else None,
+        publish=publish,
     )
     notice(written.message)

@@ -138,11 +138,12 @@ def command(
 
 
 def _is_file(name: str) -> bool:
-    """Whether this is a run, a file or a packaged network; a catalog name comes first."""
+    """Whether this is a run, a file, or a packaged or published network; a catalog name comes first."""
+    from resnetlab.core.hub import is_hub_name
     from resnetlab.core.packaged import packaged_weights
     from resnetlab.models.catalog import CATALOG
 
-    return name not in CATALOG and (Path(name).exists() or packaged_weights(name) is not None)
+    return name not in CATALOG and (Path(name).exists() or is_hub_name(name) or packaged_weights(name) is not None)
 
 
 def _refuse_changes(name: str, changes: dict[str, Any]) -> None:

@@ -98,8 +98,8 @@ def command(
         typer.Option(
             metavar="SOURCE",
             help="Start from pretrained weights: a run, a weights file of resnetlab, torchvision, timm or "
-            "Gluon, torchvision:DEFAULT, or timm:NAME. With --model auto the network is the one that the "
-            "weights belong to. Image size, crop mode and interpolation are those of the weights, unless "
+            "Gluon, torchvision:DEFAULT, timm:NAME, or hub:USER/NAME. With --model auto the network is the one "
+            "that the weights belong to. Image size, crop mode and interpolation are those of the weights, unless "
             "you set them.",
             rich_help_panel=TRAINING,
         ),

@@ -13,6 +13,7 @@ from torch import nn
 
 from resnetlab.core.environment import resolve_device
 from resnetlab.core.errors import UserError
+from resnetlab.core.hub import is_hub_name
 from resnetlab.core.packaged import is_packaged
 from resnetlab.core.runs import Run, read_summary
 from resnetlab.data.load import is_named, load_data, may_be_recorded, reload_data
@@ -216,7 +217,7 @@ def _run_of(subject: str | Path | Run | Network) -> Run | None:
         return subject
     if not isinstance(subject, (str, Path)) or Path(subject).is_file():
         return None
-    return None if is_packaged(subject) else Run(subject)
+    return None if is_packaged(subject) or is_hub_name(subject) else Run(subject)
 
 
 def _check_fits(model: Network, data: ImageData) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,15 @@ segno>=1.6
 starlette>=1.3.1
 uvicorn>=0.35
 """
+NOT_STATED = "not stated"
+"""The license of weights whose license is not known."""
+_HUB_LICENSES = frozenset(
+    (
+        *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "mpl-2.0", "gpl-3.0", "lgpl-3.0", "unlicense"),
+        *("cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0"),
+    )
+)
+"""Licenses that the hub has a name for."""
 _SHOWN = 20
 _OUTPUTS = {
     "probabilities": "float32; softmax of the logits divided by the temperature {temperature:.4g}",
@@ -67,6 +77,50 @@ def model_card(record: Mapping[str, Any], run: Run | None) -> str:
     return "\n\n".join(sections) + "\n"
 
 
+def hub_card(record: Mapping[str, Any], run: Run | None, repository: str, *, in_timm: bool) -> str:
+    """Returns README.md of a repository on the hub, with the fields that the hub reads at its head.
+
+    Args:
+        record: what an export says about its network.
+        run: the network's run.
+        repository: USER/NAME.
+        in_timm: whether timm has the network.
+    """
+    use = (
+        "```sh\npip install 'resnetlab[hub]'\n"
+        f"resnetlab predict hub:{repository} photo.jpg\n"
+        f"resnetlab train photos/ --pretrained hub:{repository}\n```\n\n"
+        f'```python\nimport resnetlab\n\nmodel = resnetlab.load("hub:{repository}")\n```'
+    )
+    if in_timm:
+        use += (
+            "\n\nWith timm:\n\n```python\nimport timm\n\n"
+            f'model = timm.create_model("hf-hub:{repository}", pretrained=True).eval()\n'
+            "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))\n```"
+        )
+    sections = (
+        _front_matter(record, in_timm=in_timm),
+        f"# {repository.partition('/')[2]}",
+        _summary(record),
+        "## Accuracy\n\n" + _figures(record, run),
+        "## Use it\n\n" + use,
+        "## Intended use and limits\n\n" + _limits(record),
+        "## Origin\n\n" + _origin(record),
+    )
+    return "\n\n".join(sections) + "\n"
+
+
+def _front_matter(record: Mapping[str, Any], *, in_timm: bool) -> str:
+    license = record["provenance"]["license"]
+    lines = [f"library_name: {'timm' if in_timm else 'resnetlab'}", "pipeline_tag: image-classification"]
+    if license.lower() in _HUB_LICENSES:
+        lines.append(f"license: {license.lower()}")
+    elif license != NOT_STATED:
+        lines += ["license: other", f"license_name: {json.dumps(license)}"]
+    tags = ["image-classification", "resnet", "resnetlab", *(["timm"] if in_timm else [])]
+    return "\n".join(["---", *lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
+
+
 def _summary(record: Mapping[str, Any]) -> str:
     names = record["class_names"]
     shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")
@@ -85,14 +139,14 @@ def _figures(record: Mapping[str, Any], run: Run | None) -> str:
             rows.append(("its 95 % interval", f"{summary['top1_low']:.2%} to {summary['top1_high']:.2%}"))
         if "ece" in summary:
             rows.append(("expected calibration error", f"{summary['ece']:.2%}"))
-    gate = record["gate"]
-    worst = max(gate["largest_differences"].values())
-    rows.append((f"largest difference from the network, on {gate['images']} {gate['origin']}", f"{worst:.1g}"))
+    if gate := record.get("gate"):
+        worst = max(gate["largest_differences"].values())
+        rows.append((f"largest difference from the network, on {gate['images']} {gate['origin']}", f"{worst:.1g}"))
     if int8 := record.get("int8"):
         images = f"{int8['images']:,} {int8['split']} images"
         rows.append((f"int8: accuracy lost on {images}", f"{int8['loss']:.2f} points"))
         rows.append(("int8: images with the same answer", f"{int8['agreement']:.2%}"))
-    text = _table(rows)
+    text = _table(rows) if len(rows) > 1 else "Not recorded."
     if int8 and not int8["proven"]:
         text += "\n\nThe accuracy of int8 is not proven: it was measured with too few images."
     return text

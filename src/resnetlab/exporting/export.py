@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnetlab.core.errors import UserError, unknown
 from resnetlab.core.fields import takes_fields
+from resnetlab.core.hub import PREFIX
 from resnetlab.exporting.options import ExportOptions
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ _ONNX = (
     *("int8", "accept_loss", "keep_float", "any_size", "benchmark", "layout"),
     *("data", "data_root", "license", "model"),
 )
+_HUB = "hub"
 
 
 def _library(suffix: str) -> Target:
@@ -51,8 +53,9 @@ TARGETS = {
     "cifar": _library(".pth"),
     "gluon": _library(".params"),
     "resnetlab": _library(".safetensors"),
+    _HUB: Target(module="resnetlab.exporting.hub", takes=("license", "model", "publish")),
 }
-"""What `--to` names. A new target is one line here."""
+"""What `--to` names; for the hub followed by ":USER/NAME"."""
 _BY_SUFFIX = {
     **{".html": "html", ".safetensors": "resnetlab", ".params": "gluon"},
     **{".pth": "torchvision", ".pt": "torchvision"},
@@ -84,12 +87,14 @@ def export(
     """Writes a trained network in a form that other programs use.
 
     Args:
-        source: a run, a weights file or the name of a packaged network; for "onnx" and "html" also a trained network,
-            for another library's format also a file of a library or a name, as for `load_weights`.
+        source: a run, a weights file or the name of a packaged network; for "onnx", "html" and the hub also a trained
+            network, for another library's format also a file of a library or a name, as for `load_weights`.
         to: "onnx" (a file that ONNX Runtime runs without torch, checked against the network), "openvino" (also in the
-            form of OpenVINO), "html" (a page in which a small network runs), or the format of a library: "torchvision",
-            "timm", "cifar", "gluon" or "resnetlab". By default what the suffix of `out` means, or else "onnx".
-        out: for "onnx" a folder, by default `RUN/export/`; for "html" the folder or the file; for a library the file.
+            form of OpenVINO), "html" (a page in which a small network runs), the format of a library: "torchvision",
+            "timm", "cifar", "gluon" or "resnetlab"; or "hub:USER/NAME", a repository on huggingface.co. By default
+            what the suffix of `out` means, or else "onnx".
+        out: for "onnx" and the hub a folder, by default `RUN/export/` and `RUN/export/hub/`; for "html" the folder or
+            the file; for a library the file.
         **options: the fields of `ExportOptions`.
 
     Raises:
@@ -111,6 +116,8 @@ def target_of(to: str | None, out: str | Path | None) -> str:
     """Returns the target that is named, or that the suffix of a file means; raises `UserError` for an unknown one."""
     if to is None:
         return _BY_SUFFIX.get("" if out is None else Path(out).suffix, "onnx")
+    if to.startswith(PREFIX):
+        return _HUB
     if to not in TARGETS:
         raise unknown("target", to, TARGETS)
     return to

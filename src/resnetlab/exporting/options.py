@@ -66,3 +66,4 @@ class ExportOptions(Checked):
         check=_unchecked,
         accepts="mapping",
     )
+    publish: bool = setting(False, 'for "hub:USER/NAME": upload the folder; without it, the folder is only written')

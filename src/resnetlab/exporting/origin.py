@@ -12,6 +12,7 @@ from typing import Any
 from resnetlab.core.files import file_name
 from resnetlab.core.runs import Run
 from resnetlab.evaluation.forward import trained_on
+from resnetlab.exporting.card import NOT_STATED
 from resnetlab.exporting.session import FLOAT32, SCHEMA_VERSION
 from resnetlab.models.adapters import ModuleConfig
 from resnetlab.models.network import Architecture, Network
@@ -63,7 +64,7 @@ def describe(
         "weights_sha256": digest.hexdigest(),
         "architecture": without_path(network.config).to_dict(),
         "versions": {package: metadata.version(package) for package in packages},
-        "license": license or "not stated",
+        "license": license or NOT_STATED,
     }
     if run is not None:
         recorded = run.settings["data"]

@@ -81,8 +81,7 @@ def convert(
         network.stopped_at, network.temperature = found.stopped_at, found.temperature
         save(path, network.eval(), provenance={"source": found.where, "form": report.form})
     else:
-        tensors = _map_to(form, network).to_theirs(network.state_dict())
-        _write(path, form, {name: value.contiguous() for name, value in tensors.items()})
+        write_form(path, form, form_map(form, network).to_theirs(network.state_dict()))
     return report
 
 
@@ -144,7 +143,7 @@ def _fitted(found: Source, config: ResNetConfig) -> ResNetConfig | None:
     return dataclasses.replace(config, **ends) if fits else None
 
 
-def _map_to(form: str, network: ResNet) -> KeyMap:
+def form_map(form: str, network: ResNet) -> KeyMap:
     """Returns the map to another library's form.
 
     Raises:
@@ -171,12 +170,14 @@ def _map_to(form: str, network: ResNet) -> KeyMap:
     return timm_key_map(names) if is_timms else torchvision_key_map(names)
 
 
-def _write(path: Path, form: str, tensors: dict[str, Tensor]) -> None:
+def write_form(path: Path, form: str, tensors: Mapping[str, Tensor]) -> None:
+    """Writes tensors that have another library's names to a file of that library, atomically."""
+    stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     if form == "gluon":
-        write_params(path, tensors)
+        write_params(path, stored)
         return
     with atomic(path) as temporary:
         if path.suffix == ".safetensors":
-            save_file(tensors, temporary, metadata={"format": "pt"})
+            save_file(stored, temporary, metadata={"format": "pt"})
         else:
-            torch.save(tensors, temporary)
+            torch.save(stored, temporary)

@@ -18,6 +18,7 @@ from resnetlab.core.console import notice
 from resnetlab.core.errors import UserError, brief, resume_command
 from resnetlab.core.files import printable
 from resnetlab.core.foreign import WEIGHTS, model_hint, weights_hint
+from resnetlab.core.hub import is_hub_name
 from resnetlab.core.packaged import packaged_names, packaged_weights
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.runs import Run
@@ -29,6 +30,7 @@ from resnetlab.models.network import Architecture, Network, sections_of
 from resnetlab.models.resnet import ResNet
 from resnetlab.weights.foreign import check_finite_weights, read_head, weights_in
 from resnetlab.weights.gluon.params import is_params
+from resnetlab.weights.hub import hub_weights
 from resnetlab.weights.pickled import is_pickled
 from resnetlab.weights.report import listed
 from resnetlab.weights.tensors import (
@@ -98,9 +100,10 @@ def load(source: str | Path | Run, *, model: str | Architecture | nn.Module | No
     is not changed. No code from outside ResNetLab and timm runs unless you pass `model`.
 
     Args:
-        source: `model.safetensors`, the run folder that contains it, or the name of a packaged network, "digits" or
-            "fashion_mnist"; a file or folder with that name takes precedence. The newest checkpoint stands in for an
-            unfinished run, see `weights_path`; the network's `stopped_at` then says at which epoch.
+        source: `model.safetensors`, the run folder that contains it, the name of a packaged network, "digits" or
+            "fashion_mnist" (a file or folder with that name takes precedence), or "hub:USER/NAME". The newest
+            checkpoint stands in for an unfinished run, see `weights_path`; the network's `stopped_at` then says at
+            which epoch.
         model: for a network of your own only: "FILE.py:NAME" or "package.module:NAME", whose code is then executed,
             or an object of your class, which receives the weights.
 
@@ -109,7 +112,7 @@ def load(source: str | Path | Run, *, model: str | Architecture | nn.Module | No
             weights, or is of your own network and `model` is missing.
     """
     path = weights_path(source)
-    tensors, description = _read_ours(path)
+    tensors, description = _read_ours(path, str(source) if is_hub_name(source) else str(path))
     header = described(path, description)
     announce_unfinished(path, description, header)
     if isinstance(header.config, ResNetConfig):
@@ -214,7 +217,7 @@ def _lineage(provenance: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def weights_path(source: str | Path | Run) -> Path:
-    """Returns the file with the network that a path, a run or the name of a packaged network means.
+    """Returns the file with the network that a path, a run, or the name of a packaged or published network means.
 
     Of a finished run this is model.safetensors, and of an unfinished one the newest intact checkpoint. `network_prefix`
     says which of a checkpoint's weights are the network.
@@ -225,6 +228,8 @@ def weights_path(source: str | Path | Run) -> Path:
     if not isinstance(source, (str, Path, Run)):
         does = weights_hint(source) or "Give a model.safetensors, or the run folder that contains one."
         raise UserError(f"expected a weights file or a run folder, got {brief(source)}. {does}".rstrip())
+    if isinstance(source, (str, Path)) and is_hub_name(source):
+        return hub_weights(source)
     run = source if isinstance(source, Run) else None
     path = source.path if isinstance(source, Run) else Path(source)
     if path.is_dir() and run is None:
@@ -371,7 +376,7 @@ def _instead_of(name: str) -> str:
     return weights_hint(name).rstrip() or f"Give a model.safetensors, the run folder that contains one, {packaged}."
 
 
-def _read_ours(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read_ours(path: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Returns the tensors and description of our file; of another program's file the error says how to use it."""
     head = read_head(path)
     try:
@@ -380,11 +385,11 @@ def _read_ours(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return read_network(path)
     except ForeignFileError as error:
         parts = (path.stem, path.stem.rpartition("-")[0], path.stem.partition(".")[0])
-        name = next((part for part in parts if part in CATALOG), None)
+        network = next((part for part in parts if part in CATALOG), None)
         raise ForeignFileError(
             f"{error} It does not say which network it belongs to. Build the network with these weights: "
-            f"create_model({'NAME' if name is None else repr(name)}, pretrained={str(path)!r}). Or convert the file: "
-            f"resnetlab export {path} --to resnetlab --out {path.stem}-resnetlab.safetensors"
+            f"create_model({'NAME' if network is None else repr(network)}, pretrained={name!r}). Or convert the file: "
+            f"resnetlab export {name} --to resnetlab --out {path.stem}-resnetlab.safetensors"
         ) from None
 
 

@@ -61,7 +61,8 @@ def load_weights(
     Args:
         model: the network.
         source: a run or its folder; a file of ResNetLab, torchvision, timm, CIFAR training scripts or Gluon; or a
-            name: "torchvision:IMAGENET1K_V2", "timm:resnet50.a1_in1k", or "timm:DEFAULT" for a network of timm.
+            name: "torchvision:IMAGENET1K_V2", "timm:resnet50.a1_in1k", "timm:DEFAULT" for a network of timm, or
+            "hub:USER/NAME" for a repository of a model hub.
         class_names: what the network's outputs will mean; a head for other classes is re-initialized even if it fits.
         min_match: fraction of the tensors before the head, in network and file, that must match. Below 1, the rest
             is re-initialized or ignored.

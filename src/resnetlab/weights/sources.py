@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from resnetlab.core.errors import UserError
+from resnetlab.core.hub import PREFIX
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.runs import Run
 from resnetlab.models.adapters import TimmConfig, pretrained_config
@@ -64,7 +65,7 @@ def open_weights(source: str | Path | Run, config: Architecture | None = None) -
     """Reads weights; nothing in a file is executed.
 
     Args:
-        source: a run or its folder, a file, "torchvision:NAME" or "timm:NAME".
+        source: a run or its folder, a file, "torchvision:NAME", "timm:NAME" or "hub:USER/NAME".
         config: the architecture that will take them; "torchvision:NAME" and "timm:DEFAULT" need it.
 
     Raises:
@@ -87,7 +88,7 @@ def open_weights(source: str | Path | Run, config: Architecture | None = None) -
     if not description and isinstance(config, TimmConfig):
         description = pretrained_config(config)
     stated = {"network": published.architecture(description), "preprocessing": published.preprocessing_of(description)}
-    return _read(path, name if name.startswith("timm:") else str(path), **stated)
+    return _read(path, name if name.startswith(("timm:", PREFIX)) else str(path), **stated)
 
 
 def key_map(source: Source, config: Architecture, names: Sequence[str]) -> KeyMap:
