@@ -48,8 +48,9 @@ Block = tuple[str, str, str]
 
 
 def blocks_of(document: Path) -> Iterator[Block]:
-    """Yields place, language and text of every fenced block."""
+    """Yields place, language and text of every fenced block that is not a code cell of a lesson."""
     text = document.read_text(encoding="utf-8")
+    text = re.sub(r"^```\{.*?^```$", lambda cell: "\n" * cell[0].count("\n"), text, flags=re.MULTILINE | re.DOTALL)
     for found in re.finditer(r"^( *)```(\w*)\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL):
         line = text.count("\n", 0, found.start()) + 1
         code = re.sub(rf"^{found[1]}", "", found[3], flags=re.MULTILINE)
@@ -99,13 +100,18 @@ UNDERSTOOD = COMMANDS | LESSON_COMMANDS
 @pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
 def test_code_is_fenced_and_names_its_language(document: Path):
     assert {language for _, language, _ in blocks_of(document)} <= LANGUAGES
-    prose = re.sub(r"^ *```.*?^ *```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    assert not re.search(r"\n\n {4,}\S", prose), "an indented block of code"
+    assert not re.search(r"\n\n {4,}\S", prose_of(document)), "an indented block of code"
+
+
+def prose_of(document: Path) -> str:
+    """Returns a document without its fenced code."""
+    text = document.read_text(encoding="utf-8")
+    return re.sub(r"^ *```.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
 def test_links_lead_to_files_and_headings(document: Path):
-    for target, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)\s]*))?\)", document.read_text(encoding="utf-8")):
+    for target, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)\s]*))?\)", prose_of(document)):
         path = document.parent / target if target else document
         assert path.exists(), target
         if anchor:
