@@ -173,16 +173,16 @@ def test_a_grid_killed_five_times_ends_with_the_table_of_an_undisturbed_one(tmp_
     subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True, env=environment)
     draws, killed = random.Random(0), 0
     while killed < 5:
-        process = subprocess.Popen(
+        with subprocess.Popen(
             command(tmp_path / "killed"), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
-        assert process.stderr is not None
-        for line in process.stderr:  # from the first run of this start on, at any moment
-            if line.startswith("run ") and "trained before" not in line:
-                time.sleep(draws.uniform(0, 1.5))
-                break
-        process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
+        ) as process:
+            assert process.stderr is not None
+            for line in process.stderr:  # from the first run of this start on, at any moment
+                if line.startswith("run ") and "trained before" not in line:
+                    time.sleep(draws.uniform(0, 1.5))
+                    break
+            process.send_signal(signal.SIGKILL)
+        killed += process.returncode == -signal.SIGKILL
     subprocess.run(command(tmp_path / "killed"), check=True, capture_output=True, env=environment)
     whole, resumed = (
         pd.read_csv(tmp_path / name / "comparison.csv").drop(columns=["images_per_second", "minutes"])
