@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from tests.training.stepping import before_step
 
 from resnetlab.core.errors import UserError
 from resnetlab.core.framing import shrink
+from resnetlab.core.waiting import announced
 from resnetlab.data import assemble
 from resnetlab.data.augment import Augmentation
 from resnetlab.data.batches import Batch, training_batches
@@ -725,6 +727,28 @@ def test_decoding_processes_that_do_no_work_are_not_waited_for(
     replace_workers(line)
     with pytest.raises(UserError, match=r"a decoding process ended before its work was done \(exit status 3;"):
         pack_data(photos, tmp_path / "pack", image_size=24, workers=workers)
+
+
+def test_a_stopped_decoding_process_is_waited_for_only_as_long_as_the_limit(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replace_workers: Callable[[str], None]
+):
+    monkeypatch.setenv("RESNETLAB_WAIT_TIMEOUT", "2")
+    replace_workers('kill -STOP $$; exec "$python" -m resnetlab.data.storage.pack_worker')
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"no progress for 2 s .*RESNETLAB_WAIT_TIMEOUT.*run the same command again"):
+        pack_data(photos, tmp_path / "pack", image_size=24, workers=1)
+    assert time.monotonic() - start < 30
+
+
+def test_whoever_waits_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    monkeypatch.setenv("RESNETLAB_WAIT_TIMEOUT", "3")
+    error = pack._next(SimpleQueue(), {4711: time.monotonic()}, tmp_path, interval=0.5)
+    assert "4711" in str(error)
+    said = capfd.readouterr().err
+    assert said.count("4711") >= 2 and "limit is 3 s" in said
+    with announced("the other processes", interval=0.05):
+        time.sleep(0.3)
+    assert capfd.readouterr().err.count("the other processes") >= 2
 
 
 def test_a_full_disk_is_told_and_what_was_packed_is_kept(

@@ -143,6 +143,7 @@ def test_a_training_killed_before_its_first_checkpoint_starts_again(few: ImageDa
     run = tmp_path / "s" / "runs" / "small-0"
     study = Lab(QUESTION, few, {}, **setup)
     (run / "checkpoints").mkdir(parents=True)
+    (run / ".resnetlab.lock").touch()
     (run / "run.toml").write_text("schema = 1")
     study.prepare([small(study)])
     assert study.train([small(study)])[0].is_complete

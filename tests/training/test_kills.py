@@ -20,7 +20,7 @@ import os, sys
 from resnetlab.core import files
 from resnetlab.training.loop import Training
 where, number, at = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-step, sync, counts = Training.step, files._sync, {"step": 0, "save": 0}
+step, sync, counts = Training.step, files.sync, {"step": 0, "save": 0}
 def count(what):
     counts[what] += 1
     if what == where and counts[what] == at:
@@ -32,7 +32,7 @@ def counted_sync(path):
     if ".safetensors." in path.name:
         count("save")
     sync(path)
-Training.step, files._sync = counted_step, counted_sync
+Training.step, files.sync = counted_step, counted_sync
 from resnetlab.cli.main import main
 main(sys.argv[4:])
 """

@@ -58,14 +58,14 @@ KILLED_IN_SAVE = KILLED_AT_STEP.replace(
     "Training.step = counted",
     """
 from resnetlab.core import files
-sync, saved = files._sync, 0
+sync, saved = files.sync, 0
 def counted_sync(path):
     global saved
     saved += ".safetensors." in path.name  # a checkpoint's temporary file, complete but not yet renamed
     if saved == at:
         os.kill(os.getpid(), number)
     sync(path)
-files._sync = counted_sync
+files.sync = counted_sync
 """,
 )
 
@@ -147,6 +147,20 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, uninterrupted: Run,
     with pytest.raises(UserError, match="no intact checkpoint"):
         resume(run, quiet=True)
     assert older.name < newest.name
+
+
+def test_what_a_folder_of_checkpoints_contains_besides_intact_ones_is_passed_over(tmp_path: Path, uninterrupted: Run):
+    run = Run(shutil.copytree(uninterrupted.path, tmp_path / "run"))
+    run.weights.unlink()
+    newest = max(run.checkpoints.iterdir())
+    newest.write_bytes(newest.read_bytes()[:5000])
+    (run.checkpoints / ".step-00000077.safetensors.abcd1234.part").write_bytes(b"half")
+    (run.checkpoints / "step-00000088.safetensors").touch()
+    (run.checkpoints / "step-00000099.safetensors").mkdir()
+    (run.checkpoints / "step-00000099.safetensors" / "mine").touch()
+    _assert_equal(resume(run, quiet=True), uninterrupted)
+    assert not list(run.path.rglob("*.part"))
+    assert (run.checkpoints / "step-00000099.safetensors" / "mine").exists()
 
 
 def test_state_is_restored_into_the_layout_of_its_parameter(tmp_path: Path):

@@ -30,14 +30,14 @@ from resnetlab.core import files
 from resnetlab.cli.options import DataOptions
 from resnetlab.training.loop import Training
 where = sys.argv[1]
-sync = files._sync
+sync = files.sync
 def die(*_, **__):
     os.kill(os.getpid(), 9)
 def mortal_sync(path):
     if where.startswith(".") and path.name.startswith(where) and path.suffix == ".part":
         die()
     sync(path)
-files._sync = mortal_sync
+files.sync = mortal_sync
 if where == "images":
     DataOptions.open = die
 if where == "training":

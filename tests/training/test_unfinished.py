@@ -277,7 +277,7 @@ def test_training_without_an_evaluation_split_ends_once(tmp_path: Path):
 @contextmanager
 def failing_at_write(number: int) -> Iterator[list[str]]:
     """Within, the write of this number fails, from 1, before anything has its new content; gives the names so far."""
-    sync, written = files._sync, []
+    sync, written = files.sync, []
 
     def counted(path: Path) -> None:
         if path.is_file():
@@ -286,11 +286,11 @@ def failing_at_write(number: int) -> Iterator[list[str]]:
                 raise ConnectionError("the machine is gone")
         sync(path)
 
-    files._sync = counted
+    files.sync = counted
     try:
         yield written
     finally:
-        files._sync = sync
+        files.sync = sync
 
 
 def _fails_at_its_end(digits: ImageData, folder: Path, take: slice) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
 import sys
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,8 @@ except ImportError:  # Windows
 MOST_BYTES = 2**25
 """Size of the largest TOML or JSON file that is read; a run with 100,000 classes has 4 MB."""
 CACHE_VARIABLE = "RESNETLAB_CACHE"
-_LEFTOVER = re.compile(r"\..+\.(json|toml|csv|html|png|parquet|safetensors)\.[a-z0-9_]{8}\.part")
-"""The names of the temporary files of `atomic`."""
+_LEFTOVER = re.compile(r"\..+\.(json|toml|csv|html|png|svg|parquet|safetensors)\.[a-z0-9_]{8}\.part")
+"""The names of the temporary files that `atomic` makes in the folders of runs, studies and packs."""
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -35,20 +36,20 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u2
 def atomic(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the folder of `path` to write to, and renames it to `path` after an fsync.
 
-    If the block raises, or the disk is full, the temporary file is removed and `path` keeps its content.
+    If the block raises, or the disk is full, the temporary file is removed and `path` keeps its content. The temporary
+    files that killed processes left of the same path are removed first.
     """
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    temporary = Path(name)
+    _remove_unlocked(path.parent.glob(f".{glob.escape(path.name)}.{'[a-z0-9_]' * 8}.part"))
+    descriptor, temporary = _temporary(path)
     try:
-        _is_lockable(descriptor)  # until it is renamed, so that `remove_leftovers` of another process keeps it
         yield temporary
         temporary.chmod(0o666 & ~_umask())  # temporary files are private; a run folder is shared
-        _sync(temporary)
+        sync(temporary)
         if sys.platform == "win32":
             os.close(descriptor)  # Windows renames no open file
             descriptor = -1
         temporary.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -63,21 +64,45 @@ def cache_folder(name: str) -> Path:
     return Path(os.environ.get(CACHE_VARIABLE) or Path(home) / "resnetlab") / name
 
 
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    if sys.platform == "win32" and path.is_dir():
+        return  # Windows cannot open a folder
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Removes the temporary files that killed processes left below a folder; those that are being written stay."""
-    for path in folder.rglob(".*.part"):
-        if _LEFTOVER.fullmatch(path.name) and not path.is_symlink() and path.is_file():
+    _remove_unlocked(path for path in folder.rglob(".*.part") if _LEFTOVER.fullmatch(path.name))
+
+
+def _remove_unlocked(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if not path.is_symlink() and path.is_file():
             with suppress(OSError), path.open("rb") as file:
-                if _is_lockable(file.fileno()):
+                if _is_locked(file.fileno(), wait=False):
                     path.unlink()
 
 
-def _is_lockable(descriptor: int) -> bool:
-    """Locks an open file until it is closed; False if another process has locked it, or the system has no locks."""
+def _temporary(path: Path) -> tuple[int, Path]:
+    """Makes a temporary file next to `path`, locked until it is closed, so that no other process removes it."""
+    while True:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        if not _is_locked(descriptor, wait=True) or os.fstat(descriptor).st_nlink:
+            return descriptor, Path(name)
+        os.close(descriptor)  # another process removed it before it was locked
+
+
+def _is_locked(descriptor: int, *, wait: bool) -> bool:
+    """Locks an open file until it is closed; False if another process has it, or the system has no locks."""
     if sys.platform == "win32" or fcntl is None:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
     return True
@@ -189,16 +214,6 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _sync(path: Path) -> None:
-    if sys.platform == "win32" and path.is_dir():
-        return  # Windows cannot open a folder
-    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def free_name(path: Path) -> Path:

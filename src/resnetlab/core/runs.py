@@ -240,7 +240,8 @@ class Run:
     def remove_checkpoints(self) -> None:
         """Removes all checkpoints."""
         folder = self.path / "checkpoints"
-        files = [path for path in folder.rglob("*step-*") if path.name.startswith(("step-", ".step-"))]
+        found = (path for path in folder.rglob("*step-*") if path.name.startswith(("step-", ".step-")))
+        files = [path for path in found if path.is_file() and path.suffix in (".safetensors", ".part")]
         for path in files:
             with suppress(PermissionError):  # on Windows, of a file that another process reads
                 path.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -40,6 +41,7 @@ from resnetlab.data.storage.pack import (
     is_complete,
     open_pack,
     pack_lock,
+    tidy_pack,
 )
 from resnetlab.data.storage.reader import (
     UnreadableImageError,
@@ -198,7 +200,7 @@ class PhotoListing:
         return f"{self.name}: {len(every):,} photos in {self.num_classes:,} classes: {', '.join(named)}\n{split}"
 
     def load(self, pack: Path | None = None) -> ImageData:
-        """Decodes the photos: into memory, into the pack at `pack`, or where `options.store` says."""
+        """Decodes the photos: into memory, into the pack at `pack`, which is locked, or where `options.store` says."""
         source, options, drawn, files, workers = self.source, self.options, self.drawn, self.splits, self.workers
         stored, needed = self._surveyed
         count = sum(map(len, files.values()))
@@ -216,12 +218,13 @@ class PhotoListing:
             )
         folder = pack or cache_folder("packs") / f"{source.name}-{files_digest(files, stored, source)[:16]}"
         if is_complete(folder):
+            tidy_pack(folder)
             _check_failures(
                 open_pack(folder)[0]["failures"], source.root, skip=options.skip_unreadable, findings=self.findings
             )
         else:
             notice(f"packing {count:,} images, about {needed / 2**30:.1f} GiB, into {printable(folder)}")
-            with pack_lock(folder):
+            with nullcontext() if pack else pack_lock(folder):
                 contents = build_pack(folder, files, stored, workers=workers)
                 failures = _failures(contents)
                 _check_failures(failures, source.root, skip=options.skip_unreadable, findings=self.findings)

@@ -28,7 +28,7 @@ from resnetlab.data.sources.layout import ARCHIVES
 from resnetlab.data.sources.named import find_imagenette, load_digits, load_fashion_mnist, load_mnist
 from resnetlab.data.sources.packages import DATA_ROOT_VARIABLE
 from resnetlab.data.sources.tables import TABLES
-from resnetlab.data.storage.pack import is_complete, is_pack, open_pack
+from resnetlab.data.storage.pack import is_complete, is_pack, open_pack, pack_lock, tidy_pack
 from resnetlab.data.storage.store import ImageData
 
 ARRAYS = "arrays"
@@ -212,22 +212,30 @@ def pack(
     checked = replace(checked, source=str(source), store="pack")
     folder = _utf8(Path(folder))
     if is_complete(folder):
+        tidy_pack(folder)
         raise UserError(f"{folder} is already a complete pack{_unlike(folder, checked)}")
-    if source == "imagenette":
-        files = _imagenette(checked, download)
-    elif is_named(source):
-        raise UserError(
-            f"{source} cannot be packed: it is small and always kept in memory. Only image files can be packed."
-        )
-    else:
+    path = None
+    if source != "imagenette":
+        if is_named(source):
+            raise UserError(
+                f"{source} cannot be packed: it is small and always kept in memory. Only image files can be packed."
+            )
         path = _existing(Path(source).expanduser(), checked.source)
         if is_pack(path):
             raise UserError(f"{path} is already a pack. Train from it, or pack the images that it was made from.")
         if path.is_dir() and folder.resolve().is_relative_to(path):
             raise UserError(f"{folder} is inside the folder of images. Choose another folder for the pack.")
-        files = _list_files(path, checked, Findings(source=source))
-        checked = replace(checked, source=str(path.resolve()))
-    return list_photos(files, checked, workers=workers).load(pack=folder)
+    with pack_lock(folder) as discard:  # before images are listed
+        try:
+            files = (
+                _imagenette(checked, download) if path is None else _list_files(path, checked, Findings(source=source))
+            )
+        except BaseException:
+            discard()
+            raise
+        if path is not None:
+            checked = replace(checked, source=str(path.resolve()))
+        return list_photos(files, checked, workers=workers).load(pack=folder)
 
 
 def _unlike(folder: Path, options: LoadOptions) -> str:

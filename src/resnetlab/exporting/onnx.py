@@ -16,7 +16,7 @@ import numpy as np
 
 from resnetlab.core.console import notice
 from resnetlab.core.errors import UserError
-from resnetlab.core.files import write_json, write_text
+from resnetlab.core.files import exclusive_lock, sync, write_json, write_text
 from resnetlab.core.runs import Run
 from resnetlab.exporting.benchmark import measure, variants, write_benchmark
 from resnetlab.exporting.card import REQUIREMENTS, model_card
@@ -35,6 +35,7 @@ from resnetlab.models.network import Network
 _TEMPLATES = Path(__file__).parent / "templates"
 _CLIENTS = ("preprocess.py", "client.py", "client.mjs")
 _TESTED = 16
+_LOCK, _TEMPORARY = ".export.lock", ".export-"
 _PACKAGES = ("resnetlab", "torch", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -42,12 +43,19 @@ def write(
     source: str | Path | Run | Network, *, to: str = "onnx", out: Path | None = None, options: ExportOptions
 ) -> Export:
     """Writes the folder of an exported network; see `export`."""
-    int8, accept_loss, keep_float = options.int8, options.accept_loss, options.keep_float
-    if not int8 and (accept_loss is not None or keep_float):
+    if not options.int8 and (options.accept_loss is not None or options.keep_float):
         raise UserError("accept_loss and keep_float are options of int8. Add int8=True (in the shell, --int8).")
     run, network = opened(source, options.model)
     folder = out or default_folder(source, run)
-    _check_folder(folder)
+    with _claimed(folder):
+        return _write_folder(folder, source, run, network, options)
+
+
+def _write_folder(
+    folder: Path, source: str | Path | Run | Network, run: Run | None, network: Network, options: ExportOptions
+) -> Export:
+    """Does the work of `write`, in a folder that is locked."""
+    int8, accept_loss, keep_float = options.int8, options.accept_loss, options.keep_float
     final = prepared(network)
     description = describe(source, run, network, options.license, _PACKAGES)
     if options.any_size:
@@ -106,32 +114,52 @@ def _write_int8(
     return {**record, "keep_float": list(keep_float), "accept_loss": accept_loss}, answers["logits"]
 
 
-def _check_folder(folder: Path) -> None:
-    """Raises `UserError` if the path is a file, or a folder with other files than those of an export."""
+@contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """Makes the folder of an export, or takes that of an older one, and locks it for this process.
+
+    The lock marks an export that is not complete; what a killed process left of one is removed.
+
+    Raises:
+        UserError: the path is a file, or a folder with other files, or another process exports into it.
+    """
     if folder.suffix == ".onnx" or (folder.exists() and not folder.is_dir()):
         raise UserError(f"--out expects a folder, in which the network is called {MODEL}; got the file {folder}.")
-    is_ours = folder.is_dir() and ((folder / RECORD).is_file() or (folder.parent / "run.toml").is_file())
+    lock = folder / _LOCK
+    has_record = (folder / RECORD).is_file() or (lock.is_file() and not lock.is_symlink())
+    is_ours = folder.is_dir() and (has_record or (folder.parent / "run.toml").is_file())
     if folder.is_dir() and not is_ours and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty, and an export replaces only an older export. Choose another --out.")
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    with exclusive_lock(lock, f"{folder} is used by another process, which exports into it. Wait for it."):
+        for left in folder.glob(f"{_TEMPORARY}????????"):
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left)
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):
+                if (folder / RECORD).exists() or not (folder / MODEL).exists():
+                    lock.unlink()
+                for each in made:
+                    each.rmdir()
+            raise
+    lock.unlink(missing_ok=True)
 
 
 @contextmanager
 def _replaced(folder: Path) -> Iterator[Path]:
     """Yields a new folder whose files replace those of an older export when the block ends without an error."""
-    created = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as temporary:
-            yield Path(temporary)
-            (folder / RECORD).unlink(missing_ok=True)  # until the files belong together again
-            (folder / MODEL_INT8).unlink(missing_ok=True)
-            for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == RECORD):
-                path.replace(folder / path.name)
-    except BaseException:
-        if created:
-            with suppress(OSError):
-                folder.rmdir()
-        raise
+    with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=folder) as temporary:
+        yield Path(temporary)
+        for path in Path(temporary).iterdir():
+            sync(path)
+        (folder / RECORD).unlink(missing_ok=True)  # until the files belong together again
+        (folder / MODEL_INT8).unlink(missing_ok=True)
+        for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == RECORD):
+            path.replace(folder / path.name)
+        sync(folder)
 
 
 def _write_rest(

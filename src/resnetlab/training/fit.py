@@ -495,10 +495,11 @@ def _conduct(
         logits, embeddings = processes.gather(share.logits), processes.gather(share.embeddings)
 
         def evaluate() -> None:
-            evaluation = evaluate_split(model, data, answers=Answers(logits, embeddings)).save(run.evaluation())
+            evaluation = evaluate_split(model, data, answers=Answers(logits, embeddings))
             origin = training.origin
             origin["provenance"]["metrics"] = evaluation.summary
-            write_network(run.weights, model, origin)
+            write_network(run.weights, model, origin)  # first: an evaluated run is not evaluated again
+            evaluation.save(run.evaluation())
 
         processes.from_first(evaluate)
     if not settings.get("keep_checkpoints"):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from resnetlab.core.checks import check_choice
@@ -176,8 +177,11 @@ def write_form(path: Path, form: str, tensors: Mapping[str, Tensor]) -> None:
     if form == "gluon":
         write_params(path, stored)
         return
+    # In memory first: with a full disk, the libraries' own writers raise errors that do not say so.
+    content = BytesIO()
+    if path.suffix == ".safetensors":
+        content.write(save_safetensors(stored, metadata={"format": "pt"}))
+    else:
+        torch.save(stored, content)
     with atomic(path) as temporary:
-        if path.suffix == ".safetensors":
-            save_file(stored, temporary, metadata={"format": "pt"})
-        else:
-            torch.save(stored, temporary)
+        temporary.write_bytes(content.getbuffer())

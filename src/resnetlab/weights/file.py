@@ -347,7 +347,7 @@ def trained_epochs(run: Run) -> int:
 
 def checkpoint_files(folder: Path) -> list[Path]:
     """Returns the checkpoints in a folder, the newest first."""
-    return sorted(folder.glob("step-*.safetensors"), reverse=True)
+    return sorted((path for path in folder.glob("step-*.safetensors") if path.is_file()), reverse=True)
 
 
 def announce_unfinished(path: Path, description: Mapping[str, Any], header: Described) -> None:

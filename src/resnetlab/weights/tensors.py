@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from resnetlab.core.errors import UserError, outside_cause
@@ -71,14 +69,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mappin
     """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {**description, "digest": digest_of(stored, description)}
+    # Not `save_file`, which writes to a temporary file with a name of its own that a killed process would leave.
     with atomic(path) as temporary:
-        try:
-            save_file(stored, temporary, metadata={_KEY: json.dumps(header)})
-        except SafetensorError as error:  # it has the number of a system's error only in its text
-            if found := re.search(r"os error (\d+)", str(error)):
-                number = int(found[1])
-                raise OSError(number, os.strerror(number), str(path)) from error
-            raise
+        temporary.write_bytes(save(stored, metadata={_KEY: json.dumps(header)}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

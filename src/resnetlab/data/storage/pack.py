@@ -23,7 +23,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -42,6 +42,7 @@ from resnetlab.core.files import (
     printable,
     read_json,
     remove_leftovers,
+    sync,
     write_json,
     write_text,
 )
@@ -54,6 +55,7 @@ from resnetlab.data.storage.reader import describe_failures
 
 SCHEMA_VERSION = 1
 FILES_IN_A_SHARD = 256
+_LOCK = ".lock"
 _MARKER = "unfinished"
 _MARKER_TEXT = "ResNetLab is building a pack in this folder. It is finished by the command that started it.\n"
 _PROGRESS = json.dumps({"progress": True}) + "\n"
@@ -92,14 +94,17 @@ def is_pack(folder: Path) -> bool:
 
 
 @contextmanager
-def pack_lock(folder: Path) -> Iterator[None]:
+def pack_lock(folder: Path) -> Iterator[Callable[[], None]]:
     """Makes a folder for a pack, or takes an unfinished one, and locks it for this process.
+
+    Yields:
+        a function that removes what was made here, if nothing is packed yet.
 
     Raises:
         UserError: the folder contains something else, cannot be written, or is locked by another process.
     """
-    lock = folder / ".lock"
     try:
+        made = [each for each in (folder, *folder.parents) if not each.exists()]
         if not _is_unfinished(folder):
             if folder.exists() and not all(map(_is_part_of_marker, folder.iterdir())):
                 raise UserError(f"{folder} is not empty and contains no unfinished pack. Choose another folder.")
@@ -108,19 +113,55 @@ def pack_lock(folder: Path) -> Iterator[None]:
         (folder / "shards").mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the pack's folder {folder}: {error.strerror}. Choose another folder.") from error
-    with exclusive_lock(lock, f"{folder} is being packed by another process. Wait for it, or stop it."):
+    with _locked(folder):
         for path in folder.iterdir():
             if _is_part_of_marker(path):
                 path.unlink()
         remove_leftovers(folder)
-        yield
+
+        def discard() -> None:
+            with suppress(OSError):  # it contains shards
+                (folder / "shards").rmdir()
+                (folder / _MARKER).unlink()
+                (folder / _LOCK).unlink()
+                for each in made:
+                    each.rmdir()
+
+        yield discard
+        if is_complete(folder):
+            _tidy(folder)
     if is_complete(folder):
-        lock.unlink(missing_ok=True)
+        (folder / _LOCK).unlink(missing_ok=True)
+
+
+def tidy_pack(folder: Path) -> None:
+    """Removes what only the build of a complete pack needed, if its process was killed before it did."""
+    with suppress(UserError, OSError):
+        if _is_unfinished(folder):
+            with _locked(folder):
+                remove_leftovers(folder)
+                _tidy(folder)
+        if (folder / _LOCK).is_file():
+            with _locked(folder):
+                pass
+            (folder / _LOCK).unlink()
+
+
+def _locked(folder: Path) -> AbstractContextManager[None]:
+    return exclusive_lock(folder / _LOCK, f"{folder} is being packed by another process. Wait for it, or stop it.")
+
+
+def _tidy(folder: Path) -> None:
+    """Removes what only the build of a pack needed; the marker, without which nothing is removed, is last."""
+    for path, name in _shard_files(folder):
+        if name["part"] or path.suffix == ".json":
+            path.unlink()
+    (folder / _MARKER).unlink(missing_ok=True)
 
 
 def _is_unfinished(folder: Path) -> bool:
     """Whether a folder contains a pack that was begun here and not finished; a link in it is not of a pack."""
-    marker, shards, lock = folder / _MARKER, folder / "shards", folder / ".lock"
+    marker, shards, lock = folder / _MARKER, folder / "shards", folder / _LOCK
     if any(path.is_symlink() for path in (marker, shards, lock)) or (shards.exists() and not shards.is_dir()):
         return False
     return marker.is_file() and _starts(marker) == _MARKER_TEXT.encode()
@@ -190,7 +231,7 @@ def files_digest(files: Mapping[str, Sequence[ListedFile]], stored: StoredFormat
 
 
 def finish_pack(folder: Path, table: pd.DataFrame, facts: Mapping[str, Any]) -> None:
-    """Makes a pack complete: writes its table and pack.json, and removes what only the build needed.
+    """Makes a pack complete: writes its table and pack.json.
 
     Args:
         folder: of the pack.
@@ -210,11 +251,9 @@ def finish_pack(folder: Path, table: pd.DataFrame, facts: Mapping[str, Any]) -> 
         table.to_parquet(temporary, index=False)
     digest = hashlib.sha256((folder / "images.parquet").read_bytes()).hexdigest()
     for path in facts_files:  # pack.json declares the pack complete, so everything is on the disk before
-        _sync(path.with_suffix(".bin"))
+        sync(path.with_suffix(".bin"))
+    sync(folder / "shards")
     write_json(folder / "pack.json", {"schema": SCHEMA_VERSION, **facts, "table": digest, "shards": shards})
-    for path in facts_files:
-        path.unlink()
-    (folder / _MARKER).unlink(missing_ok=True)
 
 
 def open_pack(folder: Path) -> tuple[dict[str, Any], pd.DataFrame, dict[str, Ragged]]:
@@ -269,11 +308,6 @@ def _check_places(table: pd.DataFrame, facts: Mapping[str, Any]) -> None:
     is_labeled = table["label"].between(0, len(facts["class_names"]) - 1)
     if not (is_inside & is_labeled).all() or table[["height", "width"]].to_numpy().max(initial=0) > 10**6:
         raise ValueError("images.parquet has an image outside its shard, or of an unknown class")
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
 
 
 def _shard_files(folder: Path) -> list[tuple[Path, re.Match[str]]]:
@@ -452,8 +486,13 @@ def _run_workers(tasks: Sequence[dict[str, Any]], workers: int, folder: Path) ->
             process.communicate()
 
 
-def _next(done: SimpleQueue[Exception | None], answered: dict[int, float], folder: Path) -> Exception | None:
-    """Returns what the next finished task left in the queue, or an error if a process shows no progress."""
+def _next(
+    done: SimpleQueue[Exception | None], answered: dict[int, float], folder: Path, *, interval: float = NOTICE_SECONDS
+) -> Exception | None:
+    """Returns what the next finished task left in the queue, or an error if a process shows no progress.
+
+    It prints every `interval` seconds that it waits.
+    """
     limit, told = wait_seconds(), time.monotonic()
     while True:
         try:
@@ -466,7 +505,7 @@ def _next(done: SimpleQueue[Exception | None], answered: dict[int, float], folde
                 f"the decoding process {process} has shown no progress for {limit:g} s (set by {WAIT_VARIABLE}). What "
                 f"was packed is kept in {printable(folder)}: run the same command again to continue."
             )
-        if now - max(last, told) > NOTICE_SECONDS:
+        if now - max(last, told) > interval:
             told = now
             notice(
                 f"waiting for the decoding process {process}, which has shown no progress for {now - last:.0f} s; the "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,14 +15,14 @@ from markupsafe import Markup
 from resnetlab.core.checks import check_number
 from resnetlab.core.console import notice
 from resnetlab.core.errors import Interrupted, UserError
-from resnetlab.core.files import write_text
+from resnetlab.core.files import exclusive_lock, write_text
 from resnetlab.core.html import render
 from resnetlab.core.pictures import Picture, css_variables, save_png, save_svg
 from resnetlab.data.load import load_data
 from resnetlab.data.storage.store import ImageData
-from resnetlab.studies.lab.lab import Lab
+from resnetlab.studies.lab.lab import Lab, needs_lock, study_lock
 from resnetlab.studies.lab.question import Question, StudyResult, Verdict, columns_of, is_finished
-from resnetlab.studies.lab.setup import SetUp, check_names
+from resnetlab.studies.lab.setup import Conditions, SetUp, check_names
 
 T = TypeVar("T")
 _SIZE = 8.0, 4.4  # inches
@@ -64,7 +65,18 @@ def conduct(
         UserError: the folder contains another study, or this one with different arguments.
         Interrupted: stopped by SIGINT, SIGTERM or SIGHUP; the same call continues the study.
     """
-    lab = Lab(question, data, vars(options), **setup)
+    check_names(question.name, setup, vars(options))
+    with ExitStack() as held:
+        if (out := Conditions(**setup).out) is not None and needs_lock(out):  # type: ignore[arg-type]  # converted
+            held.enter_context(study_lock(out))  # before images are read
+        lab = Lab(question, data, vars(options), **setup)
+        if out is None and needs_lock(lab.folder):
+            held.enter_context(study_lock(lab.folder))
+        return _conduct(question, lab, answer, options)
+
+
+def _conduct(question: Question, lab: Lab, answer: Callable[[Lab, T], Finding], options: T) -> StudyResult:
+    """Does the work of `conduct`, in a folder that is locked."""
     if is_finished(lab.folder):
         lab.log(f"The study in {lab.folder} is finished; this is its result.")
         return StudyResult.load(lab.folder)
@@ -108,22 +120,25 @@ def conduct_all(studies: Mapping[str, Callable[..., StudyResult]], data: str | P
         setup["budget"] = check_number("budget", budget, 0, above=True) / len(studies)
     quiet = setup.get("quiet", False)
     results, left_out = [], {}
-    for number, (name, study) in enumerate(studies.items(), 1):
-        if not quiet:
-            notice(f"study {number} of {len(studies)}: {name}")
-        try:
-            results.append(study(data, **{**setup, "out": folder / name}))
-        except UserError as error:  # one study that is not possible must not stop the others
-            left_out[name] = str(error)
-            if "budget" in setup:
-                left_out[name] += f" The {len(studies)} studies share the budget equally."
+    folder.mkdir(parents=True, exist_ok=True)
+    busy = f"{folder} is used by another process, which conducts studies in it. Wait for it, or choose another --out."
+    with exclusive_lock(folder / ".lock", busy):
+        for number, (name, study) in enumerate(studies.items(), 1):
             if not quiet:
-                notice(f"{name} is left out: {left_out[name]}")
-    if not results:
-        raise UserError(
-            f"No study can be run on these images. The reason for the first one: {next(iter(left_out.values()))}"
-        )
-    return write_page(results, folder / "study.html", left_out=left_out)
+                notice(f"study {number} of {len(studies)}: {name}")
+            try:
+                results.append(study(data, **{**setup, "out": folder / name}))
+            except UserError as error:  # one study that is not possible must not stop the others
+                left_out[name] = str(error)
+                if "budget" in setup:
+                    left_out[name] += f" The {len(studies)} studies share the budget equally."
+                if not quiet:
+                    notice(f"{name} is left out: {left_out[name]}")
+        if not results:
+            raise UserError(
+                f"No study can be run on these images. The reason for the first one: {next(iter(left_out.values()))}"
+            )
+        return write_page(results, folder / "study.html", left_out=left_out)
 
 
 def write_page(results: Sequence[StudyResult], path: Path, *, left_out: Mapping[str, str] | None = None) -> Path:

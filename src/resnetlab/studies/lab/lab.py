@@ -4,6 +4,7 @@
     runs/NAME/                 the trainings, ordinary run folders
     measurements/NAME.parquet  what was measured on the trained networks
     result.json  table.parquet  published.parquet  *.png  study.html      the result
+    .study.lock                locked by the process that conducts the study, until it is finished
 
 A study that was interrupted continues with what its folder does not contain yet.
 """
@@ -13,9 +14,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -25,7 +26,7 @@ from resnetlab.core.checks import check_schema
 from resnetlab.core.console import notice
 from resnetlab.core.environment import resolve_device
 from resnetlab.core.errors import UserError
-from resnetlab.core.files import atomic, read_toml, write_toml
+from resnetlab.core.files import atomic, exclusive_lock, read_toml, remove_leftovers, write_toml
 from resnetlab.core.runs import Run
 from resnetlab.core.tables import read_table
 from resnetlab.data.load import load_data
@@ -35,7 +36,7 @@ from resnetlab.models.adapters import ModuleConfig
 from resnetlab.models.network import Network
 from resnetlab.models.resnet import ResNet, check_network
 from resnetlab.studies.lab.plan import Cell, Plan, make_plan, seconds_per_image
-from resnetlab.studies.lab.question import SCHEMA_VERSION, Question
+from resnetlab.studies.lab.question import SCHEMA_VERSION, Question, is_finished
 from resnetlab.studies.lab.setup import Conditions, SetUp, check_names, command_line
 from resnetlab.studies.lab.views import at_size
 from resnetlab.training.fit import fit, resume
@@ -47,6 +48,57 @@ from resnetlab.weights.file import load
 _STEPS = 64_000  # of the paper's protocol
 _BATCH = 64
 """Half of the usual batch size, because a budget of minutes allows few steps."""
+_LOCK = ".study.lock"
+
+
+@contextmanager
+def study_lock(folder: Path) -> Iterator[None]:
+    """Makes a folder for a study, or takes an unfinished or finished one, and locks it for this process.
+
+    What was made is removed if the block ends without a study in it.
+
+    Raises:
+        UserError: the folder contains something else, cannot be made, or another process conducts a study in it.
+    """
+    try:
+        _check_free(folder)
+        made = [each for each in (folder, *folder.parents) if not each.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}. Choose another one with --out.") from error
+    busy = f"{folder} is used by another process, which conducts a study in it. Wait for it, or choose another --out."
+    with exclusive_lock(folder / _LOCK, busy):
+        remove_leftovers(folder)
+        try:
+            yield
+        finally:
+            if is_finished(folder) or not (folder / "study.toml").exists():
+                with suppress(OSError):  # Windows keeps a locked file; it does no harm
+                    (folder / _LOCK).unlink()
+                    for each in made:
+                        each.rmdir()
+
+
+def needs_lock(folder: Path) -> bool:
+    """Whether there is something to do in a folder: its study is not finished, or was killed right before its end."""
+    return not is_finished(folder) or (folder / _LOCK).exists()
+
+
+def _check_free(folder: Path) -> None:
+    """Raises `UserError` if a folder has other contents than a study, or what a killed process left of one."""
+    if (folder / "study.toml").is_file():
+        return
+    is_free = not folder.exists() or (
+        folder.is_dir()
+        and all(
+            path.name == _LOCK or (path.name.startswith(".study.toml.") and path.suffix == ".part")
+            for path in folder.iterdir()
+        )
+    )
+    if not is_free:
+        raise UserError(
+            f"{folder} is not empty and contains no study. Choose another folder with --out (in Python out=)."
+        )
 
 
 class Lab:
@@ -196,7 +248,8 @@ class Lab:
             start, folder = time.monotonic(), self.folder / "runs" / cell.name
             found = Run(folder) if _has_weights(folder) else None
             done = found is not None and found.is_complete and found.is_evaluated
-            run = found if found is not None and done else self._train(cell, folder)
+            # Resuming a complete run removes what a killed process left of it.
+            run = resume(found, quiet=True) if found is not None and done else self._train(cell, folder)
             summary = run.summary or {}
             took = "" if done else f", {time.monotonic() - start:.0f} s"
             self.log(f"{number}/{len(cells)} {cell.name}: {summary['split']} top-1 {summary['top1']:.2%}{took}")
@@ -235,7 +288,8 @@ class Lab:
         """Removes the folder if nothing is planned yet, so that the study can be started with other arguments."""
         if "plan" not in self._settings:
             (self.folder / "study.toml").unlink()
-            self.folder.rmdir()
+            with suppress(OSError):  # it contains the lock
+                self.folder.rmdir()
 
     def log(self, text: str) -> None:
         """Prints progress, unless the study is quiet."""
@@ -271,9 +325,6 @@ class Lab:
 
     def _train(self, cell: Cell, folder: Path) -> Run:
         data = self.images_of(cell)
-        started = _has_weights(folder)
-        if folder.exists() and not started:
-            shutil.rmtree(folder)  # stopped before its first checkpoint
         images = None if cell.view is None else len(data.split("train"))
         epochs = self.plan.epochs_of(cell, images)
         # If the held-out images are the validation split, evaluating once is enough: after the last epoch.
@@ -284,7 +335,7 @@ class Lab:
             "device": self._conditions.device,
             "precision": self.trained_in,
         }
-        if started:
+        if _has_weights(folder):
             return resume(folder, model=_own_code(cell), data=data, quiet=True)
         return fit(cell.network, data, pretrained=cell.pretrained, recipe=recipe, quiet=True, **where)
 
@@ -304,11 +355,7 @@ class Lab:
         """Creates the folder, or checks that it contains the same study."""
         path = self.folder / "study.toml"
         if not path.is_file():
-            if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-                raise UserError(
-                    f"{self.folder} is not empty and contains no study. Choose another folder with --out (in Python "
-                    "out=)."
-                )
+            _check_free(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
             write_toml(path, {"schema": SCHEMA_VERSION, "command": self.command, **self._arguments})
         settings = read_toml(path)
