@@ -12,7 +12,7 @@ DEMO_RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test test-slow test-all format clean
+.PHONY: help install demo check test test-slow test-all format dist clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -46,6 +46,11 @@ test-all: $(VENV)/.installed-dev ## Run all tests; after a stop or failure conti
 format: $(VENV)/.installed-dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+dist: $(VENV)/.installed-dev ## Build wheel and sdist, and check them in a new environment
+	rm -rf build dist
+	$(BIN)/python -m build
+	$(BIN)/python tools/check_dist.py dist
 
 clean: ## Remove the environment and caches; keep runs and data
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache .test-all build dist src/*.egg-info

@@ -34,7 +34,7 @@ from resnetlab.lessons.lesson import FOLDER, LESSONS, Cell, get_lesson, read_les
 ROOT = Path(__file__).parents[1]
 SOURCE = str(Path(resnetlab.__file__).parents[1])
 DOCUMENTS = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md")),
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "docs" / "lessons").glob("*.md")),
 ]

@@ -1,10 +1,6 @@
 """The networks in the package: what their files hold, how they are found, and what their cards state."""
 
 import re
-import shutil
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -121,19 +117,3 @@ def test_it_evaluates_and_starts_other_trainings(digits, cli):
     assert code == 2 and "--explore" in err
     fresh = resnetlab.create_model("resnet20", in_channels=1, pretrained="digits")
     assert fresh.class_names == digits.class_names
-
-
-@pytest.mark.slow
-def test_the_wheel_contains_them_and_is_small(tmp_path):
-    source = tmp_path / "source"  # building leaves files there
-    shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    code = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
-    subprocess.run([sys.executable, "-c", code, tmp_path], check=True, capture_output=True, cwd=source)
-    (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    for name in packaged_names():
-        assert {f"resnetlab/weights/trained/{name}{suffix}" for suffix in (".safetensors", ".npz", ".md")} <= set(names)
-    assert "resnetlab/exporting/templates/engine.js" in names
-    assert wheel.stat().st_size < 3_000_000

@@ -24,7 +24,8 @@ def command(
             metavar="RUN",
             help="A run, a model.safetensors or a packaged network (digits, fashion_mnist). To write the "
             "format of a library, it can also be a weights file of torchvision, timm, CIFAR training "
-            "scripts or Gluon, or a name such as torchvision:IMAGENET1K_V2 or timm:resnet50.a1_in1k.",
+            "scripts or Gluon, or a name such as torchvision:IMAGENET1K_V2, timm:resnet50.a1_in1k or "
+            "hub:USER/NAME.",
         ),
     ],
     to: Annotated[

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from resnetlab.core.errors import UserError
-from resnetlab.core.files import free_name
+from resnetlab.core.files import file_name, free_name
 from resnetlab.core.runs import Run
 from resnetlab.exporting.export import TARGETS, Export
 from resnetlab.exporting.options import ExportOptions
@@ -40,5 +40,5 @@ def _default_path(source: str | Path | Run, form: str) -> Path:
         run = source if isinstance(source, Run) else Run(source)
         return run.path / "export" / f"{form}{TARGETS[form].suffix}"
     file = Path(source)
-    stem = file.with_name(f"{file.stem}-{form}") if file.is_file() else Path(f"{str(source).replace(':', '-')}-{form}")
+    stem = file.with_name(f"{file.stem}-{form}") if file.is_file() else Path(f"{file_name(str(source))}-{form}")
     return free_name(stem.with_name(f"{stem.name}{TARGETS[form].suffix}"))
