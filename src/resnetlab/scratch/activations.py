@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from resnetlab.core.checks import check_integer
@@ -243,3 +244,8 @@ class _Sigmoid(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (y,) = ctx.saved_tensors
         return gradient * y * (1 - y)
+
+
+for _name in __all__:
+    if _name.islower():  # a function: torch.fx records a call of it, and does not look inside
+        torch.fx.wrap(_name)

@@ -100,6 +100,21 @@ def conv2d(
     return _Convolution.apply(x, weight, bias, windows, groups)  # type: ignore[return-value]
 
 
+def conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, padding: int = 0) -> Tensor:
+    """Returns the cross-correlation of rows with kernels: `conv2d` for maps of height 1.
+
+    Args:
+        x: (N, C, L).
+        weight: (O, C, K).
+        bias: (O,), or None.
+        padding: number of zeros added at both ends.
+
+    Returns:
+        (N, O, L + 2 padding - K + 1).
+    """
+    return conv2d(x.unsqueeze(2), weight.unsqueeze(2), bias, padding=(0, padding)).squeeze(2)
+
+
 def kernel_gradient(gradient: Tensor, x: Tensor, weight: Tensor, windows: Windows) -> Tensor:
     """Returns the gradient of the kernels of a convolution with one group, in channels_last memory.
 

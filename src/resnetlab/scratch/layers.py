@@ -20,11 +20,19 @@ from resnetlab.scratch.windows import Pair, pair
 __all__ = [
     "AvgPool2d",
     "BatchNorm",
+    "BlurPool2d",
+    "Conv1d",
     "Conv2d",
     "CrossEntropyLoss",
+    "EvoNorm",
+    "FilterResponseNorm",
     "GlobalAveragePool",
+    "GroupNorm",
     "Linear",
     "MaxPool2d",
+    "ScaleAndShift",
+    "StandardizedConv2d",
+    "ThresholdedLinear",
 ]
 __all__ += activations.__all__
 
@@ -91,6 +99,61 @@ class Conv2d(nn.Module):
         text += f", dilation={self.dilation}" if self.dilation != (1, 1) else ""
         text += f", groups={self.groups}" if self.groups != 1 else ""
         return text + (", bias=False" if self.bias is None else "")
+
+
+class StandardizedConv2d(Conv2d):
+    """2-D convolution whose kernels are standardized first; see `functional.standardized`."""
+
+    def standardized_weight(self) -> Tensor:
+        """Returns the kernels that are applied, in the shape of `weight`."""
+        return functional.standardized(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the convolution: (N, C, H, W) -> (N, O, H', W')."""
+        return functional.conv2d(
+            x,
+            self.standardized_weight(),
+            self.bias,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
+
+
+class Conv1d(nn.Module):
+    """1-D convolution of (N, C, L); see `functional.conv1d`.
+
+    Attributes:
+        weight: (out_channels, in_channels, K).
+        bias: (out_channels,), or None.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, padding: int = 0, bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.in_channels = check_integer("in_channels", in_channels, 1)
+        self.out_channels = check_integer("out_channels", out_channels, 1)
+        self.kernel_size = (check_integer("kernel_size", kernel_size, 1),)
+        self.stride, self.padding = (1,), (check_integer("padding", padding, 0),)
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size))
+        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initializes the weights as torch.nn.Conv1d does."""
+        default_(self.weight, self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the convolution: (N, C, L) -> (N, O, L')."""
+        return functional.conv1d(x, self.weight, self.bias, padding=self.padding[0])
+
+    def extra_repr(self) -> str:
+        """Returns the arguments, for `print`."""
+        return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, padding={self.padding}"
 
 
 class Linear(nn.Module):
@@ -187,6 +250,120 @@ class BatchNorm(nn.Module):
         """Returns the arguments, for `print`."""
         text = f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
         return text + (f", running_variance={self.running_variance!r}" if self.running_variance != "unbiased" else "")
+
+
+class ScaleAndShift(nn.Module):
+    """A scale and a shift for each channel of (N, C, H, W); see `functional.scale_and_shift`.
+
+    Attributes:
+        weight, bias: (C,), scale and shift.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = check_integer("num_features", num_features, 1)
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the scaled and shifted map, in the shape of `x`."""
+        return functional.scale_and_shift(x, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """Returns the arguments, for `print`."""
+        return f"{self.num_features}"
+
+
+class FilterResponseNorm(ScaleAndShift):
+    """Filter response normalization of (N, C, H, W); see `functional.filter_response_norm`."""
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        super().__init__(num_features)
+        self.eps = check_number("eps", eps, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the normalized map, in the shape of `x`."""
+        return functional.filter_response_norm(x, self.weight, self.bias, eps=self.eps)
+
+    def extra_repr(self) -> str:
+        """Returns the arguments, for `print`."""
+        return f"{self.num_features}, eps={self.eps}"
+
+
+class GroupNorm(nn.Module):
+    """Group normalization of (N, C, H, W); see `functional.group_norm`.
+
+    Attributes:
+        weight, bias: (C,), scale and shift.
+    """
+
+    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.num_groups = check_integer("num_groups", num_groups, 1)
+        self.num_channels = check_integer("num_channels", num_channels, 1)
+        self.eps = check_number("eps", eps, 0)
+        self.weight = nn.Parameter(torch.ones(num_channels))
+        self.bias = nn.Parameter(torch.zeros(num_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the normalized map, in the shape of `x`."""
+        return functional.group_norm(x, self.num_groups, self.weight, self.bias, eps=self.eps)
+
+    def extra_repr(self) -> str:
+        """Returns the arguments, for `print`."""
+        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}"
+
+
+class EvoNorm(GroupNorm):
+    """EvoNorm-S0 of (N, C, H, W): normalization and activation in one; see `functional.evonorm`.
+
+    Attributes:
+        v: (C,), the slope of its sigmoid.
+    """
+
+    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5) -> None:
+        super().__init__(num_groups, num_channels, eps)
+        self.v = nn.Parameter(torch.ones(num_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the normalized and activated map, in the shape of `x`."""
+        return functional.evonorm(x, self.num_groups, self.weight, self.bias, self.v, eps=self.eps)
+
+
+class ThresholdedLinear(nn.Module):
+    """max(x, tau) with a learned threshold for each channel; see `functional.thresholded_linear`.
+
+    Attributes:
+        tau: (C,), the thresholds.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.tau = nn.Parameter(torch.zeros(check_integer("num_features", num_features, 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the activated map, in the shape of `x`."""
+        return functional.thresholded_linear(x, self.tau)
+
+    def extra_repr(self) -> str:
+        """Returns the arguments, for `print`."""
+        return f"{self.tau.numel()}"
+
+
+class BlurPool2d(nn.Module):
+    """A binomial filter at every `stride`-th position; see `functional.blur_pool2d`."""
+
+    def __init__(self, stride: int = 2) -> None:
+        super().__init__()
+        self.kernel_size, self.stride = 3, check_integer("stride", stride, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the filtered map: (N, C, H, W) -> (N, C, ceil(H / stride), ceil(W / stride))."""
+        return functional.blur_pool2d(x, self.stride)
+
+    def extra_repr(self) -> str:
+        """Returns the arguments, for `print`."""
+        return f"stride={self.stride}"
 
 
 class MaxPool2d(nn.Module):

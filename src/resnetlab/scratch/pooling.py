@@ -86,6 +86,30 @@ def global_average_pool(x: Tensor) -> Tensor:
     return x.mean((2, 3), keepdim=True)
 
 
+def blur_pool2d(x: Tensor, stride: int = 2) -> Tensor:
+    """Returns a map filtered by a binomial kernel, at every `stride`-th position.
+
+    The kernel is the product of (1, 2, 1) / 4 in both directions (Zhang, "Making convolutional networks shift-invariant
+    again", 2019). The map is reflected at its edges; along an axis with a single position it is not filtered.
+
+    Args:
+        x: (N, C, H, W).
+        stride: distance between the positions that are kept.
+
+    Returns:
+        (N, C, ceil(H / stride), ceil(W / stride)).
+    """
+    check_map("blur_pool2d", x)
+    for axis in (2, 3):
+        if (size := x.shape[axis]) > 1:
+            before, after = x.narrow(axis, 1, 1), x.narrow(axis, size - 2, 1)
+            shifted = torch.cat((before, x, after), axis)
+            kept = torch.arange(0, size, stride, device=x.device)
+            first, center, last = (shifted.index_select(axis, kept + tap) for tap in range(3))
+            x = (first + 2 * center + last) / 4
+    return x
+
+
 class _MaxPool(torch.autograd.Function):
     """Iterates over the taps of the window and records which one had the largest value."""
 
