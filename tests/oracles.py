@@ -10,6 +10,12 @@ def randomized(model: nn.Module) -> nn.Module:
     """Gives normalization statistics and scales that differ from 1 and 0, so that a wrong place would show."""
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
+        for name in ("tau", "v"):  # of FRN and EvoNorm
+            if isinstance(value := getattr(module, name, None), nn.Parameter):
+                value.data.uniform_(-0.5, 0.5, generator=generator)
+        if isinstance(module, nn.GroupNorm) or hasattr(module, "tau") or hasattr(module, "v"):
+            module.weight.data.uniform_(0.5, 1, generator=generator)
+            module.bias.data.uniform_(-0.2, 0.2, generator=generator)
         if isinstance(module, nn.BatchNorm2d):
             for tensor, low, high in ((module.weight, 0.5, 1), (module.bias, -0.2, 0.2), (module.running_mean, -1, 1)):
                 tensor.data.uniform_(low, high, generator=generator)

@@ -171,7 +171,7 @@ def test_hooks_see_every_activation_untouched(name: str, parts: str):
     size = 16 if model.config.stem == "cifar" else 64
     model(torch.randn(1, 3, size, size)).sum().backward()
     blocks = sum(model.config.depths)
-    per_block = 3 if model.config.block == "bottleneck" else 2 + model.config.squeeze_excite
+    per_block = 3 if model.config.block == "bottleneck" else 2 + (model.config.attention == "se")
     assert len(seen) == blocks * per_block + 1  # one in the stem, or at the end with pre-activation
     for kept, copy, output in seen.values():
         assert torch.equal(kept, copy)

@@ -1,4 +1,4 @@
-"""What every network of the catalog must do; a new entry is tested for free."""
+"""What every network of the catalog must do; a new entry with a new part is tested for free."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.networks import narrow, with_every_part
 
 import resnetlab
 from resnetlab.models.catalog import CATALOG
@@ -14,14 +15,16 @@ from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.surgery import reset_head
 
-DEEP = 20  # blocks; of deeper networks three in a stage are tested, since the others repeat them
+DEEPEST = 3  # blocks in a stage; others repeat them
 
 
 def _config(name: str, **fields) -> ResNetConfig:
     config = dataclasses.replace(CATALOG[name].config, **fields)
-    if sum(config.depths) > DEEP:
-        config = dataclasses.replace(config, depths=(3,) * len(config.depths))
-    return config
+    return narrow(config, DEEPEST) if config.widths[-1] >= 512 else _shallow(config)
+
+
+def _shallow(config: ResNetConfig) -> ResNetConfig:
+    return dataclasses.replace(config, depths=tuple(min(depth, DEEPEST) for depth in config.depths))
 
 
 def _model(name: str, **fields) -> ResNet:
@@ -34,7 +37,7 @@ def _images(model: ResNet, size: int | None = None, count: int = 2) -> torch.Ten
     return torch.randn(count, model.config.in_channels, size, size, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("name", CATALOG)
+@pytest.mark.parametrize("name", with_every_part())
 @pytest.mark.parametrize("channels", [1, 3, 5])
 def test_it_answers_and_every_parameter_learns(name: str, channels: int):
     model = _model(name, in_channels=channels, num_classes=5)
@@ -48,7 +51,7 @@ def test_it_answers_and_every_parameter_learns(name: str, channels: int):
     assert next(model.conv1.parameters()).grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("name", CATALOG)
+@pytest.mark.parametrize("name", with_every_part())
 def test_its_features_are_what_it_computes(name: str):
     model = _model(name).eval()
     images = _images(model)
@@ -70,7 +73,7 @@ def test_its_features_are_what_it_computes(name: str):
         assert torch.equal(taps[block], output)
 
 
-@pytest.mark.parametrize("name", CATALOG)
+@pytest.mark.parametrize("name", with_every_part())
 def test_it_takes_another_head(name: str):
     model = _model(name).eval()
     before = model(_images(model), return_features=True)[1]
@@ -80,7 +83,7 @@ def test_it_takes_another_head(name: str):
     assert torch.equal(reset_head(model, 0)(_images(model)), embedding)
 
 
-@pytest.mark.parametrize("name", CATALOG)
+@pytest.mark.parametrize("name", with_every_part())
 def test_it_survives_a_file(name: str, tmp_path: Path):
     model = _model(name).train()
     model(_images(model, count=3))  # moves the running statistics
@@ -91,7 +94,7 @@ def test_it_survives_a_file(name: str, tmp_path: Path):
     assert torch.equal(loaded(images), model.eval()(images))
 
 
-@pytest.mark.parametrize("name", CATALOG)
+@pytest.mark.parametrize("name", with_every_part())
 def test_it_exports(name: str):
     model = _model(name).eval()
     images = _images(model)
@@ -100,10 +103,10 @@ def test_it_exports(name: str):
         torch.testing.assert_close(program.module()(images), model(images), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", CATALOG)
+@pytest.mark.parametrize("name", with_every_part())
 def test_it_is_summarized(name: str):
     with torch.device("meta"):
-        model = ResNet(_config(name))
+        model = ResNet(_shallow(CATALOG[name].config))
     size = CATALOG[name].image_size
     summary = resnetlab.summarize(model, (model.config.in_channels, size, size))
     assert summary.parameters == sum(parameter.numel() for parameter in model.parameters())

@@ -252,7 +252,7 @@ def test_every_tensor_of_a_network_that_gluon_has_is_mapped_both_ways(name: str)
         ("resnext50_32x4d", {}, r"groups=32 instead of 1; width_per_group=4 instead of 64; conv_bias='none'"),
         ("resnet20", {}, "zoo_v1, differs in stem='cifar' instead of 'imagenet'; shortcut='A' instead of 'B'"),
         ("resnet18d", {}, "stem='deep' instead of 'imagenet'; avg_down=True instead of False"),
-        ("seresnet18", {}, "squeeze_excite=True instead of False"),
+        ("seresnet18", {}, "attention='se' instead of 'none'"),
         ("resnetv2_50", {}, "zoo_v2, differs in stem_norm=False.* input_norm=False instead of True"),
         ("table1_resnet18", {}, "d2l, differs in stem_norm=False instead of True"),
         (

@@ -34,7 +34,7 @@ from resnetlab.exporting.options import ExportOptions
 from resnetlab.exporting.origin import default_folder, opened
 from resnetlab.models.blocks import ResidualBlock, SqueezeExcite
 from resnetlab.models.network import Network
-from resnetlab.models.parts import Parts, is_convolution, parts_for
+from resnetlab.models.parts import Parts, applied_kernel, is_convolution, parts_for
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.shortcuts import Projection, ZeroPaddedIdentity
 from resnetlab.models.stochastic import DropBlock, DropPath
@@ -132,18 +132,14 @@ class _Description:
     def _block(self, name: str, block: nn.Module) -> dict[str, Any]:
         if not isinstance(block, ResidualBlock) or type(block).flow is not ResidualBlock.flow:
             raise UserError(f"the page cannot compute {name}: {type(block).__name__} overrides the method `flow`.")
-        chain: list[nn.Module] = []
-        for number in range(1, block.convolutions + 1):
-            order = ("bn", "act", "conv") if block.preactivation else ("conv", "bn", "act")
-            chain += [block.get_submodule(f"{part}{number}") for part in order]
-        start, branch, end = chain[:2], chain[2:], []
-        if not block.preactivation:
-            start, branch, end = [], chain[:-1], chain[-1:]
+        start = [block.get_submodule(part) for part in ("bn1", "act1")] if block.preactivation else []
+        branch = [block.get_submodule(part) for names in block.steps for part in names]
+        end = [] if block.preactivation else [block.last_activation]
         shortcut, first = block.downsample, block.get_submodule("conv1")
         changes = not isinstance(shortcut, nn.Identity)
         if shortcut is None:  # a plain block
-            weights = [block.get_submodule(f"conv{number}") for number in range(1, block.convolutions + 1)]
-            changes = any(_one(layer.stride) > 1 for layer in weights) or first.in_channels != weights[-1].out_channels
+            halves = any(_one(getattr(layer, "stride", 1)) > 1 for layer in branch)
+            changes = halves or first.in_channels != block.last_convolution.out_channels
         return {
             "name": name,
             "start": self._operations(start),
@@ -212,7 +208,7 @@ class _Description:
         return operation
 
     def _convolution(self, module: nn.Module) -> dict[str, Any]:
-        weight = _array(module.weight)
+        weight = _array(applied_kernel(module))
         bias = np.zeros(len(weight), np.float32) if module.bias is None else _array(module.bias)
         return {
             "op": "conv",

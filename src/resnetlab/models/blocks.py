@@ -9,6 +9,7 @@ Parameters have the names that torchvision uses.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -76,8 +77,9 @@ class ResidualBlock(nn.Module):
     then the sum is activated. Pre-activation: normalization, activation, convolution, ...; the sum is not activated,
     and a projection takes the output of the first activation, as the branch does.
 
-    DropBlock follows every convolution of the branch (after its activation) and the shortcut. Squeeze-and-excitation
-    and then DropPath end the branch.
+    With `antialias`, a filter after the activation has the stride instead of the convolution. DropBlock follows every
+    convolution of the branch (after its activation) and the shortcut. Channel attention and then DropPath end the
+    branch.
 
     Shapes: (N, in_channels, H, W) -> (N, expansion * width, ceil(H / stride), ceil(W / stride)).
     """
@@ -92,28 +94,50 @@ class ResidualBlock(nn.Module):
         _check_layout(type(self), layout, config, site)
         self.convolutions = len(layout)
         self.preactivation = config.preactivation
-        channels = site.in_channels
+        self.steps: list[list[str]] = []
+        """The names of the layers of the branch, in the order in which they run: one list for each convolution. With
+        pre-activation, the first normalization and activation come before them."""
+        channels, smoothing = site.in_channels, []
         for number, convolution in enumerate(layout, 1):
-            out = convolution.out_channels
+            out, stride = convolution.out_channels, convolution.stride
+            smoothed = stride > 1 and config.antialias != "none"
+            if smoothed:
+                convolution = dataclasses.replace(convolution, stride=1)
             layer = _convolution(config, parts, channels, convolution)
+            is_last = number == len(layout)
+            norm, act, conv, aa = (f"{name}{number}" for name in ("bn", "act", "conv", "aa"))
             if config.preactivation:
-                self.add_module(f"bn{number}", parts.normalization(channels))
-                self.add_module(f"act{number}", parts.activation())
-                self.add_module(f"conv{number}", layer)
+                normalization, activation = parts.normalized_activation(channels)
+                self._add(**{norm: normalization, act: activation, conv: layer})
+                names = [norm, act, *smoothing, conv] if number > 1 else [conv]
+            elif is_last:
+                self._add(**{conv: layer, norm: parts.normalization(out)})
+                names = [conv, norm]
             else:
-                self.add_module(f"conv{number}", layer)
-                self.add_module(f"bn{number}", parts.normalization(out))
-                if number < len(layout):
-                    self.add_module(f"act{number}", parts.activation())
+                normalization, activation = parts.normalized_activation(out)
+                self._add(**{conv: layer, norm: normalization, act: activation})
+                names = [conv, norm, act]
+            smoothing = []
+            if smoothed:
+                self._add(**{aa: parts.antialias(stride)})
+                if config.preactivation and not is_last:
+                    smoothing = [aa]  # after the next activation
+                else:
+                    names.append(aa)
+            self.steps.append(names)
             channels = out
-        self.se = SqueezeExcite(parts, channels) if config.squeeze_excite else None
+        self.se = channel_attention(config, parts, channels)
         self.downsample = build_shortcut(config, parts, site.in_channels, channels, site.stride)
         if not config.preactivation:
-            self.add_module(f"act{len(layout)}", parts.activation())
+            self.add_module(f"act{len(layout)}", parts.sum_activation(channels))
         self.drop_path = DropPath(site.drop_path) if site.drop_path else None
         places = self.convolutions + (self.downsample is not None)
         drops = [DropBlock(*site.drop_block) for _ in range(places)] if site.drop_block[0] else []
         self.drop_blocks = nn.ModuleList(drops)
+
+    def _add(self, **layers: nn.Module) -> None:
+        for name, layer in layers.items():
+            self.add_module(name, layer)
 
     @classmethod
     def layout(cls, config: ResNetConfig, site: Site) -> Sequence[Convolution]:
@@ -137,7 +161,7 @@ class ResidualBlock(nn.Module):
 
     def flow(self, x: Tensor) -> Flow:
         """Returns all tensors that the block computes."""
-        start = self._activated(1, x) if self.preactivation else x
+        start = self.get_submodule("act1")(self.get_submodule("bn1")(x)) if self.preactivation else x
         branch = self._branch(start)
         if self.downsample is None:
             return Flow(branch, None, branch, self._finish(branch))
@@ -152,21 +176,14 @@ class ResidualBlock(nn.Module):
         return self.flow(x).output
 
     def _branch(self, x: Tensor) -> Tensor:
-        for number in range(1, self.convolutions + 1):
-            if self.preactivation and number > 1:
-                x = self._activated(number, x)
-            x = self.get_submodule(f"conv{number}")(x)
-            if not self.preactivation:
-                last = number == self.convolutions
-                x = self.last_normalization(x) if last else self._activated(number, x)
+        for place, names in enumerate(self.steps):
+            for name in names:
+                x = self.get_submodule(name)(x)
             if self.drop_blocks:
-                x = self.drop_blocks[number - 1](x)
+                x = self.drop_blocks[place](x)
         if self.se is not None:
             x = self.se(x)
         return x if self.drop_path is None else self.drop_path(x)
-
-    def _activated(self, number: int, x: Tensor) -> Tensor:
-        return self.get_submodule(f"act{number}")(self.get_submodule(f"bn{number}")(x))
 
     def _finish(self, total: Tensor) -> Tensor:
         return total if self.preactivation else self.last_activation(total)
@@ -197,7 +214,9 @@ class Bottleneck(ResidualBlock):
         inner, groups = config.inner_width(site.width), config.inner_groups(site.width)
         on_3x3 = config.stride_on == "3x3"
         return (
-            Convolution(out_channels=inner, kernel_size=1, stride=1 if on_3x3 else site.stride),
+            Convolution(
+                out_channels=inner // config.first_reduction, kernel_size=1, stride=1 if on_3x3 else site.stride
+            ),
             Convolution(
                 out_channels=inner,
                 kernel_size=3,
@@ -212,23 +231,55 @@ class Bottleneck(ResidualBlock):
 class SqueezeExcite(nn.Module):
     """Scales each channel by a gate computed from all channels: x * sigmoid(W2 relu(W1 mean(x))) (Hu et al. 2018).
 
-    The hidden width is one sixteenth of the channels, but at least 8. The activation is the configured one.
+    The activation is the configured one.
+
+    Shapes: (N, C, H, W) -> (N, C, H, W).
+    """
+
+    def __init__(self, parts: Parts, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.pool = parts.global_pool()
+        self.fc1 = parts.plain_convolution(channels, hidden, kernel_size=1)
+        self.act = parts.activation()
+        self.fc2 = parts.plain_convolution(hidden, channels, kernel_size=1)
+        self.gate = parts.gate()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the scaled channels."""
+        return x * self.gate(self.fc2(self.act(self.fc1(self.pool(x)))))
+
+
+class EfficientAttention(nn.Module):
+    """Scales each channel by a gate computed from its neighbors: x * sigmoid(conv(mean(x))) (Wang et al. 2020).
+
+    The convolution runs along the channels. Its size is (log2(C) + 1) / 2, rounded down to an integer, then up to an
+    odd one, and at least 3.
 
     Shapes: (N, C, H, W) -> (N, C, H, W).
     """
 
     def __init__(self, parts: Parts, channels: int) -> None:
         super().__init__()
-        hidden = max(8, channels // 16)
+        size = max(3, int((math.log2(channels) + 1) / 2) // 2 * 2 + 1)
         self.pool = parts.global_pool()
-        self.fc1 = parts.convolution(channels, hidden, kernel_size=1)
-        self.act = parts.activation()
-        self.fc2 = parts.convolution(hidden, channels, kernel_size=1)
+        self.conv = parts.convolution_1d(1, 1, kernel_size=size, padding=size // 2, bias=False)
         self.gate = parts.gate()
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the scaled channels."""
-        return x * self.gate(self.fc2(self.act(self.fc1(self.pool(x)))))
+        means = self.pool(x).flatten(2).transpose(1, 2)  # (N, 1, C): the channels in a row
+        return x * self.gate(self.conv(means)).transpose(1, 2).unsqueeze(3)
+
+
+def channel_attention(config: ResNetConfig, parts: Parts, channels: int) -> nn.Module | None:
+    """Returns the channel attention at the end of a branch with these channels, or None."""
+    if config.attention == "none":
+        return None
+    if config.attention == "eca":
+        return EfficientAttention(parts, channels)
+    multiple = config.attention_rounding
+    hidden = int(channels * config.attention_ratio + multiple / 2) // multiple * multiple
+    return SqueezeExcite(parts, channels, max(multiple, hidden))
 
 
 class _Blocks(Registry):

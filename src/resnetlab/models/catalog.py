@@ -37,8 +37,12 @@ class Entry:
         return ResNetConfig(**self.fields)
 
 
-BASIC = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
-BOTTLENECK = {26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+BASIC = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+BOTTLENECK = {
+    **{14: (1, 1, 1, 1), 26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)},
+    **{200: (3, 24, 36, 3), 201: (3, 24, 36, 4), 269: (3, 30, 48, 8)},
+    **{270: (4, 29, 53, 4), 350: (4, 36, 72, 4), 420: (4, 44, 87, 4)},
+}
 
 HE = "He et al. 2016"
 HE_B = "He et al. 2016b"
@@ -46,6 +50,10 @@ BAG_OF_TRICKS = "He et al. 2019"
 HU = "Hu et al. 2018"
 WIDE = "Zagoruyko and Komodakis 2016"
 XIE = "Xie et al. 2017"
+ZHANG = "Zhang 2019"
+WANG = "Wang et al. 2020"
+BIT = "Kolesnikov et al. 2020"
+BELLO = "Bello et al. 2021"
 TIMM = "timm"
 GLUON = "Gluon's model zoo"
 OURS = "ResNetLab"
@@ -56,10 +64,25 @@ TUTORIAL = "Imagenette tutorial"
 TABLE1 = "Table 1 notebook"
 
 
-def _imagenet(layers: int, source: str, **fields: Any) -> Entry:
-    """Four stages for photos; networks of 18 and 34 layers have basic blocks."""
-    kind = {"block": "basic", "depths": BASIC[layers]} if layers in BASIC else {"block": "bottleneck"}
-    return Entry(224, source, {"depths": BOTTLENECK.get(layers), **kind, **fields})
+def _imagenet(layers: int, source: str, *kinds: dict[str, Any], image_size: int = 224, **fields: Any) -> Entry:
+    """Four stages for photos, with the fields of these kinds; networks of 10, 18 and 34 layers have basic blocks."""
+    network = {"depths": BASIC[layers]} if layers in BASIC else {"block": "bottleneck", "depths": BOTTLENECK[layers]}
+    for kind in kinds:
+        network |= kind
+    return Entry(image_size, source, {**network, **fields})
+
+
+def _resnext(groups: int, width: int) -> dict[str, int]:
+    """Bottlenecks whose 3x3 has groups, of a width in the first stage."""
+    return {"groups": groups, "width_per_group": width}
+
+
+def _bit(layers: int, factor: int, image_size: int) -> Entry:
+    """Big Transfer: pre-activation, group normalization and standardized kernels, `factor` times as wide."""
+    widths = tuple(factor * width for width in (64, 128, 256, 512))
+    return _imagenet(
+        layers, BIT, _IDENTITY_MAPPINGS, _BIT, image_size=image_size, **({"widths": widths} if factor > 1 else {})
+    )
 
 
 def _cifar(layers: int, source: str = HE, **fields: Any) -> Entry:
@@ -100,16 +123,70 @@ def _zoo(layers: int, version: int) -> Entry:
 
 
 _IDENTITY_MAPPINGS = {"preactivation": True, "stem_norm": False, "stem_activation": False, "shortcut_norm": False}
+_C: dict[str, Any] = {"stem": "deep"}
+_D = {"stem": "deep", "avg_down": True}
+_S = {"stem": "deep", "stem_width": 128}
+_T = {"stem": "tiered", "avg_down": True}
+_SE, _ECA = {"attention": "se"}, {"attention": "eca"}
+_BLUR, _AVG = {"antialias": "blur"}, {"antialias": "avg"}
+_RS = {**_D, **_SE, "attention_ratio": 0.25, "stem_pool": "conv"}
+_SENET = {**_S, **_SE, "shortcut_kernel": 3, "first_reduction": 2}
+_BIT = {"norm": "group", "weight_standardization": True, "stem_pool": "padded_max"}
 
 CATALOG: dict[str, Entry] = {
     **{f"resnet{n}": _imagenet(n, TIMM if n == 26 else HE) for n in (18, 26, 34, 50, 101, 152)},
-    **{f"resnet{n}d": _imagenet(n, BAG_OF_TRICKS, stem="deep", avg_down=True) for n in (18, 34, 50, 101, 152)},
-    **{f"seresnet{n}": _imagenet(n, HU, squeeze_excite=True) for n in (18, 34, 50, 101, 152)},
-    **{f"resnetv2_{n}": _imagenet(n, HE_B, **_IDENTITY_MAPPINGS) for n in (18, 34, 50, 101, 152)},
+    "resnet200": _imagenet(200, HE_B),
+    "resnet50_gn": _imagenet(50, "Wu and He 2018", norm="group"),
+    **{f"resnet{n}c": _imagenet(n, BAG_OF_TRICKS, _C) for n in (50, 101, 152)},
+    **{f"resnet{n}d": _imagenet(n, BAG_OF_TRICKS, _D) for n in (18, 26, 34, 50, 101, 152)},
+    "resnet200d": _imagenet(200, BAG_OF_TRICKS, _D, image_size=256),
+    **{f"resnet{n}s": _imagenet(n, TIMM, _S) for n in (50, 101, 152)},
+    **{f"resnet{n}t": _imagenet(n, TIMM, _T, image_size=176) for n in (10, 14)},
+    "resnet26t": _imagenet(26, TIMM, _T, image_size=256),
+    "resnet50t": _imagenet(50, TIMM, _T),
+    **{f"seresnet{n}": _imagenet(n, HU, _SE) for n in (18, 34, 50, 101, 152)},
+    "seresnet50t": _imagenet(50, TIMM, _T, _SE),
+    **{f"seresnet{n}d": _imagenet(n, TIMM, _D, _SE, image_size=256) for n in (152, 200, 269)},
+    "senet154": _imagenet(152, HU, _SENET, _resnext(64, 4)),
+    **{f"ecaresnet{n}d": _imagenet(n, WANG, _D, _ECA) for n in (50, 101)},
+    "ecaresnet200d": _imagenet(200, TIMM, _D, _ECA, image_size=256),
+    "ecaresnet269d": _imagenet(269, TIMM, _D, _ECA, image_size=320),
+    **{f"ecaresnet{n}t": _imagenet(n, TIMM, _T, _ECA, image_size=256) for n in (26, 50)},
+    "ecaresnetlight": _imagenet(50, TIMM, _ECA, depths=(1, 1, 11, 3), avg_down=True),
+    **{f"resnetblur{n}": _imagenet(n, ZHANG, _BLUR) for n in (18, 50)},
+    **{f"resnetblur{n}d": _imagenet(n, TIMM, _D, _BLUR) for n in (50, 101)},
+    "resnetaa50": _imagenet(50, TIMM, _AVG),
+    **{f"resnetaa{n}d": _imagenet(n, TIMM, _D, _AVG) for n in (34, 50, 101)},
+    "seresnetaa50d": _imagenet(50, TIMM, _D, _AVG, _SE),
+    **{
+        f"resnetrs{n}": _imagenet(n, BELLO, _RS, image_size=size)
+        for n, size in ((50, 160), (101, 192), (152, 256), (200, 256), (270, 256), (350, 288), (420, 320))
+    },
+    **{f"resnetv2_{n}": _imagenet(n, HE_B, _IDENTITY_MAPPINGS) for n in (18, 34, 50, 101, 152)},
+    **{f"resnetv2_{n}d": _imagenet(n, TIMM, _IDENTITY_MAPPINGS, _D) for n in (18, 34, 50, 101, 152)},
+    "resnetv2_50t": _imagenet(50, TIMM, _IDENTITY_MAPPINGS, _T),
+    **{
+        f"resnetv2_50d_{name}": _imagenet(50, TIMM, _IDENTITY_MAPPINGS, _D, norm=norm)
+        for name, norm in (("gn", "group"), ("frn", "frn"), ("evos", "evonorm"))
+    },
+    **{
+        f"resnetv2_{n}x{factor}_bit": _bit(n, factor, size)
+        for n, factor, size in ((50, 1, 224), (50, 3, 448), (101, 1, 448), (101, 3, 448), (152, 2, 224), (152, 4, 480))
+    },
     **{f"wide_resnet{n}_2": _imagenet(n, WIDE, width_per_group=128) for n in (50, 101)},
-    "resnext50_32x4d": _imagenet(50, XIE, groups=32, width_per_group=4),
-    "resnext101_32x8d": _imagenet(101, XIE, groups=32, width_per_group=8),
-    "resnext101_64x4d": _imagenet(101, XIE, groups=64, width_per_group=4),
+    "resnext50_32x4d": _imagenet(50, XIE, _resnext(32, 4)),
+    **{f"resnext101_32x{width}d": _imagenet(101, XIE, _resnext(32, width)) for width in (4, 8, 16, 32)},
+    "resnext101_64x4d": _imagenet(101, XIE, _resnext(64, 4)),
+    "resnext50d_32x4d": _imagenet(50, TIMM, _D, _resnext(32, 4)),
+    "seresnext26d_32x4d": _imagenet(26, TIMM, _D, _SE, _resnext(32, 4)),
+    "seresnext26t_32x4d": _imagenet(26, TIMM, _T, _SE, _resnext(32, 4)),
+    **{f"seresnext{n}_32x4d": _imagenet(n, HU, _SE, _resnext(32, 4)) for n in (50, 101)},
+    "seresnext101_32x8d": _imagenet(101, TIMM, _SE, _resnext(32, 8)),
+    "seresnext101d_32x8d": _imagenet(101, TIMM, _D, _SE, _resnext(32, 8)),
+    "seresnext101_64x4d": _imagenet(101, TIMM, _SE, _resnext(64, 4)),
+    "seresnextaa101d_32x8d": _imagenet(101, TIMM, _D, _AVG, _SE, _resnext(32, 8), image_size=288),
+    "seresnextaa201d_32x8d": _imagenet(201, TIMM, _D, _AVG, _SE, _resnext(32, 8), stem_width=128, image_size=384),
+    **{f"ecaresnext{n}t_32x4d": _imagenet(n, TIMM, _T, _ECA, _resnext(32, 4)) for n in (26, 50)},
     **{f"plain{n}": _imagenet(n, HE, shortcut="none") for n in (18, 34)},
     **{f"resnet{n}": _cifar(n, shortcut="A") for n in (20, 32, 44, 56, 110, 1202)},
     **{f"plain{n}": _cifar(n, shortcut="none") for n in (20, 32, 44, 56, 110)},

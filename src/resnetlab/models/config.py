@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from resnetlab.core.checks import MOST_BLOCKS, MOST_CHANNELS, MOST_CLASSES, check_integer, check_number
+from resnetlab.core.checks import MOST_BLOCKS, MOST_CHANNELS, MOST_CLASSES, check_integer, check_number, set_checked
 from resnetlab.core.errors import UserError, brief
 from resnetlab.core.fields import Checked, documented, is_sequence, setting
 from resnetlab.core.foreign import NETWORK
@@ -28,7 +28,7 @@ class BlockTraits:
 
 
 BOTTLENECK_FIELDS = frozenset(
-    {"bottleneck_multiplier", "groups", "width_per_group", "group_width", "stride_on", "pointwise"}
+    {"bottleneck_multiplier", "groups", "width_per_group", "group_width", "first_reduction", "stride_on", "pointwise"}
 )
 """What only a block with a narrow 3x3 between two 1x1 uses; "pointwise" is a value of `conv_bias`."""
 
@@ -115,11 +115,26 @@ class ResNetConfig(Checked):
         minimum=1,
         maximum=MOST_CHANNELS,
     )
+    first_reduction: int = setting(
+        1,
+        "divisor of the channels of a bottleneck's first 1x1 convolution; SENet-154 has 2",
+        minimum=1,
+        maximum=MOST_CHANNELS,
+    )
     stem: str = setting(
         "imagenet",
         'first layers. "imagenet": a 7x7 convolution of stride 2 and 3x3 max pooling of stride 2. "deep": three 3x3 '
-        'convolutions instead of the 7x7 one (He et al. 2019, "ResNet-C"). "cifar": one 3x3 convolution of stride 1',
-        choices=("imagenet", "deep", "cifar"),
+        "convolutions instead of the 7x7 one, the first two with half of the channels (He et al. 2019, "
+        '"ResNet-C"). "tiered": like "deep", with 3/8 of the channels in the first. "cifar": one 3x3 convolution of '
+        "stride 1",
+        choices=("imagenet", "deep", "tiered", "cifar"),
+    )
+    stem_pool: str = setting(
+        "max",
+        'what halves the resolution after the convolutions of the stem. "max": 3x3 max pooling. "padded_max": max '
+        'pooling of a map padded with zeros (BiT). "conv": a 3x3 convolution with normalization and activation '
+        '(ResNet-RS). "none": nothing. The "cifar" stem never pools',
+        choices=("max", "padded_max", "conv", "none"),
     )
     stem_width: int | None = setting(
         None, "output channels of the stem; None is the width of the first stage", minimum=1, maximum=MOST_CHANNELS
@@ -139,6 +154,9 @@ class ResNetConfig(Checked):
         choices=("A", "B", "C", "none"),
     )
     shortcut_norm: bool = setting(True, "whether the projection is normalized")
+    shortcut_kernel: int = setting(
+        1, "kernel size of the projections that halve the resolution; SENet-154 has 3", choices=(1, 3)
+    )
     avg_down: bool = setting(
         False,
         "downsample shortcuts with average pooling of stride 2 and a projection of stride 1, instead of a projection "
@@ -170,6 +188,24 @@ class ResNetConfig(Checked):
         choices=ACTIVATIONS,
         remedy="Register your own with resnetlab.register before you build or load a network of it.",
     )
+    norm: str = setting(
+        "batch",
+        'normalization. "batch": of each channel over the batch. "group": of groups of channels within an image (Wu '
+        'and He 2018). "layer": of all channels of an image together. "frn": filter response normalization, with '
+        'learned thresholds as activations (Singh and Krishnan 2020). "evonorm": EvoNorm-S0, normalization and '
+        "activation in one, and only a scale and a shift where no activation follows (Liu et al. 2020). "
+        '"none": nothing',
+        choices=("batch", "group", "layer", "frn", "evonorm", "none"),
+    )
+    norm_groups: int = setting(
+        32,
+        'groups of "group" and "evonorm". Where they do not divide the channels, the greatest common divisor is used',
+        minimum=1,
+        maximum=MOST_CHANNELS,
+    )
+    weight_standardization: bool = setting(
+        False, "standardize every kernel to mean 0 and variance 1 before it is applied (Qiao et al. 2019; BiT)"
+    )
     running_variance: str = setting(
         "unbiased",
         'which batch variance updates the running variance: "unbiased" divides by n - 1, as torch does; "biased" '
@@ -177,11 +213,38 @@ class ResNetConfig(Checked):
         choices=RUNNING_VARIANCES,
         group="compatibility",
     )
-    squeeze_excite: bool = setting(False, "channel attention at the end of every branch, reduction 16 (Hu et al. 2018)")
+    antialias: str = setting(
+        "none",
+        "how the branch halves the resolution. A convolution of stride 2 gets stride 1, and after its activation "
+        'follows "blur": a 3x3 binomial filter of stride 2 (Zhang 2019), or "avg": 2x2 average pooling. The max '
+        'pooling of the stem changes likewise. "none": the convolution has stride 2',
+        choices=("none", "blur", "avg"),
+    )
+    attention: str = setting(
+        "none",
+        'channel attention at the end of every branch. "se": squeeze-and-excitation (Hu et al. 2018). "eca": one '
+        "convolution along the channels (Wang et al. 2020)",
+        choices=("none", "se", "eca"),
+    )
+    attention_ratio: float = setting(
+        0.0625, "hidden channels of squeeze-and-excitation, as a fraction of its channels", above=0, maximum=64
+    )
+    attention_rounding: int = setting(
+        8,
+        "hidden channels of squeeze-and-excitation are rounded to a multiple of this, and never to 0",
+        minimum=1,
+        maximum=MOST_CHANNELS,
+    )
+    squeeze_excite: bool | None = setting(
+        None, "true is short for attention='se'; false turns squeeze-and-excitation off"
+    )
     zero_init_residual: bool = setting(
         False,
         "initialize the scale of the last normalization of every branch to 0, so that at first each block outputs only "
         "its shortcut (Goyal et al. 2017). With preactivation, the last convolution is initialized to 0 instead",
+    )
+    dropout: float = setting(
+        0.0, "probability of dropping each value of the embedding before the head", minimum=0, below=1
     )
     init: str = setting(
         "he",
@@ -224,6 +287,7 @@ class ResNetConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _resolve_attention(self)
         _check_stages(self)
         _check_block(self)
         _check_shortcut(self)
@@ -278,6 +342,25 @@ def _lists(value: Any) -> Any:
     return [_lists(entry) for entry in value] if isinstance(value, tuple) else value
 
 
+_USED_WITH = (
+    ("attention_ratio", "attention", ("se",)),
+    ("attention_rounding", "attention", ("se",)),
+    ("norm_groups", "norm", ("group", "evonorm")),
+    ("running_variance", "norm", ("batch",)),
+    ("activation", "norm", ("batch", "group", "layer", "evonorm", "none")),
+)
+"""Fields that only matter with some values of another field."""
+
+
+def _resolve_attention(config: ResNetConfig) -> None:
+    """Replaces `squeeze_excite`, the short form, by `attention`."""
+    if config.squeeze_excite and config.attention == "eca":
+        raise UserError("squeeze_excite=True and attention='eca' both set the channel attention. Omit one of them.")
+    if config.squeeze_excite is not None and config.attention != "eca":
+        set_checked(config, attention="se" if config.squeeze_excite else "none")
+    set_checked(config, squeeze_excite=None)
+
+
 def _check_stages(config: ResNetConfig) -> None:
     stages = len(config.depths)
     if stages != len(config.widths):
@@ -290,13 +373,24 @@ def _check_stages(config: ResNetConfig) -> None:
             raise UserError(
                 f"{name} has {len(values)} entries and depths has {stages}. Give one entry per stage, or () for none."
             )
+    for name, field, values in _USED_WITH:
+        default = next(one.default for one in dataclasses.fields(config) if one.name == name)
+        if getattr(config, name) != default and getattr(config, field) not in values:
+            raise UserError(
+                f"{name}={getattr(config, name)!r} has no effect with {field}={getattr(config, field)!r}. Set "
+                f"{name}={default!r}, or choose {field} {' or '.join(map(repr, values))}."
+            )
     if isinstance(config.drop_path, tuple) and len(config.drop_path) != sum(config.depths):
         raise UserError(
             f"drop_path has {len(config.drop_path)} rates and the network {sum(config.depths)} blocks. Give one rate "
             "per block, or a single rate, which rises linearly to the last block."
         )
     if stages == 1:
-        for name, is_set in (("avg_down", config.avg_down), ("stride_on", config.stride_on != "3x3")):
+        for name, is_set in (
+            ("avg_down", config.avg_down),
+            ("stride_on", config.stride_on != "3x3"),
+            ("shortcut_kernel", config.shortcut_kernel != 1),
+        ):
             if is_set:
                 raise UserError(
                     f"{name}={getattr(config, name)!r} has no effect with a single stage, which does not halve the "
@@ -350,12 +444,17 @@ def _check_shortcut(config: ResNetConfig) -> None:
                 "Set drop_path=0, or choose shortcut 'A', 'B' or 'C'."
             )
     if config.shortcut in ("A", "none"):
-        for name, value in (("shortcut_norm", False), ("avg_down", True)):
-            if getattr(config, name) is value:
+        for name, value in (("shortcut_norm", False), ("avg_down", True), ("shortcut_kernel", 3)):
+            if getattr(config, name) == value:
                 raise UserError(
                     f"{name}={value} has no effect with shortcut={config.shortcut!r}, which has no projection. "
                     f"Omit {name}, or choose shortcut 'B' or 'C'."
                 )
+    if config.avg_down and config.shortcut_kernel != 1:
+        raise UserError(
+            f"shortcut_kernel={config.shortcut_kernel} has no effect with avg_down=True, whose pooling halves the "
+            "resolution. Omit one of them."
+        )
     keeps_shape = len(config.depths) == 1 and config.stem_channels == config.output_width(config.widths[0])
     if config.shortcut == "B" and not config.shortcut_norm and keeps_shape:
         raise UserError(
@@ -379,6 +478,11 @@ def _check_inner_width(config: ResNetConfig, width: int) -> None:
             f"with width_per_group={config.width_per_group} and "
             f"bottleneck_multiplier={config.bottleneck_multiplier}, the 3x3 convolution of a stage of width "
             f"{width} would have 0 channels. Increase the width, width_per_group or bottleneck_multiplier."
+        )
+    if inner % config.first_reduction:
+        raise UserError(
+            f"first_reduction={config.first_reduction} does not divide the {inner} channels of the 3x3 in a stage of "
+            f"width {width}. Choose a divisor."
         )
     if config.group_width is not None and inner % config.group_width:
         raise UserError(

@@ -8,8 +8,9 @@ import itertools
 import torch
 from torch import Tensor, nn
 
+from resnetlab import scratch
 from resnetlab.models.blocks import ResidualBlock
-from resnetlab.models.parts import is_convolution
+from resnetlab.models.parts import Conv2d, StandardizedConv2d, is_convolution
 from resnetlab.models.resnet import ResNet, check_network
 
 
@@ -20,9 +21,14 @@ def fold_batch_norm(model: ResNet) -> ResNet:
         bias'   = shift + (bias - mean) * scale / sqrt(variance + eps)
 
     In evaluation mode the logits are equal up to rounding, with fewer passes over memory. Normalizations that do not
-    follow a convolution are kept: that of the input, and the first one of each pre-activation block.
+    follow a convolution are kept: that of the input, and the first one of each pre-activation block. Standardized
+    kernels are computed once.
     """
     folded = copy.deepcopy(check_network(model)).eval()
+    for parent in list(folded.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, (StandardizedConv2d, scratch.StandardizedConv2d)):
+                parent._modules[name] = _plain(layer)
     for parent in list(folded.modules()):
         for convolution, normalization in _pairs(parent):
             if _is_normalization(parent.get_submodule(normalization)):  # not folded already
@@ -51,6 +57,24 @@ def _pairs(parent: nn.Module) -> list[tuple[str, str]]:
 
 def _is_normalization(module: nn.Module | None) -> bool:
     return isinstance(getattr(module, "running_var", None), Tensor)
+
+
+@torch.no_grad()
+def _plain(layer: StandardizedConv2d | scratch.StandardizedConv2d) -> nn.Module:
+    """Returns the convolution with its standardized kernels as weights."""
+    kind = Conv2d if isinstance(layer, nn.Conv2d) else scratch.Conv2d
+    plain = kind(
+        layer.in_channels,
+        layer.out_channels,
+        layer.kernel_size,
+        stride=layer.stride,
+        padding=layer.padding,
+        dilation=layer.dilation,
+        groups=layer.groups,
+        bias=layer.bias is not None,
+    )
+    plain.weight, plain.bias = nn.Parameter(layer.standardized_weight()), layer.bias
+    return plain.eval()
 
 
 @torch.no_grad()

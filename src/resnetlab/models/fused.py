@@ -18,9 +18,9 @@ from resnetlab.models.resnet import ResNet
 def fuse_blocks(model: ResNet) -> int:
     """Replaces blocks of a folded network on the CPU by fused ones, in place, and returns their number.
 
-    Blocks that cannot be fused are unchanged: those with pre-activation, drops, squeeze-and-excitation, an activation
-    other than ReLU, or layers that are not torch's. A fused block shares its parameters with the old one, and is for
-    inference only.
+    Blocks that cannot be fused are unchanged: those with pre-activation, drops, channel attention, anti-aliasing, an
+    activation other than ReLU, or layers that are not torch's. A fused block shares its parameters with the old one,
+    and is for inference only.
     """
     found = [
         (name, block) for name, block in model.named_modules() if isinstance(block, ResidualBlock) and _is_plain(block)
@@ -54,6 +54,8 @@ def _is_plain(block: ResidualBlock) -> bool:
     if type(block) not in (BasicBlock, Bottleneck) or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
         return False
     if block.preactivation or block.drop_path is not None or len(block.drop_blocks) or block.se is not None:
+        return False
+    if any(name.startswith("aa") for names in block.steps for name in names):
         return False
     numbers = range(1, block.convolutions + 1)
     layers = [[block.get_submodule(f"{part}{number}") for part in ("conv", "bn", "act")] for number in numbers]

@@ -7,9 +7,11 @@ same parameter names.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from resnetlab import scratch
 from resnetlab.models.config import ResNetConfig
 from resnetlab.scratch.activations import ACTIVATIONS
 from resnetlab.scratch.convolution import conv2d, kernel_gradient
+from resnetlab.scratch.single_image import standardized
 from resnetlab.scratch.windows import Windows, channels_last, positions
 
 Maker = Callable[..., nn.Module]
@@ -33,10 +36,16 @@ class Parts:
     Attributes:
         convolution: 2-D convolution, `(in_channels, out_channels, kernel_size, stride, padding, dilation,
             groups, bias)`.
-        normalization: batch normalization over (N, H, W), `(channels)`.
+        plain_convolution: the same without weight standardization, for the gates of squeeze-and-excitation.
+        convolution_1d: 1-D convolution of (N, C, L), with the same arguments.
+        normalization: a normalization without an activation after it, `(channels)`.
+        normalized_activation: a normalization and the activation after it, `(channels)`. EvoNorm is both in one, and
+            the second is then the identity.
+        sum_activation: the activation of a sum, `(channels)`.
         activation: the configured activation; each call makes a new layer that does not work in place, so that hooks
             see its input.
-        gate: the logistic function of squeeze-and-excitation.
+        gate: the logistic function of channel attention.
+        antialias: the filter that halves the resolution after a convolution, `(stride)`.
         max_pool: 2-D max pooling, `(kernel_size, stride, padding)`.
         average_pool: 2-D average pooling, `(kernel_size, stride, ceil_mode, count_include_pad)`.
         global_pool: average over all positions, (N, C, H, W) -> (N, C, 1, 1).
@@ -44,9 +53,14 @@ class Parts:
     """
 
     convolution: Maker
+    plain_convolution: Maker
+    convolution_1d: Maker
     normalization: Maker
+    normalized_activation: Callable[[int], tuple[nn.Module, nn.Module]]
+    sum_activation: Maker
     activation: Maker
     gate: Maker
+    antialias: Maker
     max_pool: Maker
     average_pool: Maker
     global_pool: Maker
@@ -66,27 +80,58 @@ _TORCH_ACTIVATIONS: dict[str, Maker] = {
 
 def parts_for(config: ResNetConfig) -> Parts:
     """Returns the kit of layers that a configuration names."""
-    if config.parts == "scratch":
-        return Parts(
-            convolution=scratch.Conv2d,
-            normalization=partial(scratch.BatchNorm, running_variance=config.running_variance),
-            activation=ACTIVATIONS[config.activation],
-            gate=scratch.Sigmoid,
-            max_pool=scratch.MaxPool2d,
-            average_pool=scratch.AvgPool2d,
-            global_pool=scratch.GlobalAveragePool,
-            linear=scratch.Linear,
-        )
+    activation = ACTIVATIONS[config.activation]
+    if config.parts == "torch":
+        activation = _TORCH_ACTIVATIONS.get(config.activation) or activation
+    kit: Any = _TORCH if config.parts == "torch" else scratch
+
+    def normalization(channels: int) -> nn.Module:
+        groups = math.gcd(config.norm_groups, channels) if config.norm == "group" else 1
+        return {
+            "batch": lambda: kit.BatchNorm(channels, running_variance=config.running_variance),
+            "group": lambda: kit.GroupNorm(groups, channels),
+            "layer": lambda: kit.GroupNorm(groups, channels),
+            "frn": lambda: scratch.FilterResponseNorm(channels),
+            "evonorm": lambda: scratch.ScaleAndShift(channels),
+            "none": nn.Identity,
+        }[config.norm]()
+
+    def sum_activation(channels: int) -> nn.Module:
+        return scratch.ThresholdedLinear(channels) if config.norm == "frn" else activation()
+
+    def normalized_activation(channels: int) -> tuple[nn.Module, nn.Module]:
+        if config.norm == "evonorm":
+            return scratch.EvoNorm(math.gcd(config.norm_groups, channels), channels), nn.Identity()
+        return normalization(channels), sum_activation(channels)
+
     return Parts(
-        convolution=Conv2d,
-        normalization=nn.BatchNorm2d if config.running_variance == "unbiased" else BiasedBatchNorm2d,
-        activation=_TORCH_ACTIVATIONS.get(config.activation) or ACTIVATIONS[config.activation],
-        gate=nn.Sigmoid,
-        max_pool=nn.MaxPool2d,
-        average_pool=nn.AvgPool2d,
-        global_pool=GlobalAveragePool,
-        linear=nn.Linear,
+        convolution=kit.StandardizedConv2d if config.weight_standardization else kit.Conv2d,
+        plain_convolution=kit.Conv2d,
+        convolution_1d=kit.Conv1d,
+        normalization=normalization,
+        normalized_activation=normalized_activation,
+        sum_activation=sum_activation,
+        activation=activation,
+        gate=kit.Sigmoid,
+        antialias=partial(_antialias, config.antialias, kit),
+        max_pool=kit.MaxPool2d,
+        average_pool=kit.AvgPool2d,
+        global_pool=kit.GlobalAveragePool,
+        linear=kit.Linear,
     )
+
+
+def _antialias(kind: str, kit: Any, stride: int) -> nn.Module:
+    if kind == "blur":
+        return scratch.BlurPool2d(stride)
+    return kit.AvgPool2d(kernel_size=stride, stride=stride, ceil_mode=True, count_include_pad=False)
+
+
+def applied_kernel(convolution: nn.Module) -> Tensor:
+    """Returns the kernels that a convolution applies: standardized ones, or its weight."""
+    if isinstance(convolution, (StandardizedConv2d, scratch.StandardizedConv2d)):
+        return convolution.standardized_weight()
+    return convolution.get_parameter("weight")
 
 
 def is_convolution(module: nn.Module | None) -> bool:
@@ -123,6 +168,18 @@ class BiasedBatchNorm2d(nn.BatchNorm2d):
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
         return output
+
+
+class StandardizedConv2d(nn.Conv2d):
+    """`torch.nn.Conv2d` whose kernels are standardized first; see `scratch.functional.standardized`."""
+
+    def standardized_weight(self) -> Tensor:
+        """Returns the kernels that are applied, in the shape of `weight`."""
+        return standardized(self.weight)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Returns the convolution: (N, C, H, W) -> (N, C', H', W')."""
+        return self._conv_forward(input, self.standardized_weight(), self.bias)
 
 
 _WHOLLY, _PARTLY = 4, 16
@@ -197,3 +254,22 @@ class _PartlyConvolution(torch.autograd.Function):
 
 def _convolve(how: Any, images: Tensor, weight: Tensor, bias: Tensor | None, windows: Windows) -> Tensor:
     return how(images, weight, bias, stride=windows.stride, padding=windows.padding, dilation=windows.dilation)
+
+
+def _batch_norm(channels: int, running_variance: str) -> nn.Module:
+    return nn.BatchNorm2d(channels) if running_variance == "unbiased" else BiasedBatchNorm2d(channels)
+
+
+_TORCH = SimpleNamespace(
+    AvgPool2d=nn.AvgPool2d,
+    BatchNorm=_batch_norm,
+    Conv1d=nn.Conv1d,
+    Conv2d=Conv2d,
+    GlobalAveragePool=GlobalAveragePool,
+    GroupNorm=nn.GroupNorm,
+    Linear=nn.Linear,
+    MaxPool2d=nn.MaxPool2d,
+    Sigmoid=nn.Sigmoid,
+    StandardizedConv2d=StandardizedConv2d,
+)
+"""torch's layers under the names that `resnetlab.scratch` gives them. Layers that torch lacks are ours in both kits."""

@@ -14,13 +14,14 @@ from resnetlab.models.network import Network
 from resnetlab.models.network_html import network_html
 from resnetlab.models.parts import parts_for
 from resnetlab.models.stems import build_stem
-from resnetlab.models.stochastic import DropBlock
+from resnetlab.models.stochastic import DropBlock, Dropout
 from resnetlab.scratch.initialization import he_normal_, xavier_uniform_
 
 _BLOCK_FIELDS = (
-    "bottleneck_multiplier", "groups", "width_per_group", "group_width", "shortcut", "shortcut_norm", "avg_down",
-    "preactivation", "stride_on", "conv_bias", "activation", "running_variance", "squeeze_excite",
-    "zero_init_residual", "init", "parts",
+    "bottleneck_multiplier", "groups", "width_per_group", "group_width", "first_reduction", "shortcut", "shortcut_norm",
+    "shortcut_kernel", "avg_down", "preactivation", "stride_on", "conv_bias", "activation", "norm", "norm_groups",
+    "weight_standardization", "running_variance", "antialias", "attention", "attention_ratio", "attention_rounding",
+    "squeeze_excite", "zero_init_residual", "init", "parts",
 )  # fmt: skip
 """The fields of `ResNetConfig` that concern a single block, besides those that `block` takes by other names."""
 
@@ -57,9 +58,10 @@ class ResNet(Network):
             blocks = [build_block(config, site) for site in sites]
             self.add_module(name, nn.Sequential(*blocks))
         if config.preactivation:
-            self.norm = parts.normalization(config.embedding_width)
-            self.act = parts.activation()
+            self.norm, self.act = parts.normalized_activation(config.embedding_width)
         self.avgpool = parts.global_pool()
+        if config.dropout:
+            self.dropout = Dropout(config.dropout)
         self.fc = build_head(config)
         _initialize(self)
 
@@ -82,7 +84,7 @@ class ResNet(Network):
         for name in self.stage_names:
             x = self.get_submodule(name)(x)
         embedding = self.avgpool(self._end(x)).flatten(1)
-        logits = self.fc(embedding)
+        logits = self._head(embedding)
         return (logits, embedding) if return_features else logits
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
@@ -112,7 +114,7 @@ class ResNet(Network):
             taps[name] = x
         taps["final"] = self._end(x)
         taps["embedding"] = self.avgpool(taps["final"]).flatten(1)
-        taps["logits"] = self.fc(taps["embedding"])
+        taps["logits"] = self._head(taps["embedding"])
         return taps
 
     def blocks(self) -> list[tuple[str, nn.Module]]:
@@ -129,7 +131,8 @@ class ResNet(Network):
         for number, name in enumerate(self.stage_names, 1):
             sections[f"stage{number}"] = [self.get_submodule(name)]
         closing = [self.norm, self.act] if self.config.preactivation else []
-        sections["head"] = [*closing, self.avgpool, self.fc]
+        dropout = [self.dropout] if self.config.dropout else []
+        sections["head"] = [*closing, self.avgpool, *dropout, self.fc]
         return sections
 
     def rebuilt(self) -> ResNet:
@@ -173,6 +176,9 @@ class ResNet(Network):
 
     def _end(self, x: Tensor) -> Tensor:
         return self.act(self.norm(x)) if self.config.preactivation else x
+
+    def _head(self, embedding: Tensor) -> Tensor:
+        return self.fc(self.dropout(embedding) if self.config.dropout else embedding)
 
 
 def check_network(model: nn.Module) -> ResNet:
@@ -305,10 +311,12 @@ def zero_branch(block: nn.Module) -> None:
     """Makes the branch of a block return exactly 0, so that it can still learn.
 
     With post-activation, scale and shift of the last normalization become 0. With pre-activation, the last convolution
-    becomes 0: after a normalization of 0, the input of the ReLU would be exactly 0, where it has no gradient.
+    becomes 0: after a normalization of 0, the input of the ReLU would be exactly 0, where it has no gradient. Without
+    normalization, the last convolution becomes 0 too.
     """
     if not isinstance(block, ResidualBlock):
         raise TypeError(f"{block!r} is not a residual block")
-    layer = block.last_convolution if block.preactivation else block.last_normalization
+    has_scale = not block.preactivation and any(True for _ in block.last_normalization.parameters())
+    layer = block.last_normalization if has_scale else block.last_convolution
     for parameter in layer.parameters(recurse=False):
         nn.init.zeros_(parameter)

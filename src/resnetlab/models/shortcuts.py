@@ -36,8 +36,8 @@ class ZeroPaddedIdentity(nn.Module):
 class Projection(nn.Sequential):
     """Options B and C: a 1x1 convolution, followed by a normalization unless `shortcut_norm` is False.
 
-    With `avg_down`, a 2x2 average pooling before the convolution has the stride. It averages only positions inside the
-    map, so that maps of odd size lose none.
+    A convolution with a stride has the kernel size `shortcut_kernel`. With `avg_down`, a 2x2 average pooling before the
+    convolution has the stride. It averages only positions inside the map, so that maps of odd size lose none.
 
     Shapes: (N, in, H, W) -> (N, out, ceil(H / stride), ceil(W / stride)).
     """
@@ -61,8 +61,11 @@ def _projection(config: ResNetConfig, parts: Parts, in_channels: int, out_channe
         pool = parts.average_pool(kernel_size=2, stride=2, ceil_mode=True, count_include_pad=False)
         layers.append(pool if stride == 2 else nn.Identity())
         stride = 1
+    kernel = config.shortcut_kernel if stride > 1 else 1
     bias = config.conv_bias == "all"
-    layers.append(parts.convolution(in_channels, out_channels, kernel_size=1, stride=stride, bias=bias))
+    layers.append(
+        parts.convolution(in_channels, out_channels, kernel_size=kernel, stride=stride, padding=kernel // 2, bias=bias)
+    )
     if config.shortcut_norm:
         layers.append(parts.normalization(out_channels))
     return Projection(*layers)

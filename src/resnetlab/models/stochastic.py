@@ -29,15 +29,34 @@ class DropPath(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the branch with some samples set to zero, or unchanged in evaluation mode."""
-        if not self.training or self.rate == 0:
-            return x
-        keep = 1 - self.rate
-        kept = torch.rand((len(x), *[1] * (x.ndim - 1)), device=x.device) < keep
-        return x * (kept.to(x.dtype) / keep)
+        return _dropped(x, self.rate, 1) if self.training and self.rate else x
 
     def extra_repr(self) -> str:
         """Returns the arguments, for `print`."""
         return f"rate={self.rate:g}"
+
+
+class Dropout(nn.Module):
+    """Drops values of the embedding in training, and scales the others by 1 / (1 - rate) (Srivastava et al. 2014)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = check_number("rate", rate, 0, 1, below=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `x` with some values set to zero, or unchanged in evaluation mode."""
+        return _dropped(x, self.rate, x.ndim) if self.training and self.rate else x
+
+    def extra_repr(self) -> str:
+        """Returns the arguments, for `print`."""
+        return f"rate={self.rate:g}"
+
+
+def _dropped(x: Tensor, rate: float, axes: int) -> Tensor:
+    """Returns `x` with dropped values; one draw decides for all values that differ only in later axes than `axes`."""
+    keep = 1 - rate
+    kept = torch.rand((*x.shape[:axes], *[1] * (x.ndim - axes)), device=x.device) < keep
+    return x * (kept.to(x.dtype) / keep)
 
 
 class DropBlock(nn.Module):

@@ -217,9 +217,10 @@ def deepen(
             f"deepen inserts a block with an identity shortcut, but with shortcut={config.shortcut!r} {reason}. "
             "Use a network with shortcut 'A' or 'B'."
         )
-    if not config.preactivation and config.activation != "relu":
+    if not config.preactivation and (config.activation != "relu" or config.norm == "frn"):
+        used = "norm='frn'" if config.norm == "frn" else f"activation={config.activation!r}"
         raise UserError(
-            f"with activation={config.activation!r}, the block that deepen inserts would change the output of the "
+            f"with {used}, the block that deepen inserts would change the output of the "
             "network, because applying this activation twice differs from applying it once. Use a network with "
             "activation='relu' or preactivation=True."
         )

@@ -15,10 +15,14 @@ COUNTERS = ".num_batches_tracked"
 """Suffix of torch's batch counters; nothing is computed from them, and older files lack them."""
 _CIFAR = ((r"^fc\.", "linear."), (r"\.downsample\.", ".shortcut."))
 _TIMM_PREACTIVATION = (
+    (r"\bact(\d?)\.tau", r"bn\1.tau"),  # timm's FRN has the thresholds that follow it
+    (r"^bn\.tau", "norm.tau"),
+    (r"^conv1\.([036])\.", lambda match: f"stem.conv{int(match[1]) // 3 + 1}."),
+    (r"^conv1\.([1245])\.", lambda match: f"stem.norm{(int(match[1]) - 1) // 3 + 1}."),
     (r"^conv1\.", "stem.conv."),
     (r"^layer(\d)\.(\d+)\.", lambda match: f"stages.{int(match[1]) - 1}.blocks.{match[2]}."),
     (r"\.bn(\d)\.", r".norm\1."),
-    (r"\.downsample\.0\.", ".downsample.conv."),
+    (r"\.downsample\.[01]\.", ".downsample.conv."),
     (r"^fc\.", "head.fc."),
 )
 

@@ -24,10 +24,21 @@ TORCHVISION_NETWORKS = (
     *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
 )
 """The networks of the catalog that torchvision has under the same names."""
-_WITHOUT_WEIGHTS = ("init", "zero_init_residual", "drop_path", "drop_block", "parts", "in_channels", "num_classes")
+_WITHOUT_WEIGHTS = (
+    "init",
+    "zero_init_residual",
+    "drop_path",
+    "drop_block",
+    "dropout",
+    "parts",
+    "in_channels",
+    "num_classes",
+)
 """Fields that do not affect which tensors a network has and what they mean."""
-_TIMM_NAMES = r"(resnet(18|26|34|50|101|152)d?|seresnet\d+|resnetv2_\d+|wide_resnet\d+_2|resnext\d+_.*)"
-TIMM_NETWORKS = tuple(name for name in CATALOG if re.fullmatch(_TIMM_NAMES, name) and name != "resnet26d")
+_TIMM_NAMES = r"(wide_|se|eca)?resne[tx].*|senet154"
+TIMM_NETWORKS = tuple(
+    name for name, entry in CATALOG.items() if re.fullmatch(_TIMM_NAMES, name) and entry.config.stem != "cifar"
+)
 """The networks of the catalog that timm has under the same names."""
 _TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
 

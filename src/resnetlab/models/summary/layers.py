@@ -19,7 +19,8 @@ from resnetlab.scratch.activations import ACTIVATIONS, Pointwise
 IDENTITY, ZERO_PADDED, NONE = "identity", "zero-padded", "none"
 PREACTIVATION = "pre-activation"
 _ACTIVATIONS = {name for name in activation.__all__ if not name.endswith("Attention")}
-_ACTIVATIONS |= {layer.__name__ for layer in ACTIVATIONS.values()} | {Pointwise.__name__}
+_ACTIVATIONS |= {layer.__name__ for layer in ACTIVATIONS.values()}
+_ACTIVATIONS |= {Pointwise.__name__, "ThresholdedLinear", "EvoNorm"}
 _NOTES = {"DropPath": "DropPath", "StochasticDepth": "DropPath", "DropBlock": "DropBlock", "DropBlock2d": "DropBlock"}
 _RESHAPING = ("Flatten", "Unflatten", "Permute", "Identity", "Dropout", "Dropout1d", "Dropout2d")
 
@@ -141,8 +142,9 @@ class Ways(NamedTuple):
     after: tuple[Word, ...]
 
 
-GATE = Word("SE", "gate")
-"""Squeeze-and-excitation: channels scaled by a gate computed from them."""
+def gate_word(module: nn.Module) -> Word:
+    """Returns the word for channels scaled by a gate that a module computes from them."""
+    return Word("ECA" if type(module).__name__.startswith(("Efficient", "Eca")) else "SE", "gate")
 
 
 def is_normalization(kind: str) -> bool:
@@ -181,12 +183,14 @@ def layer_word(module: nn.Module, dimensions: int) -> Word:
         return Word(_pooling(module, pool, dimensions), "pool")
     if kind == "ZeroPaddedIdentity":
         return Word(ZERO_PADDED, "pad")
+    if kind == "ZeroPadding":
+        return Word("pad 1", "pad")
     if kind in _NOTES:
         return Word(_NOTES[kind], "note")
-    if is_normalization(kind):
-        return Word(kind, "norm")
     if is_activation(kind):
         return Word(kind, "activation")
+    if is_normalization(kind) or kind == "ScaleAndShift":
+        return Word(kind, "norm")
     return Word(kind, "reshape" if kind in _RESHAPING else "other")
 
 
@@ -236,7 +240,7 @@ def _pooling(module: Any, pool: str, dimensions: int) -> str:
         return "global average" if set(size) <= set("1x") else f"pool to {size}"
     kernel = _size(module.kernel_size, dimensions)
     stride = _size(module.stride or module.kernel_size, dimensions, fold=True)
-    name = "max-pool" if pool == "max" else "avg-pool"
+    name = "blur" if "Blur" in type(module).__name__ else "max-pool" if pool == "max" else "avg-pool"
     return f"{name} {kernel}" + (f" /{stride}" if stride not in ("1", kernel.partition("x")[0]) else "")
 
 

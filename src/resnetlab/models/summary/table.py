@@ -36,6 +36,7 @@ _NOTATION = {
     r"\+b": "+b: with a bias",
     r"-b": "-b: without its usual bias",
     r"\bSE\b": "SE: squeeze-and-excitation",
+    r"\bECA\b": "ECA: efficient channel attention",
 }
 _NAME_LIMIT = 32
 

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from resnetlab.core.errors import UserError
 from resnetlab.models.summary.layers import (
-    GATE,
     NONE,
     PREACTIVATION,
     Layer,
     Ways,
     Word,
+    gate_word,
     is_activation,
     layer_word,
     multiply_accumulates,
@@ -155,7 +155,7 @@ class _Tracer(ShapesOnly):
         if len(known) == 2 and operation in _ADDITIONS and _are_alike(known[0][0], known[1][0]):
             step = self._add(known[0][1], known[1][1])
         elif len(known) == 2 and operation in _PRODUCTS and known[0][0].numel() != known[1][0].numel():
-            step = _Step(GATE, max(known, key=lambda pair: pair[0].numel())[1])
+            step = _Step(gate_word(self._running[-1].module), max(known, key=lambda pair: pair[0].numel())[1])
         elif operation in _RELUS:
             step = _Step(_RELU, step)
         elif self._memory(result) in self._steps:

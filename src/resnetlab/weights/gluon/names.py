@@ -88,8 +88,10 @@ NETWORKS = {
 """The network of d2l (Gluon), and the model zoo's two versions."""
 _FIELDS_OF_ALL = {
     **{"stem": ("imagenet",), "stem_norm": (True,), "stem_activation": (True,), "shortcut": ("B",)},
-    **{"avg_down": (False,), "activation": ("relu",), "squeeze_excite": (False,), "dilate": ((),)},
+    **{"avg_down": (False,), "activation": ("relu",), "attention": ("none",), "dilate": ((),)},
     **{"bottleneck_multiplier": (0.25,), "groups": (1,), "width_per_group": (64,), "group_width": (None,)},
+    **{"norm": ("batch",), "weight_standardization": (False,), "antialias": ("none",), "stem_pool": ("max",)},
+    **{"first_reduction": (1,), "shortcut_kernel": (1,)},
 }
 _FIELDS_OF_ZOO_V1 = {
     "basic": {"conv_bias": ("none",)},
