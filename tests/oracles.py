@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -10,16 +12,16 @@ def randomized(model: nn.Module) -> nn.Module:
     """Gives normalization statistics and scales that differ from 1 and 0, so that a wrong place would show."""
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
-        for name in ("tau", "v"):  # of FRN and EvoNorm
-            if isinstance(value := getattr(module, name, None), nn.Parameter):
-                value.data.uniform_(-0.5, 0.5, generator=generator)
-        if isinstance(module, nn.GroupNorm) or hasattr(module, "tau") or hasattr(module, "v"):
-            module.weight.data.uniform_(0.5, 1, generator=generator)
-            module.bias.data.uniform_(-0.2, 0.2, generator=generator)
+        own = dict(module.named_parameters(recurse=False))
+        if isinstance(module, nn.GroupNorm) or own.keys() & {"tau", "v"}:  # group normalization, FRN, EvoNorm
+            for name, low, high in (("weight", 0.5, 1), ("bias", -0.2, 0.2), ("tau", -0.5, 0.5), ("v", -0.5, 0.5)):
+                if name in own:
+                    own[name].data.uniform_(low, high, generator=generator)
         if isinstance(module, nn.BatchNorm2d):
-            for tensor, low, high in ((module.weight, 0.5, 1), (module.bias, -0.2, 0.2), (module.running_mean, -1, 1)):
+            statistics: Any = (module.weight, 0.5, 1), (module.bias, -0.2, 0.2), (module.running_mean, -1, 1)
+            for tensor, low, high in statistics:
                 tensor.data.uniform_(low, high, generator=generator)
-            module.running_var.uniform_(0.5, 2, generator=generator)
+            module.get_buffer("running_var").uniform_(0.5, 2, generator=generator)
     return model.eval()
 
 

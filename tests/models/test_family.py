@@ -16,7 +16,7 @@ import timm
 import torch
 from tests.networks import narrow
 from tests.oracles import assert_same_logits, randomized
-from timm.layers import StdConv2d
+from timm.layers.std_conv import StdConv2d
 from timm.models.resnetv2 import ResNetV2
 from torch import nn
 

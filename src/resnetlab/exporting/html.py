@@ -32,7 +32,8 @@ from resnetlab.exporting.examples import Examples, choose_examples, read_example
 from resnetlab.exporting.export import Export
 from resnetlab.exporting.options import ExportOptions
 from resnetlab.exporting.origin import default_folder, opened
-from resnetlab.models.blocks import ResidualBlock, SqueezeExcite
+from resnetlab.models.attention import SqueezeExcite
+from resnetlab.models.blocks import ResidualBlock
 from resnetlab.models.network import Network
 from resnetlab.models.parts import Parts, applied_kernel, is_convolution, parts_for
 from resnetlab.models.resnet import ResNet

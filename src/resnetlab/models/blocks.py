@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from resnetlab.core.checks import check_integer
 from resnetlab.core.errors import UserError, brief
 from resnetlab.core.registry import Registry
+from resnetlab.models.attention import ATTENTIONS
 from resnetlab.models.config import BLOCKS, BOTTLENECK_FIELDS, BlockTraits, ResNetConfig
 from resnetlab.models.parts import Parts
 from resnetlab.models.shortcuts import Projection, build_shortcut
@@ -126,7 +127,9 @@ class ResidualBlock(nn.Module):
                     names.append(aa)
             self.steps.append(names)
             channels = out
-        self.se = channel_attention(config, parts, channels)
+        self.se = ATTENTIONS[config.attention](
+            parts, channels, ratio=config.attention_ratio, multiple=config.attention_rounding
+        )
         self.downsample = build_shortcut(config, parts, site.in_channels, channels, site.stride)
         if not config.preactivation:
             self.add_module(f"act{len(layout)}", parts.sum_activation(channels))
@@ -226,60 +229,6 @@ class Bottleneck(ResidualBlock):
             ),
             Convolution(out_channels=config.output_width(site.width), kernel_size=1),
         )
-
-
-class SqueezeExcite(nn.Module):
-    """Scales each channel by a gate computed from all channels: x * sigmoid(W2 relu(W1 mean(x))) (Hu et al. 2018).
-
-    The activation is the configured one.
-
-    Shapes: (N, C, H, W) -> (N, C, H, W).
-    """
-
-    def __init__(self, parts: Parts, channels: int, hidden: int) -> None:
-        super().__init__()
-        self.pool = parts.global_pool()
-        self.fc1 = parts.plain_convolution(channels, hidden, kernel_size=1)
-        self.act = parts.activation()
-        self.fc2 = parts.plain_convolution(hidden, channels, kernel_size=1)
-        self.gate = parts.gate()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns the scaled channels."""
-        return x * self.gate(self.fc2(self.act(self.fc1(self.pool(x)))))
-
-
-class EfficientAttention(nn.Module):
-    """Scales each channel by a gate computed from its neighbors: x * sigmoid(conv(mean(x))) (Wang et al. 2020).
-
-    The convolution runs along the channels. Its size is (log2(C) + 1) / 2, rounded down to an integer, then up to an
-    odd one, and at least 3.
-
-    Shapes: (N, C, H, W) -> (N, C, H, W).
-    """
-
-    def __init__(self, parts: Parts, channels: int) -> None:
-        super().__init__()
-        size = max(3, int((math.log2(channels) + 1) / 2) // 2 * 2 + 1)
-        self.pool = parts.global_pool()
-        self.conv = parts.convolution_1d(1, 1, kernel_size=size, padding=size // 2, bias=False)
-        self.gate = parts.gate()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns the scaled channels."""
-        means = self.pool(x).flatten(2).transpose(1, 2)  # (N, 1, C): the channels in a row
-        return x * self.gate(self.conv(means)).transpose(1, 2).unsqueeze(3)
-
-
-def channel_attention(config: ResNetConfig, parts: Parts, channels: int) -> nn.Module | None:
-    """Returns the channel attention at the end of a branch with these channels, or None."""
-    if config.attention == "none":
-        return None
-    if config.attention == "eca":
-        return EfficientAttention(parts, channels)
-    multiple = config.attention_rounding
-    hidden = int(channels * config.attention_ratio + multiple / 2) // multiple * multiple
-    return SqueezeExcite(parts, channels, max(multiple, hidden))
 
 
 class _Blocks(Registry):

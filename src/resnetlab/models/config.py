@@ -10,6 +10,8 @@ from resnetlab.core.checks import MOST_BLOCKS, MOST_CHANNELS, MOST_CLASSES, chec
 from resnetlab.core.errors import UserError, brief
 from resnetlab.core.fields import Checked, documented, is_sequence, setting
 from resnetlab.core.foreign import NETWORK
+from resnetlab.models.attention import ATTENTIONS
+from resnetlab.models.normalizations import NORMALIZATIONS
 from resnetlab.scratch.activations import ACTIVATIONS
 from resnetlab.scratch.normalization import RUNNING_VARIANCES
 
@@ -195,7 +197,7 @@ class ResNetConfig(Checked):
         'learned thresholds as activations (Singh and Krishnan 2020). "evonorm": EvoNorm-S0, normalization and '
         "activation in one, and only a scale and a shift where no activation follows (Liu et al. 2020). "
         '"none": nothing',
-        choices=("batch", "group", "layer", "frn", "evonorm", "none"),
+        choices=NORMALIZATIONS,
     )
     norm_groups: int = setting(
         32,
@@ -224,7 +226,7 @@ class ResNetConfig(Checked):
         "none",
         'channel attention at the end of every branch. "se": squeeze-and-excitation (Hu et al. 2018). "eca": one '
         "convolution along the channels (Wang et al. 2020)",
-        choices=("none", "se", "eca"),
+        choices=ATTENTIONS,
     )
     attention_ratio: float = setting(
         0.0625, "hidden channels of squeeze-and-excitation, as a fraction of its channels", above=0, maximum=64
@@ -347,7 +349,6 @@ _USED_WITH = (
     ("attention_rounding", "attention", ("se",)),
     ("norm_groups", "norm", ("group", "evonorm")),
     ("running_variance", "norm", ("batch",)),
-    ("activation", "norm", ("batch", "group", "layer", "evonorm", "none")),
 )
 """Fields that only matter with some values of another field."""
 
@@ -373,6 +374,11 @@ def _check_stages(config: ResNetConfig) -> None:
             raise UserError(
                 f"{name} has {len(values)} entries and depths has {stages}. Give one entry per stage, or () for none."
             )
+    if config.norm == "frn" and config.activation != "relu":
+        raise UserError(
+            f"activation={config.activation!r} has no effect with norm='frn', which has learned thresholds as "
+            "activations. Omit one of them."
+        )
     for name, field, values in _USED_WITH:
         default = next(one.default for one in dataclasses.fields(config) if one.name == name)
         if getattr(config, name) != default and getattr(config, field) not in values:

@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from resnetlab import scratch
 from resnetlab.models.config import ResNetConfig
+from resnetlab.models.normalizations import NORMALIZATIONS
 from resnetlab.scratch.activations import ACTIVATIONS
 from resnetlab.scratch.convolution import conv2d, kernel_gradient
 from resnetlab.scratch.single_image import standardized
@@ -86,15 +87,8 @@ def parts_for(config: ResNetConfig) -> Parts:
     kit: Any = _TORCH if config.parts == "torch" else scratch
 
     def normalization(channels: int) -> nn.Module:
-        groups = math.gcd(config.norm_groups, channels) if config.norm == "group" else 1
-        return {
-            "batch": lambda: kit.BatchNorm(channels, running_variance=config.running_variance),
-            "group": lambda: kit.GroupNorm(groups, channels),
-            "layer": lambda: kit.GroupNorm(groups, channels),
-            "frn": lambda: scratch.FilterResponseNorm(channels),
-            "evonorm": lambda: scratch.ScaleAndShift(channels),
-            "none": nn.Identity,
-        }[config.norm]()
+        make = NORMALIZATIONS[config.norm]
+        return make(kit, channels, groups=config.norm_groups, running_variance=config.running_variance)
 
     def sum_activation(channels: int) -> nn.Module:
         return scratch.ThresholdedLinear(channels) if config.norm == "frn" else activation()
