@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -149,19 +150,41 @@ class BiasedBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Returns the normalized batch, (N, C, H, W)."""
-        if not self.training or self.running_var is None:
-            return super().forward(input)
-        # torch updates this copy with the unbiased variance and keeps it for the backward pass.
-        moved = self.running_var.clone()
-        momentum = self.momentum or 0.0
-        output = F.batch_norm(input, self.running_mean, moved, self.weight, self.bias, True, momentum, self.eps)
-        with torch.no_grad():
-            kept = self.running_var * (1 - momentum)
-            count = input.numel() // input.shape[1]
-            self.running_var.copy_(kept + (moved - kept) * ((count - 1) / count))
-            if self.num_batches_tracked is not None:
-                self.num_batches_tracked.add_(1)
-        return output
+        return _biased_batch_norm(
+            input,
+            *(self.running_mean, self.running_var, self.num_batches_tracked, self.weight, self.bias),
+            training=self.training,
+            momentum=self.momentum or 0.0,
+            eps=self.eps,
+        )
+
+
+def _biased_batch_norm(
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    batches: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    if not training:
+        return F.batch_norm(x, mean, variance, weight, bias, eps=eps)
+    # torch updates this copy with the unbiased variance and keeps it for the backward pass.
+    moved = variance.clone()
+    output = F.batch_norm(x, mean, moved, weight, bias, True, momentum, eps)
+    with torch.no_grad():
+        kept = variance * (1 - momentum)
+        count = x.numel() // x.shape[1]
+        variance.copy_(kept + (moved - kept) * ((count - 1) / count))
+        batches.add_(1)
+    return output
+
+
+torch.fx.wrap("_biased_batch_norm")  # torch.fx records the call, and does not look inside
 
 
 class StandardizedConv2d(nn.Conv2d):
@@ -207,7 +230,13 @@ class Conv2d(nn.Conv2d):
         return super().forward(input)
 
     def _may_be_product(self, input: Tensor) -> bool:
-        if torch.compiler.is_compiling() or input.device.type != "cpu" or input.ndim != 4 or not len(input):
+        if (
+            isinstance(input, torch.fx.Proxy)
+            or torch.compiler.is_compiling()
+            or input.device.type != "cpu"
+            or input.ndim != 4
+            or not len(input)
+        ):
             return False
         precision = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
         return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, overload
 
+import torch.fx
 from torch import Tensor, nn
 
 from resnetlab.core.checks import check_integer
@@ -85,7 +86,7 @@ class ResNet(Network):
             x = self.get_submodule(name)(x)
         embedding = self.avgpool(self._end(x)).flatten(1)
         logits = self._head(embedding)
-        return (logits, embedding) if return_features else logits
+        return (logits, embedding) if return_features is True else logits  # torch.fx passes a Proxy
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """Returns the intermediate tensors of a forward pass, by names that are the same for every network.
@@ -160,16 +161,7 @@ class ResNet(Network):
         )
 
     def _stem(self, images: Tensor) -> Tensor:
-        if images.ndim != 4 or images.shape[1] != self.config.in_channels:
-            raise UserError(
-                f"expected images of shape (N, {self.config.in_channels}, H, W), got {tuple(images.shape)}. "
-                "Build the network with in_channels equal to the images' channels, or convert the images."
-            )
-        if not images.is_floating_point():
-            raise UserError(
-                f"expected normalized images of a floating-point type, got {images.dtype}. Normalize them first; for a "
-                "network trained with ResNetLab use model.preprocessing.normalize(images)."
-            )
+        images = _checked(images, self.config.in_channels)
         for name in self.stem_names:
             images = self.get_submodule(name)(images)
         return images
@@ -320,3 +312,21 @@ def zero_branch(block: nn.Module) -> None:
     layer = block.last_normalization if has_scale else block.last_convolution
     for parameter in layer.parameters(recurse=False):
         nn.init.zeros_(parameter)
+
+
+def _checked(images: Tensor, channels: int) -> Tensor:
+    """Returns the images; raises `UserError` if the network cannot take them."""
+    if images.ndim != 4 or images.shape[1] != channels:
+        raise UserError(
+            f"expected images of shape (N, {channels}, H, W), got {tuple(images.shape)}. "
+            "Build the network with in_channels equal to the images' channels, or convert the images."
+        )
+    if not images.is_floating_point():
+        raise UserError(
+            f"expected normalized images of a floating-point type, got {images.dtype}. Normalize them first; for a "
+            "network trained with ResNetLab use model.preprocessing.normalize(images)."
+        )
+    return images
+
+
+torch.fx.wrap("_checked")  # torch.fx records the call, and does not look inside

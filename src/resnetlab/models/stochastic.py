@@ -7,6 +7,7 @@ Both draw from torch's global generator, so that networks can be exported and co
 from __future__ import annotations
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -89,18 +90,27 @@ class DropBlock(nn.Module):
         rate = self.rate * self.progress
         if not self.training or rate == 0:
             return x
-        height, width = x.shape[-2:]
-        rows, columns = min(self.size, height), min(self.size, width)
-        places = (height - rows + 1, width - columns + 1)
-        gamma = rate / (rows * columns) * (height * width) / (places[0] * places[1])
-        corners = (torch.rand((*x.shape[:2], *places), device=x.device) < gamma).float()
-        # A position is dropped if any block that covers it is dropped: a maximum over a window, axis by axis.
-        corners = F.pad(corners, (columns - 1, columns - 1, rows - 1, rows - 1))
-        dropped = corners.unfold(2, rows, 1).amax(-1).unfold(3, columns, 1).amax(-1)
-        mask = 1 - dropped.to(x.dtype)
-        kept = mask.sum(dtype=torch.promote_types(x.dtype, torch.float32))
-        return x * mask * (mask.numel() / kept.clamp(min=1)).to(x.dtype)  # avoids 0 / 0 if all is dropped
+        return _blocks_dropped(x, rate, self.size)
 
     def extra_repr(self) -> str:
         """Returns the arguments, for `print`."""
         return f"rate={self.rate:g}, size={self.size}"
+
+
+def _blocks_dropped(x: Tensor, rate: float, size: int) -> Tensor:
+    height, width = x.shape[-2:]
+    rows, columns = min(size, height), min(size, width)
+    places = (height - rows + 1, width - columns + 1)
+    gamma = rate / (rows * columns) * (height * width) / (places[0] * places[1])
+    corners = (torch.rand((*x.shape[:2], *places), device=x.device) < gamma).float()
+    # A position is dropped if any block that covers it is dropped: a maximum over a window, axis by axis.
+    corners = F.pad(corners, (columns - 1, columns - 1, rows - 1, rows - 1))
+    dropped = corners.unfold(2, rows, 1).amax(-1).unfold(3, columns, 1).amax(-1)
+    mask = 1 - dropped.to(x.dtype)
+    kept = mask.sum(dtype=torch.promote_types(x.dtype, torch.float32))
+    return x * mask * (mask.numel() / kept.clamp(min=1)).to(x.dtype)  # avoids 0 / 0 if all is dropped
+
+
+# torch.fx records calls of these functions, and does not look inside.
+torch.fx.wrap("_dropped")
+torch.fx.wrap("_blocks_dropped")

@@ -5,7 +5,10 @@ You can load the state of one into the other, and the same seed gives both the s
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from resnetlab.core.checks import check_choice, check_flag, check_integer, check_number
@@ -231,25 +234,34 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the normalized batch, in the shape of `x`."""
-        y = functional.batch_norm(
+        return _counted_batch_norm(
             x,
             self.running_mean,
             self.running_var,
             self.weight,
             self.bias,
+            self.num_batches_tracked,
             training=self.training,
             momentum=self.momentum,
             eps=self.eps,
             running_variance=self.running_variance,
         )
-        if self.training:
-            self.num_batches_tracked.add_(1)
-        return y
 
     def extra_repr(self) -> str:
         """Returns the arguments, for `print`."""
         text = f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
         return text + (f", running_variance={self.running_variance!r}" if self.running_variance != "unbiased" else "")
+
+
+def _counted_batch_norm(x: Tensor, *tensors: Tensor, training: bool, **options: Any) -> Tensor:
+    *statistics, batches = tensors
+    y = functional.batch_norm(x, *statistics, training=training, **options)
+    if training:
+        batches.add_(1)
+    return y
+
+
+torch.fx.wrap("_counted_batch_norm")  # torch.fx records the call, and does not look inside
 
 
 class ScaleAndShift(nn.Module):
