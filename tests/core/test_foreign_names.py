@@ -27,7 +27,6 @@ Cli = Callable[..., tuple[int, str, str]]
 WEIGHTS = torchvision.models.ResNet18_Weights
 
 NETWORK_ARGUMENTS: list[tuple[str, Any, str]] = [
-    ("in_chans", 1, "in_channels=1"),
     ("num_class", 10, "num_classes=10"),
     ("classes", 10, "num_classes=10"),
     ("num_blocks", [2, 2, 2, 2], "depths=(2, 2, 2, 2)"),
@@ -37,8 +36,12 @@ NETWORK_ARGUMENTS: list[tuple[str, Any, str]] = [
     ("replace_stride_with_dilation", [False, False, True], "dilate=(False, False, False, True)"),
     ("output_stride", 8, "dilate=(False, False, True, True)"),
     ("act_layer", nn.GELU, "activation='gelu'"),
-    ("norm_layer", nn.LayerNorm, "batch normalization"),
-    ("drop_path_rate", 0.1, "drop_path=0.1"),
+    ("norm_layer", nn.LayerNorm, "norm='layer'"),
+    ("norm_layer", nn.BatchNorm2d, "norm='batch'"),
+    ("attn_layer", "eca", "attention='eca'"),
+    ("aa_layer", nn.AvgPool2d, "antialias='avg'"),
+    ("replace_stem_pool", True, "stem_pool='conv'"),
+    ("dropout_rate", 0.2, "dropout=0.2"),
     ("zero_init_last", True, "zero_init_residual=True"),
     ("base_width", 128, "width_per_group=128"),
     ("cardinality", 32, "groups=32"),
@@ -59,6 +62,15 @@ NETWORK_ARGUMENTS: list[tuple[str, Any, str]] = [
     ("learning_rate", 0.1, "fit(model, data, lr=0.1)"),
     ("in_chanels", 1, "'in_channels'"),
 ]
+
+
+def test_create_model_takes_names_of_timm_that_mean_the_same():
+    config = resnetlab.create_model("quick_resnet", in_chans=1, drop_rate=0.2, drop_path_rate=0.1).config
+    assert (config.in_channels, config.dropout, config.drop_path) == (1, 0.2, 0.1)
+    with refuses("'in_chans'", "in_channels=1"):
+        resnetlab.create_model("quick_resnet", in_chans=1, in_channels=3)
+    with refuses("'in_chans'", "in_channels=1"):
+        ResNetConfig(in_chans=1)  # type: ignore[call-arg]  # the message is what is tested
 
 
 @pytest.mark.parametrize(("name", "value", "fact"), NETWORK_ARGUMENTS)

@@ -20,11 +20,10 @@ from timm.layers.std_conv import StdConv2d
 from timm.models.resnetv2 import ResNetV2
 from torch import nn
 
-from resnetlab.models.catalog import CATALOG
+from resnetlab.models.catalog import CATALOG, TIMM_NETWORKS
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
 from resnetlab.weights.maps import KeyMap, timm_key_map, torchvision_key_map
-from resnetlab.weights.published import TIMM_NETWORKS
 
 PARAMETERS: dict[str, int] = json.loads(Path(__file__).with_name("timm_parameters.json").read_text())
 """Parameters of the 98 networks of timm 1.0.31, by name."""

@@ -6,6 +6,7 @@ The contract suite covers torch.export.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -67,7 +68,7 @@ def test_it_is_traced_by_jit(name: str):
     model = _model(name, depth=1).eval()
     images = _images(model)
     with torch.no_grad():
-        traced = torch.jit.trace(model, images)
+        traced: Any = torch.jit.trace(model, images)
         torch.testing.assert_close(traced(images.flip(0)), model(images.flip(0)))
 
 

@@ -43,7 +43,15 @@ _NAMES = {
         "stem_width": "embedding_size",
         "drop_path": "drop_path_rate stochastic_depth_prob drop_connect_rate stochastic_depth survival_prob",
         "drop_block": "drop_block_rate dropblock",
-        "squeeze_excite": "se use_se se_layer attn_layer with_se",
+        "squeeze_excite": "se use_se with_se",
+        "attention": "attn_layer se_layer attn",
+        "norm": "norm_layer norm_type norm_fn",
+        "norm_groups": "num_groups",
+        "antialias": "aa_layer antialiasing blurpool",
+        "stem_pool": "replace_stem_pool",
+        "shortcut_kernel": "down_kernel_size",
+        "first_reduction": "block_reduce_first reduce_first",
+        "dropout": "drop_rate dropout_rate drop drop_prob",
         "zero_init_residual": "zero_init_last zero_init_last_bn zero_init",
         "preactivation": "preact pre_act pre_activation use_preactivation",
         "init": "weight_init init_weights initializer kernel_initializer",
@@ -99,10 +107,6 @@ _NAMES = {
 _FROM_DATA = "fit takes the channels and classes from the data. Omit it."
 _SENTENCES = {
     NETWORK: {
-        "norm_layer norm norm_type norm_fn batch_norm": "The normalization layer cannot be chosen: it is always batch "
-        "normalization. To train another network, pass your own nn.Module to fit.",
-        "drop_rate dropout dropout_rate drop": "ResNets here have no dropout before the head. Use drop_path=0.1 or "
-        "drop_block.",
         "include_top": "Use num_classes=0 for a network without its head; it returns the pooled embedding.",
         "global_pool pooling pool_type": "The head always uses global average pooling. For feature maps call "
         "model.features(images).",
@@ -207,6 +211,10 @@ def _by_name() -> dict[str, dict[str, tuple[str, str]]]:
 _TABLE = _by_name()
 
 
+TIMM_ALIASES = {"in_chans": "in_channels", "drop_rate": "dropout", "drop_path_rate": "drop_path"}
+"""Names of timm that `create_model` takes too: they mean exactly what ours mean."""
+
+
 def hint(name: str, value: Any, kind: str) -> str:
     """Returns a sentence with our name for an argument of another library, or "" if none is known.
 
@@ -263,6 +271,18 @@ def _named(value: Any) -> Any:
     return {"BasicBlock": "basic", "Bottleneck": "bottleneck", "Residual": "basic"}.get(name, name.lower())
 
 
+def _norm(value: Any) -> Any:
+    name = _named(value)
+    return next(
+        (ours for ours in ("batch", "group", "layer", "evonorm") if ours in name), "frn" if "filter" in name else name
+    )
+
+
+def _antialias(value: Any) -> Any:
+    name = _named(value)
+    return next((ours for ours in ("blur", "avg") if ours in name), name)
+
+
 def _shape(value: Any) -> Any:
     """Returns (C, H, W) of a shape in any order, with or without N."""
     sizes = tuple(getattr(value, "shape", value))
@@ -277,6 +297,9 @@ _VALUES: dict[str, Callable[[Any], Any]] = {
     "depths": tuple,
     "input_shape": _shape,
     "squeeze_excite": lambda value: bool(value),
+    "norm": _norm,
+    "antialias": _antialias,
+    "stem_pool": lambda value: "conv" if value is True else "max" if value is False else value,
     "precision": lambda value: "bfloat16" if value not in (False, None, "no") else "float32",
     "image_size": lambda value: value if isinstance(value, int) else next(iter(value)),
     "optimizer": _named,

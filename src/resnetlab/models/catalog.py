@@ -229,12 +229,36 @@ CATALOG: dict[str, Entry] = {
 }
 
 
+_TIMM_NAMES = r"(wide_|se|eca)?resne[tx].*|senet154"
+TIMM_NETWORKS = tuple(
+    name for name, entry in CATALOG.items() if re.fullmatch(_TIMM_NAMES, name) and entry.config.stem != "cifar"
+)
+"""The networks of the catalog that timm has under the same names."""
+UNPUBLISHED = (
+    *("resnet200", "resnet50t", "seresnet18", "seresnet34", "seresnet101", "seresnet152", "seresnet50t"),
+    *("seresnet200d", "seresnet269d", "seresnetaa50d", "ecaresnet200d", "ecaresnext26t_32x4d", "ecaresnext50t_32x4d"),
+    *("resnetblur18", "resnetblur50d", "resnetblur101d", "resnetaa34d", "resnetv2_50d", "resnetv2_50t"),
+    *("resnetv2_50d_frn", "resnetv2_101d", "resnetv2_152", "resnetv2_152d"),
+)
+"""The networks among them whose weights nobody publishes (timm 1.0.31)."""
+
 _LIST = "resnetlab list models"
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Returns the names in the catalog that match a shell pattern, such as "plain*", in the order of the catalog."""
-    return [name for name in CATALOG if fnmatch.fnmatchcase(name, pattern)]
+def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
+    """Returns the names in the catalog that match a shell pattern, such as "plain*", in the order of the catalog.
+
+    Args:
+        pattern: the shell pattern.
+        pretrained: return only the networks for which torchvision or timm publishes weights.
+    """
+    names = [name for name in CATALOG if fnmatch.fnmatchcase(name, pattern)]
+    return [name for name in names if name in TIMM_NETWORKS and name not in UNPUBLISHED] if pretrained else names
+
+
+def differences(config: ResNetConfig, other: ResNetConfig) -> dict[str, Any]:
+    """Returns the fields of a configuration that differ from those of another one, by name."""
+    return {key: value for key, value in dataclasses.asdict(config).items() if value != getattr(other, key)}
 
 
 def model_config(

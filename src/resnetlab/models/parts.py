@@ -152,7 +152,9 @@ class BiasedBatchNorm2d(nn.BatchNorm2d):
         """Returns the normalized batch, (N, C, H, W)."""
         return _biased_batch_norm(
             input,
-            *(self.running_mean, self.running_var, self.num_batches_tracked, self.weight, self.bias),
+            *(self.get_buffer(name) for name in ("running_mean", "running_var", "num_batches_tracked")),
+            self.weight,
+            self.bias,
             training=self.training,
             momentum=self.momentum or 0.0,
             eps=self.eps,

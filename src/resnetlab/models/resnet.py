@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Literal, overload
 
 import torch.fx
@@ -81,10 +82,7 @@ class ResNet(Network):
             Logits (N, num_classes), or `(logits, embedding)` with the embedding (N, D). Without a head
             (`num_classes` 0) the embedding is returned in place of the logits.
         """
-        x = self._stem(images)
-        for name in self.stage_names:
-            x = self.get_submodule(name)(x)
-        embedding = self.avgpool(self._end(x)).flatten(1)
+        embedding = self.forward_head(self.forward_features(images), pre_logits=True)
         logits = self._head(embedding)
         return (logits, embedding) if return_features is True else logits  # torch.fx passes a Proxy
 
@@ -117,6 +115,52 @@ class ResNet(Network):
         taps["embedding"] = self.avgpool(taps["final"]).flatten(1)
         taps["logits"] = self._head(taps["embedding"])
         return taps
+
+    @property
+    def num_features(self) -> int:
+        """Length of the pooled embedding, under timm's name."""
+        return self.config.embedding_width
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """The maps of the stem and of each stage as timm describes them: `num_chs`, `reduction` and `module`.
+
+        The stem's map is the one before pooling. `reduction` is the ratio of the image's size to the map's.
+        """
+        config = self.config
+        *_, stem = (name for name in self.stem_names if name != "maxpool")
+        reduction = 1 if config.stem == "cifar" else 2
+        found: list[dict[str, Any]] = [{"num_chs": config.stem_channels, "reduction": reduction, "module": stem}]
+        reduction *= 2 if "maxpool" in self.stem_names else 1
+        for stage, name in enumerate(self.stage_names):
+            reduction *= block_site(config, stage, 0).stride
+            found.append({"num_chs": config.output_width(config.widths[stage]), "reduction": reduction, "module": name})
+        return found
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Returns the map that is pooled, (N, D, H, W), as timm's networks do; `features` returns all maps."""
+        x = self._stem(images)
+        for name in self.stage_names:
+            x = self.get_submodule(name)(x)
+        return self._end(x)
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Returns the logits for the map of `forward_features`, or with `pre_logits` the pooled embedding (N, D)."""
+        embedding = self.avgpool(features).flatten(1)
+        return embedding if pre_logits else self._head(embedding)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replaces the head by a new one, or removes it for 0; `surgery.reset_head` checks the network first."""
+        self.config = dataclasses.replace(self.config, num_classes=num_classes)
+        if "head" in self.frozen:
+            self.frozen -= {"head"}
+            for module in self.sections()["head"]:
+                module.requires_grad_(True)
+        like = next(self.parameters())
+        self.fc = build_head(self.config).to(device=like.device, dtype=like.dtype)
+        initialize_layer(self.fc, self.config.init)
+        self.class_names, self.temperature = None, 1.0
+        self.train(self.training)
 
     def blocks(self) -> list[tuple[str, nn.Module]]:
         """Returns the blocks in order, with the names of `features`: "stage1.block1", "stage1.block2", ..."""

@@ -27,7 +27,6 @@ from resnetlab.models.resnet import (
     ResNet,
     block_site,
     build_block,
-    build_head,
     check_network,
     initialize_layer,
     zero_branch,
@@ -53,14 +52,8 @@ def reset_head(model: ResNet, num_classes: int) -> ResNet:
     The backbone keeps its weights. A frozen head is unfrozen.
     """
     _check_family(model)
-    model.config = dataclasses.replace(model.config, num_classes=num_classes)
-    if "head" in model.frozen:
-        unfreeze(model, "head")
-    like = next(model.parameters())
-    model.fc = build_head(model.config).to(device=like.device, dtype=like.dtype)
-    initialize_layer(model.fc, model.config.init)
-    model.class_names, model.temperature = None, 1.0
-    return model.train(model.training)
+    model.reset_classifier(num_classes)
+    return model
 
 
 def adapt_input_channels(model: ResNet, in_channels: int) -> ResNet:

@@ -16,7 +16,7 @@ from resnetlab.core.checks import check_choice
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import atomic
 from resnetlab.core.runs import Run
-from resnetlab.models.catalog import CATALOG, model_config
+from resnetlab.models.catalog import CATALOG, TIMM_NETWORKS, model_config
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.resnet import ResNet
 from resnetlab.weights.file import save
@@ -24,7 +24,7 @@ from resnetlab.weights.gluon.names import gluon_key_map_for
 from resnetlab.weights.gluon.params import write_params
 from resnetlab.weights.load import load_source
 from resnetlab.weights.maps import COUNTERS, KeyMap, cifar_key_map, timm_key_map, torchvision_key_map
-from resnetlab.weights.published import TIMM_NETWORKS, TORCHVISION_NETWORKS, network_among
+from resnetlab.weights.published import TORCHVISION_NETWORKS, network_among
 from resnetlab.weights.report import LoadReport
 from resnetlab.weights.sources import Source, key_map, open_weights
 from resnetlab.weights.structure import same_structure

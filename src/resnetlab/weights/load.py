@@ -13,6 +13,7 @@ from torch import Tensor
 from resnetlab.core.checks import check_number
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import printable
+from resnetlab.core.foreign import TIMM_ALIASES
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.runs import Run
 from resnetlab.models.adapters import AdaptedNetwork
@@ -124,7 +125,8 @@ def create_model(
         name: a name that `list_models` returns, or a configuration.
         pretrained: weights to start from, as `load_weights` takes them.
         image_size: height and width of the images in pixels; only `stem="auto"` needs it.
-        **overrides: fields of `ResNetConfig` to change, such as `num_classes=10, in_channels=1`.
+        **overrides: fields of `ResNetConfig` to change, such as `num_classes=10, in_channels=1`. timm's names
+            `in_chans`, `drop_rate` and `drop_path_rate` are accepted too.
             `stem="auto"` means "cifar" for images of at most 64 pixels; for larger ones the published stem,
             "imagenet" or "deep".
 
@@ -132,6 +134,9 @@ def create_model(
         UserError: the name is missing, a name or field is unknown (the message has the nearest known one), fields do
             not go together, or weights do not fit.
     """
+    for theirs, ours in TIMM_ALIASES.items():
+        if theirs in overrides and ours not in overrides:
+            overrides[ours] = overrides.pop(theirs)
     model = ResNet(model_config(name, overrides, image_size=image_size))
     if pretrained is not None:
         load_weights(model, pretrained)

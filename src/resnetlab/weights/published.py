@@ -15,7 +15,7 @@ import torch
 
 from resnetlab.core.errors import UserError, unknown
 from resnetlab.core.preprocessing import Preprocessing
-from resnetlab.models.catalog import CATALOG
+from resnetlab.models.catalog import CATALOG, TIMM_NETWORKS
 from resnetlab.models.config import ResNetConfig
 from resnetlab.weights.tensors import DamagedFileError
 
@@ -35,11 +35,6 @@ _WITHOUT_WEIGHTS = (
     "num_classes",
 )
 """Fields that do not affect which tensors a network has and what they mean."""
-_TIMM_NAMES = r"(wide_|se|eca)?resne[tx].*|senet154"
-TIMM_NETWORKS = tuple(
-    name for name, entry in CATALOG.items() if re.fullmatch(_TIMM_NAMES, name) and entry.config.stem != "cifar"
-)
-"""The networks of the catalog that timm has under the same names."""
 _TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
