@@ -150,15 +150,11 @@ class BiasedBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Returns the normalized batch, (N, C, H, W)."""
-        return _biased_batch_norm(
-            input,
-            *(self.get_buffer(name) for name in ("running_mean", "running_var", "num_batches_tracked")),
-            self.weight,
-            self.bias,
-            training=self.training,
-            momentum=self.momentum or 0.0,
-            eps=self.eps,
+        mean, variance, batches = (
+            self.get_buffer(name) for name in ("running_mean", "running_var", "num_batches_tracked")
         )
+        how = {"training": self.training, "momentum": self.momentum or 0.0, "eps": self.eps}
+        return _biased_batch_norm(input, mean, variance, batches, self.weight, self.bias, **how)
 
 
 def _biased_batch_norm(
