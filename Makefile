@@ -12,7 +12,7 @@ DEMO_RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test test-slow test-all format dist clean
+.PHONY: help install demo check test test-slow test-all docs format dist clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -43,6 +43,10 @@ test-all: $(VENV)/.installed-dev ## Run all tests; after a stop or failure conti
 	$(SLOW_TESTS) -p tools.resume_tests
 	rm -rf .test-all
 
+docs: $(VENV)/.installed-docs ## Build the site; run changed lessons (EXECUTE="d2l gluon" or all: run these)
+	EXECUTE="$(EXECUTE)" $(BIN)/python -m sphinx -W --keep-going -q $(if $(EXECUTE),-E) -d build/doctrees docs build/site
+	@echo "Open build/site/index.html in a browser."
+
 format: $(VENV)/.installed-dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -63,6 +67,10 @@ $(VENV)/.made:
 
 $(VENV)/.installed: $(VENV)/.made pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -35,12 +35,11 @@ ROOT = Path(__file__).parents[1]
 SOURCE = str(Path(resnetlab.__file__).parents[1])
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
-    *sorted((ROOT / "docs" / "lessons").glob("*.md")),
+    *sorted((ROOT / "docs").glob("**/*.md")),
 ]
 NAMES = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS]
 PUBLIC_MODULES = {"resnetlab", *(f"resnetlab.{name}" for name in ("scratch", "surgery", "studies", "weights"))}
-LANGUAGES = {"python", "sh", "bash", "text"}
+LANGUAGES = {"python", "sh", "bash", "text", "{code-cell}", "{eval-rst}", "{toctree}"}
 SHORT = {"train": ["--epochs", "1", "--limit", "40"], "find-lr": ["--steps", "20", "--limit", "200"]}
 QUICK = {"list", "learn", "summary", "inspect", "pack", "evaluate", "predict", "compare", "export", *SHORT}
 
@@ -48,10 +47,9 @@ Block = tuple[str, str, str]
 
 
 def blocks_of(document: Path) -> Iterator[Block]:
-    """Yields place, language and text of every fenced block that is not a code cell of a lesson."""
+    """Yields place, language (or directive in braces) and text of every fenced block."""
     text = document.read_text(encoding="utf-8")
-    text = re.sub(r"^```\{.*?^```$", lambda cell: "\n" * cell[0].count("\n"), text, flags=re.MULTILINE | re.DOTALL)
-    for found in re.finditer(r"^( *)```(\w*)\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL):
+    for found in re.finditer(r"^( *)```([\w{}-]*)\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL):
         line = text.count("\n", 0, found.start()) + 1
         code = re.sub(rf"^{found[1]}", "", found[3], flags=re.MULTILINE)
         yield f"{document.relative_to(ROOT).as_posix()}:{line}", found[2], code

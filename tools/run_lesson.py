@@ -99,15 +99,18 @@ def show(notebook: Any, folder: Path) -> None:
 
 
 def store(notebook: Any, lesson: Path) -> Path:
-    """Writes code cells and outputs of an executed lesson, with small figures, and returns the file."""
+    """Writes code cells and outputs of an executed lesson, with small figures, and returns the file.
+
+    The site takes them if sources and metadata are those of the lesson's page.
+    """
     notebook = nbformat.from_dict(notebook)
     notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)
+        cell.metadata = {"tags": cell.metadata["tags"]} if "tags" in cell.metadata else {}
         for output in cell.outputs:
             if "image/png" in output.get("data", {}):
                 output.data["image/png"] = small(output.data["image/png"])
-    notebook.metadata.pop("language_info", None)
+    notebook.metadata = {"kernelspec": {"display_name": "Python 3", "name": "python3"}}
     file = lesson.parent / "outputs" / f"{lesson.stem}.ipynb"
     file.parent.mkdir(exist_ok=True)
     file.write_text(nbformat.writes(notebook, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -52,7 +52,7 @@ def predict(
         subject: a run folder, a weights file, a trained network, or what `export` wrote (an .onnx file or its folder).
         images: one of these, or a list or another iterable of them:
 
-            - a file, a folder (with its subfolders, without hidden files), or a pattern such as "new/*.jpg"
+            - a file, a folder (with its subfolders, without hidden files), or a pattern such as `new/*.jpg`
             - a Pillow image of any mode, the bytes of an image file, or a file opened in binary mode
             - an array or tensor, uint8 from 0 to 255 or float from 0 to 1, before normalization. Its shape is (H, W),
               (H, W, C), (C, H, W), (N, H, W, C) or (N, C, H, W), with 1, 3 or 4 channels; for a network that was

@@ -39,7 +39,7 @@ def write_report(
     explore: bool = True,
     max_bytes: int = MAX_BYTES,
 ) -> Path:
-    """Writes RUN/report.html and the pictures RUN/figures/*.png.
+    """Writes `RUN/report.html` and the pictures `RUN/figures/*.png`.
 
     The page holds everything it shows: it opens offline and sends no request. A section whose data are missing says
     which command makes them. The pictures are curves, confusion, mistakes, map, reliability, blocks and responses; one
