@@ -49,7 +49,7 @@ Block = tuple[str, str, str]
 def blocks_of(document: Path) -> Iterator[Block]:
     """Yields place, language (or directive in braces) and text of every fenced block."""
     text = document.read_text(encoding="utf-8")
-    for found in re.finditer(r"^( *)```([\w{}-]*)\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL):
+    for found in re.finditer(r"^( *)```([\w{}-]*)(?: ipython3)?\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL):
         line = text.count("\n", 0, found.start()) + 1
         code = re.sub(rf"^{found[1]}", "", found[3], flags=re.MULTILINE)
         yield f"{document.relative_to(ROOT).as_posix()}:{line}", found[2], code
@@ -162,7 +162,9 @@ def test_a_lesson_folds_its_answers_and_uses_known_directives(name: str):
 def test_stored_outputs_belong_to_the_code(name: str):
     """If this fails, run `python tools/run_lesson.py docs/lessons/NAME.md --store`."""
     file = FOLDER / "outputs" / f"{name}.ipynb"
-    stored = json.loads(file.read_text(encoding="utf-8"))["cells"]
+    notebook = json.loads(file.read_text(encoding="utf-8"))
+    stored = notebook["cells"]
+    assert set(notebook["metadata"]["kernelspec"]) == {"display_name", "name"}, "the site would run it again"
     assert ["".join(cell["source"]) for cell in stored] == [
         cell.source for cell in get_lesson(name).cells if cell.is_code
     ]
