@@ -43,7 +43,7 @@ test-all: $(VENV)/.installed-dev ## Run all tests; after a stop or failure conti
 	$(SLOW_TESTS) -p tools.resume_tests
 	rm -rf .test-all
 
-docs: $(VENV)/.installed-docs ## Build the site; run changed lessons (EXECUTE="d2l gluon" or all: run these)
+docs: $(VENV)/.installed-dev ## Build the site; run changed lessons (EXECUTE="d2l gluon" or all: run these)
 	EXECUTE="$(EXECUTE)" $(BIN)/python -m sphinx -W --keep-going -q $(if $(EXECUTE),-E) -d build/doctrees docs build/site
 	@echo "Open build/site/index.html in a browser."
 
@@ -69,10 +69,6 @@ $(VENV)/.installed: $(VENV)/.made pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	touch $@
 
-$(VENV)/.installed-docs: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
-	touch $@
-
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
 	touch $@
