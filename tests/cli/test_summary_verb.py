@@ -69,6 +69,16 @@ def test_traces(cli: Cli):
     assert (code, text.splitlines()[0]) == (0, "conv5 output shape:\t (1, 64, 48, 48)")
 
 
+def test_what_differs_from_resnet50_is_listed(cli: Cli):
+    code, table, err = cli("summary", "seresnext26t_32x4d")
+    assert code == 0, err
+    listed = " ".join(table.split()).partition("differs from resnet50: ")[2]
+    assert listed == ("depths=[2, 2, 2, 2], groups=32, width_per_group=4, stem='tiered', avg_down=True, attention='se'")
+    assert "differs from" not in cli("summary", "resnet50")[1]
+    described = json.loads(cli("summary", "plain18", "--json")[1])
+    assert described["differs_from_resnet50"] == {"block": "basic", "depths": [2, 2, 2, 2], "shortcut": "none"}
+
+
 def test_any_field_can_be_set(cli: Cli):
     arguments = ("--set", "depths=[1,1]", "--set", "widths=[8,16]", "--set", "parts=scratch", "--set", "num_classes=7")
     code, table, err = cli("summary", "resnet20", *arguments)

@@ -10,8 +10,11 @@ from tests.facts import refuses
 
 import resnetlab
 from resnetlab.core.fields import describe_fields
+from resnetlab.models.attention import ATTENTIONS
 from resnetlab.models.catalog import CATALOG
 from resnetlab.models.config import ResNetConfig
+from resnetlab.models.normalizations import NORMALIZATIONS
+from resnetlab.models.resnet import ResNet
 
 BOTTLENECK = {"block": "bottleneck"}
 
@@ -50,6 +53,22 @@ BOTTLENECK = {"block": "bottleneck"}
         (BOTTLENECK | {"group_width": 4, "width_per_group": 8}, ("group_width=4", "width_per_group=8")),
         (BOTTLENECK | {"group_width": 48}, ("group_width=48", "64 channels", "width 64", "divisor")),
         # Shortcuts.
+        # Fields that only matter with a value of another one.
+        ({"norm": "groop"}, ("norm 'groop'", "'group'")),
+        ({"norm": "layer", "norm_groups": 8}, ("norm_groups=8", "norm='layer'", "'group'")),
+        ({"norm": "none", "running_variance": "biased"}, ("running_variance='biased'", "norm='none'")),
+        ({"norm": "frn", "activation": "gelu"}, ("activation='gelu'", "norm='frn'", "thresholds")),
+        ({"attention": "eca", "attention_ratio": 0.25}, ("attention_ratio=0.25", "attention='eca'", "'se'")),
+        ({"attention": "eca", "squeeze_excite": True}, ("squeeze_excite=True", "attention='eca'")),
+        ({"shortcut_kernel": 2}, ("shortcut_kernel", "1 or 3", "got 2")),
+        ({"shortcut_kernel": 3, "shortcut": "A"}, ("shortcut_kernel=3", "shortcut='A'")),
+        ({"shortcut_kernel": 3, "avg_down": True}, ("shortcut_kernel=3", "avg_down=True")),
+        ({"first_reduction": 2}, ("first_reduction=2", "block='basic'")),
+        ({**BOTTLENECK, "first_reduction": 3}, ("first_reduction=3", "64 channels", "divisor")),
+        (
+            {"weight_standardization": True, "preactivation": True, "zero_init_residual": True},
+            ("zero_init_residual", "weight_standardization"),
+        ),
         ({"zero_init_residual": True, "shortcut": "none"}, ("zero_init_residual", "shortcut='none'")),
         ({"drop_path": 0.1, "shortcut": "none"}, ("drop_path=0.1", "shortcut='none'")),
         ({"shortcut": "A", "shortcut_norm": False}, ("shortcut_norm=False", "shortcut='A'", "'B' or 'C'")),
@@ -166,3 +185,27 @@ def test_convolutions_start_as_the_init_says(init: str, deviation: float):
     assert layer.weight.std().item() == pytest.approx(deviation, rel=0.01)
     assert abs(layer.weight.mean().item()) < 1e-4
     assert (layer.bias.abs().max() == 0) == (init != "torch")
+
+
+def test_squeeze_excite_is_short_for_an_attention():
+    config = ResNetConfig(squeeze_excite=True)
+    assert config == ResNetConfig(attention="se")
+    assert dataclasses.replace(config, squeeze_excite=False) == ResNetConfig()
+    assert dataclasses.replace(config, attention="eca").attention == "eca"
+    assert "squeeze_excite" not in config.to_dict()
+
+
+def test_normalizations_and_attentions_can_be_registered():
+    def scaled(channels: int) -> torch.nn.Module:
+        """A scale and a shift."""
+        return torch.nn.GroupNorm(1, channels, affine=True)
+
+    for registry, field in ((NORMALIZATIONS, "norm"), (ATTENTIONS, "attention")):
+        registry.add("scaled", scaled)
+        try:
+            model = ResNet(ResNetConfig(depths=(1,), widths=(8,), num_classes=2, **{field: "scaled"}))
+            assert any(isinstance(module, torch.nn.GroupNorm) for module in model.modules())
+            assert model(torch.zeros(1, 3, 8, 8)).shape == (1, 2)
+            assert registry.describe("scaled") == "A scale and a shift."
+        finally:
+            registry.remove("scaled")

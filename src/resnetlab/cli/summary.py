@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from resnetlab.models.summary import Summary
 
 NAME = "summary"
+_REFERENCE = "resnet50"
 _BY_SUFFIX = {".svg": "svg", ".json": "json"}
 
 
@@ -119,14 +120,18 @@ def command(
         raise UserError(
             f"--model is for a run or file of your own network. To show a network: resnetlab summary {model}"
         )
-    summary, scaling = _summary(name, image_size, changes, style, phi, model)
+    summary, scaling, differences = _summary(name, image_size, changes, style, phi, model)
     if kind == "table" and out is None:
         console = output()
         console.print(summary)
+        if differences:
+            fields = ", ".join(f"{key}={value!r}" for key, value in differences.items())
+            console.print(f"\ndiffers from {_REFERENCE}: {fields}", highlight=False)
         if scaling is not None:
             console.print(scaling)
         return
-    shown = {"svg": lambda: summary.to_svg(block), "json": lambda: json.dumps(summary.to_dict(), indent=2)}
+    described = {**summary.to_dict(), **({f"differs_from_{_REFERENCE}": differences} if differences else {})}
+    shown = {"svg": lambda: summary.to_svg(block), "json": lambda: json.dumps(described, indent=2)}
     text = shown.get(kind, summary.__str__)()
     if out is None:
         typer.echo(text)
@@ -172,10 +177,13 @@ def _show_contents(name: str, tensors: bool, model: str | None) -> bool:
 
 def _summary(
     name: str, image_size: int | None, overrides: dict[str, Any], style: str, phi: float | None, own: str | None
-) -> tuple[Summary, Table | None]:
-    """Returns the summary, and with `phi` the table of scaling steps."""
+) -> tuple[Summary, Table | None, dict[str, Any]]:
+    """Returns the summary, with `phi` the table of scaling steps, and the fields that differ from those of ResNet-50.
+
+    The fields are those of a network of the catalog, apart from the number of classes and channels.
+    """
     from resnetlab.models.architectures import is_path_to_network
-    from resnetlab.models.catalog import CATALOG, model_config
+    from resnetlab.models.catalog import CATALOG, differences, model_config
     from resnetlab.models.summary import blueprint, summarize
 
     if _is_file(name):
@@ -186,11 +194,11 @@ def _summary(
         known = model.preprocessing.image_size if model.preprocessing else _usual_size(stem)
         size = image_size if image_size is not None else known
         shown = model.saved_module
-        return summarize(shown, (model.config.in_channels, size, size), style=style, name=name), None
+        return summarize(shown, (model.config.in_channels, size, size), style=style, name=name), None, {}
     if is_path_to_network(name):
         if phi is not None:
             raise UserError(f"--phi scales a network of the catalog, and {name} is not one. Remove --phi.")
-        return _summary_of_other(name, image_size or _usual_size(""), overrides, style), None
+        return _summary_of_other(name, image_size or _usual_size(""), overrides, style), None, {}
     size = image_size if image_size is not None or name not in CATALOG else CATALOG[name].image_size
     config = model_config(name, overrides, image_size=size)  # an unknown name is an error here
     size = _usual_size(config.stem) if size is None else size
@@ -201,7 +209,8 @@ def _summary(
         scaling = _scaling_table(config, size)
         config, size = compound_scale(config, phi, image_size=size)
         name = f"{name}, phi {phi:g}"
-    return summarize(blueprint(config), (config.in_channels, size, size), style=style, name=name), scaling
+    summary = summarize(blueprint(config), (config.in_channels, size, size), style=style, name=name)
+    return summary, scaling, differences(config, model_config(_REFERENCE))
 
 
 def _summary_of_other(name: str, image_size: int, arguments: dict[str, Any], style: str) -> Summary:

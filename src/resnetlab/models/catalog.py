@@ -257,8 +257,16 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
 
 
 def differences(config: ResNetConfig, other: ResNetConfig) -> dict[str, Any]:
-    """Returns the fields of a configuration that differ from those of another one, by name."""
-    return {key: value for key, value in dataclasses.asdict(config).items() if value != getattr(other, key)}
+    """Returns the fields of a configuration that differ from those of another one, ready for a file.
+
+    The numbers of channels and classes are left out.
+    """
+    ours, theirs = config.to_dict(), other.to_dict()
+    return {
+        key: ours.get(key)
+        for key in [*ours, *(key for key in theirs if key not in ours)]
+        if ours.get(key) != theirs.get(key) and key not in ("in_channels", "num_classes")
+    }
 
 
 def model_config(

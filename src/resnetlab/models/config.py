@@ -243,7 +243,8 @@ class ResNetConfig(Checked):
     zero_init_residual: bool = setting(
         False,
         "initialize the scale of the last normalization of every branch to 0, so that at first each block outputs only "
-        "its shortcut (Goyal et al. 2017). With preactivation, the last convolution is initialized to 0 instead",
+        "its shortcut (Goyal et al. 2017). With preactivation, or without normalization, the last "
+        "convolution is initialized to 0 instead",
     )
     dropout: float = setting(
         0.0, "probability of dropping each value of the embedding before the head", minimum=0, below=1
@@ -301,6 +302,11 @@ class ResNetConfig(Checked):
     def expansion(self) -> int:
         """Output channels of a block, as a multiple of its stage's width."""
         return BLOCKS[self.block].expansion
+
+    @property
+    def zeroes_standardized_kernels(self) -> bool:
+        """Whether a branch that starts as zero would need a standardized kernel of zeros, which cannot stay small."""
+        return self.weight_standardization and (self.preactivation or self.norm == "none")
 
     @property
     def stem_channels(self) -> int:
@@ -438,6 +444,11 @@ def _check_block(config: ResNetConfig) -> None:
 
 
 def _check_shortcut(config: ResNetConfig) -> None:
+    if config.zero_init_residual and config.zeroes_standardized_kernels:
+        raise UserError(
+            "zero_init_residual=True initializes the last convolution of every branch to 0, which "
+            "weight_standardization=True would scale to full size in the first step. Omit one of them."
+        )
     if config.shortcut == "none":
         if config.zero_init_residual:
             raise UserError(

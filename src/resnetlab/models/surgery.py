@@ -217,6 +217,11 @@ def deepen(
             "network, because applying this activation twice differs from applying it once. Use a network with "
             "activation='relu' or preactivation=True."
         )
+    if config.zeroes_standardized_kernels:
+        raise UserError(
+            "the block that deepen inserts has a last convolution of zeros, which weight_standardization=True would "
+            "scale to full size in the first step. Use a network with weight_standardization=False."
+        )
     blocks = _stage(model, stage)
     after = len(blocks) if block is None else _block_number(model, stage, block)
     if f"stage{stage}" in model.frozen:
