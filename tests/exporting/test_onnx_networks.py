@@ -22,7 +22,7 @@ from resnetlab.exporting.session import OUTPUTS, open_exported
 from resnetlab.models.adapters import ModuleNetwork, TimmConfig, adapted
 from resnetlab.models.blocks import BLOCK_CLASSES
 from resnetlab.models.catalog import CATALOG
-from resnetlab.models.config import BLOCKS, ResNetConfig
+from resnetlab.models.config import ResNetConfig
 from resnetlab.models.network import Network
 from resnetlab.models.resnet import ResNet
 
@@ -129,7 +129,7 @@ def test_a_registered_block_that_cannot_be_folded(tmp_path: Path):
         )
         check(trained(ResNet(config), 16, 1 if config.in_channels == 1 else 3), tmp_path)
     finally:
-        del BLOCK_CLASSES["backwards"], BLOCKS["backwards"]
+        BLOCK_CLASSES.remove("backwards")
 
 
 def test_layers_from_scratch_become_torch_s(tmp_path: Path):

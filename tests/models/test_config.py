@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -122,7 +123,8 @@ def test_a_config_survives_a_file(name: str):
 def test_numbers_of_other_libraries_become_plain():
     import numpy as np
 
-    config = ResNetConfig(depths=[np.int64(1)] * 2, widths=np.array([4, 8]).tolist(), num_classes=-1, drop_path=0)
+    depths: Any = [np.int64(1)] * 2
+    config = ResNetConfig(depths=depths, widths=np.array([4, 8]).tolist(), num_classes=-1, drop_path=0)
     assert config.depths == (1, 1)
     assert all(type(depth) is int for depth in config.depths)
     assert config.num_classes == 0
@@ -144,7 +146,7 @@ def test_the_bare_stem_and_the_input_normalization():
     config = dataclasses.replace(CATALOG["resnet18"].config, stem_norm=False, stem_activation=False, input_norm=True)
     model = resnetlab.ResNet(config)
     assert model.stem_names == ("input_norm", "conv1", "maxpool")
-    assert model.input_norm.num_features == 3
+    assert model.get_buffer("input_norm.running_mean").shape == (3,)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +183,7 @@ def test_every_activation_is_its_own_everywhere(activation: str):
 def test_convolutions_start_as_the_init_says(init: str, deviation: float):
     torch.manual_seed(0)
     model = resnetlab.create_model("resnet18", init=init, conv_bias="all")
-    layer = model.layer4[1].conv2
+    layer: Any = model.get_submodule("layer4.1.conv2")
     assert layer.weight.std().item() == pytest.approx(deviation, rel=0.01)
     assert abs(layer.weight.mean().item()) < 1e-4
     assert (layer.bias.abs().max() == 0) == (init != "torch")
@@ -200,10 +202,11 @@ def test_normalizations_and_attentions_can_be_registered():
         """A scale and a shift."""
         return torch.nn.GroupNorm(1, channels, affine=True)
 
+    fields: dict[str, Any] = {"depths": (1,), "widths": (8,), "num_classes": 2}
     for registry, field in ((NORMALIZATIONS, "norm"), (ATTENTIONS, "attention")):
         registry.add("scaled", scaled)
         try:
-            model = ResNet(ResNetConfig(depths=(1,), widths=(8,), num_classes=2, **{field: "scaled"}))
+            model = ResNet(ResNetConfig(**{**fields, field: "scaled"}))
             assert any(isinstance(module, torch.nn.GroupNorm) for module in model.modules())
             assert model(torch.zeros(1, 3, 8, 8)).shape == (1, 2)
             assert registry.describe("scaled") == "A scale and a shift."
