@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resnetlab.cli.files import check_file, check_table, write_png, write_table
+from resnetlab.cli.files import STANDARD_OUTPUT, check_file, check_table, write_png, write_table
 from resnetlab.cli.options import DataRoot, Device, OwnModel, SkipUnreadable, refuse_options
 from resnetlab.core.console import output
 from resnetlab.core.errors import UserError
@@ -35,8 +35,9 @@ def command(
         list[str],
         typer.Argument(
             metavar="IMAGE",
-            help="Image files, folders of them, quoted patterns such as 'new/*.jpg', or - for one image on standard "
-            "input. With --similar, you can also give the index of an evaluated image.",
+            help="Image files, folders of them, tables with a column of paths (.csv, .tsv, .parquet), quoted patterns "
+            "such as 'new/*.jpg', or - for one image on standard input. With --similar, you can also give the index of "
+            "an evaluated image.",
         ),
     ],
     top: Annotated[int, typer.Option(help="Number of classes to show for each image.")] = 3,
@@ -90,7 +91,11 @@ def command(
 
     resnetlab predict runs/photos 17 --similar 8
 
-    To predict the files of a list: xargs resnetlab predict runs/photos < list.txt. To pass an image file whose name is
+    torchrun --nproc-per-node=gpu -m resnetlab predict runs/photos new/ --out answers.csv
+
+    The last command shares the images out over several processes. If a command with --out is interrupted, start it
+    again: it continues with the images that are left. To predict the files of a list: xargs resnetlab predict
+    runs/photos < list.txt. To pass an image file whose name is
     a number, write ./17.
     """
     check_table(out, "--out", "predictions.csv")
@@ -101,16 +106,39 @@ def command(
         return
     refuse_options(context, ("sheet", "data", "data_root"), "without --similar, predict needs no other images")
 
-    from resnetlab.evaluation.predict import predicted_columns
-
-    columns = predicted_columns(
-        network, images, model=model, top=top, mirrored=mirrored, device=device, skip_unreadable=skip_unreadable
-    )
+    options = {"model": model, "top": top, "mirrored": mirrored, "device": device}
+    columns = _predicted(network, images, out, options, skip_unreadable=skip_unreadable)
+    if columns is None:
+        return  # another process writes the table
     if out is None:
         output().print(_prediction_table(columns))
     else:
+        from resnetlab.evaluation.parts import remove_parts
+
         count = len(columns["prediction"])
         write_table(columns, out, "1 prediction" if count == 1 else f"{count:,} predictions")
+        remove_parts(out)
+
+
+def _predicted(
+    network: Path, images: list[str], out: Path | None, options: dict[str, Any], *, skip_unreadable: bool
+) -> dict[str, list[Any]] | None:
+    """Returns the columns of the table; None in the processes of torchrun that only take a part of the work."""
+    from resnetlab.evaluation.inputs import collect
+    from resnetlab.evaluation.parts import PART, Place, predict_in_parts
+    from resnetlab.evaluation.predict import predictor_of, table_of
+
+    place, file = Place.here(), None if out == STANDARD_OUTPUT else out
+    if place.processes > 1 and file is None:
+        raise UserError("under torchrun, predict writes a file. Name it with --out FILE.")
+    predictor = predictor_of(network, **options)
+    given = collect(images, predictor.framing.channels)
+    are_files = all(isinstance(one.content, Path) for one in given)
+    if place.processes > 1 and not are_files:
+        raise UserError("under torchrun, predict takes files, and standard input can be read by one process only.")
+    if file is not None and are_files and (place.processes > 1 or len(given) > PART):
+        return predict_in_parts(predictor, given, file, place, skip_unreadable=skip_unreadable)
+    return table_of(predictor, given, skip_unreadable=skip_unreadable)
 
 
 def _prediction_table(columns: Mapping[str, list[Any]]) -> Table:

@@ -1,4 +1,4 @@
-"""What users have in hand, as images: paths, folders, patterns, Pillow images, arrays, bytes and open files."""
+"""What users have in hand, as images: paths, folders, tables, patterns, Pillow images, arrays, bytes and open files."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from PIL import Image
 from resnetlab.core.errors import UserError, outside_cause
 from resnetlab.core.files import printable
 from resnetlab.data.sources.folders import visible_files
+from resnetlab.data.sources.tables import TABLES, listed_paths
 from resnetlab.data.storage.reader import (
     UnreadableImageError,
     decode_content,
@@ -90,9 +91,10 @@ def collect(images: Any, channels: int) -> list[Given]:
     """Returns the images that a user gave, one by one.
 
     Args:
-        images: a path, a folder (with its subfolders, without hidden files), a pattern such as "new/*.jpg", "-" for
-            the content of standard input, a Pillow image, the bytes of an image file, a file opened in binary mode, an
-            array or tensor, or a list or another iterable of these.
+        images: a path, a folder (with its subfolders, without hidden files), a table with a column of paths (.csv,
+            .tsv or .parquet), a pattern such as "new/*.jpg", "-" for the content of standard input, a Pillow image,
+            the bytes of an image file, a file opened in binary mode, an array or tensor, or a list or another iterable
+            of these.
         channels: of the network. If it has one, (N, H, W) is accepted too.
 
     Raises:
@@ -146,9 +148,15 @@ def _contents(part: Any, channels: int) -> Iterator[Path | bytes | Image.Image |
 
 
 def files_of(path: Path) -> Iterable[Path]:
-    """Returns a file, the files in a folder, or those that match a pattern; raises `UserError` if there are none."""
+    """Returns a file, or the files that are in a folder, listed by a table, or match a pattern.
+
+    Raises:
+        UserError: there are none.
+    """
     if path.is_dir():
         return visible_files(path)
+    if path.suffix.lower() in TABLES and path.is_file():
+        return listed_paths(path)
     if path.exists():
         return [path]
     if str(path).startswith(("http:/", "https:/")):

@@ -142,6 +142,27 @@ def read_table(path: Path, class_names: Sequence[str] | None = None, findings: F
     return Table(class_names=names, files=files)
 
 
+def listed_paths(path: Path) -> list[Path]:
+    """Returns the image files that a table lists, in its order; of its columns only the path is needed.
+
+    Raises:
+        UserError: the table cannot be read, has no column for the path, or a row has none.
+    """
+    shown, findings = printable(path), Findings()
+    problems = _Problems(shown, findings)
+    header, records = _read_parquet(path, shown) if path.suffix.lower() == ".parquet" else _read_text(path, shown)
+    at = _find_columns(header, shown, findings, needed=("path",))["path"]
+    found = []
+    for line, cells in records:
+        text = cells[at]
+        if isinstance(text, str) and text.strip() and "\0" not in text:
+            found.append(path.parent / _portable(path.parent, text))
+        else:
+            problems.add(line, "the path is missing.")
+    problems.check("Correct these rows.")
+    return found
+
+
 def _read_rows(
     folder: Path, columns: Mapping[str, int], records: Sequence[_Record], problems: _Problems, findings: Findings
 ) -> list[_Row]:
@@ -287,7 +308,9 @@ def _check_training(rows: list[_Row], problems: _Problems, findings: Findings) -
         problems.add(found[0].line, f"class {label!r} is in the {split} split{count} and never in the train split.")
 
 
-def _find_columns(header: Sequence[str], table: str, findings: Findings) -> dict[str, int]:
+def _find_columns(
+    header: Sequence[str], table: str, findings: Findings, needed: Sequence[str] = _NEEDED
+) -> dict[str, int]:
     """Returns the position of the path, the label and what says the split, if anything does."""
     names = [_column_name(name) for name in header]
     found: dict[str, int] = {}
@@ -305,7 +328,7 @@ def _find_columns(header: Sequence[str], table: str, findings: Findings) -> dict
                     f"{table}: the column {header[at[0][1]]} is the {column}; {listed(others)} "
                     f"{'is' if len(others) == 1 else 'are'} not used"
                 )
-        elif column in _NEEDED:
+        elif column in needed:
             hint = next(filter(None, (nearest(word, names) for word in words)), "")
             if any(_looks_like_an_image(name) for name in names):
                 hint = "The first line seems to be an image: add a line such as path,label above it. "
