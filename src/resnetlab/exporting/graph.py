@@ -90,6 +90,7 @@ class ExportedGraph(nn.Module):
         network = self.network
         if self.square is None:
             batch = (images.float() * self.scale + self.shift).permute(0, 3, 1, 2)
+            batch = batch.clone(memory_format=torch.contiguous_format)  # or else pooling is exported as a Gather
         else:
             batch = self.square(images) * self.scale + self.shift
         if isinstance(network, ResNet):
