@@ -91,6 +91,28 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_exported(tmp_path_factory.mktemp("exported"))
 
 
+def write_similar_file(folder: Path, weights: str = "") -> None:
+    """Writes three training images of the colors network as the service keeps them: green, light green and blue."""
+    colors = np.array([[0, 1, 0], [0.6, 1, 0.6], [0, 0, 1]], dtype=np.float32)
+    files = [photo(name, (8, 8)) for name in ("green", "green", "blue")]
+    np.savez(
+        folder / "similar.npz",
+        weights=weights,
+        embeddings=(colors / np.linalg.norm(colors, axis=1, keepdims=True)).astype(np.float16),
+        labels=[1, 1, 0],
+        thumbnails=np.frombuffer(b"".join(files), dtype=np.uint8),
+        ends=np.cumsum([len(file) for file in files]),
+    )
+
+
+def colors_run(folder: Path) -> Path:
+    """Writes a run whose export is the colors network; returns the exported file."""
+    file = write_exported(folder / "export")
+    (folder / "run.toml").write_text("")
+    write_similar_file(file.parent)
+    return file
+
+
 @contextmanager
 def served(source: Any, **options: Any) -> Iterator[tuple[httpx.Client, Server]]:
     """Serves in a thread, and yields a client and the server."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.serving.conftest import photo, served
+from tests.serving.conftest import colors_run, photo, served
 
 from resnetlab.serving.phone import network_address
 
@@ -90,6 +90,7 @@ def test_a_photo_is_chosen_and_answered(browser: Any, exported: Path, width: int
         page.locator("#strength").fill("100")
         assert page.evaluate(DARKEST) > 200  # the crop leaves out both sides
         assert page.locator("#wrong").is_hidden()
+        assert page.locator("#similar").is_hidden()
 
 
 @pytest.mark.parametrize("kind", ["drop", "paste"])
@@ -130,6 +131,17 @@ def test_a_correction_is_saved_where_training_finds_it(browser: Any, tmp_path: P
         for query, body in (("class=pink", content), ("", content), ("class=green", b"?"), ("class=..", content)):
             assert client.post(f"/v1/corrections?{query}", content=body).status_code == 422
         assert len(list((exported.parent / "corrections").glob("*/*"))) == 1
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_similar_training_images_are_shown(browser: Any, tmp_path: Path, width: int):
+    with served(colors_run(tmp_path / "run")) as (_, server), opened(browser, f"{server.url}/", width) as page:
+        file = {"name": "p.png", "mimeType": "image/png", "buffer": photo("green")}
+        page.locator("#camera").set_input_files(file)
+        assert verdict(page, "green")
+        assert page.locator("#similar").get_by_role("listitem").all_inner_texts() == ["green", "green", "blue"]
+        assert page.evaluate("[...document.querySelectorAll('#known img')].map((one) => one.naturalWidth)") == [8] * 3
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_corrections_are_off_by_default(client: httpx.Client):

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tests.facts import refuses
-from tests.serving.conftest import served
+from tests.serving.conftest import colors_run, eventually, photo, served, write_similar_file
 
 import resnetlab
 from resnetlab.core.runs import Run
+from resnetlab.data.storage.store import ImageData
 from resnetlab.serving.sources import Source
 from resnetlab.serving.threshold import lowest_trusted
 
@@ -27,6 +29,31 @@ def test_the_threshold_is_where_answers_are_right():
     assert lowest_trusted(confidence, np.ones(100, dtype=bool)) == 0.5
     assert lowest_trusted(confidence, np.zeros(100, dtype=bool)) == 0.95
     assert lowest_trusted(np.array([]), np.array([], dtype=bool)) == 0.95
+
+
+def test_the_nearest_training_images_are_answered(tmp_path: Path):
+    file = colors_run(tmp_path / "run")
+    with served(file) as (client, _):
+        assert client.get("/v1/model").json()["similar"]
+        answer = client.post("/v1/predict?similar=true", content=photo("green")).json()["predictions"][0]
+        assert [one["class"] for one in answer["similar"]] == ["green", "green", "blue"]
+        assert 1 >= answer["similar"][0]["similarity"] > answer["similar"][1]["similarity"] > 0
+        assert all(one["image"].startswith("data:image/png;base64,") for one in answer["similar"])
+        assert "embedding" not in answer
+        assert "similar" not in client.post("/v1/predict", content=photo("green")).json()["predictions"][0]
+    with served(file, similar=False) as (client, _):
+        assert not client.get("/v1/model").json()["similar"]
+        assert client.post("/v1/predict?similar=true", content=photo("green")).status_code == 422
+
+
+@pytest.mark.slow
+def test_similar_images_of_other_weights_are_not_shown(tmp_path: Path):
+    file = colors_run(tmp_path / "run")
+    write_similar_file(file.parent, weights="of another network")
+    said: list[str] = []
+    opened = Source(file, say=said.append)()
+    assert opened.similar is not None and opened.similar.nearest(np.ones(3)) == []
+    assert "run.toml" in eventually(lambda: said, 60)[0]
 
 
 @pytest.mark.slow
@@ -53,7 +80,11 @@ def test_a_run_that_cannot_be_exported_says_why(digits_run: Run, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_a_run_is_exported_once_and_answers_as_predict_does(digits_run: Run, tmp_path: Path):
+def test_a_run_is_exported_once_and_answers_as_predict_does(digits_run: Run, digits: ImageData, tmp_path: Path):
+    images = digits.split("train").images
+    assert isinstance(images, torch.Tensor)
+    trained, label = tmp_path / "trained.png", digits.class_names[int(digits.split("train").labels[5])]
+    Image.fromarray(images[5, 0].numpy()).save(trained)
     run = shutil.copytree(digits_run.path, tmp_path / "run")
     resnetlab.evaluate(run)
     draws = np.random.default_rng(0)
@@ -69,6 +100,11 @@ def test_a_run_is_exported_once_and_answers_as_predict_does(digits_run: Run, tmp
             files = [("image", (path.name, path.read_bytes())) for path in photos]
             answers = client.post("/v1/predict?top=10", files=files).json()["predictions"]
             assert 0.5 <= client.get("/v1/model").json()["unsure_below"] <= 0.95
+            known = client.post("/v1/predict?similar=true", content=trained.read_bytes())
+            while not (similar := known.json()["predictions"][0]["similar"]):
+                known = client.post("/v1/predict?similar=true", content=trained.read_bytes())
+            assert (similar[0]["class"], len(similar)) == (label, 3)
+            assert similar[0]["similarity"] > 0.999
         for row, answer in zip(table.to_dict("records"), answers, strict=True):
             assert answer["class"] == row["prediction"]
             assert answer["score"] == pytest.approx(row["confidence"], abs=1e-4)

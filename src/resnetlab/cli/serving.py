@@ -64,6 +64,14 @@ def command(
             help="Let users of the page save photos with wrong answers to RUN/corrections/CLASS/, for training.",
         ),
     ] = False,
+    similar: Annotated[
+        bool,
+        typer.Option(
+            "--similar/--no-similar",
+            help="Show on the page of a run the three training images that are most similar to a photo, to everyone "
+            "who can use the service.",
+        ),
+    ] = True,
     threads: Annotated[int | None, typer.Option(help="Processor threads of each network; default: all.")] = None,
     assign: Annotated[
         list[str] | None,
@@ -107,5 +115,6 @@ def command(
         log_requests=log_requests,
         collect=collect,
         phone=phone,
+        similar=similar,
         model=model,
     )

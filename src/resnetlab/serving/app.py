@@ -65,17 +65,21 @@ class Question:
         top: number of classes for each image.
         embedding: whether to answer with the embedding.
         attention: whether to answer with the maps of class activation.
+        similar: whether to answer with similar training images.
     """
 
     model: str = ""
     top: int = TOP
     embedding: bool = False
     attention: bool = False
+    similar: bool = False
 
     @property
     def outputs(self) -> frozenset[str]:
         """The outputs of the network that the answer needs."""
-        extra = ((_EMBEDDING,) if self.embedding else ()) + ((_CLASSES, _MAPS) if self.attention else ())
+        extra = ((_EMBEDDING,) if self.embedding or self.similar else ()) + (
+            (_CLASSES, _MAPS) if self.attention else ()
+        )
         return frozenset((_SCORES, *extra))
 
 
@@ -107,7 +111,7 @@ class Predict(Endpoint):
             send,
             {
                 "model": served.exported.name,
-                "predictions": [prediction(answer, served.classes, question) for answer in answers],
+                "predictions": [prediction(answer, served, question) for answer in answers],
             },
         )
 
@@ -195,21 +199,22 @@ def question_of(query: bytes) -> Question:
             if not (text.isascii() and text.isdigit() and len(text) < 7 and int(text) > 0):
                 raise invalid("top must be an integer of at least 1.", "invalid_parameter")
             found[name] = int(text)
-        elif name in ("embedding", "attention"):
+        elif name in ("embedding", "attention", "similar"):
             if text not in ("true", "false"):
                 raise invalid(f"{name} must be true or false.", "invalid_parameter")
             found[name] = text == "true"
         elif name == "model":
             found[name] = text
         else:
-            names = ("model", "top", "embedding", "attention")
+            names = ("model", "top", "embedding", "attention", "similar")
             hint = nearest(name[:40], names)
             raise invalid(f"unknown parameter. {hint}Available: {', '.join(names)}.", "invalid_parameter")
     return Question(**found)
 
 
-def prediction(answer: Answers, classes: Sequence[str], question: Question) -> dict[str, Any]:
+def prediction(answer: Answers, served: Served, question: Question) -> dict[str, Any]:
     """Returns the answer about one image, ready for JSON."""
+    classes = served.classes
     scores = answer[_SCORES].tolist()  # NumPy's sort would give way to the other threads, for milliseconds
     order = heapq.nlargest(question.top, range(len(scores)), key=scores.__getitem__)
     top = [{"class": classes[place], "score": round(scores[place], DIGITS)} for place in order]
@@ -221,6 +226,8 @@ def prediction(answer: Answers, classes: Sequence[str], question: Question) -> d
             {"class": classes[place], "map": np.round(values.astype(np.float64), 5).tolist()}
             for place, values in zip(answer[_CLASSES].tolist(), answer[_MAPS], strict=True)
         ]
+    if question.similar and served.similar is not None:
+        found["similar"] = served.similar.nearest(answer[_EMBEDDING])
     return found
 
 
@@ -244,3 +251,5 @@ def _check(question: Question, served: Served) -> None:
     for name in (_EMBEDDING, _MAPS):
         if getattr(question, name) and name not in served.exported.outputs:
             raise invalid(f"this network has no {name}. Omit {name}=true.", "invalid_parameter")
+    if question.similar and served.similar is None:
+        raise invalid("similar images are shown for a run only. Omit similar=true.", "invalid_parameter")

@@ -15,6 +15,7 @@ from resnetlab.exporting.session import Exported
 from resnetlab.serving.batching import Batcher
 from resnetlab.serving.errors import ServiceError, unavailable
 from resnetlab.serving.limits import Limits
+from resnetlab.serving.similar import Similar
 from resnetlab.serving.threshold import UNSURE_BELOW
 
 
@@ -24,10 +25,12 @@ class Opened(NamedTuple):
     Attributes:
         exported: the file.
         unsure_below: the score below which the page says that it is not sure.
+        similar: finds similar training images, for a run.
     """
 
     exported: Exported
     unsure_below: float = UNSURE_BELOW
+    similar: Similar | None = None
 
 
 Open = Callable[[], Opened]
@@ -44,7 +47,7 @@ class Served:
     """
 
     def __init__(self, opened: Opened, limits: Limits, on_batch: Callable[[int], None]) -> None:
-        exported, self.unsure_below = opened
+        exported, self.unsure_below, self.similar = opened
         self.exported = exported
         self.classes = exported.class_names
         self._most_pixels = limits.pixels
@@ -79,6 +82,7 @@ class Served:
             "temperature": self.exported.temperature,
             "unsure_below": self.unsure_below,
             "outputs": list(self.exported.outputs),
+            "similar": self.similar is not None,
             "provenance": metadata.get("provenance", {}),
         }
 

@@ -67,6 +67,7 @@ def _predict(limits: Limits) -> dict[str, Any]:
             ),
             _parameter("embedding", {**_FLAG, "default": False}, "Answer with the embedding too"),
             _parameter("attention", {**_FLAG, "default": False}, "Answer with maps of where the network looks too"),
+            _parameter("similar", {**_FLAG, "default": False}, "Answer with similar training images too, of a run"),
         ],
         "requestBody": {
             "required": True,
@@ -118,7 +119,8 @@ def _schemas() -> dict[str, Any]:
     top = {"type": "array", "items": _object(_ENTRY)}
     maps = {"type": "array", "items": _object({"class": _STRING, "map": {"type": "array", "items": _numbers()}})}
     prediction = _object({**_ENTRY, "top": top})
-    prediction["properties"] |= {"embedding": _numbers(), "attention": maps}
+    similar = {"type": "array", "items": _object({"class": _STRING, "similarity": _NUMBER, "image": _STRING})}
+    prediction["properties"] |= {"embedding": _numbers(), "attention": maps, "similar": similar}
     names = {"type": "array", "items": _STRING}
     return {
         "Predictions": _object({"model": _STRING, "predictions": {"type": "array", "items": prediction}}),

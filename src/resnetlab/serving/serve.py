@@ -36,6 +36,7 @@ def serve(
     log_requests: bool = False,
     collect: bool = False,
     phone: bool = False,
+    similar: bool = True,
     model: str | None = None,
     background: bool = False,
     quiet: bool = False,
@@ -58,6 +59,8 @@ def serve(
         collect: let users of the page save photos to RUN/corrections/CLASS/; next to an exported file without a run;
             for a packaged network in the working directory.
         phone: listen on this network, and print a link with a new key, also as a QR code.
+        similar: let the page of a run show the three training images that are most similar to a photo, if these are
+            available. Whoever can use the service can then see training images.
         model: for a run of your own network, as for `load`.
         background: serve in a thread, and return at once.
         quiet: print nothing.
@@ -79,7 +82,7 @@ def serve(
         raise UserError("expected a run or an exported file, got an empty list.")
     say = (lambda message: None) if quiet else notice
     paths: list[Any] = [getattr(one, "path", one) for one in given]  # of a Run
-    found = [Source(path, model=model, threads=threads, say=say) for path in paths]
+    found = [Source(path, model=model, threads=threads, similar=similar, say=say) for path in paths]
     checked = limits if isinstance(limits, Limits) else from_mapping(Limits, limits or {}, "limits")
     hosts = frozenset(allow_hosts) if phone and not allow_hosts else _hosts(host, allow_hosts)
     if phone:

@@ -13,6 +13,7 @@ from resnetlab.core.files import cache_folder
 from resnetlab.core.packaged import is_packaged, packaged_weights
 from resnetlab.exporting.session import MODEL, SELFTEST, exported_file, is_exported, open_exported
 from resnetlab.serving.models import Opened
+from resnetlab.serving.similar import Similar
 from resnetlab.serving.threshold import threshold_of
 
 _CHECKPOINTS = "checkpoints/**/*.safetensors"
@@ -25,18 +26,26 @@ class Source:
         path: a run folder, an .onnx file, a folder with model.onnx, or the name of a packaged network.
         model: for a run of the user's own network, what builds it.
         threads: threads of the session.
-        say: called with the sentence that a run is being exported.
+        similar: whether the page shows similar training images of a run.
+        say: called with the sentence that a run is being exported, and others.
 
     Raises:
         UserError: it is none of these.
     """
 
     def __init__(
-        self, path: str | Path, *, model: str | None = None, threads: int | None = None, say: Callable[[str], None]
+        self,
+        path: str | Path,
+        *,
+        model: str | None = None,
+        threads: int | None = None,
+        similar: bool = True,
+        say: Callable[[str], None],
     ) -> None:
         self.path, self._model, self._threads, self._say = Path(path), model, threads, say
         self.is_run = (self.path / "run.toml").is_file()
         self._export: subprocess.Popen[str] | None = None
+        self._shows_similar, self._similar = similar, None
         self._packaged = packaged_weights(path) if is_packaged(path) else None
         is_file = not self.is_run and self._packaged is None
         if is_file and not is_exported(self.path):
@@ -59,10 +68,19 @@ class Source:
         """
         exported = open_exported(self._file(), threads=self._threads)
         exported.selftest()
-        return Opened(exported, threshold_of(self.path)) if self.is_run else Opened(exported)
+        run = self.path if self.is_run else exported.path.resolve().parent.parent
+        if self._packaged is not None or not (run / "run.toml").is_file():
+            return Opened(exported)
+        if self._shows_similar and "embedding" in exported.outputs:
+            self.stop()  # of the network before
+            self._similar = Similar(run, exported, self._say)
+            self._similar.start()
+        return Opened(exported, threshold_of(run), self._similar)
 
     def stop(self) -> None:
-        """Stops an export that runs."""
+        """Stops the processes that run."""
+        if self._similar is not None:
+            self._similar.stop()
         if self._export is not None and self._export.poll() is None:
             self._export.terminate()
 

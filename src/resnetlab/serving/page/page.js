@@ -80,7 +80,7 @@ async function ask(file) {
   $("verdict").className = "";
   $("verdict").textContent = "Looking";
   $("bars").replaceChildren();
-  $("attention").hidden = $("wrong").hidden = true;
+  $("attention").hidden = $("similar").hidden = $("wrong").hidden = true;
   $("saved").textContent = "";
   if (file.type && !file.type.startsWith("image/")) {
     $("frame").hidden = true;
@@ -93,7 +93,8 @@ async function ask(file) {
   $("result").scrollIntoView({ block: "nearest" });
   try {
     if (!model) await connect();
-    const wants = model?.outputs.includes("attention") && picture ? "&attention=true" : "";
+    const wants = (model?.outputs.includes("attention") && picture ? "&attention=true" : "")
+      + (model?.similar ? "&similar=true" : "");
     const answer = await call(`v1/predict?top=5${wants}`, { method: "POST", body: blob });
     if (mine !== turn) return;
     sent = blob;
@@ -123,6 +124,9 @@ function tell(prediction) {
   $("bars").replaceChildren(...prediction.top.map(bar));
   $("attention").hidden = !maps.length;
   choose(prediction.class);
+  const alike = prediction.similar ?? []; // empty while the service still compares the training images
+  $("similar").hidden = !alike.length;
+  $("known").replaceChildren(...alike.map(known));
   $("wrong").hidden = !model.collects;
   $("right").value = "";
 }
@@ -146,6 +150,16 @@ function bar({ class: name, score }) {
     if ($("strength").value === "0") $("strength").value = "80";
     spotlight();
   });
+  return item;
+}
+
+function known({ class: name, image }) {
+  const item = document.createElement("li");
+  const picture = item.appendChild(document.createElement("img"));
+  picture.alt = "";
+  picture.addEventListener("load", () => picture.classList.toggle("coarse", picture.naturalWidth < 64));
+  picture.src = image;
+  item.appendChild(document.createElement("span")).textContent = name;
   return item;
 }
 
