@@ -216,6 +216,7 @@ class Batcher:
 
     def _run(self) -> None:
         """Runs the network on what is decoded, until the queue is closed; runs in one thread."""
+        pixels = np.empty((0,), np.uint8)  # of all batches, so that memory is taken only once
         while (first := self._decoded.get()) is not None:
             batch = [first]
             with suppress(Empty):
@@ -229,7 +230,11 @@ class Batcher:
             pieces = [piece for piece, _ in wanted]
             outputs = frozenset().union(*(work.outputs for work, _ in pieces))
             try:
-                found = self._network.run(np.stack([pixels for _, pixels in wanted]), tuple(outputs))
+                if not len(pixels):
+                    pixels = np.empty((self._limits.batch, *first[1].shape), np.uint8)
+                for place, (_, image) in enumerate(wanted):
+                    pixels[place] = image
+                found = self._network.run(pixels[: len(wanted)], tuple(outputs))
                 answers = [{name: found[name][row] for name in outputs} for row in range(len(pieces))]
             except Exception as error:
                 answers = [error] * len(pieces)

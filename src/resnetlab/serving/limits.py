@@ -21,7 +21,7 @@ class Limits(Checked):
     bodies: int = setting(256 * 2**20, "bytes of all requests together that are in memory", minimum=1024)
     pixels: int = setting(50_000_000, "pixels of one image", minimum=1)
     images: int = setting(32, "images in one request", minimum=1)
-    batch: int = setting(32, "images that the network processes at once", minimum=1)
+    batch: int = setting(16, "images that the network processes at once", minimum=1)
     queue: int = setting(64, "images that are accepted and not answered yet", minimum=1)
     wait: float = setting(1.0, "seconds a request waits for a place in a full queue before it gets 503", minimum=0)
     deadline: float = setting(10.0, "seconds from the complete request to its answer, or else 503", minimum=0.3)
