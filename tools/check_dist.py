@@ -96,7 +96,7 @@ def check_installed(wheel: Path) -> None:
         def run(*words: object, **variables: str) -> str:
             environment = {**os.environ, "MPLBACKEND": "agg", **variables}
             environment.pop("PYTHONPATH", None)
-            print("$", *words[:6], flush=True)
+            print("$ python", *(word for word in words if "\n" not in str(word)), flush=True)
             command = [str(python), *map(str, words)]
             return subprocess.run(
                 command, cwd=work, env=environment, check=True, stdout=subprocess.PIPE, text=True

@@ -119,6 +119,7 @@ def test_networks_of_timm_keep_their_name(tmp_path: Path, hub: Hub):
     data = resnetlab.load_data("digits", limit=40, image_size=32)
     run = resnetlab.fit("timm:test_resnet", data, out=tmp_path / "run", epochs=1, quiet=True)
     written = resnetlab.export(run, "hub:ada/tiny")
+    assert written.path == run.path / "export" / "hub"
     hub.add("ada/tiny", written.path)
     theirs = timm.create_model("hf-hub:ada/tiny", pretrained=True).eval()
     assert_same_logits(resnetlab.load(run), theirs, (32, 32), channels=1)
@@ -144,7 +145,7 @@ def test_your_own_network_is_published_without_its_folder(tmp_path: Path, hub: H
     assert torch.equal(ours(images), theirs(images))
 
 
-def test_what_the_hub_does_not_have_is_explained(tmp_path: Path, hub: Hub):
+def test_what_the_hub_does_not_have_is_explained(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch):
     model = resnetlab.create_model("resnet20")
     hub.repositories["ada/pickles"] = {"pytorch_model.bin": b"", "README.md": b""}
     hub.repositories["ada/text"] = {"README.md": b""}
@@ -157,9 +158,12 @@ def test_what_the_hub_does_not_have_is_explained(tmp_path: Path, hub: Hub):
     for name in ("hub:ada", "hub:a/b/c", "hub:../x", "hub:a b/c"):
         with refuses("hub:USER/NAME", name[4:]):
             resnetlab.load(name)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     with refuses("hub:USER/NAME"):
-        resnetlab.export("digits", "hub", out=tmp_path / "none")
-    assert not (tmp_path / "none").exists()
+        resnetlab.export("digits", "hub")
+    assert not list(Path().iterdir())
+    assert resnetlab.export("digits", "hub:ada/digits").path == Path("digits-hub")
 
 
 def test_without_a_connection_what_is_cached_is_used(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch):

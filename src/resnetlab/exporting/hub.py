@@ -41,7 +41,7 @@ def write(source: str | Path | Run | Network, *, to: str, out: Path | None = Non
     Args:
         source: a run, a weights file, the name of a packaged network, or a trained network.
         to: "hub:USER/NAME".
-        out: the folder; default: RUN/export/hub/, or a folder next to the weights file or in the working directory.
+        out: the folder; default: RUN/export/hub/, or for a file NAME-hub/ next to it.
         options: its `license`, `model` and `publish` are used.
 
     Raises:
@@ -51,7 +51,7 @@ def write(source: str | Path | Run | Network, *, to: str, out: Path | None = Non
     if options.publish:
         import_extra("huggingface_hub", "hub")
     run, network = opened(source, options.model)
-    folder = out or default_folder(source, run) / "hub"
+    folder = out or _default_folder(source, run)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out expects a folder, got the file {folder}.")
     record = describe(source, run, network, options.license, _PACKAGES)
@@ -65,6 +65,12 @@ def write(source: str | Path | Run | Network, *, to: str, out: Path | None = Non
     else:
         lines.append(f"not uploaded: with --publish, these files go to {PREFIX}{repository}, for everyone to see")
     return Export(path=folder, message="\n".join(lines))
+
+
+def _default_folder(source: Any, run: Run | None) -> Path:
+    """Returns RUN/export/hub; for a file NAME-hub next to it; for a network "hub" in this folder."""
+    other = default_folder(source, run)
+    return other / "hub" if run is not None else other.with_name(f"{other.name.removesuffix('export')}hub")
 
 
 def _write_files(folder: Path, source: Any, network: Network) -> tuple[tuple[str, ...], bool]:
