@@ -16,6 +16,12 @@ if (
 ):
     del sys.path[0]
 
+import os
+
+# From version 1.29, ONNX Runtime reports the names and hashes of models to its maker unless this is set before its
+# import.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:

@@ -27,6 +27,7 @@ from resnetlab.exporting.quantize import layers_of, worst_layers
 from resnetlab.exporting.session import OUTPUTS, open_exported
 
 Cli = Callable[..., tuple[int, str, str]]
+SOURCE = str(Path(resnetlab.__file__).parents[1])
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +151,25 @@ def test_the_client_needs_three_packages(export: Export, photo: Path, tmp_path: 
     assert done.returncode == 0, done.stderr
     answer = resnetlab.predict(export.path, photo)
     assert f": {answer['prediction'][0]} {answer['confidence'][0]:.1%}" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the runtimes keep their identifiers elsewhere")
+@pytest.mark.parametrize("program", ["client", "predict", "openvino"])
+def test_the_runtimes_report_nothing_to_their_makers(export: Export, photo: Path, tmp_path: Path, program: str):
+    if program == "openvino":
+        pytest.importorskip("openvino")
+    quiet = "from resnetlab.core.environment import import_extra as i; i('openvino', without='openvino_telemetry')"
+    commands = {
+        "client": [export.path.with_name("client.py"), photo],
+        "predict": ["-m", "resnetlab", "predict", export.path, photo],
+        "openvino": ["-c", quiet],
+    }
+    kept = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "CI")}
+    places = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": SOURCE}
+    command = [sys.executable, *commands[program]]
+    done = subprocess.run(command, env={**kept, **places}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []  # they would keep an identifier
 
 
 @pytest.mark.slow

@@ -49,14 +49,27 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
     return device
 
 
-def import_extra(module: str, extra: str = "") -> Any:
-    """Returns a module of an optional package; raises `UserError` with the command that installs it, or its extra."""
+def import_extra(module: str, extra: str = "", *, without: str = "") -> Any:
+    """Returns a module of an optional package; raises `UserError` with the command that installs it, or its extra.
+
+    Args:
+        module: its name.
+        extra: ResNetLab's extra that installs it.
+        without: a package that it works without and that must not be imported with it, because it reports to its maker.
+    """
+    loaded: dict[str, Any] = sys.modules
+    hidden = bool(without) and without not in loaded
+    if hidden:
+        loaded[without] = None
     try:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
         source = f"'resnetlab[{extra}]'" if extra else package
         raise UserError(f"this needs the package {package}, which is not installed: pip install {source}") from error
+    finally:
+        if hidden:
+            del loaded[without]
 
 
 def describe_environment() -> dict[str, Any]:

@@ -84,7 +84,7 @@ def variants(folder: Path, network: Network) -> dict[str, tuple[Pass, float]]:
         exported.selftest()
         found[f"ONNX Runtime {precision}"] = (_of(exported), path.stat().st_size / 1e6)
     try:
-        openvino = import_extra("openvino")
+        openvino = import_extra("openvino", without="openvino_telemetry")
     except UserError:
         notice("OpenVINO is not measured, because it is not installed: pip install openvino")
         return found

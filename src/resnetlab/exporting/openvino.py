@@ -29,7 +29,7 @@ def write(
     Raises:
         UserError: as for ONNX, openvino is not installed, or its answers differ.
     """
-    openvino = import_extra("openvino")
+    openvino = import_extra("openvino", without="openvino_telemetry")
     written = onnx.write(source, out=out, options=options)
     folder, lines = written.path.parent, [written.message]
     with np.load(folder / SELFTEST) as known:

@@ -3,8 +3,10 @@
 
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import * as ort from "onnxruntime-node";
 import sharp from "sharp";
+
+process.env.ORT_DISABLE_TELEMETRY ??= "1"; // before ONNX Runtime is imported, which reports to its maker
+const ort = await import("onnxruntime-node");
 
 const FILTERS = {
   bilinear: [1, (x) => Math.max(0, 1 - Math.abs(x))],

@@ -2,18 +2,21 @@
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from PIL import Image
 from preprocess import preprocess  # type: ignore[import-not-found]  # the file next to this one
 
 HERE = Path(__file__).parent
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before ONNX Runtime is imported, which reports to its maker
 
 
 def main() -> None:
     """Runs the model on the photos that the command line names, all at once."""
+    import onnxruntime
+
     parser = argparse.ArgumentParser(description="Prints the most probable classes of photos.")
     parser.add_argument("--model", default=HERE / "model.onnx")
     parser.add_argument("photos", nargs="+")
