@@ -19,7 +19,6 @@ from resnetlab.exporting.card import REQUIREMENTS
 from resnetlab.exporting.export import Export
 from resnetlab.exporting.layouts import triton_config, write_layout
 from resnetlab.exporting.options import LAYOUTS
-from resnetlab.serving.limits import Limits
 
 Cli = Callable[..., tuple[int, str, str]]
 KINDS = {"tensor(uint8)": "TYPE_UINT8", "tensor(float)": "TYPE_FP32", "tensor(int64)": "TYPE_INT64"}
@@ -43,10 +42,11 @@ def parsed(text: str):
 
 
 def test_tritons_schema_reads_the_config_and_it_fits_the_file(export: Export):
+    assert export.record is not None
     (model,) = (export.path.parent / "triton").iterdir()
     config = parsed((model / "config.pbtxt").read_text())
     assert config.name == model.name == "digits"
-    assert config.HasField("dynamic_batching") and config.max_batch_size == Limits().batch
+    assert config.HasField("dynamic_batching") and config.max_batch_size == export.record["gate"]["batches"][-1]
     file = model / "1" / config.default_model_filename
     assert file.read_bytes() == export.path.read_bytes()
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])

@@ -13,7 +13,6 @@ from resnetlab.core.files import atomic, write_text
 from resnetlab.exporting.session import MODEL, MODEL_INT8
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_BATCH = 32
 _INTEGERS = "top_classes"
 
 
@@ -54,7 +53,7 @@ def triton_config(name: str, record: Mapping[str, Any]) -> str:
             f"name: {json.dumps(name, ensure_ascii=False)}",
             'backend: "onnxruntime"',
             f'default_model_filename: "{MODEL}"',
-            f"max_batch_size: {_BATCH}",
+            f"max_batch_size: {max(record['gate']['batches'])}",
             "input [",
             f'  {{ name: "images" data_type: TYPE_UINT8 dims: [ {height}, {width}, {channels} ] }}',
             "]",
