@@ -159,7 +159,7 @@ def test_adamw_goes_on_from_a_checkpoint_with_its_count_of_steps(digits: ImageDa
         training_step(models[0], optimizers[0], a_batch(digits), **settings)
     first, second = (TrainingState(model=m, optimizer=o) for m, o in zip(models, optimizers, strict=True))
     run, origin = run_of(models[0], tmp_path / "run")
-    save_checkpoint(run.checkpoints, first, 3, origin)
+    save_checkpoint(run, first, 3, origin)
     restore_checkpoint(run, second)
     for model, optimizer in zip(models, optimizers, strict=True):
         training_step(model, optimizer, a_batch(digits), **settings)

@@ -172,7 +172,7 @@ def test_state_is_restored_into_the_layout_of_its_parameter(tmp_path: Path):
     progress = Progress(epoch=1, loss_sum=0.1 + 0.2)
     state = TrainingState(model=model, optimizer=optimizer, progress=progress)
     run, origin = run_of(model, tmp_path / "run")
-    save_checkpoint(run.checkpoints, state, 7, origin)
+    save_checkpoint(run, state, 7, origin)
 
     other = ResNet(TINY).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     restored = build_optimizer(other, Recipe())

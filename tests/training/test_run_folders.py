@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tests.conftest import TINY
 from tests.facts import refuses
+from tests.training.stepping import before_step
 
 import resnetlab
 from resnetlab.core.runs import TIMING_COLUMNS, Run, claimed
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.resnet import ResNet
 from resnetlab.training.fit import fit, resume
+from resnetlab.training.loop import Training
 from resnetlab.weights.tensors import read_tensors
 
 SETTINGS = {"epochs": 1, "batch_size": 256, "precision": "bfloat16", "quiet": True}
@@ -166,3 +170,26 @@ def test_given_weights_are_not_replaced_by_those_of_the_seed(tmp_path: Path, dig
     again = read_tensors(train().weights)[0]
     assert all(torch.equal(again[name], before[name]) for name in before)
     assert resnetlab.load(whole.path).class_names == digits.class_names
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_folder_that_is_moved_while_it_is_trained_is_not_written_to(
+    replaced: bool, tmp_path: Path, digits: ImageData
+):
+    """Otherwise its training would write into that of another process at the same place."""
+    settings: dict[str, Any] = {"epochs": 2, "batch_size": 512, "precision": "float32", "quiet": True}
+    whole = fit(TINY, digits, out=tmp_path / "whole", **settings)
+    out, moved = tmp_path / "run", tmp_path / "moved"
+
+    def move(training: Training) -> None:
+        out.rename(moved)
+        if replaced:
+            shutil.copytree(whole.path, out)
+
+    with refuses("moved", "--resume"), before_step(5, move):
+        fit(TINY, digits, out=out, **settings)
+    assert out.exists() == replaced
+    if replaced:
+        assert {path.name for path in out.rglob("*")} == {path.name for path in whole.path.rglob("*")}
+    resumed = resume(moved, quiet=True)
+    assert resumed.summary == whole.summary

@@ -19,6 +19,7 @@ import csv
 import functools
 import json
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -103,6 +104,8 @@ _ENVIRONMENT = {"python?": str, "platform?": str, "processor?": str, "packages?"
 _LONGEST_HEADER = 100_000_000
 """Bytes of the header of a safetensors file, as the format limits them."""
 _LOCK = ".resnetlab.lock"
+_reserved: dict[Path, os.stat_result] = {}
+"""The locks that this process holds, by folder."""
 _BEFORE_CHECKPOINT = (_LOCK, "environment.json", "run.toml")
 """The files that a run has before its first checkpoint."""
 TIMING_COLUMNS = ("images_per_second", "seconds")
@@ -149,9 +152,20 @@ class Run:
         Raises:
             UserError: another process trains it.
         """
-        with exclusive_lock(self.path / _LOCK, _busy(self.path)):
+        with exclusive_lock(self.path / _LOCK, _busy(self.path)), _remembered(self.path):
             remove_leftovers(self.path)
             yield
+
+    def check_place(self) -> None:
+        """Raises `UserError` if the folder that this process reserved was moved, removed or replaced since.
+
+        Another process may use the place now, so nothing must be written there.
+        """
+        if not _is_in_place(self.path):
+            raise UserError(
+                f"{self.path} was moved, removed or replaced while it was trained. Its last checkpoint is where the "
+                "folder is now: resnetlab train --resume FOLDER"
+            )
 
     @property
     def weights(self) -> Path:
@@ -329,6 +343,7 @@ class Run:
 
     def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Replaces history.csv."""
+        self.check_place()
         with (
             atomic(self.path / "history.csv") as temporary,
             temporary.open("w", encoding="utf-8", newline="") as file,
@@ -439,20 +454,37 @@ def claimed(path: str | Path) -> Iterator[Path]:
         raise
     created = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
-    with exclusive_lock(path / _LOCK, _busy(path)):
+    with exclusive_lock(path / _LOCK, _busy(path)), _remembered(path):
         check_folder(path)  # another process may have used it until now
         remove_leftovers(path)
         _clear(path)
         try:
             yield path
         except BaseException:
-            if not (path / "run.toml").exists():
+            if not (path / "run.toml").exists() and _is_in_place(path):
                 _clear(path)
                 with suppress(OSError):  # Windows keeps a locked file; it does no harm
                     (path / _LOCK).unlink()
                     for folder in created:
                         folder.rmdir()
             raise
+
+
+@contextmanager
+def _remembered(path: Path) -> Iterator[None]:
+    """Remembers within the block which file is the lock of a folder; see `Run.check_place`."""
+    place = path.absolute()
+    _reserved[place] = (path / _LOCK).stat()
+    try:
+        yield
+    finally:
+        del _reserved[place]
+
+
+def _is_in_place(path: Path) -> bool:
+    """Whether the folder that this process reserved, if it did, is still at its path."""
+    reserved, lock = _reserved.get(path.absolute()), path / _LOCK
+    return reserved is None or (lock.exists() and os.path.samestat(lock.stat(), reserved))
 
 
 def check_folder(path: str | Path) -> Path:

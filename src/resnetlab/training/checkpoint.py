@@ -94,11 +94,11 @@ class TrainingState:
             self.progress.best_weights = {name: value.clone() for name, value in state.items()}
 
 
-def save_checkpoint(folder: Path, state: TrainingState, steps_done: int, origin: Mapping[str, Any]) -> None:
+def save_checkpoint(run: Run, state: TrainingState, steps_done: int, origin: Mapping[str, Any]) -> None:
     """Writes a checkpoint atomically and removes all but the newest two.
 
     Args:
-        folder: the run's `checkpoints`.
+        run: whose checkpoint it is.
         state: what to save.
         steps_done: steps since the start of the training, for the file's name.
         origin: where the network comes from, see `describe_network`.
@@ -110,6 +110,8 @@ def save_checkpoint(folder: Path, state: TrainingState, steps_done: int, origin:
     for parameter, values in state.optimizer.state.items():
         tensors |= {f"optimizer.{names[parameter]}.{key}": value for key, value in values.items() if value is not None}
     position = {name: value for name, value in vars(state.progress).items() if name != "best_weights"}
+    run.check_place()
+    folder = run.checkpoints
     folder.mkdir(parents=True, exist_ok=True)
     description = {**describe_network(state.model, origin), "progress": position}
     description["temperature"] = state.progress.temperature

@@ -510,6 +510,7 @@ def _conduct(
 def _save_network(training: Training) -> Run:
     """Writes the network of an ended training, records the end, and returns the run."""
     run = training.run
+    run.check_place()
     (run.evaluation() / "summary.json").unlink(missing_ok=True)  # it is of another network, from before the end
     run.write_history(training.state.history)
     write_network(run.weights, training.state.model, training.origin)

@@ -207,9 +207,7 @@ class Training:
         self._take_results()
         with self.processes.alike():
             check_finite(self.state.model, self.run)
-        self.processes.from_first(
-            lambda: save_checkpoint(self.run.checkpoints, self.state, self.steps_done, self.origin)
-        )
+        self.processes.from_first(lambda: save_checkpoint(self.run, self.state, self.steps_done, self.origin))
         self._last_saved = time.perf_counter()
 
     def restore(self) -> None:
