@@ -82,6 +82,22 @@ def _largest(*arguments: object) -> int:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="anonymous memory is read from /proc")
+def test_images_just_under_the_limit_of_pixels_take_turns(tmp_path: Path):
+    """Three threads with photos of 89 million pixels: 0.6 GiB for one of them at a time."""
+    command = ("--image-size", 16, "--device", "cpu", "--epochs", 1, "--model", "resnet20", "--workers", 3)
+    largest = []
+    for size in (64, 9430):
+        folder, picture = tmp_path / f"photos{size}", tmp_path / "picture.png"
+        Image.new("RGB", (size, size), (50, 100, 200)).save(picture, compress_level=1)
+        for number, name in enumerate(("train/a", "train/b", "val/a", "val/b", "test/a", "test/b")):
+            (folder / name).mkdir(parents=True)
+            (folder / name / "1.png").write_bytes(picture.read_bytes() + bytes([number]))
+        largest.append(_largest("train", folder, *command, "--out", tmp_path / f"run{size}"))
+    assert largest[1] - largest[0] < 2**30
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="anonymous memory is read from /proc")
 def test_fifty_thousand_photos_pack_and_train_in_little_memory(tmp_path: Path):
     free = shutil.disk_usage(tmp_path).free
     if free < 6 * 2**30:

@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -91,14 +92,14 @@ def decode_shard(
     """
     facts = ShardFacts(rows=[], shapes=[], digests=[], histogram=[], failures=[])
     histogram = np.zeros((stored.channels, 256), dtype=np.int64)
+    store = partial(stored.store, training=training)
     for row, (path, stamp) in enumerate(files, start=first):
         try:
             content = read_content(path, stamp)
-            pixels = decode_content(path, content, stored.channels)
+            pixels = decode_content(path, content, stored.channels, then=store)
         except UnreadableImageError as error:
             facts.failures.append(str(error))
             continue
-        pixels = stored.store(pixels, training=training)
         facts.rows.append(row)
         facts.digests.append(hashlib.sha256(content).hexdigest()[: 2 * DIGEST_BYTES])
         facts.shapes.append(list(pixels.shape[:2]))

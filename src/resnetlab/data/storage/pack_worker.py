@@ -27,9 +27,18 @@ PROGRESS_SECONDS = 5.0
 
 def write_shard(task: dict[str, Any]) -> None:
     """Decodes the files of a task, writes their pixels, and then what there is to know of them, beside the pixels."""
+    pixels, facts = (Path(task["target"]).with_suffix(suffix) for suffix in (".bin", ".json"))
+    try:
+        _write_shard(task, pixels, facts)
+    except BaseException:
+        for path in (pixels, facts):
+            _part(path).unlink(missing_ok=True)
+        raise
+
+
+def _write_shard(task: dict[str, Any], pixels: Path, facts: Path) -> None:
     files = [(Path(path), (size, modified)) for path, size, modified in task["files"]]
-    target, checksum, written = Path(task["target"]), 0, 0
-    pixels, facts = target.with_suffix(".bin"), target.with_suffix(".json")
+    checksum, written = 0, 0
     # No fsync: whoever continues the pack compares the checksum, and `finish_pack` syncs all shards.
     with _part(pixels).open("wb") as file, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", FirstFrameWarning)

@@ -143,7 +143,13 @@ def _check_size(file: IO[bytes], size: int) -> None:
 
 
 def decode_content(
-    name: Path | str, content: bytes, channels: int, *, most_pixels: int | None = None, warn: bool = True
+    name: Path | str,
+    content: bytes,
+    channels: int,
+    *,
+    most_pixels: int | None = None,
+    warn: bool = True,
+    then: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> np.ndarray:
     """Decodes the content of a file as `decode_image` does.
 
@@ -153,6 +159,7 @@ def decode_content(
         channels: as for `decode_image`.
         most_pixels: refuse larger images; by default Pillow's limit.
         warn: whether to warn about further frames.
+        then: what is done with the pixels, such as shrinking them, while no other thread decodes a large image.
     """
     with (
         _decoding(name),
@@ -161,6 +168,8 @@ def decode_content(
     ):
         pixels = pixels_of(opened, channels)
         has_more = warn and _has_more_frames(opened)
+        opened.close()  # frees its pixels
+        pixels = then(pixels)
     if has_more:
         warnings.warn(
             f"'{printable(name)}' has several frames or pages; the first is read. Split it to use the others.",
