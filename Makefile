@@ -6,7 +6,9 @@ VENV := .venv
 WORKERS ?= 2
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 QUICK_TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
-SLOW_TESTS = $(BIN)/python -m pytest -m slow
+# Share of the failing file-system calls, signals and pairs of processes that the slow tests try.
+SWEEP ?= 0.1
+SLOW_TESTS = SWEEP=$(SWEEP) $(BIN)/python -m pytest -m slow
 ifndef DEMO_RUN
 DEMO_RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 endif
@@ -37,6 +39,7 @@ test: $(VENV)/.installed-dev ## Run the tests that take seconds
 test-slow: $(VENV)/.installed-dev ## Run the tests that take minutes, on all cores
 	$(SLOW_TESTS)
 
+test-all: SWEEP = 1
 test-all: $(VENV)/.installed-dev ## Run all tests; after a stop or failure continue (FRESH=1: start over)
 	$(if $(FRESH),rm -rf .test-all)
 	$(QUICK_TESTS) -p tools.resume_tests

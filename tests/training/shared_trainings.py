@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import math
@@ -62,7 +63,8 @@ def few_digits() -> ImageData:
     """34 training images: in batches of 32 the last one has two, one for each of two processes."""
     data = load_data("digits")
     train = data.splits["train"]
-    few = dataclasses.replace(train, images=train.images[:34], labels=train.labels[:34], index=train.index[:34])
+    images: Any = train.images
+    few = dataclasses.replace(train, images=images[:34], labels=train.labels[:34], index=train.index[:34])
     return dataclasses.replace(data, splits={**data.splits, "train": few})
 
 
@@ -116,7 +118,7 @@ def suite(folder: Path) -> None:
     model = ResNet(dataclasses.replace(TINY, block="bottleneck"))
     with around_steps(checked), mock.patch.object(fitting, "machine_for", return_value=machine):
         fit(model, digits, out=folder / "channels_last", epochs=1, accumulate=2, quiet=True)
-    found["channels_last"] = [digest(model), model.layer1[0].conv2.weight.stride()]
+    found["channels_last"] = [digest(model), model.get_parameter("layer1.0.conv2.weight").stride()]
 
     # Images that are not finite, in this process only where it is the second.
     def poisoned(step: Step, training: Training, batch: Batch) -> Tensor:
@@ -163,6 +165,33 @@ def killed(folder: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     with before_step(15, kill) if RANK == 1 else contextlib.nullcontext():
+        main(["train", "digits", "--model", "resnet20", "--epochs", "2", "--batch-size", "128",
+              "--precision", "float64", "--out", str(folder / "run")])  # fmt: skip
+
+
+def stopped(folder: Path) -> None:
+    """Stops the second process like Ctrl-Z, in the validation of the first epoch."""
+    validate = Training.validate
+
+    def halt(training: Training) -> dict[str, float]:
+        if RANK == 1:
+            (folder / "stopped-at").write_text(str(time.time()))
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return validate(training)
+
+    with mock.patch.object(Training, "validate", halt):
+        main(["train", "digits", "--model", "resnet20", "--epochs", "2", "--batch-size", "128",
+              "--precision", "float64", "--out", str(folder / "run")])  # fmt: skip
+
+
+def failing(folder: Path) -> None:
+    """Raises an error in the second process alone, in the second epoch."""
+
+    def fail(training: Training) -> None:
+        (folder / "failed-at").write_text(str(time.time()))
+        raise OSError(errno.EIO, "Input/output error", "a file of the second process")
+
+    with before_step(15, fail) if RANK == 1 else contextlib.nullcontext():
         main(["train", "digits", "--model", "resnet20", "--epochs", "2", "--batch-size", "128",
               "--precision", "float64", "--out", str(folder / "run")])  # fmt: skip
 

@@ -311,6 +311,33 @@ def test_a_killed_process_ends_those_of_both_hosts_and_they_resume(tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_an_error_of_one_process_ends_all(tmp_path: Path):
+    with launch(tmp_path) as processes:
+        processes.start("failing", "--standalone", "--nproc-per-node=2")
+        ((code, output),) = processes.finish()
+        seconds = time.time() - float((tmp_path / "failed-at").read_text())
+        assert not processes.alive()
+    assert code == 1, output
+    assert seconds < BOUND
+    assert "a file of the second process" in output
+    assert max(Run(tmp_path / "run").checkpoints.iterdir()).name == "step-00000011.safetensors"
+
+
+@pytest.mark.slow
+def test_a_stopped_process_is_waited_for_only_as_long_as_the_limit(tmp_path: Path):
+    with launch(tmp_path) as processes:
+        options = ("--standalone", "--nproc-per-node=2")
+        processes.start("stopped", *options, RESNETLAB_WAIT_TIMEOUT="3", RESNETLAB_RANK_TIMEOUT="3")
+        ((code, output),) = processes.finish()
+        seconds = time.time() - float((tmp_path / "stopped-at").read_text())
+        assert not processes.alive()
+    assert code == 1, output
+    assert seconds < 3 + BOUND
+    assert "process 0 of 2" in output and "did not answer in time" in output and "3 seconds" in output
+    assert not Run(tmp_path / "run").is_complete
+
+
 def test_a_share_of_no_image_is_right(tmp_path: Path):
     """Three processes and a last batch of two images."""
     with launch(tmp_path / "three") as processes:
