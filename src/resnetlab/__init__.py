@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from resnetlab.training.many import fit_grid
     from resnetlab.training.overfit import overfit_one_batch
     from resnetlab.training.recipe import Recipe
-    from resnetlab.training.registration import register, unregister
+    from resnetlab.training.registration import import_parts, register, unregister
     from resnetlab.weights.convert import convert
     from resnetlab.weights.file import load, save
     from resnetlab.weights.load import create_model, load_weights
@@ -93,6 +93,7 @@ _PUBLIC = {
     "fit": "resnetlab.training.fit",
     "fit_grid": "resnetlab.training.many",
     "grad_cam": "resnetlab.evaluation.attention",
+    "import_parts": "resnetlab.training.registration",
     "inspect_data": "resnetlab.data.inspection.inspect",
     "learn": "resnetlab.lessons.learn",
     "list_models": "resnetlab.models.catalog",
@@ -145,6 +146,7 @@ __all__ = [
     "fit",
     "fit_grid",
     "grad_cam",
+    "import_parts",
     "inspect_data",
     "learn",
     "list_models",

@@ -19,9 +19,9 @@ SUBMODULES = ("scratch", "studies", "surgery", "weights")
 FUNCTIONS = (
     "block", "check", "class_activation", "compare", "compare_answers", "compare_classes", "compare_seeds", "convert",
     "create_model", "diagnose", "differences", "disagreements", "draw_comparison", "embedding_map", "evaluate",
-    "export", "find_lr", "fit", "fit_grid", "grad_cam", "inspect_data", "learn", "list_models", "load", "load_data",
-    "load_weights", "neighbors", "occlusion", "overfit_one_batch", "pack", "predict", "register", "register_block",
-    "resume", "save", "serve", "summarize", "unregister", "write_report",
+    "export", "find_lr", "fit", "fit_grid", "grad_cam", "import_parts", "inspect_data", "learn", "list_models", "load",
+    "load_data", "load_weights", "neighbors", "occlusion", "overfit_one_batch", "pack", "predict", "register",
+    "register_block", "resume", "save", "serve", "summarize", "unregister", "write_report",
 )  # fmt: skip
 CLASSES = (
     "Augmentation", "Convolution", "Interrupted", "Recipe", "ResNet", "ResNetConfig", "ResidualBlock", "Run",

@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false, reportOptionalMemberAccess=false
 """Muon against its definition, worked out by singular values and by torch's own optimizers."""
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from torch import nn
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.resnet import ResNet
 from resnetlab.training.fit import fit
-from resnetlab.training.optimizers import Muon, build_optimizer, orthogonal
+from resnetlab.training.optimizers import build_optimizer
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.step import check_memory_layout
+from resnetlab.training.update_rules import Muon, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(8, 72), (64, 32), (30, 30), (1, 5)])
@@ -127,7 +129,7 @@ def test_a_step_that_is_not_finite_is_left_out_without_looking_at_it(nesterov: b
 def test_steps_do_not_import_the_compiler():
     program = """
 import sys, torch
-from resnetlab.training.optimizers import Muon
+from resnetlab.training.update_rules import Muon
 weight = torch.nn.Parameter(torch.ones(4, 4, 3, 3))
 optimizer = Muon([weight], lr=0.1)
 weight.sum().backward()

@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false, reportOptionalMemberAccess=false, reportOptionalOperand=false
 from __future__ import annotations
 
 import dataclasses
@@ -270,7 +271,7 @@ def test_training_from_scratch_is_training_with_torch(digits: ImageData):
         ({"augment.flop": True}, "augment.*'flop'.*'flip'"),
         ({"augment": 3}, "augment.*Augmentation.*got 3"),
         ({"clip_norm": -1}, "clip_norm.*at least 0.*got -1"),
-        ({"optimizer": "adam"}, "optimizer 'adam'.*'adamw'"),
+        ({"optimizer": "adammw"}, "optimizer 'adammw'.*'adamw'"),
         ({"loss": "scratch"}, "loss 'scratch'.*cross_entropy, scratch_cross_entropy"),
         ({"keep": "last"}, "keep 'last'.*final, best"),
         ({"momentum": 0.0}, "nesterov=True.*momentum"),

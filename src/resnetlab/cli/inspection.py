@@ -161,10 +161,13 @@ def _recipe_of(run: Path | None, recipe: str) -> str | Recipe:
     if run is None or recipe != "auto":
         return recipe
 
+    from resnetlab.core.imports import asking_for
     from resnetlab.core.runs import Run
     from resnetlab.training.recipe import Recipe
 
-    return Recipe.from_dict(Run(run).settings["recipe"])
+    settings = Run(run).settings
+    with asking_for(settings.get("imports", ()), run):
+        return Recipe.from_dict(settings["recipe"])
 
 
 class _Shown:

@@ -196,6 +196,11 @@ def as_command(
     @functools.wraps(command)
     def run(**given: Any) -> None:
         given.pop("help_all", None)
+        if files := given.pop("imports", None):
+            from resnetlab.training.registration import import_parts
+
+            for file in files:
+                import_parts(file)
         for bundle in bundles:
             given[bundle] = DataOptions(**{name: given.pop(name) for name in fields})
         command(**given)
@@ -204,6 +209,7 @@ def as_command(
         parameter.replace(annotation=_shown(parameter.annotation, not usual or parameter.name in usual))
         for parameter in _flat(signature, fields)
     ]
+    parameters.append(_option("imports", _shown(_IMPORTS, not usual), None))
     if usual:
         help_all = Annotated[bool, typer.Option("--help-all", is_eager=True, callback=_help_all, help=_HELP_ALL)]
         parameters.append(_option("help_all", help_all, False))
@@ -212,6 +218,14 @@ def as_command(
     return run
 
 
+_IMPORTS = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--import",
+        metavar="FILE.py",
+        help="Execute your file first, which registers parts of your own. Can be repeated.",
+    ),
+]
 _HELP_ALL = "Show this message with all options."
 
 

@@ -61,7 +61,12 @@ def command(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change an argument of the study, such as depths=[20,44]."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change an argument of the study, such as depths=[20,44], or, for all its trainings, a field of the "
+            "recipe (recipe.loss=focal) or of the network (model.activation=gelu).",
+        ),
     ] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize images to this many pixels.")] = None,
     data_root: DataRoot = None,
@@ -77,6 +82,7 @@ def command(
     To continue an interrupted study, run the same command again.
     """
     from resnetlab.studies import STUDIES, SetUp, study_all
+    from resnetlab.studies.lab.setup import CHANGED
 
     if name not in (ALL, *STUDIES):
         raise unknown("study", name, [ALL, *STUDIES])
@@ -85,6 +91,8 @@ def command(
         "device": device, "precision": precision,
     }  # fmt: skip
     options = read_assignments(settings or (), "depths=[20,44]")
+    if changes := {key: options.pop(key) for key in list(options) if key.startswith(CHANGED)}:
+        setup["changes"] = changes
     if name == ALL:
         if options:
             raise UserError(

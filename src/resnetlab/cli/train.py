@@ -44,7 +44,7 @@ USUAL = (
 )  # fmt: skip
 
 _NAME_WIDTH = 24
-_WITH_RESUME = ("resume", "finish", "epochs", "data", "data_root", "device", "model")
+_WITH_RESUME = ("resume", "finish", "epochs", "data", "data_root", "device", "model", "imports")
 
 
 def _take_config(context: typer.Context, value: Path | None) -> Path | None:

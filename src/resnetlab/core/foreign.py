@@ -126,8 +126,8 @@ _SENTENCES = {
         "in_channels num_classes in_chans n_classes num_class n_out c_out num_labels classes": _FROM_DATA,
         "nesterov_momentum": "Use momentum=0.9 and nesterov=True.",
         "verbose progress": "Use quiet=True to show no progress.",
-        "callbacks cbs callback_list": "fit takes no callbacks. history.csv has a row per epoch, and tensorboard=True "
-        "writes a log.",
+        "callbacks cbs callback_list": "Use on_step or on_epoch, functions of the state of the training. history.csv "
+        "has a row per epoch, and tensorboard=True writes a log.",
         "metrics": "fit always measures loss and top-1 accuracy; evaluate(run) measures everything else. Omit it.",
         "validation_data valid_data val_data valid_dl valid_loader val_loader test_loader eval_dataset": "Pass one "
         "data set with its splits: fit(model, load_data({'train': (images, labels), 'validation': (...)})).",

@@ -1,17 +1,59 @@
 """The parts that a configuration names, in one form for all kinds: a name, a callable and its docstring.
 
-A registry is read like a dict. You can add parts of your own and remove them; built-in parts stay what they are.
+A registry is read like a dict. You can add parts of your own and remove them; built-in parts stay what they are. A
+configuration writes a part as its name, or as a name with options in parentheses: "focal" or "focal(gamma=1.5)".
 """
 
 from __future__ import annotations
 
+import ast
+import functools
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from resnetlab.core.console import notice
 from resnetlab.core.errors import UserError, brief, unknown
 
+REGISTER = "Register your own with resnetlab.register; in the shell, --import FILE.py executes a file that does so."
+"""The remedy for a name that may be of a part of yours."""
 _NAME = re.compile(r"[A-Za-z_][\w.-]*")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A part as a configuration writes it.
+
+    Attributes:
+        name: of the part.
+        values: what is in parentheses without a name.
+        options: what is in parentheses with a name.
+    """
+
+    name: str
+    values: tuple[Any, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        given = [*map(repr, self.values), *(f"{key}={value!r}" for key, value in self.options.items())]
+        return f"{self.name}({', '.join(given)})" if given else self.name
+
+
+@functools.cache
+def read_call(text: str) -> Call:
+    """Returns what "name" or "name(0.5, factor=0.1)" says; raises `ValueError` for anything else."""
+    if _NAME.fullmatch(text.strip()):
+        return Call(text.strip())
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+        function, given, named = (call.func, call.args, call.keywords) if isinstance(call, ast.Call) else (call, [], [])
+        name = ast.unparse(function)
+        options = {str(word.arg): ast.literal_eval(word.value) for word in named}
+        return Call(name, tuple(ast.literal_eval(value) for value in given), options)
+    except (SyntaxError, MemoryError, RecursionError) as error:
+        raise ValueError(f"cannot read {text!r}") from error
 
 
 class Registry(Mapping[str, Any]):
@@ -30,6 +72,7 @@ class Registry(Mapping[str, Any]):
         self.kind = kind
         self._parts, self._added = dict(parts), dict[str, Any]()
         self._prepare = prepare
+        self._automatic: set[str] = set()
 
     def __getitem__(self, name: str) -> Any:
         return self._parts[name]
@@ -49,6 +92,56 @@ class Registry(Mapping[str, Any]):
         """Returns the first line of a part's docstring, or ""."""
         part = self._added.get(name, self._parts[name])
         return (getattr(part, "__doc__", None) or "").strip().partition("\n")[0]
+
+    def check(self, field: str, value: Any) -> str:
+        """Returns a part as a configuration writes it: the check of a field of this kind.
+
+        A class or function that is not registered is registered under its own name, for this program only, and a
+        message says so. The case of a name does not matter.
+
+        Raises:
+            UserError: there is no such part, or it does not take the options.
+        """
+        if not isinstance(value, str):
+            return self._name_of(field, value)
+        try:
+            call = read_call(value)
+        except ValueError as error:
+            raise UserError(
+                f"{field} must be a name, or a name with options such as name(option=0.5), got {brief(value)}."
+            ) from error
+        name = call.name if call.name in self else call.name.lower()
+        if name not in self:
+            raise UserError(f"{unknown(field, call.name, self)} {REGISTER}")
+        if call.values:
+            raise UserError(f"{field} must have the form {name}(option=value), got {brief(value)}.")
+        self._check_options(name, call.options)
+        return str(Call(name, (), call.options))
+
+    def _check_options(self, name: str, options: Mapping[str, Any]) -> None:
+        taken = taken_by(self._added.get(name, self._parts[name]))
+        if taken is not None and (wrong := [option for option in options if option not in taken]):
+            raise UserError(f"the {self.kind} {name!r} has no option {wrong[0]!r}. It takes: {', '.join(taken)}.")
+
+    def _name_of(self, field: str, part: Any) -> str:
+        """Returns the name of a registered part; any other is registered under its own name."""
+        for name, value in self._parts.items():
+            if part is value or part is self._added.get(name):
+                return name
+        name = getattr(part, "__name__", None) or type(part).__name__
+        if not callable(part) or not _NAME.fullmatch(name) or isinstance(part, functools.partial):
+            how = f"Give it a name first: resnetlab.register({self.kind!r}, NAME, part)."
+            raise UserError(f"{field} must be text, or a class or function with a name, got {brief(part)}. {how}")
+        if name in self._automatic:
+            self.remove(name)
+        else:
+            notice(
+                f"the {self.kind} {name} is code of this program, and a run records only its name. To resume the run "
+                f"in another program, register it there first: resnetlab.register({self.kind!r}, {name!r}, {name})."
+            )
+        self.add(name, part)
+        self._automatic.add(name)
+        return name
 
     def add(self, name: str, part: Any) -> None:
         """Registers a part of yours.
@@ -81,6 +174,18 @@ class Registry(Mapping[str, Any]):
                 raise UserError(f"the {self.kind} {name!r} is built in and cannot be removed.")
             raise unknown(f"{self.kind} of your own", name, self._added)
         del self._parts[name], self._added[name]
+        self._automatic.discard(name)
+
+
+def taken_by(part: Callable[..., Any]) -> tuple[str, ...] | None:
+    """Returns the names of the arguments that a callable takes; None if it takes any name, or cannot say."""
+    try:
+        parameters = inspect.signature(part).parameters.values()
+    except (TypeError, ValueError):  # built-in callables have no signature
+        return None
+    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        return None
+    return tuple(one.name for one in parameters if one.kind is not one.VAR_POSITIONAL)
 
 
 def _is_same(part: Any, other: Any) -> bool:

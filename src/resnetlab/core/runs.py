@@ -93,6 +93,8 @@ _SETTINGS = {
     "ended?": range(MOST_EPOCHS),
     "ended_by?": str,
     "automatic?": [str],
+    "imports?": [{"file": str, "sha256": str}],
+    "callbacks?": [str],
 }
 """What run.toml must contain; see `check_shape`. What builds networks and recipes from it checks the rest."""
 _SUMMARY = {

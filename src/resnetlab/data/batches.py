@@ -65,6 +65,22 @@ def batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], count], strict=True))
 
 
+def balanced_order(labels: np.ndarray, shuffled: np.random.Generator) -> np.ndarray:
+    """Returns as many positions as there are labels, in random order, equally many of each class (or one more).
+
+    Of one class, no image is shown twice more often than another. A class without images is left out.
+    """
+    classes = shuffled.permutation(np.unique(labels))
+    shares = np.full(len(classes), len(labels) // len(classes))
+    shares[: len(labels) % len(classes)] += 1
+    chosen = []
+    for label, share in zip(classes.tolist(), shares.tolist(), strict=True):
+        own = np.flatnonzero(labels == label)
+        rounds = [shuffled.permutation(own) for _ in range(-(-share // len(own)))]
+        chosen.append(np.concatenate(rounds)[:share])
+    return shuffled.permutation(np.concatenate(chosen))
+
+
 def training_batches(
     split: Split,
     *,
@@ -76,6 +92,7 @@ def training_batches(
     framing: Framing | None = None,
     device: torch.device | None = None,
     preprocessing: Preprocessing | None = None,
+    balanced: bool = False,
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
@@ -92,6 +109,7 @@ def training_batches(
             if they are all of one size.
         device: where to augment; by default the CPU.
         preprocessing: normalizes images that augmentation makes float32; others stay uint8.
+        balanced: show equally many images of each class, see `balanced_order`.
         rank: the index of this process. Each process gets every `world_size`-th sample of the global batch, which
             does not depend on the number of processes. It also reads the samples mixed into its own, and fills up
             to two images with samples of other processes.
@@ -101,7 +119,8 @@ def training_batches(
         if not isinstance(split.images, Tensor):
             raise ValueError("images of different sizes need framing=..., which says how they become squares")
         framing = Framing(image_size=split.images.shape[2], channels=split.images.shape[1])
-    order = generator(seed, "order", epoch=epoch).permutation(len(split))
+    shuffled = generator(seed, "order", epoch=epoch)
+    order = balanced_order(split.labels.numpy(), shuffled) if balanced else shuffled.permutation(len(split))
     device = device or torch.device("cpu")
     for step, (start, stop) in enumerate(batch_bounds(len(split), batch_size)):
         if step < first_step:

@@ -10,6 +10,7 @@ from resnetlab.core.checks import MOST_BLOCKS, MOST_CHANNELS, MOST_CLASSES, chec
 from resnetlab.core.errors import UserError, brief
 from resnetlab.core.fields import Checked, documented, is_sequence, setting
 from resnetlab.core.foreign import NETWORK
+from resnetlab.core.registry import REGISTER
 from resnetlab.models.attention import ATTENTIONS
 from resnetlab.models.normalizations import NORMALIZATIONS
 from resnetlab.scratch.activations import ACTIVATIONS
@@ -73,7 +74,7 @@ class ResNetConfig(Checked):
         'kind of residual block. "basic": two 3x3 convolutions. "bottleneck": 1x1, 3x3 and 1x1 convolutions (He et al. '
         "2016, Fig. 5)",
         choices=BLOCKS,
-        remedy="Register your own block with register_block before you build or load a network of it.",
+        remedy=f"{REGISTER} `register_block` is short for it.",
     )
     depths: tuple[int, ...] = setting(
         (2, 2, 2, 2),
@@ -188,7 +189,7 @@ class ResNetConfig(Checked):
         "relu",
         'activation function. "leaky_relu" has slope 0.01, "prelu" learns one slope for each layer, "gelu" is exact',
         choices=ACTIVATIONS,
-        remedy="Register your own with resnetlab.register before you build or load a network of it.",
+        remedy=REGISTER,
     )
     norm: str = setting(
         "batch",
@@ -198,6 +199,7 @@ class ResNetConfig(Checked):
         "activation in one, and only a scale and a shift where no activation follows (Liu et al. 2020). "
         '"none": nothing',
         choices=NORMALIZATIONS,
+        remedy=REGISTER,
     )
     norm_groups: int = setting(
         32,
@@ -227,6 +229,7 @@ class ResNetConfig(Checked):
         'channel attention at the end of every branch. "se": squeeze-and-excitation (Hu et al. 2018). "eca": one '
         "convolution along the channels (Wang et al. 2020)",
         choices=ATTENTIONS,
+        remedy=REGISTER,
     )
     attention_ratio: float = setting(
         0.0625, "hidden channels of squeeze-and-excitation, as a fraction of its channels", above=0, maximum=64

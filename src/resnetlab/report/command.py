@@ -37,6 +37,7 @@ def train_command(settings: Mapping[str, Any], *, mirrors: bool | None = None) -
     try:
         return [
             ["resnetlab", "train", settings["data"]["source"]],
+            *(["--import", entry["file"]] for entry in settings.get("imports", [])),
             *([] if "model" in automatic else [["--model", model]]),
             *([["--pretrained", pretrained]] if pretrained else []),
             *([] if "recipe" in automatic else [["--recipe", settings["recipe"]["name"]]]),
@@ -104,12 +105,12 @@ def _recipe_options(settings: Mapping[str, Any], mirrors: bool | None) -> Iterat
 
 
 def _named_recipe(recorded: Mapping[str, Any], mirrors: bool | None) -> dict[str, Any]:
-    """Returns what the recipe's name implies, with the defaults of the optimizer that was chosen."""
+    """Returns what the recipe's name implies, with the defaults of the optimizer and the loss that were chosen."""
     unchanged = RECIPES[recorded["name"]]()
-    named = resolve_recipe(unchanged, optimizer=recorded["optimizer"]).to_dict()
+    named = resolve_recipe(unchanged, optimizer=recorded["optimizer"], loss=recorded["loss"]).to_dict()
     if named["augment"]["flip"] == "auto":
         named["augment"]["flip"] = mirrors
-    return {**named, "optimizer": unchanged.optimizer}
+    return {**named, "optimizer": unchanged.optimizer, "loss": unchanged.loss}
 
 
 def _model_options(settings: Mapping[str, Any]) -> Iterator[list[str]]:

@@ -45,6 +45,8 @@ class Progress:
         best_epoch: complete epochs when it was reached.
         temperature: of the weights that would be kept now, fitted at their validation; 1 before.
         bad_steps: number of consecutive steps up to now whose loss or gradient was not finite.
+        lr_factor: product of the factors by which callbacks scaled the learning rate.
+        stopped: whether a callback ended the training.
         best_weights: state of the network at its best epoch, for recipes that keep it.
     """
 
@@ -60,6 +62,8 @@ class Progress:
     best_epoch: int = 0
     temperature: float = 1.0
     bad_steps: int = 0
+    lr_factor: float = 1.0
+    stopped: bool = False
     best_weights: dict[str, Tensor] = field(default_factory=dict)
 
     def end_epoch(self) -> None:
@@ -107,13 +111,20 @@ def save_checkpoint(run: Run, state: TrainingState, steps_done: int, origin: Map
     tensors = {f"model.{name}": tensor for name, tensor in state.model.saved_module.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in state.progress.best_weights.items()}
     tensors |= {f"average.{name}": tensor for name, tensor in (state.average.weights if state.average else {}).items()}
+    numbers: dict[str, Any] = {}
     for parameter, values in state.optimizer.state.items():
-        tensors |= {f"optimizer.{names[parameter]}.{key}": value for key, value in values.items() if value is not None}
+        for key, value in values.items():
+            name = f"{names[parameter]}.{key}"
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{name}"] = value
+            elif value is not None:
+                numbers[name] = _check_number(state.optimizer, key, value)
     position = {name: value for name, value in vars(state.progress).items() if name != "best_weights"}
     run.check_place()
     folder = run.checkpoints
     folder.mkdir(parents=True, exist_ok=True)
     description = {**describe_network(state.model, origin), "progress": position}
+    description["optimizer"] = {"groups": _group_numbers(state.optimizer), "state": numbers}
     description["temperature"] = state.progress.temperature
     write_tensors(folder / f"step-{steps_done:08d}.safetensors", tensors, description)
     for old in checkpoint_files(folder)[_KEPT:]:
@@ -148,6 +159,12 @@ def restore_checkpoint(run: Run, state: TrainingState, *, processes: Processes =
                     state.optimizer.state[parameter][key] = restored.copy_(value)
                 else:  # AdamW's count of steps, which its fused kernel expects on the device
                     state.optimizer.state[parameter][key] = value.to(parameter.device)
+        for group, numbers in zip(state.optimizer.param_groups, description["optimizer"]["groups"], strict=True):
+            group.update(numbers)
+        parameters = {name: parameter for parameter, name in _parameter_names(state).items()}
+        for place, value in description["optimizer"]["state"].items():
+            name, _, key = place.rpartition(".")
+            state.optimizer.state[parameters[name]][key] = value
         state.progress = from_mapping(Progress, description["progress"], "the checkpoint")
         state.progress.best_weights = without_prefix(tensors, "best.")
     if state.average is not None:
@@ -187,6 +204,24 @@ def _check_same_network(path: Path, weights: Mapping[str, Tensor], model: nn.Mod
             f"the checkpoint {path} does not fit the network that run.toml describes: {'; '.join(differences[:5])}"
             f"{more}. Restore the original run.toml, or start a new run."
         )
+
+
+def _group_numbers(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """Returns the numbers among the settings of each group, which some optimizers change, except the learning rate."""
+    return [
+        {key: value for key, value in group.items() if isinstance(value, (bool, int, float)) and key != "lr"}
+        for group in optimizer.param_groups
+    ]
+
+
+def _check_number(optimizer: torch.optim.Optimizer, key: str, value: Any) -> bool | int | float:
+    """Returns a value of an optimizer's state that JSON can hold exactly, or raises `UserError`."""
+    if isinstance(value, (bool, int, float)):
+        return value
+    raise UserError(
+        f"the optimizer {type(optimizer).__name__} keeps {key!r} of type {type(value).__name__} in its state, which a "
+        "checkpoint cannot contain, so the run could not be resumed. Keep tensors and numbers only."
+    )
 
 
 def _parameter_names(state: TrainingState) -> dict[Tensor, str]:

@@ -19,6 +19,7 @@ from resnetlab.core.checks import check_integer, check_number, from_mapping
 from resnetlab.core.console import console, notice
 from resnetlab.core.environment import describe_environment, resolve_device
 from resnetlab.core.errors import NO_SPACE, UserError, resume_command
+from resnetlab.core.imports import asking_for, imports_to_record
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.core.runs import Run, claimed, default_folder
@@ -30,6 +31,7 @@ from resnetlab.evaluation.forward import Answers, answer_split
 from resnetlab.models.architectures import read_architecture, rebuild
 from resnetlab.models.network import Architecture, Network
 from resnetlab.models.surgery import freeze
+from resnetlab.training.callbacks import Callback, Callbacks
 from resnetlab.training.distributed import Processes, check_recipe, connected
 from resnetlab.training.estimate import Estimate, estimate_training
 from resnetlab.training.logs import TensorBoardLog
@@ -77,6 +79,8 @@ def fit(
     memory_format: str = "auto",
     tensorboard: bool = False,
     keep_checkpoints: bool = False,
+    on_step: Callback | None = None,
+    on_epoch: Callback | None = None,
     quiet: bool = False,
     **changes: Any,
 ) -> Run:
@@ -116,14 +120,20 @@ def fit(
         tensorboard: also write the history for TensorBoard, into the run's `tensorboard/`.
         keep_checkpoints: keep the last two checkpoints when the training is complete. They take three to four times the
             space of the network, and contain the state of the optimizer and the weights without averaging.
+        on_step: a function of `CallbackState` that is called after every step. It can log, end the training or scale
+            the learning rate. The loss it gets is read from the device, for which an accelerator waits.
+        on_epoch: the same, after every epoch. Neither is recorded: pass them to `resume` again.
         quiet: show no progress.
-        **changes: fields of the recipe to change, such as `epochs=10`.
+        **changes: fields of the recipe to change, such as `epochs=10`. `loss`, `optimizer`, `schedule` and `augment`
+            also take functions and classes, as `register` does; a function for `augment` is one more step. A run
+            records their names only.
 
     Raises:
         UserError: something does not fit; nothing was trained.
         Interrupted: SIGINT, SIGTERM or SIGHUP arrived; `resume` continues from the checkpoint.
     """
     fields = overrides or {}
+    callbacks = Callbacks(on_step=on_step, on_epoch=on_epoch)
     with connected() as processes, ExitStack() as held:
         with processes.together():  # mistakes are reported before images are read
             seed = check_integer("seed", seed, 0)
@@ -181,10 +191,11 @@ def fit(
             settings = _settings(start, images, processes.world_size, **flags)
             settings["automatic"] = automatic
             settings |= {} if budget is None else {"budget_minutes": budget}
+            settings |= {"callbacks": callbacks.names} if callbacks.names else {}
             return Run.create(folder, settings, describe_environment())
 
         run = processes.from_first(create)
-        return _train_and_evaluate(start.network, images, run, own_machine, processes, quiet=quiet)
+        return _train_and_evaluate(start.network, images, run, own_machine, processes, callbacks=callbacks, quiet=quiet)
 
 
 def epoch_seconds(
@@ -222,6 +233,8 @@ def resume(
     device: str | None = None,
     finish: bool = False,
     epochs: int | None = None,
+    on_step: Callback | None = None,
+    on_epoch: Callback | None = None,
     quiet: bool = False,
 ) -> Run:
     """Continues an interrupted run exactly as if it had never stopped, ends it where it is, or extends a complete one.
@@ -241,6 +254,8 @@ def resume(
             weights and its evaluation like any other, and records at which epoch it ended.
         epochs: the new total of a complete run, which is trained further. It starts from the run's network with a new
             optimizer, and the schedule of the learning rate runs again over the additional epochs.
+        on_step: the callback that `fit` got, if it got one; without it, a warning says that the result may differ.
+        on_epoch: the same.
         quiet: show no progress.
 
     Raises:
@@ -269,7 +284,8 @@ def resume(
                     "folder does not contain. Repeat the command that started the training; it uses this "
                     "folder again."
                 )
-            with torch_seeded(settings["seed"], "initial weights"):
+            with torch_seeded(settings["seed"], "initial weights"), asking_for(settings.get("imports", ()), found.path):
+                Recipe.from_dict(settings["recipe"])  # it may name parts that are not known here
                 network = rebuild(read_architecture(settings["model"]["config"], where), model, str(found.path))
             recorded = from_mapping(Machine, settings["machine"], where)
             if device is None:
@@ -294,9 +310,13 @@ def resume(
                 notice(_extending(found, trained, epochs))
             found = processes.from_first(lambda: found.extend(trained, epochs))
         finish = finish or processes.from_first(lambda: found.is_complete)
+        callbacks = Callbacks(on_step=on_step, on_epoch=on_epoch)
+        if processes.is_first and not finish:
+            _warn_of_callbacks(found, callbacks)
         return _train_and_evaluate(
-            network, images, found, machine, processes, restore=not is_untrained, finish=finish, quiet=quiet
-        )
+            network, images, found, machine, processes, restore=not is_untrained, finish=finish, callbacks=callbacks,
+            quiet=quiet,
+        )  # fmt: skip
 
 
 def check_outside(folder: str | Path, images: str | Path) -> None:
@@ -416,6 +436,8 @@ def _settings(start: _Start, images: ImageData, world_size: int, **flags: bool) 
         "recipe": start.recipe.to_dict(),
         "machine": start.machine.to_dict(),
     }
+    if imports := imports_to_record():
+        settings["imports"] = imports
     if start.weights_given:
         settings["model"]["weights_given"] = True  # the seed alone does not lead to the initial weights
     if start.found is not None:
@@ -436,7 +458,7 @@ def _freeze_as_recorded(network: Network, recorded: Mapping[str, Any]) -> None:
 
 def _train_and_evaluate(
     model: Network, data: ImageData, run: Run, machine: Machine, processes: Processes, *, restore: bool = False,
-    finish: bool = False, quiet: bool,
+    finish: bool = False, callbacks: Callbacks, quiet: bool,
 ) -> Run:  # fmt: skip
     """Trains a new or resumed run, which is locked, to its end and evaluates it; run.toml has all settings.
 
@@ -444,7 +466,8 @@ def _train_and_evaluate(
     leaves a run that can be resumed: what the next step needs is only removed after it.
     """
     with _explaining_full_disk(run):
-        return _conduct(model, data, run, machine, processes, restore=restore, finish=finish, quiet=quiet)
+        ends = {"restore": restore, "finish": finish}
+        return _conduct(model, data, run, machine, processes, **ends, callbacks=callbacks, quiet=quiet)
 
 
 @contextmanager
@@ -465,7 +488,7 @@ def _explaining_full_disk(run: Run) -> Iterator[None]:
 
 def _conduct(
     model: Network, data: ImageData, run: Run, machine: Machine, processes: Processes, *, restore: bool, finish: bool,
-    quiet: bool,
+    callbacks: Callbacks, quiet: bool,
 ) -> Run:  # fmt: skip
     """Does the work of `_train_and_evaluate`."""
     settings = run.settings
@@ -481,6 +504,7 @@ def _conduct(
         run=run,
         quiet=quiet,
         processes=processes,
+        callbacks=callbacks,
     )
     if restore:
         training.restore()
@@ -514,7 +538,7 @@ def _save_network(training: Training) -> Run:
     (run.evaluation() / "summary.json").unlink(missing_ok=True)  # it is of another network, from before the end
     run.write_history(training.state.history)
     write_network(run.weights, training.state.model, training.origin)
-    run.record_end(training.state.progress.epoch, "patience" if training.is_out_of_patience else "finish")
+    run.record_end(training.state.progress.epoch, training.ended_by)
     return run
 
 
@@ -591,6 +615,17 @@ def _warn_of_shared_images(data: ImageData) -> None:
             f"{' and '.join(found)} of {data.name} are also in the training split, so the measured accuracy is "
             "too high. `resnetlab inspect` lists them.",
             stacklevel=5,
+        )
+
+
+def _warn_of_callbacks(run: Run, given: Callbacks) -> None:
+    """Warns if a run was started with callbacks that are missing now, because it then continues in another way."""
+    places = [name.partition("=")[0] for name in given.names]
+    if missing := [name for name in run.settings.get("callbacks", []) if name.partition("=")[0] not in places]:
+        warnings.warn(
+            f"{run.path} was started with {', '.join(missing)}, which a run does not record. To continue exactly, pass "
+            "the same functions to resnetlab.resume.",
+            stacklevel=3,
         )
 
 

@@ -26,6 +26,7 @@ from resnetlab.evaluation.forward import answer_split
 from resnetlab.evaluation.metrics import overall
 from resnetlab.models.network import Network
 from resnetlab.training.batch_norm import FEW_STEPS, match_statistics
+from resnetlab.training.callbacks import Callback, Callbacks, CallbackState, Wishes, ask
 from resnetlab.training.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from resnetlab.training.distributed import ALONE, Processes, exchange_for
 from resnetlab.training.guard import BufferGuard, StepResult, StopSignals, check_finite, take_results
@@ -62,6 +63,7 @@ class Training:
         seed: of all random draws.
         run: the run folder, for history and checkpoints.
         processes: this process's place among those that train together.
+        callbacks: called in the first process.
         quiet: print nothing.
     """
 
@@ -76,6 +78,7 @@ class Training:
         seed: int,
         run: Run,
         processes: Processes = ALONE,
+        callbacks: Callbacks | None = None,
         quiet: bool = False,
     ) -> None:
         torch.set_num_threads(machine.threads)
@@ -83,6 +86,7 @@ class Training:
         machine.place(model)
         self.data, self.preprocessing, self.recipe, self.machine = data, preprocessing, recipe, machine
         self.seed, self.run, self.processes, self.quiet = seed, run, processes, quiet
+        self.callbacks = callbacks or Callbacks()
         self._device = torch.device(machine.device)
         self._split = data.split("train")
         self._epoch_steps = len(batch_bounds(len(self._split), recipe.batch_size))
@@ -91,7 +95,7 @@ class Training:
         # number.
         self._first_step = self._epoch_steps * run.first_epoch
         self._schedule = recipe.changed(epochs=run.epochs - run.first_epoch)
-        self._class_weights = class_weights(recipe, self._split.labels, data.num_classes, machine)
+        self._class_weights = class_weights(recipe, self._split.labels, data.class_names, machine)
 
         self._sections = TrainedSections(model, recipe)
         optimizer = build_optimizer(model, recipe)  # includes the sections that are unfrozen later
@@ -117,7 +121,7 @@ class Training:
         if self.steps_done == self._first_step:
             self.save()
         with self._signals, self._logs:
-            while self.state.progress.epoch < self.run.epochs and not self.is_out_of_patience:
+            while self.state.progress.epoch < self.run.epochs and not self._is_over:
                 self.epoch()
         self.finish()
 
@@ -127,8 +131,10 @@ class Training:
         self._begin_epoch()
         state.model.train()
         self._clock = time.perf_counter()
-        for batch in self._batches():
+        for batch in () if progress.stopped else self._batches():
             self.step(batch)
+            if progress.stopped:
+                break
         self._take_results()
         self._count_time()  # on an accelerator, reading the results waited for the last steps
         with self._saving_if_stopped(), state.average.in_place() if state.average else nullcontext():
@@ -144,6 +150,7 @@ class Training:
                 progress.temperature = validation.get("temperature", progress.temperature)
         state.history.append(row)
         self._logs.epoch(row)
+        self._call(self.callbacks.on_epoch, row["train_loss"])
         progress.end_epoch()
         self.save()
         self._write_history()
@@ -184,6 +191,7 @@ class Training:
             loss=progress.loss_sum / progress.images if progress.images else math.nan,
             images_per_second=progress.seen / progress.epoch_seconds,
         )
+        self._call(self.callbacks.on_step, loss)
         is_due = self._clock - self._last_saved > CHECKPOINT_SECONDS
         stop, is_due = self.exchange.agree(self._signals.received, is_due)
         if stop or is_due:
@@ -191,6 +199,29 @@ class Training:
         if stop:
             raise Interrupted(stop, self.run.path)
         return loss
+
+    def _call(self, callback: Callback | None, loss: Tensor | float) -> None:
+        """Calls a callback in the first process, and does in all what it asks for."""
+        if callback is None:
+            return
+        progress = self.state.progress
+
+        def call() -> Wishes:
+            state = CallbackState(
+                epoch=progress.epoch + 1,
+                epochs=self.run.epochs,
+                step=progress.step,
+                steps=self._epoch_steps,
+                lr=self._learning_rate(self.steps_done - 1),
+                loss=float(loss),
+                history=tuple(self.state.history),
+                run=self.run.path,
+            )
+            return ask(callback, state)
+
+        wishes = self.processes.from_first(call)
+        progress.lr_factor *= wishes.factor
+        progress.stopped = progress.stopped or wishes.stop
 
     @contextmanager
     def _saving_if_stopped(self) -> Iterator[None]:
@@ -310,6 +341,7 @@ class Training:
             framing=replace(self.data.framing, image_size=self._image_size(progress.epoch)),
             device=self._device,
             preprocessing=self.preprocessing,
+            balanced=self.recipe.sampling == "balanced",
             rank=self.processes.rank,
             world_size=self.processes.world_size,
         )
@@ -359,7 +391,22 @@ class Training:
 
     def _learning_rate(self, step: int) -> float:
         """Returns the learning rate of a step, from 0 since the start of the training."""
-        return self._schedule.learning_rate(step - self._first_step, self._schedule.epochs * self._epoch_steps)
+        return self.state.progress.lr_factor * self._schedule.learning_rate(
+            step - self._first_step, self._schedule.epochs * self._epoch_steps
+        )
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether patience or a callback ends the training; an epoch in which a callback did is completed first."""
+        progress = self.state.progress
+        return self.is_out_of_patience or (progress.stopped and progress.step == 0)
+
+    @property
+    def ended_by(self) -> str:
+        """What ends the training before its planned epochs: "patience", "callback", or the user's "finish"."""
+        if self.is_out_of_patience:
+            return "patience"
+        return "callback" if self.state.progress.stopped else "finish"
 
     @property
     def is_out_of_patience(self) -> bool:

@@ -109,7 +109,7 @@ class LearningRates:
         if self.minimum is None:
             return None
         falls_to_zero = read_schedule(self.schedule).name in WARMUP
-        return self.minimum * PEAKS[self.optimizer] * (1.0 if falls_to_zero else HELD)
+        return self.minimum * PEAKS.get(self.optimizer, 1.0) * (1.0 if falls_to_zero else HELD)
 
     @property
     def keeps_recipe(self) -> bool:
@@ -405,7 +405,7 @@ def _stepper(model: Network, data: ImageData, recipe: Recipe, machine: Machine, 
     optimizer = build_optimizer(model, recipe)
     sections.begin(recipe.epochs - 1)
     batches = _endless_batches(data, recipe, seed, device)
-    weights = class_weights(recipe, data.split("train").labels, data.num_classes, machine)
+    weights = class_weights(recipe, data.split("train").labels, data.class_names, machine)
 
     def step(rate: float) -> float:
         epoch, batch = next(batches)
@@ -438,5 +438,6 @@ def _endless_batches(data: ImageData, recipe: Recipe, seed: int, device: torch.d
             framing=replace(data.framing, image_size=recipe.image_size(0, data.image_size)),
             device=device,
             preprocessing=normalized_for(data.preprocessing, recipe),
+            balanced=recipe.sampling == "balanced",
         ):
             yield epoch, batch

@@ -31,6 +31,7 @@ from resnetlab.training.machine import Machine, choose_machine
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import resolve_recipe
 from resnetlab.training.sections import check_sections
+from resnetlab.training.step import check_class_weights
 from resnetlab.weights.load import for_channels
 from resnetlab.weights.sources import Source, open_weights
 
@@ -341,6 +342,7 @@ def _check_size(recipe: Recipe, data: ImageData | PhotoListing) -> None:
 def recipe_for(recipe: Recipe, data: ImageData | PhotoListing, network: Network) -> Recipe:
     """Resolves what the data decide, and refuses what the data or the network do not allow."""
     check_sections(recipe, network)
+    check_class_weights(recipe, data.class_names)
     needs = {
         'keep="best"': (recipe.keep == "best", 'keep="final"'),
         f"patience={recipe.patience}": (recipe.patience > 0, "patience=0"),

@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from resnetlab.core.checks import MOST_EPOCHS, check_number, from_mapping
+from resnetlab.core.checks import MOST_EPOCHS, check_choice, check_number, from_mapping
 from resnetlab.core.errors import UserError, brief
-from resnetlab.core.fields import Checked, documented, setting
+from resnetlab.core.fields import Checked, documented, is_sequence, setting
 from resnetlab.core.foreign import TRAINING
 from resnetlab.core.framing import FramingOptions
 from resnetlab.data.augment import Augmentation
+from resnetlab.training.losses import LOSSES, smooths
 from resnetlab.training.schedule import EXAMPLES, check_schedule, read_schedule
+from resnetlab.training.update_rules import OPTIMIZERS, takes_weight_decay
 
-OPTIMIZERS = ("sgd", "adamw", "muon", "scratch_sgd")
-LOSSES = ("cross_entropy", "scratch_cross_entropy")
 LAYER_DECAY = "layer_decay"
 """The entry of `rates` that is a ratio, not a section."""
 _SIZE_STEP = 4
@@ -34,6 +34,19 @@ def _check_rates(name: str, rates: Any) -> dict[str, float]:
         else check_number(f"{name}.{section}", rate, 0)
         for section, rate in rates.items()
     }
+
+
+def _check_class_weights(name: str, value: Any) -> str | tuple[float, ...] | dict[str, float]:
+    if isinstance(value, Mapping):
+        return {str(key): check_number(f"{name}.{key}", weight, 0) for key, weight in value.items()}
+    if is_sequence(value) and value:
+        return tuple(check_number(f"every entry of {name}", weight, 0) for weight in value)
+    if not isinstance(value, str):
+        raise UserError(
+            f"{name} must be 'none', 'balanced', one weight per class such as [1, 2.5], or weights by class name, got "
+            f"{brief(value)}."
+        )
+    return check_choice(name, value, ("none", "balanced"))
 
 
 def _check_framing(name: str, values: Any) -> dict[str, Any]:
@@ -114,8 +127,10 @@ class Recipe(Checked):
     optimizer: str = setting(
         "sgd",
         'the update rule: torch\'s "sgd"; "adamw" (Loshchilov and Hutter 2019), whose first beta is `momentum`; '
-        '"muon" (Jordan et al. 2024); or "scratch_sgd" of `resnetlab.scratch`',
+        '"muon" (Jordan et al. 2024); "scratch_sgd" of `resnetlab.scratch`; any other optimizer of `torch.optim` by '
+        'its name in lower case; or your own. Further options in parentheses: "rmsprop(alpha=0.9)"',
         choices=OPTIMIZERS,
+        check=OPTIMIZERS.check,
     )
     momentum: float = setting(0.9, "momentum of the optimizer", minimum=0, below=1)
     nesterov: bool = setting(True, "whether to use Nesterov momentum (Sutskever et al. 2013)")
@@ -135,14 +150,29 @@ class Recipe(Checked):
         "disables clipping",
         minimum=0,
     )
-    loss: str = setting("cross_entropy", "torch's loss, or the one of `resnetlab.scratch`", choices=LOSSES)
+    loss: str = setting(
+        "cross_entropy",
+        'what training minimizes: torch\'s "cross_entropy"; "scratch_cross_entropy" of `resnetlab.scratch`; "focal" '
+        '(Lin et al. 2017), or "focal(gamma=1.5)"; "binary_cross_entropy" of each class with logits (Wightman et al. '
+        "2021); or your own. Evaluation always reports the cross-entropy",
+        choices=LOSSES,
+        check=LOSSES.check,
+    )
     label_smoothing: float = setting(
         0.0, "fraction of the target that is spread over all classes (Szegedy et al. 2016)", minimum=0, below=1
     )
-    class_weights: str = setting(
+    class_weights: str | tuple[float, ...] | Mapping[str, float] = setting(
         "none",
-        '"balanced" weights each sample by the inverse of the size of its class; the average weight is 1',
-        choices=("none", "balanced"),
+        'weight of a sample in the loss by its class. "balanced": the inverse of the size of the class; the average '
+        "weight is 1. Or a weight per class, in the order of the classes; or weights by class name, 1 for the others",
+        check=_check_class_weights,
+        accepts="none | balanced | sequence of numbers | mapping from class names to numbers",
+    )
+    sampling: str = setting(
+        "all",
+        'which images an epoch shows: each one once ("all"), or as many in total, but equally many of each class '
+        '("balanced"): images of small classes are repeated, and of large ones only some are shown',
+        choices=("all", "balanced"),
     )
     framing: Mapping[str, int | float | str] = setting(
         {},
@@ -190,6 +220,21 @@ class Recipe(Checked):
         super().__post_init__()
         if self.nesterov and self.momentum == 0 and self.optimizer != "adamw":
             raise UserError("nesterov=True needs momentum above 0. Set nesterov=False, or give a momentum.")
+        if self.label_smoothing and not smooths(self.loss):
+            raise UserError(
+                f"loss={self.loss!r} takes no label smoothing, and label_smoothing is {self.label_smoothing:g}. Set "
+                "label_smoothing=0."
+            )
+        if self.weight_decay and not takes_weight_decay(self.optimizer):
+            raise UserError(
+                f"optimizer={self.optimizer!r} takes no weight decay, and weight_decay is {self.weight_decay:g}. Set "
+                "weight_decay=0."
+            )
+        if self.sampling == "balanced" and self.class_weights == "balanced":
+            raise UserError(
+                "class_weights and sampling are both 'balanced', which would count small classes twice. Choose one of "
+                "them."
+            )
         if isinstance(self.unfreeze, tuple) and self.unfreeze[1] == 0:
             raise UserError(
                 f"unfreeze={list(self.unfreeze)} unfreezes a section every 0 epochs. To unfreeze all sections at once, "
@@ -242,13 +287,17 @@ class Recipe(Checked):
     def changed(self, /, **changes: Any) -> Recipe:
         """Returns a recipe with other values; "augment.flip", "rates.head" and the like name nested fields.
 
+        A function given as `augment` is added to the steps of the augmentation.
+
         Raises:
             UserError: a field is unknown (the message names the nearest one), or a value is out of range.
         """
         values = self.to_dict()
         for key, value in changes.items():
             outer, dot, inner = key.partition(".")
-            if dot and isinstance(values.get(outer), dict):
+            if key == "augment" and callable(value):  # one more step
+                values[key] = {**values[key], "steps": [*values[key]["steps"], value]}
+            elif dot and isinstance(values.get(outer), dict):
                 values[outer] = {**values[outer], inner: value}
             else:
                 values[key] = value

@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from resnetlab.core.errors import UserError, brief, unknown
+from resnetlab.core.registry import read_call
 from resnetlab.data.augment import Augmentation
+from resnetlab.training.losses import LOSSES, smooths
 from resnetlab.training.recipe import LAYER_DECAY, Recipe
+from resnetlab.training.update_rules import OPTIMIZERS, takes_weight_decay
 
 _UNCHANGED = Augmentation(crop_padding=0.0, flip=False)
 
@@ -239,15 +242,21 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 }
 
 
-_ABOUT_EQUAL = {"sgd": (0.2, 5e-4), "scratch_sgd": (0.2, 5e-4), "muon": (0.2, 0.01), "adamw": (1e-3, 0.05)}
-"""Learning rates and weight decays with about the same effect, by optimizer."""
+_ABOUT_EQUAL = {
+    "sgd": (0.2, 5e-4),
+    "scratch_sgd": (0.2, 5e-4),
+    "muon": (0.2, 0.01),
+    "adamw": (1e-3, 0.05),
+    **dict.fromkeys(("adam", "adamax", "nadam", "radam", "rmsprop"), (1e-3, 1e-4)),
+}
+"""Learning rates and weight decays with about the same effect, by optimizer; only the order of those added last."""
 
 
 def resolve_recipe(recipe: str | Recipe, /, **changes: Any) -> Recipe:
     """Returns the recipe with this name, or the given recipe, with the changes applied; "auto" is `quick`.
 
     A batch size that you set is used for any number of images, and learning rates for any batch size. If you change
-    only the optimizer, the recipe's learning rates and weight decay are converted to its scale.
+    only the optimizer, the recipe's learning rates and weight decay are converted to its scale, if that is known.
 
     Raises:
         UserError: the recipe or a field is unknown, or a value is out of range.
@@ -264,11 +273,27 @@ def resolve_recipe(recipe: str | Recipe, /, **changes: Any) -> Recipe:
         changes = {"scale_lr": False, **changes}
     if "batch_size" in changes:
         changes = {"epoch_steps": 0, **changes}
-    if changes.get("optimizer") in list(_ABOUT_EQUAL):
-        now, before = _ABOUT_EQUAL[changes["optimizer"]], _ABOUT_EQUAL[recipe.optimizer]
+    changes = _suited(changes)
+    names = [read_call(name).name for name in (changes.get("optimizer", recipe.optimizer), recipe.optimizer)]
+    if "optimizer" in changes and _ABOUT_EQUAL.keys() >= set(names):
+        now, before = (_ABOUT_EQUAL[name] for name in names)
         lr, weight_decay = (new / old for new, old in zip(now, before, strict=True))
         recipe = recipe.with_scaled_rates(lr).changed(weight_decay=weight_decay * recipe.weight_decay)
     return recipe.changed(**changes)
+
+
+def _suited(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns changes with names of loss and optimizer, and without what these do not take, unless it is set."""
+    changes = dict(changes)
+    if "loss" in changes:
+        changes["loss"] = LOSSES.check("loss", changes["loss"])
+        if not smooths(changes["loss"]):
+            changes = {"label_smoothing": 0.0, **changes}
+    if "optimizer" in changes:
+        changes["optimizer"] = OPTIMIZERS.check("optimizer", changes["optimizer"])
+        if not takes_weight_decay(changes["optimizer"]):
+            changes = {"weight_decay": 0.0, **changes}
+    return changes
 
 
 def _sets_learning_rates(changes: Mapping[str, Any]) -> bool:

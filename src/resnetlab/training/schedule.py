@@ -7,18 +7,24 @@ A schedule is text: a name, and its values in parentheses if it takes any.
     constant                       stays the same
     steps(0.5, 0.75, factor=0.1)   is multiplied by 0.1 after 50 % and again after 75 % of the training
     every(30, factor=0.1)          is multiplied by 0.1 after every 30 epochs
+
+A schedule of your own is a function of the progress after warm-up, from 0 to 1, that returns a factor of the highest
+learning rate: `register("schedule", "poly", lambda progress, power=2: (1 - progress) ** power)`, then "poly" or
+"poly(3)".
 """
 
 from __future__ import annotations
 
-import ast
 import functools
+import inspect
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from resnetlab.core.checks import check_integer, check_number
 from resnetlab.core.errors import UserError, brief, nearest
+from resnetlab.core.registry import Call, Registry, read_call
 
 EXAMPLES = {
     "one_cycle": "one_cycle",
@@ -36,24 +42,53 @@ FACTOR = 0.1
 """Default factor of "steps" and "every"."""
 
 
+def one_cycle(progress: float) -> float:
+    """Falls along a cosine, after a rise along a cosine (Smith and Topin 2018)."""
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
+def cosine(progress: float) -> float:
+    """Falls along a cosine, after a rise in a straight line (Loshchilov and Hutter 2017)."""
+    return one_cycle(progress)
+
+
+def constant(progress: float) -> float:
+    """Stays the same."""
+    return 1.0
+
+
+def steps(done: float, *fractions: float, factor: float = FACTOR) -> float:
+    """Is multiplied by a factor after each of these fractions of the training."""
+    return factor ** sum(done >= fraction for fraction in fractions)
+
+
+def every(epoch: float, interval: int, factor: float = FACTOR) -> float:
+    """Is multiplied by a factor after each interval of epochs."""
+    return factor ** (epoch // int(interval))
+
+
+SCHEDULES = Registry(
+    "schedule",
+    {function.__name__: function for function in (one_cycle, cosine, constant, steps, every)},
+)
+
+
 @dataclass(frozen=True)
 class Schedule:
     """A schedule that was read from text.
 
     Attributes:
-        name: one of `EXAMPLES`.
+        name: one of `SCHEDULES`.
         values: for "steps", fractions of the training; for "every", the number of epochs.
-        factor: by which those two multiply the learning rate.
+        options: the arguments with names; "factor" of those two multiplies the learning rate.
     """
 
     name: str
-    values: tuple[float, ...] = ()
-    factor: float = FACTOR
+    values: tuple[Any, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        if not self.values:
-            return self.name
-        return f"{self.name}({', '.join(map(str, self.values))}, factor={self.factor})"
+        return str(Call(self.name, self.values, self.options))
 
     def learning_rate(self, highest: float, step: int, total_steps: int, *, epochs: int, warmup: float | None) -> float:
         """Returns the learning rate of one step.
@@ -71,24 +106,20 @@ class Schedule:
             low, progress = highest * START, step / rising
             risen = (1 - math.cos(math.pi * progress)) / 2 if self.name == "one_cycle" else progress
             return low + (highest - low) * risen
-        if self.name == "constant":
-            return highest
-        if self.name == "steps":
-            return highest * self.factor ** sum(step / total_steps >= value for value in self.values)
-        if self.name == "every":
-            return highest * self.factor ** (step * epochs // total_steps // int(self.values[0]))
         progress = (step - rising) / (total_steps - rising) if total_steps > rising else 1.0
-        return highest * (1 + math.cos(math.pi * progress)) / 2
+        done = {"steps": step / total_steps, "every": step * epochs // total_steps}.get(self.name, progress)
+        return highest * SCHEDULES[self.name](done, *self.values, **self.options)
 
 
 def check_schedule(name: str, value: Any) -> str:
     """Returns a schedule in its normal form, or raises `UserError` with the forms that exist."""
+    if callable(value):
+        return SCHEDULES.check(name, value)
     if not isinstance(value, str):
         raise UserError(f"{name} must be text, such as {EXAMPLES['steps']!r}, got {brief(value)}.")
     return str(read_schedule(value))
 
 
-@functools.cache
 def read_schedule(text: str) -> Schedule:
     """Returns the schedule that a recipe writes as `text`.
 
@@ -96,25 +127,41 @@ def read_schedule(text: str) -> Schedule:
         UserError: the text does not describe a schedule.
     """
     try:
-        call = ast.parse(text.strip(), mode="eval").body
-        function, given, named = (call.func, call.args, call.keywords) if isinstance(call, ast.Call) else (call, [], [])
-        name = function.id  # type: ignore[attr-defined]  # anything but a name has no id
-        values = [ast.literal_eval(value) for value in given]
-        options = {str(word.arg): ast.literal_eval(word.value) for word in named}
-    except (SyntaxError, AttributeError, ValueError) as error:
+        call = read_call(text)
+    except ValueError as error:
         raise UserError(f"cannot read schedule {text!r}. Write one of: {_forms()}.") from error
-    if name not in EXAMPLES:
-        raise UserError(f"unknown schedule {name!r}. {nearest(name, EXAMPLES)}Available: {_forms()}.")
-    fewest, most = {"steps": (1, math.inf), "every": (1, 1)}.get(name, (0, 0))
+    if call.name not in SCHEDULES:
+        raise UserError(f"unknown schedule {call.name!r}. {nearest(call.name, SCHEDULES)}Available: {_forms()}.")
+    return _own(call) if call.name in SCHEDULES.added else _built_in(text)
+
+
+def _own(call: Call) -> Schedule:
+    """Returns a registered schedule, called once to see that it takes the values."""
+    try:
+        inspect.signature(SCHEDULES[call.name]).bind(0.0, *call.values, **call.options)
+        found = SCHEDULES[call.name](0.0, *call.values, **call.options)
+    except Exception as error:  # code of the user
+        raise UserError(
+            f"schedule {str(call)!r} raised {type(error).__name__}: {error}. Correct its values."
+        ) from error
+    check_number(f"the factor that schedule {call.name!r} returns", found, 0)
+    return Schedule(call.name, call.values, call.options)
+
+
+@functools.cache
+def _built_in(text: str) -> Schedule:
+    call = read_call(text)
+    values, options = list(call.values), dict(call.options)
+    fewest, most = {"steps": (1, math.inf), "every": (1, 1)}.get(call.name, (0, 0))
     if not fewest <= len(values) <= most or options.keys() - ({"factor"} if most else set()):
-        raise UserError(f"schedule {text!r} has the wrong values. Write it like this: {EXAMPLES[name]}.")
-    if name == "every":
+        raise UserError(f"schedule {text!r} has the wrong values. Write it like this: {EXAMPLES[call.name]}.")
+    if call.name == "every":
         values = [check_integer("the number of epochs in schedule", values[0], 1)]
     else:
         values = [check_number("every entry of schedule", value, 0, 1) for value in values]
     factor = check_number("factor in schedule", options.get("factor", FACTOR), 0, 1, above=True)
-    return Schedule(name, tuple(values), factor)
+    return Schedule(call.name, tuple(values), {"factor": factor} if most else {})
 
 
 def _forms() -> str:
-    return ", ".join(EXAMPLES.values())
+    return ", ".join([*EXAMPLES.values(), *SCHEDULES.added])

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnetlab import scratch
+from resnetlab.core.errors import UserError, unknown
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.data.batches import Batch
 from resnetlab.training.distributed import NO_EXCHANGE, Exchange
+from resnetlab.training.losses import check_losses, loss_for
 from resnetlab.training.machine import Machine
-from resnetlab.training.optimizers import Muon
 from resnetlab.training.recipe import Recipe
-
-_LOSSES: dict[str, Callable[..., Tensor]] = {
-    "cross_entropy": F.cross_entropy,
-    "scratch_cross_entropy": scratch.losses.cross_entropy,
-}
+from resnetlab.training.update_rules import Muon
 
 
 def check_memory_layout(optimizer: torch.optim.Optimizer) -> None:
@@ -102,11 +97,29 @@ def training_step(
     return loss.where(finite, torch.nan), correct
 
 
-def class_weights(recipe: Recipe, labels: Tensor, num_classes: int, machine: Machine) -> Tensor | None:
+def class_weights(recipe: Recipe, labels: Tensor, class_names: Sequence[str], machine: Machine) -> Tensor | None:
     """Returns the weight of a sample of each class, (num_classes,) on the device, or None if all weigh the same."""
-    if recipe.class_weights == "none":
+    given = check_class_weights(recipe, class_names)
+    if given is None:
         return None
-    return balanced_weights(labels, num_classes).to(machine.device, machine.dtype)
+    weights = balanced_weights(labels, len(class_names)) if given == "balanced" else torch.tensor(given).double()
+    return weights.to(machine.device, machine.dtype)
+
+
+def check_class_weights(recipe: Recipe, class_names: Sequence[str]) -> str | list[float] | None:
+    """Returns "balanced", the recipe's weight of each class, or None; raises `UserError` for other classes."""
+    given = recipe.class_weights
+    if isinstance(given, str):
+        return None if given == "none" else given
+    if isinstance(given, Mapping):
+        if wrong := [name for name in given if name not in class_names]:
+            raise unknown("class in class_weights", wrong[0], class_names)
+        return [given.get(name, 1.0) for name in class_names]
+    if len(given) != len(class_names):
+        raise UserError(
+            f"class_weights has {len(given)} weights for {len(class_names)} classes. Give one for each class."
+        )
+    return list(given)
 
 
 def balanced_weights(labels: Tensor, num_classes: int) -> Tensor:
@@ -138,9 +151,10 @@ def _update(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
 
 def _losses(logits: Tensor, batch: Batch, rows: slice, recipe: Recipe, class_weights: Tensor | None) -> Tensor:
     """Returns the loss of each sample of a micro-batch; a mixed image has the weighted losses of both labels."""
+    loss = loss_for(recipe.loss, recipe.label_smoothing)
 
     def losses(labels: Tensor) -> Tensor:
-        values = _LOSSES[recipe.loss](logits, labels, label_smoothing=recipe.label_smoothing, reduction="none")
+        values = check_losses(loss(logits, labels), len(labels), recipe.loss)
         return values if class_weights is None else values * class_weights[labels]
 
     own = losses(batch.labels[rows])

@@ -19,6 +19,7 @@ from resnetlab.core.errors import UserError, brief, resume_command
 from resnetlab.core.files import printable
 from resnetlab.core.foreign import WEIGHTS, model_hint, weights_hint
 from resnetlab.core.hub import is_hub_name
+from resnetlab.core.imports import MissingImportError, asking_for, imports_to_record
 from resnetlab.core.packaged import packaged_names, packaged_weights
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.runs import Run
@@ -88,6 +89,7 @@ def describe_network(model: Network, origin: Mapping[str, Any]) -> dict[str, Any
         "class_names": None if model.class_names is None else list(model.class_names),
         "preprocessing": None if model.preprocessing is None else dataclasses.asdict(model.preprocessing),
         "temperature": model.temperature,
+        **({"imports": imports} if (imports := imports_to_record(names_only=True)) else {}),
         **{key: value for key, value in origin.items() if value is not None},
     }
 
@@ -178,8 +180,11 @@ def described(path: Path, description: Mapping[str, Any]) -> Described:
             preprocessing = from_mapping(Preprocessing, preprocessing, f"the preprocessing in {path}")
         made = description.get("provenance") or {}
         try:
-            config = read_architecture(description["config"], "its config")
+            with asking_for(description.get("imports", ()), path):
+                config = read_architecture(description["config"], "its config")
             _check_agreement("it", config, names, preprocessing)
+        except MissingImportError:
+            raise
         except UserError as error:
             raise DamagedFileError(
                 f"{printable(path)} cannot be read as the description of a network: {error}"

@@ -15,9 +15,11 @@ from torch import Tensor
 from resnetlab.core.framing import Framing
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import Draws
+from resnetlab.core.registry import read_call
 from resnetlab.data.augment.geometry import source_maps
 from resnetlab.data.augment.parameters import AugmentationParameters, add_operations, draw_parameters
-from resnetlab.data.augment.policy import Augmentation
+from resnetlab.data.augment.policy import STEPS, Augmentation
+from resnetlab.data.augment.steps import apply_step
 from resnetlab.data.augment.values import apply_effects, change_colors
 from resnetlab.data.augment.warp import plan_warp, warp
 from resnetlab.data.storage.images import ImageSource, Ragged, Stack, cut_patches
@@ -49,8 +51,29 @@ def augment(
         device: where to compute; by default the CPU.
         preprocessing: normalizes what is float32, while it is in the processor's cache; else values are 0 to 255.
     """
-    device, size = device or torch.device("cpu"), framing.image_size
+    device = device or torch.device("cpu")
     rows = np.arange(len(positions)) if rows is None else rows
+    if not policy.steps:
+        return _changed(images, positions, policy, draws, framing, rows, device, preprocessing)
+    result = _changed(images, positions, policy, draws, framing, rows, device, None).to(torch.float32)
+    for text in policy.steps:
+        call = read_call(text)
+        result = apply_step(STEPS[call.name], call, result, draws, int(rows[0]) if len(rows) else 0)
+    return result if preprocessing is None else preprocessing.normalize(result)
+
+
+def _changed(
+    images: Tensor | Ragged,
+    positions: np.ndarray,
+    policy: Augmentation,
+    draws: Draws,
+    framing: Framing,
+    rows: np.ndarray,
+    device: torch.device,
+    preprocessing: Preprocessing | None,
+) -> Tensor:
+    """Returns what `augment` does, without further steps."""
+    size = framing.image_size
     shapes = np.array([images.shape[2:]]) if isinstance(images, Tensor) else images.shapes[positions]
     fits = bool((shapes == size).all())
     if fits and not policy.warps:

@@ -6,12 +6,28 @@ from dataclasses import dataclass
 from typing import Any
 
 from resnetlab.core.checks import check_integer
-from resnetlab.core.errors import UserError
-from resnetlab.core.fields import Checked, check_fields, documented, setting
+from resnetlab.core.errors import UserError, brief
+from resnetlab.core.fields import Checked, check_fields, documented, is_sequence, setting
+from resnetlab.core.registry import Registry
+from resnetlab.data.augment.steps import invert, noise
 
 POLICIES = ("none", "trivial", "rand")
 STRONGEST_MAGNITUDE = 30
 """The strongest of the 31 magnitudes, from 0, of TrivialAugment and RandAugment."""
+
+
+STEPS = Registry("augmentation", {"invert": invert, "noise": noise})
+"""Further steps of augmentation, which `Augmentation.steps` names.
+
+A step of your own is a function of images, float32 (N, C, H, W) with values 0 to 255, and a NumPy generator for its
+random draws. It returns images of the same shape.
+"""
+
+
+def _check_steps(name: str, values: Any) -> tuple[str, ...]:
+    if not is_sequence(values):
+        raise UserError(f"{name} must be a sequence of names, such as ['invert(p=0.1)'], got {brief(values)}.")
+    return tuple(STEPS.check(f"every entry of {name}", value) for value in values)
 
 
 def _check_odd(name: str, value: Any) -> int:
@@ -131,6 +147,14 @@ class Augmentation(Checked):
     )
     rand_operations: int = setting(2, 'operations per sample with policy "rand"', minimum=1)
     rand_magnitude: int = setting(9, "strength of these operations", minimum=0, maximum=STRONGEST_MAGNITUDE)
+
+    steps: tuple[str, ...] = setting(
+        (),
+        'further steps, in this order, after all others and before mixup and CutMix: "invert(p=0.1)" inverts values, '
+        '"noise(std=8)" adds Gaussian noise; or your own',
+        check=_check_steps,
+        accepts="sequence of names",
+    )
 
     def __post_init__(self) -> None:
         check_fields(self, "augment.")

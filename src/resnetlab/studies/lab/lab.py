@@ -139,6 +139,7 @@ class Lab:
             "precision": given.precision,
             "options": options,
             "given_plan": given.plan and str(given.plan),
+            **({"changes": given.changes} if given.changes else {}),
         }
         self._arguments = json.loads(json.dumps(arguments))  # as they are read from study.toml
         self.command = f"the same call of resnetlab.studies.{question.name} with the same images"
@@ -189,9 +190,10 @@ class Lab:
     @functools.cached_property
     def recipe(self) -> Recipe:
         """The recipe of every training, except for its epochs and the changes of a cell."""
+        recipe = Recipe(name="study", lr=0.1, batch_size=_BATCH, clip_norm=1.0)
         if self.full:
-            return resolve_recipe("paper-cifar", **{"augment.flip": "auto"})  # digits must not be mirrored
-        return Recipe(name="study", lr=0.1, batch_size=_BATCH, clip_norm=1.0)
+            recipe = resolve_recipe("paper-cifar", **{"augment.flip": "auto"})  # digits must not be mirrored
+        return resolve_recipe(recipe, **self._conditions.changed("recipe."))
 
     @property
     def plan(self) -> Plan:
@@ -202,6 +204,11 @@ class Lab:
     def channels_and_classes(self) -> dict[str, int]:
         """The fields of `ResNetConfig` that the data determine."""
         return {"in_channels": self._all.channels, "num_classes": self._all.num_classes}
+
+    @property
+    def model_changes(self) -> dict[str, Any]:
+        """The fields of `ResNetConfig` to change in all networks, except those that the study compares."""
+        return self._conditions.changed("model.")
 
     def prepare(
         self, cells: Sequence[Cell], *, fraction: float = 1.0, measure: Callable[..., float] = seconds_per_image

@@ -20,7 +20,7 @@ from resnetlab.studies.lab.plan import Cell
 
 def custom_network(lab: Lab, **fields: Any) -> ResNetConfig:
     """Returns the architecture with these fields, for the channels and classes of the study's images."""
-    return ResNetConfig(**{**fields, **lab.channels_and_classes})
+    return ResNetConfig(**{**lab.model_changes, **fields, **lab.channels_and_classes})
 
 
 def catalog_network(lab: Lab, model: str, **fields: Any) -> ResNetConfig:
@@ -29,6 +29,7 @@ def catalog_network(lab: Lab, model: str, **fields: Any) -> ResNetConfig:
     Raises:
         UserError: the catalog has no such network, or the fields are unknown or do not fit together.
     """
+    fields = {**lab.model_changes, **fields}
     return config_for_data(model, image_size=lab.image_size, overrides=fields, **lab.channels_and_classes)
 
 

@@ -20,6 +20,10 @@ BUDGET = 4.0
 """Minutes of a study without budget and plan, on the reference machine of `plan`."""
 
 
+CHANGED = ("recipe.", "model.")
+"""How the names in `changes` start."""
+
+
 class SetUp(TypedDict, total=False):
     """The arguments that every study takes, in addition to its own; `Conditions` describes them."""
 
@@ -32,7 +36,17 @@ class SetUp(TypedDict, total=False):
     data_root: str | Path | None
     device: str
     precision: str
+    changes: Mapping[str, Any]
     quiet: bool
+
+
+def _check_changes(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(str(key).startswith(CHANGED) for key in value):
+        raise UserError(
+            f"{name} must map fields to values, such as {{'recipe.loss': 'focal', 'model.activation': 'gelu'}}, got "
+            f"{value!r}."
+        )
+    return dict(value)
 
 
 def _check_path(name: str, value: Any) -> Path | None:
@@ -73,6 +87,12 @@ class Conditions:
     )
     device: str = setting("auto", "device that trains, as torch names it", check=_check_device, accepts="text")
     precision: str = setting("auto", "precision of the training", choices=PRECISION_CHOICES)
+    changes: Mapping[str, Any] = setting(
+        {},
+        "fields of the study's recipe (recipe.loss) and of all its networks (model.activation) to change",
+        check=_check_changes,
+        accepts="mapping from fields to values",
+    )
     quiet: bool = setting(False, "print no progress")
 
     def __post_init__(self) -> None:
@@ -81,6 +101,10 @@ class Conditions:
         if sum(given.values()) > 1:
             names = " and ".join(name for name, is_given in given.items() if is_given)
             raise UserError(f"full, budget and plan cannot be combined, got {names}. Give only one of them.")
+
+    def changed(self, start: str) -> dict[str, Any]:
+        """Returns the changes whose names start with "recipe." or "model.", without that start."""
+        return {key.removeprefix(start): value for key, value in self.changes.items() if key.startswith(start)}
 
     @property
     def minutes(self) -> float | None:
@@ -109,6 +133,6 @@ def command_line(name: str, data: ImageData, options: Mapping[str, Any], conditi
         words.append("--full")
     if conditions.plan:
         words += ["--set", f"plan={{images={conditions.plan.images}, epochs={conditions.plan.epochs}}}"]
-    for key, value in options.items():
+    for key, value in {**options, **conditions.changes}.items():
         words += ["--set", f"{key}={json.dumps(value)}"]
     return shlex.join(words)
