@@ -14,7 +14,7 @@ from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import Draws, generator
 from resnetlab.data.augment import Augmentation, augment
 from resnetlab.data.augment.mixing import draw_mix
-from resnetlab.data.storage.store import Split
+from resnetlab.data.storage.split import Split
 
 
 @dataclass(frozen=True)

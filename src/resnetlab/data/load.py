@@ -22,6 +22,7 @@ from resnetlab.data.assemble import PhotoListing, from_arrays, from_pack, list_p
 from resnetlab.data.options import LoadOptions
 from resnetlab.data.sources.arrays import ArraySource, check_arrays
 from resnetlab.data.sources.cifar import load_cifar10, load_cifar100
+from resnetlab.data.sources.datasets import datasets_as_arrays, is_dataset
 from resnetlab.data.sources.findings import Findings, NoImagesError, listed
 from resnetlab.data.sources.folders import FileSource, list_added, list_folder, list_table
 from resnetlab.data.sources.layout import ARCHIVES
@@ -68,7 +69,9 @@ def load_data(
             - a .csv, .tsv or .parquet table with the columns path and label, and optionally split;
             - a pack that `resnetlab.pack` wrote;
             - arrays or tensors: (images, labels), or a dict of such pairs with the keys train, validation
-              and test. Images are (N, H, W), (N, H, W, C) or (N, C, H, W), uint8, or float in [0, 1].
+              and test. Images are (N, H, W), (N, H, W, C) or (N, C, H, W), uint8, or float in [0, 1];
+            - a map-style `Dataset` of torch with items (image, label), a data set of Hugging Face with the columns
+              image and label, or a dict of them by split. Each item is read once.
         workers: number of decoding threads or processes, by default one per processor; the images do not depend on it.
         download: download a data set that is missing, after a notice of source, size and target.
         **options: the fields of `LoadOptions`.
@@ -97,14 +100,15 @@ def load_with(
         UserError: as `load_data`.
     """
     is_path = isinstance(source, (str, Path))
-    if not is_path and not isinstance(source, (Sequence, Mapping)):
+    if not is_path and not isinstance(source, (Sequence, Mapping)) and not is_dataset(source):
         raise UserError(
-            "data must be the name of a data set, the path of a folder, table or pack, or arrays (images, labels), "
-            f"got {brief(source)}."
+            "data must be the name of a data set, the path of a folder, table or pack, arrays (images, labels), or a "
+            f"data set with a length and items (image, label), got {brief(source)}."
         )
     checked = _options("load_data", {"source": str(source) if is_path else ARRAYS, **options}, workers)
     if not is_path:
-        arrays = check_arrays(source, checked.class_names, ARRAYS)
+        source, names = datasets_as_arrays(source, checked)
+        arrays = check_arrays(source, checked.class_names or names, ARRAYS)
         return from_arrays(arrays, replace(checked, data_root=None))
     if is_named(source) and source in _ARRAY_SETS:
         root = data_root_folder(checked.data_root)

@@ -19,36 +19,10 @@ from resnetlab.core.console import render
 from resnetlab.core.errors import UserError
 from resnetlab.core.framing import Framing
 from resnetlab.core.preprocessing import Preprocessing
-from resnetlab.data.storage.decoding import pixel_digest
+from resnetlab.data.augment import Augmentation
+from resnetlab.data.loader import BatchLoader
 from resnetlab.data.storage.images import Ragged
-
-
-@dataclass(frozen=True, kw_only=True)
-class Split:
-    """The images of one split.
-
-    Attributes:
-        images: uint8 (N, C, H, W), all of the size that the network sees; or images of many sizes, from
-            which training cuts its samples and `squares` what the network sees elsewhere.
-        labels: int64 (N,), positions in the class list.
-        index: int64 (N,), each image's position in the source it came from.
-        paths: each image's file, relative to the source's folder, where it has one.
-    """
-
-    images: Tensor | Ragged
-    labels: Tensor
-    index: Tensor
-    paths: tuple[str, ...] | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @cached_property
-    def digests(self) -> tuple[str, ...]:
-        """A digest of each image, of its file where it has one, else of its pixels: equal ones, equal images."""
-        if isinstance(self.images, Ragged):
-            return self.images.digests
-        return tuple(map(pixel_digest, self.images.numpy().transpose(0, 2, 3, 1)))
+from resnetlab.data.storage.split import Split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +82,46 @@ class ImageData:
             return framing.squares(images if positions is None else images[positions])
         at = np.arange(len(images)) if positions is None else positions.numpy()
         return images.squares(at, framing)
+
+    def loader(
+        self,
+        split: str = "train",
+        batch_size: int = 64,
+        *,
+        augment: Augmentation | None = None,
+        seed: int = 0,
+        normalize: bool = True,
+        device: str = "cpu",
+    ) -> BatchLoader:
+        """Returns an iterable of batches for a training loop of your own.
+
+        A batch is (images, labels): float32 (N, C, image_size, image_size) and int64 (N,). Each pass over the loader is
+        the next epoch. Training images have the order and the augmentation that `fit` gives them with the same seed and
+        batch size; images of other splits come in their order, as evaluation shows them.
+
+        Args:
+            split: "train", "validation" or "test".
+            batch_size: images per batch; the last batch of an epoch is smaller.
+            augment: augmentation of training images, such as `recipe.augment`; None for none.
+            seed: of order and augmentation.
+            normalize: subtract the mean of the training images and divide by their standard deviation, by channel.
+                Without it, values are 0 to 255.
+            device: where the batches are.
+
+        Raises:
+            UserError: the split does not exist, or `augment` mixes images, which needs two labels for each.
+        """
+        return BatchLoader(
+            self.split(split),
+            framing=self.framing if split == "train" else self.framing.uncropped,
+            preprocessing=self.preprocessing if normalize else None,
+            batch_size=batch_size,
+            augment=augment,
+            is_training=split == "train",
+            mirrors=self.mirrors,
+            seed=seed,
+            device=device,
+        )
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
