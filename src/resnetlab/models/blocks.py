@@ -23,6 +23,7 @@ from resnetlab.core.registry import Registry
 from resnetlab.models.attention import ATTENTIONS
 from resnetlab.models.config import BLOCKS, BOTTLENECK_FIELDS, BlockTraits, ResNetConfig
 from resnetlab.models.parts import Parts
+from resnetlab.models.plain_blocks import PlainBlock
 from resnetlab.models.shortcuts import Projection, build_shortcut
 from resnetlab.models.stochastic import DropBlock, DropPath
 
@@ -243,10 +244,14 @@ class _Blocks(Registry):
         del BLOCKS[name]
 
 
-def _checked_block(name: str, block: Any) -> type[ResidualBlock]:
-    """Returns a block class that can be registered, or raises `UserError`."""
-    if not isinstance(block, type) or not issubclass(block, ResidualBlock):
+def _checked_block(name: str, block: Any) -> type[ResidualBlock] | PlainBlock:
+    """Returns what makes the blocks of a class that can be registered, or raises `UserError`."""
+    if not isinstance(block, type) or not issubclass(block, nn.Module):
         raise UserError(f"the block {name!r} must be a subclass of ResidualBlock, got {brief(block)}.")
+    if not issubclass(block, ResidualBlock):
+        plain = PlainBlock(name, block)
+        check_integer(f"the expansion of {block.__name__}", plain.expansion, 1)
+        return plain
     if block.layout.__func__ is ResidualBlock.layout.__func__:  # type: ignore[attr-defined]
         raise UserError(
             f"{block.__name__} has no layout. Define a class method `layout` that returns its convolutions."
@@ -268,7 +273,7 @@ def _checked_block(name: str, block: Any) -> type[ResidualBlock]:
 BLOCK_CLASSES = _Blocks("block", {"basic": BasicBlock, "bottleneck": Bottleneck}, prepare=_checked_block)
 
 
-def register_block(name: str, block: type[ResidualBlock]) -> None:
+def register_block(name: str, block: type[nn.Module]) -> None:
     """Registers your own block, so that `ResNetConfig(block=name)` builds networks of it.
 
     The same as `resnetlab.register("block", name, block)`.
@@ -281,6 +286,10 @@ def register_block(name: str, block: type[ResidualBlock]) -> None:
             the ratio of output channels to width; `fields` are the bottleneck fields that the block uses. To change
             what the block computes, override `flow`, which `forward` and `ResNet.features` share. If you define the
             same class again, for example by running a notebook cell twice, the new class replaces the old one.
+
+            Or a plain class with the arguments of torchvision's blocks (inplanes, planes, stride, downsample), or of
+            d2l's ([in_channels,] num_channels, use_1x1conv, strides). Fields that it would ignore are refused, and
+            features inside the block, such as its branch, are not available.
 
     Raises:
         UserError: another block has this name, or `block` is not a valid block class.

@@ -351,7 +351,7 @@ def zero_branch(block: nn.Module) -> None:
     normalization, the last convolution becomes 0 too.
     """
     if not isinstance(block, ResidualBlock):
-        raise TypeError(f"{block!r} is not a residual block")
+        raise TypeError(f"{type(block).__name__} is not a ResidualBlock")
     has_scale = not block.preactivation and any(True for _ in block.last_normalization.parameters())
     layer = block.last_normalization if has_scale else block.last_convolution
     for parameter in layer.parameters(recurse=False):
