@@ -248,6 +248,7 @@ def readers_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels[..., 0] //= 1 if folder.endswith("dog") else 4
             Image.fromarray(pixels).save(root / folder / ("cat.png" if folder == "new" else f"{number:02d}.png"))
     (root / "mynet.py").write_text(MYNET)
+    (root / "my_parts.py").write_text((ROOT / "tests" / "training" / "own_parts.py").read_text())
     with contextlib.chdir(root):
         digits = resnetlab.load_data("digits", limit=200)
         for number, name in enumerate(("digits", "resnet20", "plain20")):
@@ -280,7 +281,7 @@ def test_python_runs_on_its_own(code: str, home: Path):
         shutil.rmtree(home / out, ignore_errors=True)
     few = "plan=studies.Plan(images=64, epochs=1)"  # instead of a budget, which the speed of the machine decides on
     script = re.sub(r"\bepochs=\d+", "epochs=1", re.sub(r"\bbudget=\d+", few, code))
-    if "register_" in script:  # what is registered stays for the whole process
+    if ".register" in script:  # what is registered stays for the whole process
         command = [sys.executable, "-W", "ignore", "-c", script]
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": SOURCE})
         assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""`resnetlab list`: the available networks, recipes, studies and lessons."""
+"""`resnetlab list`: the available networks, recipes, studies, lessons and parts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAME = "list"
 
 
 def command(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="models, recipes, studies or lessons.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="models, recipes, studies, lessons or parts.")],
     pattern: Annotated[
         str, typer.Argument(help="A name, or a shell pattern in quotes, such as 'wide*'.", show_default=False)
     ] = "*",
@@ -35,7 +35,9 @@ def command(
         ),
     ] = False,
 ) -> None:
-    """List the available networks, recipes, studies or lessons.
+    """List the available networks, recipes, studies, lessons or parts.
+
+    Parts are what a network or a recipe names: blocks, activations, losses, optimizers and the like, your own included.
 
     If you give the full name of a recipe or a study, all its details are shown.
 
@@ -45,7 +47,7 @@ def command(
 
     resnetlab list recipes --fields
     """
-    kinds = {"models": _models, "recipes": _recipes, "studies": _studies, "lessons": _lessons}
+    kinds = {"models": _models, "recipes": _recipes, "studies": _studies, "lessons": _lessons, "parts": _parts}
     if kind not in kinds:
         raise unknown("kind", kind, kinds)
     if fields:
@@ -155,6 +157,28 @@ def _plan_table() -> Table:
     for plan in PHOTO_PLANS:
         table.add_row(f"{plan.photos:,}", str(plan.epochs), str(plan.image_size), plan.network)
     return table
+
+
+def _parts(pattern: str, as_json: bool) -> None:
+    from rich.markup import escape
+
+    from resnetlab.training.registration import REGISTRIES
+
+    found = [(registry, name) for registry in REGISTRIES.values() for name in registry]
+    names = _checked(fnmatch.filter(dict.fromkeys(name for _, name in found), pattern), "parts", pattern, ())
+    rows = [
+        {"kind": one.kind, "name": name, "own": name in one.added, "description": one.describe(name)}
+        for one, name in found
+        if name in names
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    table = _table("kind", "name", "own", "description")
+    for row in rows:
+        table.add_row(row["kind"], row["name"], "yes" if row["own"] else "", escape(row["description"]))
+    output().print(table)
+    _hint("`--import FILE.py` adds your own (docs/your-own.md).")
 
 
 def _studies(pattern: str, as_json: bool) -> None:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from resnetlab.core.checks import MOST_CLASSES, check_integer
 from resnetlab.core.errors import UserError, brief, unknown
@@ -229,6 +230,30 @@ class ModuleNetwork(AdaptedNetwork):
 def adapted(module: nn.Module) -> ModuleNetwork:
     """Returns a module that was passed as an object as a `Network`; its channels and classes come from the data."""
     return ModuleNetwork(module, ModuleConfig(factory=f"{type(module).__module__}.{type(module).__qualname__}"))
+
+
+def materialize(model: Network, channels: int, image_size: int) -> None:
+    """Gives lazy layers, such as `nn.LazyConv2d`, their shapes, by a pass of an image of zeros in evaluation mode.
+
+    Their initial weights are drawn from torch's global generator. Other networks are not changed.
+
+    Raises:
+        UserError: the network does not accept such images.
+    """
+    if not any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        return
+    modes = {module: module.training for module in model.modules()}
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, channels, image_size, image_size))
+    except Exception as error:  # a forward pass can raise anything
+        raise UserError(
+            f"the network does not accept images of {channels} channels and {image_size}x{image_size} pixels: "
+            f"{_reason(error)}. Load the images with another image_size or other channels."
+        ) from error
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def check_takes_images(model: AdaptedNetwork, image_size: int) -> None:

@@ -28,6 +28,7 @@ from resnetlab.data.load import check_same_data, is_named, open_data, reload_dat
 from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.evaluate import default_split, evaluate_split
 from resnetlab.evaluation.forward import Answers, answer_split
+from resnetlab.models.adapters import materialize
 from resnetlab.models.architectures import read_architecture, rebuild
 from resnetlab.models.network import Architecture, Network
 from resnetlab.models.surgery import freeze
@@ -287,6 +288,8 @@ def resume(
             with torch_seeded(settings["seed"], "initial weights"), asking_for(settings.get("imports", ()), found.path):
                 Recipe.from_dict(settings["recipe"])  # it may name parts that are not known here
                 network = rebuild(read_architecture(settings["model"]["config"], where), model, str(found.path))
+                shown = from_mapping(Preprocessing, settings["preprocessing"], where)
+                materialize(network, shown.channels, shown.image_size)
             recorded = from_mapping(Machine, settings["machine"], where)
             if device is None:
                 resolve_device(recorded.device)

@@ -20,7 +20,7 @@ from resnetlab.data.sources.findings import counted, inspect_hint
 from resnetlab.data.splits import why_untrainable
 from resnetlab.data.storage.pack import is_pack
 from resnetlab.data.storage.store import ImageData
-from resnetlab.models.adapters import AdaptedNetwork, ModuleConfig, TimmConfig, check_takes_images, name_of
+from resnetlab.models.adapters import AdaptedNetwork, ModuleConfig, TimmConfig, check_takes_images, materialize, name_of
 from resnetlab.models.architectures import as_network, build, is_path_to_network, open_architecture, with_sizes
 from resnetlab.models.catalog import CATALOG, config_for_data, model_config
 from resnetlab.models.config import ResNetConfig
@@ -306,6 +306,8 @@ def network_for(
         overrides = {"stem": model_config(str(model)).stem, **overrides}
     if isinstance(model, Network):
         network = model
+        with torch_seeded(seed, "initial weights"):
+            materialize(network, data.channels, data.image_size)
         if not any(parameter.requires_grad for parameter in network.parameters()):
             raise UserError("every part of the network is frozen, so there is nothing to train. Unfreeze one.")
         if not network.config.in_channels:
@@ -316,6 +318,7 @@ def network_for(
             config = with_sizes(config, **ends)
         with torch_seeded(seed, "initial weights"):
             network = build(config)
+            materialize(network, data.channels, data.image_size)
     config = network.config
     if (config.in_channels, config.num_classes) != (data.channels, data.num_classes):
         raise UserError(

@@ -23,6 +23,7 @@ from resnetlab.core.imports import MissingImportError, asking_for, imports_to_re
 from resnetlab.core.packaged import packaged_names, packaged_weights
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.runs import Run
+from resnetlab.models.adapters import materialize
 from resnetlab.models.architectures import read_architecture, rebuild
 from resnetlab.models.catalog import CATALOG
 from resnetlab.models.config import ResNetConfig
@@ -132,6 +133,8 @@ def load(source: str | Path | Run, *, model: str | Architecture | nn.Module | No
             )
         with torch.random.fork_rng(devices=[]):
             network = rebuild(header.config, model, str(path))
+            if header.preprocessing is not None:
+                materialize(network, header.preprocessing.channels, header.preprocessing.image_size)
         _check_same_tensors(path, tensors, network)
         network.saved_module.load_state_dict(tensors)
     network.class_names, network.preprocessing = header.class_names, header.preprocessing
