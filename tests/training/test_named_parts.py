@@ -12,11 +12,14 @@ import torch.nn.functional as F
 from tests.facts import refuses
 
 from resnetlab import Recipe, fit, load_data, resume
+from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.runs import Run
-from resnetlab.data.batches import balanced_order
+from resnetlab.data.batches import Batch, balanced_order
+from resnetlab.training.loss_scale import GROWTH_STEPS, LossScale
 from resnetlab.training.losses import binary_cross_entropy, focal, loss_for
+from resnetlab.training.machine import Machine, choose_machine
 from resnetlab.training.recipes import resolve_recipe
-from resnetlab.training.step import check_class_weights
+from resnetlab.training.step import check_class_weights, training_step
 from resnetlab.training.update_rules import OPTIMIZERS
 from resnetlab.weights.tensors import read_tensors
 
@@ -141,3 +144,46 @@ def test_balanced_sampling_trains_and_is_recorded(tmp_path: Path):
     )  # fmt: skip
     recipe = Run(run.path).settings["recipe"]
     assert (recipe["sampling"], recipe["class_weights"], recipe["loss"]) == ("balanced", {"3": 2.0}, "focal(gamma=1.0)")
+
+
+def half(steps: int, scale: float | None, lr: float = 0.1) -> tuple[torch.nn.Module, list[float], LossScale]:
+    """Trains a layer for some steps in float16, whose gradients are below what float16 can hold."""
+    torch.manual_seed(0)
+    model, scaling = torch.nn.Linear(16, 4), LossScale("cpu")
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    if scale is not None:
+        scaling.scale.fill_(scale)
+    images = torch.randint(256, (8, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    batch = Batch(step=0, images=images, labels=torch.arange(8) % 4)
+    machine = Machine(device="cpu", precision="float16", memory_format="contiguous", threads=1)
+    shown = Preprocessing(image_size=4, channels=1, mean=(0.5,), std=(0.5,))
+    network = torch.nn.Sequential(torch.nn.Flatten(), model)
+    losses = []
+    for _ in range(steps):
+        given = {"preprocessing": shown, "recipe": Recipe(batch_size=8), "machine": machine, "lr": lr}
+        losses.append(training_step(network, optimizer, batch, scaling=scaling, **given)[0].item())
+    return model, losses, scaling
+
+
+def test_loss_scaling_keeps_small_gradients_and_survives_overflows():
+    model, losses, scaling = half(steps=5, scale=None)
+    assert losses[-1] < losses[0]
+    assert (scaling.scale.item(), scaling.steps.item()) == (2.0**16, 5)
+    other, few, scaling = half(steps=3, scale=2.0**127)  # overflows until the scale is small enough
+    start = half(steps=0, scale=None)[0]
+    assert torch.equal(other.weight, start.weight)  # type: ignore[arg-type]
+    assert scaling.scale.item() == 2.0**124
+    assert len(set(few)) == 1 and few[0] == losses[0]
+    assert not torch.equal(model.weight, start.weight)  # type: ignore[arg-type]
+
+
+def test_the_loss_scale_doubles_and_is_saved():
+    scaling = LossScale("cpu")
+    scaling.steps.fill_(GROWTH_STEPS - 1)
+    scaling.update(torch.tensor(True))
+    assert (scaling.scale.item(), scaling.steps.item()) == (2.0**17, 0)
+    other = LossScale("cpu")
+    other.restore({name: value.clone() for name, value in scaling.tensors.items()})
+    assert other.scale.item() == 2.0**17
+    with refuses("float16", "GPU", "bfloat16"):
+        choose_machine("cpu", "float16")

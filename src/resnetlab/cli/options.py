@@ -41,7 +41,8 @@ Device = Annotated[
 Precision = Annotated[
     str,
     typer.Option(
-        help="auto (by what the processor or GPU offers), float32, bfloat16, float64, or measured (the fastest).",
+        help="auto (by what the processor or GPU offers), float32, bfloat16, float16 (GPU), float64, or measured "
+        "(the fastest).",
         rich_help_panel=MACHINE,
     ),
 ]

@@ -21,6 +21,7 @@ from resnetlab.core.errors import UserError
 from resnetlab.core.runs import Run, history_from_columns
 from resnetlab.models.network import Network
 from resnetlab.training.distributed import ALONE, Processes
+from resnetlab.training.loss_scale import LossScale
 from resnetlab.training.optimizers import WeightAverage
 from resnetlab.weights.file import checkpoint_files, describe_network, read_newest
 from resnetlab.weights.tensors import is_checkpoint, refuse_damage, without_prefix, write_tensors
@@ -80,6 +81,7 @@ class TrainingState:
         model: the network.
         optimizer: built by `build_optimizer` for this network.
         average: moving average of the weights, if the recipe has one.
+        scaling: of the loss, in float16.
         progress: the position in the training.
         history: one row per complete epoch.
     """
@@ -87,6 +89,7 @@ class TrainingState:
     model: Network
     optimizer: torch.optim.Optimizer
     average: WeightAverage | None = None
+    scaling: LossScale | None = None
     progress: Progress = field(default_factory=Progress)
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -111,6 +114,7 @@ def save_checkpoint(run: Run, state: TrainingState, steps_done: int, origin: Map
     tensors = {f"model.{name}": tensor for name, tensor in state.model.saved_module.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in state.progress.best_weights.items()}
     tensors |= {f"average.{name}": tensor for name, tensor in (state.average.weights if state.average else {}).items()}
+    tensors |= {f"scaling.{name}": tensor for name, tensor in (state.scaling.tensors if state.scaling else {}).items()}
     numbers: dict[str, Any] = {}
     for parameter, values in state.optimizer.state.items():
         for key, value in values.items():
@@ -169,6 +173,8 @@ def restore_checkpoint(run: Run, state: TrainingState, *, processes: Processes =
         state.progress.best_weights = without_prefix(tensors, "best.")
     if state.average is not None:
         state.average.restore(without_prefix(tensors, "average."))
+    if state.scaling is not None and "scaling.scale" in tensors:  # absent if the run started in another precision
+        state.scaling.restore(without_prefix(tensors, "scaling."))
 
 
 def _start_from(

@@ -115,8 +115,8 @@ def fit(
         image_size: in pixels, if `data` is loaded here; by default that of the pretrained weights, or of `load_data`.
         data_root: where the data sets are, if `data` is loaded here.
         device: "auto", or a device of torch.
-        precision: "auto" for the rule of `machine.suitable`, "float32", "bfloat16", "float64", or "measured" for the
-            fastest in a short timing.
+        precision: "auto" for the rule of `machine.suitable`, "float32", "bfloat16", "float16" (GPUs only, with loss
+            scaling), "float64", or "measured" for the fastest in a short timing.
         memory_format: "auto", "contiguous" or "channels_last".
         tensorboard: also write the history for TensorBoard, into the run's `tensorboard/`.
         keep_checkpoints: keep the last two checkpoints when the training is complete. They take three to four times the

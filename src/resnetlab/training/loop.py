@@ -31,6 +31,7 @@ from resnetlab.training.checkpoint import TrainingState, restore_checkpoint, sav
 from resnetlab.training.distributed import ALONE, Processes, exchange_for
 from resnetlab.training.guard import BufferGuard, StepResult, StopSignals, check_finite, take_results
 from resnetlab.training.logs import TrainingLogs
+from resnetlab.training.loss_scale import scaling_for
 from resnetlab.training.machine import Machine
 from resnetlab.training.optimizers import WeightAverage, build_optimizer
 from resnetlab.training.recipe import Recipe
@@ -100,7 +101,8 @@ class Training:
         self._sections = TrainedSections(model, recipe)
         optimizer = build_optimizer(model, recipe)  # includes the sections that are unfrozen later
         average = WeightAverage(model.saved_module, recipe.average) if recipe.average else None
-        self.state = TrainingState(model=model, optimizer=optimizer, average=average)
+        scaling = scaling_for(machine)
+        self.state = TrainingState(model=model, optimizer=optimizer, average=average, scaling=scaling)
 
         self.exchange = exchange_for(processes, machine, recipe)
         self.check_layout = True
@@ -174,6 +176,7 @@ class Training:
                 machine=self.machine,
                 lr=self._learning_rate(self.steps_done),
                 class_weights=self._class_weights,
+                scaling=state.scaling,
                 check_layout=self.check_layout,
                 exchange=self.exchange,
             )

@@ -27,6 +27,7 @@ from resnetlab.data.batches import Batch, training_batches
 from resnetlab.data.load import open_data
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.network import Architecture, Network
+from resnetlab.training.loss_scale import scaling_for
 from resnetlab.training.machine import Machine
 from resnetlab.training.optimizers import build_optimizer
 from resnetlab.training.prepare import (
@@ -197,8 +198,8 @@ def find_lr(
         steps: number of steps, at least 20.
         seed: seed of initial weights, order and augmentation.
         device: "auto", or a torch device.
-        precision: "auto" for the rule of `machine.suitable`, "float32", "bfloat16", "float64", or "measured" for the
-            fastest in a short timing.
+        precision: "auto" for the rule of `machine.suitable`, "float32", "bfloat16", "float16" (GPUs only, with loss
+            scaling), "float64", or "measured" for the fastest in a short timing.
         memory_format: "auto", "contiguous" or "channels_last".
         overrides: fields of `ResNetConfig` to change, if the model is a name.
         quiet: print nothing.
@@ -405,6 +406,7 @@ def _stepper(model: Network, data: ImageData, recipe: Recipe, machine: Machine, 
     optimizer = build_optimizer(model, recipe)
     sections.begin(recipe.epochs - 1)
     batches = _endless_batches(data, recipe, seed, device)
+    scaling = scaling_for(machine)
     weights = class_weights(recipe, data.split("train").labels, data.class_names, machine)
 
     def step(rate: float) -> float:
@@ -419,6 +421,7 @@ def _stepper(model: Network, data: ImageData, recipe: Recipe, machine: Machine, 
                 machine=machine,
                 lr=rate,
                 class_weights=weights,
+                scaling=scaling,
                 check_layout=epoch == batch.step == 0,
             )
         return loss.item()

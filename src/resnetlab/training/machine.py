@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from resnetlab.core.checks import MOST_THREADS, check_choice, check_integer
 from resnetlab.core.environment import resolve_device
+from resnetlab.core.errors import UserError
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.parts import parts_for
 
-PRECISIONS = ("float32", "bfloat16", "float64")
+PRECISIONS = ("float32", "bfloat16", "float16", "float64")
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 PRECISION_CHOICES = ("auto", *PRECISIONS, "measured")
 MEMORY_FORMAT_CHOICES = ("auto", *MEMORY_FORMATS)
@@ -32,7 +33,8 @@ class Machine:
 
     Attributes:
         device: a torch device.
-        precision: of the forward and backward pass; "bfloat16" is autocast with float32 weights.
+        precision: of the forward and backward pass; "bfloat16" and "float16" are autocast with float32 weights, and
+            "float16" scales the loss.
         memory_format: of images and convolution weights, "contiguous" (NCHW) or "channels_last" (NHWC).
         threads: torch's threads on the CPU; results are bit-equal only for the same number.
     """
@@ -63,8 +65,8 @@ class Machine:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Returns the context of the forward pass."""
-        if self.precision == "bfloat16":
-            return torch.autocast(torch.device(self.device).type, torch.bfloat16)
+        if self.precision in ("bfloat16", "float16"):
+            return torch.autocast(torch.device(self.device).type, getattr(torch, self.precision))
         return nullcontext()
 
     def __str__(self) -> str:
@@ -90,6 +92,8 @@ def choose_machine(
     check_choice("precision", precision, PRECISION_CHOICES)
     check_choice("memory_format", memory_format, MEMORY_FORMAT_CHOICES)
     found, threads = resolve_device(device), torch.get_num_threads()
+    if precision == "float16" and found.type == "cpu":
+        raise UserError("precision float16 needs a GPU. Use bfloat16 or float32 on a CPU.")
     if precision == "measured":
         chosen = _fastest(str(found), memory_format, threads, parts)
     else:
@@ -105,7 +109,7 @@ def suitable(kind: str, bfloat16: bool, precision: str = "auto") -> tuple[str, s
     A function of its arguments only, so that the same command gives the same numbers on the same kind of machine:
 
     - bfloat16 on hardware with instructions for it, otherwise float32;
-    - channels_last on a CPU and in bfloat16, otherwise contiguous; float64 is always contiguous.
+    - channels_last on a CPU and in bfloat16 or float16, otherwise contiguous; float64 is always contiguous.
 
     On one core of an AMD EPYC with AVX512-BF16, a forward and backward pass takes, in milliseconds:
 
@@ -127,7 +131,7 @@ def suitable(kind: str, bfloat16: bool, precision: str = "auto") -> tuple[str, s
     """
     if precision == "auto":
         precision = "bfloat16" if bfloat16 else "float32"
-    is_last = precision == "bfloat16" or (precision == "float32" and kind == "cpu")
+    is_last = precision in ("bfloat16", "float16") or (precision == "float32" and kind == "cpu")
     return precision, "channels_last" if is_last else "contiguous"
 
 

@@ -20,6 +20,7 @@ from resnetlab.data.load import load_data
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.network import Architecture
 from resnetlab.models.stochastic import DropPath
+from resnetlab.training.loss_scale import scaling_for
 from resnetlab.training.optimizers import build_optimizer
 from resnetlab.training.prepare import (
     automatic_network,
@@ -95,8 +96,8 @@ def overfit_one_batch(
         steps: the largest number of steps.
         seed: of initial weights and of the choice of images.
         device: "auto", or a device of torch.
-        precision: "auto" for the rule of `machine.suitable`, "float32", "bfloat16", "float64", or "measured" for the
-            fastest in a short timing.
+        precision: "auto" for the rule of `machine.suitable`, "float32", "bfloat16", "float16" (GPUs only, with loss
+            scaling), "float64", or "measured" for the fastest in a short timing.
         memory_format: "auto", "contiguous" or "channels_last".
         **changes: fields of the recipe to change.
 
@@ -127,7 +128,7 @@ def overfit_one_batch(
     place = torch.device(machine.device)
     settings = {"seed": seed, "epoch": 0, "framing": data.framing, "device": place}
     batch: Batch = next(training_batches(data.split("train"), batch_size=size, policy=policy, **settings))
-    losses, top1 = [], []
+    losses, top1, scaling = [], [], scaling_for(machine)
     for step in range(steps):
         with torch_seeded(seed, "network", step=step, device=place):
             loss, correct = training_step(
@@ -138,6 +139,7 @@ def overfit_one_batch(
                 recipe=recipe,
                 machine=machine,
                 lr=recipe.lr / 4,
+                scaling=scaling,
                 check_layout=step == 0,
             )
         losses.append(loss.item())

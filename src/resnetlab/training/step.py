@@ -12,6 +12,7 @@ from resnetlab.core.errors import UserError, unknown
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.data.batches import Batch
 from resnetlab.training.distributed import NO_EXCHANGE, Exchange
+from resnetlab.training.loss_scale import LossScale
 from resnetlab.training.losses import check_losses, loss_for
 from resnetlab.training.machine import Machine
 from resnetlab.training.recipe import Recipe
@@ -46,6 +47,7 @@ def training_step(
     machine: Machine,
     lr: float,
     class_weights: Tensor | None = None,
+    scaling: LossScale | None = None,
     check_layout: bool = False,
     exchange: Exchange = NO_EXCHANGE,
 ) -> tuple[Tensor, Tensor]:
@@ -65,6 +67,7 @@ def training_step(
         machine: precision and memory format.
         lr: the learning rate of this step; a group of the optimizer multiplies it by its "scale".
         class_weights: (num_classes,), weight of a sample of each class; None means 1.
+        scaling: of the loss, in float16. A gradient that overflows then changes no parameter, but the loss is returned.
         check_layout: call `check_memory_layout`; needed in the first step after every start, load and unfreezing.
         exchange: combines the gradients of several processes.
     """
@@ -82,11 +85,13 @@ def training_step(
                 logits = exchange.forward(model, images[rows])
             own = _losses(logits.to(machine.dtype), batch, rows, recipe, class_weights)
             loss = own[: max(0, batch.own - rows.start)].sum() / even_share
-            loss.backward()
+            (loss if scaling is None else loss * scaling.scale).backward()
         losses.append(loss.detach())
         predictions.append(logits.detach().argmax(1))
     loss, correct = exchange.sum(torch.stack(losses).sum(), _count_correct(torch.cat(predictions), batch))
     loss = loss / exchange.world_size
+    if scaling is not None:
+        scaling.unscale(model.parameters())
     finite = loss.isfinite() & _clip_gradients(model, recipe.clip_norm).isfinite()
     if check_layout:
         check_memory_layout(optimizer)
@@ -94,6 +99,10 @@ def training_step(
     if check_layout:
         check_memory_layout(optimizer)
     optimizer.zero_grad(set_to_none=True)
+    if scaling is not None:
+        lost = scaling.is_lost(finite)
+        scaling.update(finite)
+        return loss.where(~lost, torch.nan), correct
     return loss.where(finite, torch.nan), correct
 
 
