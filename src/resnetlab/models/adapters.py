@@ -322,6 +322,8 @@ def call(name: str, function: Callable[..., Any], *positional: Any, **arguments:
     except SyntaxError as error:
         place = f"{Path(error.filename or name).name}, line {error.lineno}"
         raise UserError(f"{place}: {error.msg}. Python cannot read the file. Correct this line.") from error
+    except UserError:  # it used ResNetLab, whose message says what is wrong
+        raise
     except Exception as error:
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         raise UserError(f"{name}({given}) raised {_reason(error)}. Check the arguments of the network.") from error

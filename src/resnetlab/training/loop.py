@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -217,7 +218,7 @@ class Training:
                 steps=self._epoch_steps,
                 lr=self._learning_rate(self.steps_done - 1),
                 loss=float(loss),
-                history=tuple(self.state.history),
+                history=tuple(map(MappingProxyType, self.state.history)),
                 run=self.run.path,
             )
             return ask(callback, state)

@@ -192,7 +192,7 @@ def make_optimizer(text: str, groups: list[dict[str, Any]], settings: Mapping[st
     call = read_call(text)
     make = OPTIMIZERS[call.name]
     parameters = inspect.signature(make).parameters
-    given = {name: value for name, value in settings.items() if name in parameters}
+    given = {name: value for name, value in settings.items() if name in parameters or name == "lr"}
     if "betas" in parameters and "momentum" not in parameters:
         given["betas"] = (settings["momentum"], *parameters["betas"].default[1:])
     if owned := [name for name in call.options if name in _OF_RECIPE]:
