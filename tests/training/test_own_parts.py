@@ -82,6 +82,12 @@ def test_the_shell_uses_the_parts_of_a_file(parts: Path, tmp_path: Path, cli: Ca
         new_process(parts)
         assert cli(*verb, "--import", parts)[0] == 0
         new_process(parts)
+    again = ["train", "--config", out, "--out", tmp_path / "again"]
+    code, _, said = cli(*again)
+    assert (code, f"--import {parts}" in " ".join(said.split())) == (2, True), said
+    assert cli("train", "--import", parts, *again[1:])[0] == 0
+    assert Run(tmp_path / "again").settings["recipe"] == recorded["recipe"]
+    assert cli("train", "--config", tmp_path / "none")[0] == 2
     code, _, said = cli("list", "models", "quick_resnet", "--import", tmp_path / "missing.py")
     assert (code, "missing.py" in said) == (2, True)
 

@@ -78,7 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _terminate)
-    app([argument for argument in arguments if argument != "--debug"], prog_name="resnetlab")
+    try:  # options can refuse a run or a file before their verb does
+        guarded(app)([argument for argument in arguments if argument != "--debug"], prog_name="resnetlab")
+    except typer.Exit as end:
+        sys.exit(end.exit_code)
     sys.exit(0)
 
 

@@ -197,11 +197,7 @@ def as_command(
     @functools.wraps(command)
     def run(**given: Any) -> None:
         given.pop("help_all", None)
-        if files := given.pop("imports", None):
-            from resnetlab.training.registration import import_parts
-
-            for file in files:
-                import_parts(file)
+        given.pop("imports")
         for bundle in bundles:
             given[bundle] = DataOptions(**{name: given.pop(name) for name in fields})
         command(**given)
@@ -219,11 +215,23 @@ def as_command(
     return run
 
 
+def _import(context: typer.Context, files: list[Path] | None) -> list[Path] | None:
+    """Imports the files, before other options name their parts."""
+    if files and not context.resilient_parsing:
+        from resnetlab.training.registration import import_parts
+
+        for file in files:
+            import_parts(file)
+    return files
+
+
 _IMPORTS = Annotated[
     list[Path] | None,
     typer.Option(
         "--import",
         metavar="FILE.py",
+        is_eager=True,
+        callback=_import,
         help="Execute your file first, which registers parts of your own. Can be repeated.",
     ),
 ]

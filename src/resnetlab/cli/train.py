@@ -50,14 +50,16 @@ _WITH_RESUME = ("resume", "finish", "epochs", "data", "data_root", "device", "mo
 def _take_config(context: typer.Context, value: Path | None) -> Path | None:
     """Makes the settings of another run the defaults of the options."""
     if value is not None:
+        from resnetlab.core.imports import asking_for
         from resnetlab.core.runs import Run
         from resnetlab.report.command import train_command
 
         run = Run(value.parent if value.name == "run.toml" else value)
-        words = train_command(run.settings)
-        if words is None:
-            raise UserError(f"--config: {value} is of a run that the command line cannot repeat. Use Python.")
-        (_, _, data), *options = words
+        with asking_for(run.settings.get("imports", ()), f"--config {value}"):  # before it, on the command line
+            words = train_command(run.settings)
+            if words is None:
+                raise UserError(f"--config: {value} is of a run that the command line cannot repeat. Use Python.")
+        (_, _, data), *options = (one for one in words if one[0] != "--import")
         defaults: dict[str, Any] = {"data": data, "assign": []}
         names = {name: parameter.name for parameter in context.command.params for name in parameter.opts}
         for name, *given in options:
