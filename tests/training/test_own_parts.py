@@ -28,7 +28,7 @@ SETTINGS = (
     "model.activation=squared", "model.block=wide_pair",
 )  # fmt: skip
 SET = [word for setting in SETTINGS for word in ("--set", setting)]
-SHORT = ["--limit", 60, "--limit-held-out", 40, "--epochs", 2, "--batch-size", 16, "--lr", 0.002]
+SHORT = ["--limit", 60, "--epochs", 2, "--batch-size", 16, "--lr", 0.002]
 
 
 def forget() -> None:
