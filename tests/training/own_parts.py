@@ -10,6 +10,29 @@ def squared(x):
     return x.clamp(min=0) ** 2
 
 
+@resnetlab.register("normalization", "rms")
+class RootMeanSquare(torch.nn.Module):
+    """Divides each image by its root mean square, and scales each channel."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(channels))
+
+    def forward(self, x):
+        return x * self.weight[:, None, None] / (x.pow(2).mean((1, 2, 3), keepdim=True) + 1e-5).sqrt()
+
+
+@resnetlab.register("attention", "mean_gate")
+class MeanGate(torch.nn.Module):
+    """Scales each channel by the logistic function of its mean."""
+
+    def __init__(self, channels):
+        super().__init__()
+
+    def forward(self, x):
+        return x * x.mean((2, 3), keepdim=True).sigmoid()
+
+
 @resnetlab.register("loss", "hinge")
 def hinge(logits, labels):
     """The multi-class hinge loss."""

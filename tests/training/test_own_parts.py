@@ -25,7 +25,7 @@ from resnetlab.weights.tensors import read_tensors
 OURS = Path(__file__).with_name("own_parts.py")
 SETTINGS = (
     "loss=hinge", "optimizer=sign", "schedule=poly(power=1)", "augment.steps=['stripes(p=0.3)']",
-    "model.activation=squared", "model.block=wide_pair",
+    "model.activation=squared", "model.block=wide_pair", "model.norm=rms", "model.attention=mean_gate",
 )  # fmt: skip
 SET = [word for setting in SETTINGS for word in ("--set", setting)]
 SHORT = ["--limit", 60, "--epochs", 2, "--batch-size", 16, "--lr", 0.002]
@@ -98,7 +98,8 @@ def test_a_killed_run_resumes_exactly_with_its_import(parts: Path, few: ImageDat
         "loss": "hinge", "optimizer": "sign", "schedule": "poly", "augment.steps": ["stripes"], "lr": 0.002,
         "epochs": 2, "batch_size": 16,
     }  # fmt: skip
-    network = {"overrides": {"activation": "squared", "block": "wide_pair"}, "quiet": True}
+    fields = {"activation": "squared", "block": "wide_pair", "norm": "rms", "attention": "mean_gate"}
+    network = {"overrides": fields, "quiet": True}
     whole = resnetlab.fit("quick_resnet", few, out=tmp_path / "whole", **network, **settings)
 
     def die(state: resnetlab.training.callbacks.CallbackState) -> None:  # type: ignore[name-defined]
@@ -175,6 +176,7 @@ def test_a_study_compares_a_registered_activation(parts: Path, few: ImageData, t
     resnetlab.import_parts(parts)
     plan = {"images": 60, "epochs": 1}
     changes = {"recipe.loss": "hinge", "recipe.optimizer": "sign", "recipe.lr": 0.002, "model.block": "wide_pair"}
+    changes["model.norm"] = "rms"
     setup = {"plan": plan, "seeds": 1, "out": tmp_path / "study", "quiet": True, "changes": changes}
     result = resnetlab.studies.activations(few, model="quick_resnet", **setup)
     assert "squared" in set(result.table["network"])

@@ -13,7 +13,9 @@ from resnetlab.core.imports import remember_import
 from resnetlab.core.registry import Registry
 from resnetlab.data.augment.policy import STEPS
 from resnetlab.models.architectures import execute
+from resnetlab.models.attention import ATTENTIONS
 from resnetlab.models.blocks import BLOCK_CLASSES
+from resnetlab.models.normalizations import NORMALIZATIONS
 from resnetlab.scratch.activations import ACTIVATIONS
 from resnetlab.training.losses import LOSSES
 from resnetlab.training.schedule import SCHEDULES
@@ -22,7 +24,8 @@ from resnetlab.training.update_rules import OPTIMIZERS
 Part = TypeVar("Part")
 
 REGISTRIES: dict[str, Registry] = {
-    registry.kind: registry for registry in (BLOCK_CLASSES, ACTIVATIONS, LOSSES, OPTIMIZERS, SCHEDULES, STEPS)
+    registry.kind: registry
+    for registry in (BLOCK_CLASSES, ACTIVATIONS, NORMALIZATIONS, ATTENTIONS, LOSSES, OPTIMIZERS, SCHEDULES, STEPS)
 }
 """The parts that can be registered, by kind."""
 
@@ -38,6 +41,8 @@ def register(kind: str, name: str, part: Any = None) -> Any:
 
             - "block": a subclass of `ResidualBlock`, see `register_block`.
             - "activation": a function of a tensor, or an `nn.Module` class that is called without arguments.
+            - "normalization" or "attention": an `nn.Module` class, or a function that returns a module, which is called
+              with the number of channels.
             - "loss": a function of logits (N, K) and integer labels (N,) that returns the loss of each sample, (N,). If
               it has an argument `reduction`, it is called with "none"; if it has `label_smoothing`, with the recipe's.
             - "optimizer": an optimizer class, or a function that returns an optimizer. It is called with groups of
