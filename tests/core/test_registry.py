@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -47,6 +49,13 @@ def test_a_registered_activation_makes_networks(name: str, parts: str, registere
     assert torch.equal(resnetlab.load(tmp_path / "model.safetensors")(images), model(images))
     summary = str(resnetlab.summarize(model, (3, 16, 16)))
     assert "quick" in summary or "ResNet" in summary
+
+
+def test_a_part_can_be_registered_before_anything_else():
+    code = "import resnetlab; resnetlab.register('activation', 'mish2', lambda x: x); "
+    code += "print(resnetlab.summarize(resnetlab.create_model('quick_resnet', activation='mish2'), (3, 8, 8)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_without_its_registration_a_file_says_what_is_missing(tmp_path):

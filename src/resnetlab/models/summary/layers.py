@@ -19,7 +19,7 @@ from resnetlab.scratch.activations import ACTIVATIONS, Pointwise
 IDENTITY, ZERO_PADDED, NONE = "identity", "zero-padded", "none"
 PREACTIVATION = "pre-activation"
 _ACTIVATIONS = {name for name in activation.__all__ if not name.endswith("Attention")}
-_ACTIVATIONS |= {layer.__name__ for layer in ACTIVATIONS.values()}
+_ACTIVATIONS |= {getattr(layer, "__name__", "") for layer in ACTIVATIONS.values()}
 _ACTIVATIONS |= {Pointwise.__name__, "ThresholdedLinear", "EvoNorm"}
 _NOTES = {"DropPath": "DropPath", "StochasticDepth": "DropPath", "DropBlock": "DropBlock", "DropBlock2d": "DropBlock"}
 _RESHAPING = ("Flatten", "Unflatten", "Permute", "Identity", "Dropout", "Dropout1d", "Dropout2d")
