@@ -104,7 +104,7 @@ def test_a_plain_block_class_makes_networks(name: str, block: type[nn.Module], f
         usual = resnetlab.ResNet(ResNetConfig(**sizes))
         same = sum(p.numel() for p in usual.parameters()) == sum(p.numel() for p in model.parameters())
         assert same == (name == "tv")  # d2l's convolutions have biases
-        for field in ({"preactivation": True}, {"squeeze_excite": True}, {"parts": "scratch"}, {"shortcut": "none"}):
+        for field in ({"preactivation": True}, {"attention": "se"}, {"parts": "scratch"}, {"shortcut": "none"}):
             with refuses(f"'{name}'", next(iter(field))):
                 resnetlab.ResNet(ResNetConfig(block=name, **sizes, **field))
     finally:
