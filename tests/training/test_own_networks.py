@@ -87,7 +87,6 @@ def test_a_network_of_yours_survives_a_kill_in_the_shell(name: str, tmp_path: Pa
     assert shell("train", "--resume", tmp_path / "run") == 2
     assert shell("train", "--resume", tmp_path / "run", "--model", model) == 0
     assert_equal(Run(tmp_path / "run"), Run(tmp_path / "whole"))
-    assert shell("evaluate", tmp_path / "run", "--model", model, "--no-explore") == 0
 
 
 @pytest.mark.parametrize(("name", "block"), [("lazy", Residual), ("tv", BasicBlock)])
