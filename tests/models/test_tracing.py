@@ -73,12 +73,19 @@ def test_it_is_traced_by_jit(name: str):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet18", "resnetrs50", "resnetblur18", "resnetv2_50x1_bit", "resnetv2_50d_frn"])
-def test_it_is_compiled(name: str):
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        ("resnetblur18", "inductor"),
+        *((name, "aot_eager") for name in ("resnetrs50", "resnetv2_50x1_bit", "resnetv2_50d_frn", "scratch_resnet50")),
+    ],
+)
+def test_it_is_compiled(name: str, backend: str):
     model = _model(name, depth=1).eval()
     images = _images(model)
     with torch.no_grad():
-        torch.testing.assert_close(torch.compile(model)(images), model(images), rtol=1e-4, atol=1e-4)
+        compiled = torch.compile(model, backend=backend)
+        torch.testing.assert_close(compiled(images), model(images), rtol=1e-4, atol=1e-4)
 
 
 def test_a_network_without_a_head_is_traced():
