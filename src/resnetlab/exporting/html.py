@@ -38,7 +38,7 @@ from resnetlab.models.network import Network
 from resnetlab.models.parts import Parts, applied_kernel, is_convolution, parts_for
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.shortcuts import Projection, ZeroPaddedIdentity
-from resnetlab.models.stochastic import DropBlock, DropPath
+from resnetlab.models.stochastic import DropBlock, Dropout, DropPath
 from resnetlab.models.summary import summarize
 from resnetlab.models.surgery import without_block
 from resnetlab.weights.sources import open_weights
@@ -169,7 +169,7 @@ class _Description:
 
     def _operation(self, module: nn.Module) -> list[dict[str, Any]]:
         kit = self._kit
-        if isinstance(module, (nn.Identity, DropPath, DropBlock)):
+        if isinstance(module, (nn.Identity, DropPath, DropBlock, Dropout)):
             return []
         if is_convolution(module):
             return [self._convolution(module)]
