@@ -18,6 +18,7 @@ from resnetlab.data.batches import Batch, balanced_order
 from resnetlab.training.loss_scale import GROWTH_STEPS, LossScale
 from resnetlab.training.losses import binary_cross_entropy, focal, loss_for
 from resnetlab.training.machine import Machine, choose_machine
+from resnetlab.training.optimizers import build_optimizer
 from resnetlab.training.recipes import resolve_recipe
 from resnetlab.training.step import check_class_weights, training_step
 from resnetlab.training.update_rules import OPTIMIZERS
@@ -62,8 +63,8 @@ def test_a_loss_has_options():
         resolve_recipe("quick", loss="focal", label_smoothing=0.1)
 
 
-@pytest.mark.parametrize("name", sorted(set(OPTIMIZERS) - {"scratch_sgd"}))
-def test_every_optimizer_trains_and_resumes_exactly(name: str, tmp_path: Path):
+@pytest.mark.parametrize("name", ["adafactor", "asgd", "nadam", "rprop", "muon"])  # each has a state of another form
+def test_optimizers_train_and_resume_exactly(name: str, tmp_path: Path):
     data = load_data("digits", limit=40, limit_held_out=20, validation_fraction=0.0)
     settings = {"optimizer": name, "epochs": 2, "batch_size": 20, "lr": 1e-3, "precision": "float32", "quiet": True}
     network = {"overrides": {"widths": (4,), "depths": (1,)}}
@@ -90,6 +91,13 @@ def test_optimizers_of_torch_have_their_names_and_options():
     with refuses("'lbfgs'"):
         Recipe(optimizer="lbfgs")
     assert resolve_recipe("quick", optimizer="adam").lr == pytest.approx(1e-3)
+    for name in OPTIMIZERS:
+        weight = torch.nn.Parameter(torch.ones(3, 2))
+        recipe = resolve_recipe(Recipe(lr=0.01), optimizer=name)
+        optimizer = build_optimizer(torch.nn.ParameterList([weight]), recipe)
+        weight.grad = torch.ones(3, 2)
+        optimizer.step()
+        assert not torch.equal(weight, torch.ones(3, 2)), name
 
 
 def test_an_optimizer_whose_state_cannot_be_stored_is_refused(tmp_path: Path):
