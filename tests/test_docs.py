@@ -159,6 +159,14 @@ def test_a_lesson_folds_its_answers_and_uses_known_directives(name: str):
 
 
 @pytest.mark.parametrize("name", LESSONS)
+def test_the_site_can_show_the_formulas_of_a_lesson(name: str):
+    converter = pytest.importorskip("docutils.utils.math.latex2mathml")
+    text = re.sub(r"`[^`]*`", "", prose_of(FOLDER / f"{name}.md"))
+    for formula in re.findall(r"\$\$(.+?)\$\$|\$(.+?)\$", text, re.DOTALL):
+        converter.tex2mathml("".join(formula).strip())
+
+
+@pytest.mark.parametrize("name", LESSONS)
 def test_stored_outputs_belong_to_the_code(name: str):
     """If this fails, run `python tools/run_lesson.py docs/lessons/NAME.md --store`."""
     file = FOLDER / "outputs" / f"{name}.ipynb"
