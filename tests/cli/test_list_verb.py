@@ -35,7 +35,7 @@ def test_every_name_is_listed_within_80_columns(narrow: Cli, kind: str, names: d
 
 def test_families_are_separated_and_inputs_are_as_published(cli: Cli):
     lines = [" ".join(line.split()) for line in cli("list", "models", "*resnet*")[1].splitlines()]
-    assert lines[lines.index("resnet152 60,192,808 11,513,626,624 3x224x224 He et al. 2016") + 1] == ""
+    assert lines[lines.index("resnet200 64,673,832 15,007,481,856 3x224x224 He et al. 2016b") + 1] == ""
     (small,) = [line for line in lines if line.startswith("small_resnet14")]
     assert small.split()[1:4] == ["2,776,522", "321,580,544", "1x28x28"]
 

@@ -278,8 +278,10 @@ def _table(*headings: str, numbers: Iterable[str] = ()) -> Table:
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    for heading in headings:
-        table.add_column(heading, justify="right" if heading in numbers else "left", overflow="fold")
+    for place, heading in enumerate(headings):
+        is_number = heading in numbers
+        justify = "right" if is_number else "left"
+        table.add_column(heading, justify=justify, overflow="fold", no_wrap=is_number or place == 0)
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,11 @@ from torch import nn
 from resnetlab.core.checks import check_choice, check_integer, known_arguments
 from resnetlab.core.errors import UserError, brief, unknown
 from resnetlab.core.foreign import SUMMARY
+from resnetlab.models.attention import ATTENTIONS
+from resnetlab.models.blocks import BLOCK_CLASSES
 from resnetlab.models.catalog import TABLE1, source_of
 from resnetlab.models.config import ResNetConfig
+from resnetlab.models.normalizations import NORMALIZATIONS
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.summary.block_drawing import draw_block
 from resnetlab.models.summary.drawing import draw
@@ -26,6 +30,7 @@ from resnetlab.models.summary.shapes import without_memory
 from resnetlab.models.summary.styles import gluon_table, trace_lines
 from resnetlab.models.summary.table import summary_table
 from resnetlab.models.summary.tracing import trace
+from resnetlab.scratch.activations import ACTIVATIONS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -224,14 +229,35 @@ def count(config: ResNetConfig, image_size: int) -> tuple[int, int]:
     From the second on, the blocks of a stage are equal, so two are built and the second is counted for the rest. The
     kit of layers makes no difference.
     """
-    depths = config.depths
-    short = dataclasses.replace(config, depths=tuple(min(2, depth) for depth in depths), parts="torch")
-    summary = summarize(blueprint(short), (config.in_channels, image_size, image_size))
-    parameters, macs = summary.parameters, summary.macs
-    seconds = {layer.name: layer for layer in summary.layers}
-    for number, depth in enumerate(depths, 1):
+    depths = tuple(min(2, depth) for depth in config.depths)
+    short = dataclasses.replace(config, depths=depths, drop_path=0.0, parts="torch")
+    parts = tuple(
+        registry[name]
+        for registry, name in (
+            (BLOCK_CLASSES, config.block),
+            (NORMALIZATIONS, config.norm),
+            (ATTENTIONS, config.attention),
+            (ACTIVATIONS, config.activation),
+        )
+    )
+    (parameters, macs), seconds = _short_counts(short, image_size, parts)
+    for depth, (of_parameters, of_macs) in zip(config.depths, seconds, strict=True):
         if depth > 2:
-            second = seconds[f"layer{number}.1"]
-            parameters += (depth - 2) * second.parameters
-            macs += (depth - 2) * second.macs
+            parameters += (depth - 2) * of_parameters
+            macs += (depth - 2) * of_macs
     return parameters, macs
+
+
+@functools.lru_cache(maxsize=256)
+def _short_counts(
+    config: ResNetConfig, image_size: int, parts: tuple[Any, ...]
+) -> tuple[tuple[int, int], list[tuple[int, int]]]:
+    """Returns the counts of a network, and those of the second block of each stage.
+
+    Many networks of the catalog differ in depth only. `parts` are what the names in `config` stand for: you can
+    register another block under the same name.
+    """
+    summary = summarize(blueprint(config), (config.in_channels, image_size, image_size))
+    blocks = {layer.name: (layer.parameters, layer.macs) for layer in summary.layers}
+    seconds = [blocks.get(f"layer{number}.1", (0, 0)) for number in range(1, len(config.depths) + 1)]
+    return (summary.parameters, summary.macs), seconds
