@@ -5,7 +5,9 @@ images of 28 pixels. In turns, each for some seconds, the script measures
 
 - ONNX Runtime alone, on batches of 16 decoded images;
 - `resnetlab serve`, with 16 connections of one-image requests (JPEG, or PNG for the small network);
-- a bare Starlette application around the same session, which reads one image per request and runs it.
+- a bare Starlette application around the same session, which reads one image per request and runs it;
+- for orientation, LitServe with the same file in batches of up to 16, if it is installed: here, or in another
+  environment that also has the packages of resnetlab (`--litserve-python PYTHON`).
 
 The client runs on the same processors. It compares every answer with the network's own for that image. Then it opens
 20 times the connections: each request must get 200 or 503, no answer may be wrong or missing, and the memory of the
@@ -21,6 +23,7 @@ import io
 import json
 import os
 import selectors
+import signal
 import socket
 import statistics
 import subprocess
@@ -29,7 +32,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,6 +72,39 @@ async def ready(request):
 routes = [Route("/v1/predict", predict, methods=["POST"]), Route("/readyz", ready)]
 uvicorn.run(Starlette(routes=routes), port=int(sys.argv[2]), log_level="critical", access_log=False)
 """
+
+_LITSERVE = """
+import sys
+import litserve
+import numpy as np
+from resnetlab.exporting.session import open_exported
+
+class Api(litserve.LitAPI):
+    def setup(self, device):
+        self.network = open_exported(sys.argv[1])
+    def decode_request(self, request):
+        return self.network.frame(request["image"].file.read())
+    def batch(self, images):
+        return np.stack(images)
+    def predict(self, images):
+        return self.network.run(images)["probabilities"]
+    def unbatch(self, scores):
+        return list(scores)
+    def encode_response(self, scores):
+        names = self.network.class_names
+        top = [{"class": names[place], "score": float(scores[place])} for place in (-scores).argsort()[:5]]
+        return {"model": self.network.name, "predictions": [{**top[0], "top": top}]}
+
+if __name__ == "__main__":
+    api = Api(max_batch_size=16, batch_timeout=0.0, api_path="/v1/predict")
+    server = litserve.LitServer(api, accelerator="cpu", healthcheck_path="/readyz")
+    options = {"num_api_servers": 1, "log_level": "critical", "generate_client_file": False}
+    server.run(host="127.0.0.1", port=int(sys.argv[2]), **options)
+"""
+_FORM = (
+    b'--part\r\nContent-Disposition: form-data; name="image"; filename="image"\r\n'
+    b"Content-Type: application/octet-stream\r\n\r\n%b\r\n--part--\r\n"
+)
 
 
 @dataclass
@@ -167,11 +203,12 @@ def measure(port: int, requests: Sequence[tuple[bytes, float]], connections: int
 
 
 @contextmanager
-def started(*arguments: str) -> Iterator[tuple[int, int]]:
+def started(*arguments: str, python: str = sys.executable) -> Iterator[tuple[int, int]]:
     """Starts a Python program that serves on the port that is added, and yields the port and the process id."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    program = subprocess.Popen([sys.executable, *(part.format(port=port) for part in arguments)])
+    command = [python, *(part.replace("{port}", str(port)) for part in arguments)]
+    program = subprocess.Popen(command, start_new_session=True)
     try:
         for _ in range(600):
             if is_ready(port):
@@ -180,7 +217,11 @@ def started(*arguments: str) -> Iterator[tuple[int, int]]:
         yield port, program.pid
     finally:
         program.terminate()
-        program.wait(30)
+        with suppress(subprocess.TimeoutExpired):
+            program.wait(30)
+        with suppress(ProcessLookupError):  # LitServe's workers outlive it
+            os.killpg(program.pid, signal.SIGKILL)
+        program.wait()
 
 
 def is_ready(port: int) -> bool:
@@ -199,15 +240,17 @@ def resident(process: int) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
 
 
-def requests_for(network: Exported, form: str) -> list[tuple[bytes, float]]:
+def requests_for(network: Exported, form: str, *, as_form: bool = False) -> list[tuple[bytes, float]]:
     """Returns requests with one image each, and the score of the first class that the network gives it."""
     draws, found = np.random.default_rng(1), []
     for _ in range(IMAGES):
         file = io.BytesIO()
         Image.fromarray(picture(network, draws)).save(file, form, quality=90)
         scores = network.run(network.frame(file.getvalue())[None])["probabilities"]
-        head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(file.getvalue())}\r\n\r\n"
-        found.append((head.encode() + file.getvalue(), float(scores.max())))
+        content = _FORM % file.getvalue() if as_form else file.getvalue()
+        kind = "Content-Type: multipart/form-data; boundary=part\r\n" if as_form else ""
+        head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\n{kind}Content-Length: {len(content)}\r\n\r\n"
+        found.append((head.encode() + content, float(scores.max())))
     return found
 
 
@@ -251,14 +294,33 @@ def export(folder: Path, name: str, size: int, channels: int) -> Path:
     return folder / "model-int8.onnx"
 
 
-def compared(file: Path, form: str, rounds: int, seconds: float) -> tuple[dict[str, float], float, float]:
-    """Measures in turns; returns median rates, and the ratios of overload: throughput, and memory."""
+@dataclass(frozen=True)
+class Compared:
+    """What a network's measurements say.
+
+    Attributes:
+        rate: requests per second of the service, the median.
+        to_alone: its rate relative to ONNX Runtime alone, the median of the rounds.
+        to_bare: the same relative to the bare server.
+        crowded: its rate with many connections relative to few.
+        memory: of the service after the many connections relative to before.
+    """
+
+    rate: float
+    to_alone: float
+    to_bare: float
+    crowded: float
+    memory: float
+
+
+def compared(file: Path, form: str, rounds: int, seconds: float, litserve: str) -> Compared:
+    """Measures in turns."""
     network = open_exported(file)
     requests = requests_for(network, form)
     rates: dict[str, list[float]] = {"alone": [], "service": [], "bare": []}
     with (
         started("-m", "resnetlab", "serve", str(file), "--port", "{port}") as (service, process),
-        started("-c", _BARE.replace("{", "{{").replace("}", "}}"), str(file), "{port}") as (bare, _),
+        started("-c", _BARE, str(file), "{port}") as (bare, _),
     ):
         for port in (service, bare):
             measure(port, requests, CONNECTIONS, seconds / 2)
@@ -281,8 +343,28 @@ def compared(file: Path, form: str, rounds: int, seconds: float) -> tuple[dict[s
         if load.wrong or load.lost or set(load.statuses) - {200, 503}:
             sys.exit("under overload, every request must get the right answer or 503")
     print(f"memory of the service: {before:.0f} MB, after the overload {after:.0f} MB", flush=True)
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    return medians, statistics.median(load.rate for load in crowded) / medians["service"], after / before
+    orientation(file, requests_for(network, form, as_form=True), seconds, litserve)
+    ratios = {
+        name: statistics.median(ours / theirs for ours, theirs in zip(rates["service"], rates[name], strict=True))
+        for name in ("alone", "bare")
+    }
+    rate = statistics.median(rates["service"])
+    beyond = statistics.median(load.rate for load in crowded) / rate
+    return Compared(rate, ratios["alone"], ratios["bare"], beyond, after / before)
+
+
+def orientation(file: Path, requests: Sequence[tuple[bytes, float]], seconds: float, python: str) -> None:
+    """Prints what LitServe reaches; it runs when nothing else does, because its idle workers use the processor."""
+    found = subprocess.run([python, "-c", "import litserve"], capture_output=True, check=False)
+    if found.returncode:
+        print("LitServe: not measured, because it is not installed; see --litserve-python", flush=True)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "program.py"  # its workers import the program again
+        program.write_text(_LITSERVE, encoding="utf-8")
+        with started(str(program), str(file), "{port}", python=python) as (port, _):
+            measure(port, requests, CONNECTIONS, seconds / 2)
+            print(f"LitServe {measure(port, requests, CONNECTIONS, seconds)}", flush=True)
 
 
 def main() -> int:
@@ -292,6 +374,12 @@ def main() -> int:
     parser.add_argument("--small", type=Path, help="an exported file to use instead of quick_resnet at 28 pixels")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each (default 5)")
     parser.add_argument("--seconds", type=float, default=6.0, help="seconds of each turn (default 6)")
+    parser.add_argument(
+        "--litserve-python",
+        default=sys.executable,
+        metavar="PYTHON",
+        help="the Python of an environment that has LitServe (default: this one)",
+    )
     parser.add_argument("--quick", action="store_true", help="one turn of one second")
     options = parser.parse_args()
     rounds, seconds = (1, 1.0) if options.quick else (options.rounds, options.seconds)
@@ -299,15 +387,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         large = options.large or export(Path(folder) / "large", "resnet18", 224, 3)
         small = options.small or export(Path(folder) / "small", "quick_resnet", 28, 1)
-        rates, crowded, memory = compared(large, "JPEG", rounds, seconds)
-        small_rates, small_crowded, small_memory = compared(small, "PNG", rounds, seconds)
-    is_enough = small_rates["service"] >= SMALL_ENOUGH
+        first = compared(large, "JPEG", rounds, seconds, options.litserve_python)
+        second = compared(small, "PNG", rounds, seconds, options.litserve_python)
     claims = [
-        ("serve_large", rates["service"] / rates["alone"], LARGE_BAR, True),
-        ("serve_small", 1.0 if is_enough else small_rates["service"] / small_rates["bare"], SMALL_BAR, True),
-        ("overload_large", crowded, OVERLOAD_BAR, True),
-        ("overload_small", small_crowded, OVERLOAD_BAR, True),
-        ("memory", max(memory, small_memory), MEMORY_BAR, False),
+        ("serve_large", first.to_alone, LARGE_BAR, True),
+        ("serve_small", 1.0 if second.rate >= SMALL_ENOUGH else second.to_bare, SMALL_BAR, True),
+        ("overload_large", first.crowded, OVERLOAD_BAR, True),
+        ("overload_small", second.crowded, OVERLOAD_BAR, True),
+        ("memory", max(first.memory, second.memory), MEMORY_BAR, False),
     ]
     for name, ratio, bar, is_lowest in claims:
         print(f"{name}: {ratio:.2f}x (bar {bar:.2f}x{'' if is_lowest else ' at most'})")
