@@ -182,6 +182,8 @@ def main() -> None:
         write_similar(Path(sys.argv[1]), Path(sys.argv[2]))
     except UserError as error:
         sys.exit(str(error))
+    except ImportError as error:  # a deployment without torch
+        sys.exit(f"this needs the package {error.name}, which is not installed.")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from resnetlab.core.packaged import is_packaged, packaged_weights
 from resnetlab.exporting.session import MODEL, SELFTEST, exported_file, is_exported, open_exported
 from resnetlab.serving.models import Opened
 from resnetlab.serving.similar import Similar
-from resnetlab.serving.threshold import threshold_of
+from resnetlab.serving.threshold import UNSURE_BELOW, threshold_of
 
 _CHECKPOINTS = "checkpoints/**/*.safetensors"
 
@@ -75,7 +75,8 @@ class Source:
             self.stop()  # of the network before
             self._similar = Similar(run, exported, self._say)
             self._similar.start()
-        return Opened(exported, threshold_of(run), self._similar)
+        # Reading the table takes a second, in which an exported file can be ready already.
+        return Opened(exported, threshold_of(run) if self.is_run else UNSURE_BELOW, self._similar)
 
     def stop(self) -> None:
         """Stops the processes that run."""
