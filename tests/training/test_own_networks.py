@@ -83,7 +83,7 @@ def test_a_network_of_yours_survives_a_kill_in_the_shell(name: str, tmp_path: Pa
         return subprocess.run(command, env={**os.environ, **environment}, check=False, timeout=300).returncode
 
     assert shell(*train, "--out", tmp_path / "whole") == 0
-    assert shell(*train, "--out", tmp_path / "run", DIE_AT="8") == -signal.SIGKILL
+    assert shell(*train, "--out", tmp_path / "run", DIE_AT="5") == -signal.SIGKILL
     assert shell("train", "--resume", tmp_path / "run") == 2
     assert shell("train", "--resume", tmp_path / "run", "--model", model) == 0
     assert_equal(Run(tmp_path / "run"), Run(tmp_path / "whole"))

@@ -11,6 +11,7 @@ from typing import Any
 
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import printable
+from resnetlab.core.registry import REGISTER
 
 _IMPORTED: dict[str, str] = {}
 """SHA-256 of each imported file, by its path as it was given."""
@@ -60,9 +61,10 @@ def asking_for(recorded: Iterable[Mapping[str, Any]], where: object) -> Iterator
         missing = [file for file in wanted if Path(file).name not in now]
         if not missing:
             raise
+        reason = str(error).replace(REGISTER, "").strip()
         options = " ".join(f"--import {shlex.quote(file)}" for file in missing)
         raise MissingImportError(
-            f"{where} uses parts of {', '.join(missing)}: {error} Importing executes the file. To allow it, add "
+            f"{where} uses parts of {', '.join(missing)}: {reason} Importing executes the file. To allow it, add "
             f"{options} to the command (in Python: resnetlab.import_parts({missing[0]!r}))."
         ) from error
 
