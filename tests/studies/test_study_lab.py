@@ -191,7 +191,7 @@ def test_a_folder_without_a_study_is_refused(tmp_path: Path):
         ({"plan": {"images": 64}}, "epochs"),
         ({"budget": 0}, "budget .*above 0, got 0"),
         ({"seeds": 0}, "seeds .*1, got 0"),
-        ({"precision": "float16"}, "'float16'"),
+        ({"precision": "float8"}, "'float8'"),
         ({"device": "gpu"}, "gpu"),
     ],
 )

@@ -212,8 +212,8 @@ def test_the_machine_is_chosen_and_checked():
     assert machine.threads == torch.get_num_threads()
     assert choose_machine("cpu", "float64").dtype == torch.float64
     assert choose_machine("cpu", "float32").precision == "float32"
-    with pytest.raises(UserError, match=r"unknown precision 'float16'\. Did you mean 'bfloat16'\?"):
-        choose_machine("cpu", "float16")
+    with pytest.raises(UserError, match=r"unknown precision 'bfloat8'\. Did you mean 'bfloat16'\?"):
+        choose_machine("cpu", "bfloat8")
 
 
 def test_measuring_the_machine_draws_nothing_from_the_programs_generator():
