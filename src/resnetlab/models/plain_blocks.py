@@ -17,8 +17,8 @@ from resnetlab.models.shortcuts import build_shortcut
 
 _FORMS = (
     "(inplanes, planes, stride, downsample) as in torchvision, or ([in_channels,] num_channels, use_1x1conv, strides) "
+    "as in d2l"
 )
-_FORMS += "as in d2l"
 _USED = (
     "block", "depths", "widths", "stem", "stem_width", "stem_norm", "stem_activation", "input_norm", "init", "dilate",
     "in_channels", "num_classes",

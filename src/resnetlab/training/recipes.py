@@ -249,7 +249,7 @@ _ABOUT_EQUAL = {
     "adamw": (1e-3, 0.05),
     **dict.fromkeys(("adam", "adamax", "nadam", "radam", "rmsprop"), (1e-3, 1e-4)),
 }
-"""Learning rates and weight decays with about the same effect, by optimizer; only the order of those added last."""
+"""Learning rates and weight decays with about the same effect, by optimizer; the last line is not measured."""
 
 
 def resolve_recipe(recipe: str | Recipe, /, **changes: Any) -> Recipe:
