@@ -70,7 +70,8 @@ class Machine:
         return nullcontext()
 
     def __str__(self) -> str:
-        return f"{self.device}, {self.precision}, {self.memory_format}, {self.threads} threads"
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{self.device}, {self.precision}, {self.memory_format}, {threads}"
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as a file stores them."""
