@@ -20,11 +20,11 @@ _FORMS = (
     "as in d2l"
 )
 _USED = (
-    "block", "depths", "widths", "stem", "stem_width", "stem_norm", "stem_activation", "input_norm", "init", "dilate",
-    "in_channels", "num_classes",
+    "block", "depths", "widths", "stem", "stem_width", "stem_pool", "stem_norm", "stem_activation", "input_norm",
+    "init", "dilate", "dropout", "in_channels", "num_classes",
 )  # fmt: skip
 """The fields of `ResNetConfig` that apply to a network of such blocks."""
-_OF_SHORTCUT = ("shortcut", "shortcut_norm", "avg_down", "conv_bias")
+_OF_SHORTCUT = ("shortcut", "shortcut_norm", "shortcut_kernel", "avg_down", "conv_bias")
 """Those that also apply if the block takes its shortcut as `downsample`."""
 
 
