@@ -258,7 +258,8 @@ def _field_lines(cls: type, without: Collection[str] = ()) -> list[str]:
     for field in describe_fields(cls, nested=False):
         if field.name not in without:
             default = "required" if field.default is REQUIRED else f"default {field.default!r}"
-            values = field.values.replace(": ", ", ")  # Google style takes what follows a colon for the description
+            # In docstrings, a colon ends the values, and a line that begins with a bar is a line block.
+            values = field.values.replace(": ", ", ").replace(" | ", " or ")
             text = f"{field.name} ({values}; {default}): {field.description}."
             lines += textwrap.wrap(text, 100, initial_indent="    ", subsequent_indent="        ")
     return lines
