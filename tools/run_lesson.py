@@ -26,8 +26,8 @@ from resnetlab.lessons.lesson import notebook_text, read_lesson
 
 # A lesson's commands print as to a file: without colors and moving bars, and with lines that fit the page.
 PLAIN = {"TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "100", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-COLORS = 64
-"""Figures are stored with a palette, which makes them a quarter of the size."""
+COLORS = 256
+"""Figures are stored with a palette, which makes them less than half the size."""
 
 
 def main() -> int:
