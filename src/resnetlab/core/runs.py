@@ -262,8 +262,9 @@ class Run:
             with suppress(PermissionError):  # on Windows, of a file that another process reads
                 path.unlink(missing_ok=True)
         for emptied in (*folder.glob("extension-*"), folder):
-            with suppress(OSError):  # something else is in it, or it does not exist
-                emptied.rmdir()
+            if emptied.is_dir() and not any(emptied.iterdir()):
+                with suppress(PermissionError):
+                    emptied.rmdir()
 
     @property
     def _extensions(self) -> list[dict[str, Any]]:

@@ -106,7 +106,8 @@ def pack_lock(folder: Path) -> Iterator[Callable[[], None]]:
     try:
         made = [each for each in (folder, *folder.parents) if not each.exists()]
         if not _is_unfinished(folder):
-            if folder.exists() and not all(map(_is_part_of_marker, folder.iterdir())):
+            is_free = not folder.exists() or all(map(_is_part_of_marker, folder.iterdir()))
+            if not (is_free or _is_unfinished(folder)):  # another process may have begun in between
                 raise UserError(f"{folder} is not empty and contains no unfinished pack. Choose another folder.")
             folder.mkdir(parents=True, exist_ok=True)
             write_text(folder / _MARKER, _MARKER_TEXT)
@@ -168,16 +169,21 @@ def _is_unfinished(folder: Path) -> bool:
 
 
 def _is_part_of_marker(path: Path) -> bool:
-    """Whether a file is what a process that was killed while it wrote the marker left."""
+    """Whether a file is what a process that was killed while it wrote the marker left, or is gone by now."""
+    if not path.exists() and not path.is_symlink():
+        return True
     is_named = path.name.startswith(f".{_MARKER}.") and path.name.endswith(".part")
     is_own = is_named and not path.is_symlink() and path.is_file()
     return is_own and _MARKER_TEXT.encode().startswith(_starts(path))
 
 
 def _starts(path: Path) -> bytes:
-    """Returns the content of a file, at most one byte more than the marker has."""
-    with path.open("rb") as file:
-        return file.read(len(_MARKER_TEXT) + 1)
+    """Returns the content of a file, at most one byte more than the marker has; nothing if it is gone by now."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_MARKER_TEXT) + 1)
+    except FileNotFoundError:
+        return b""
 
 
 def build_pack(
