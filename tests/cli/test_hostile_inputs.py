@@ -29,7 +29,7 @@ from tests.training.stepping import before_step, fail
 
 import resnetlab
 from resnetlab.core.errors import outside_cause
-from resnetlab.core.files import read_toml, write_toml
+from resnetlab.core.files import make_folder, read_toml, write_toml
 from resnetlab.core.runs import TIMING_COLUMNS, Run
 from resnetlab.data.load import load_data
 from resnetlab.data.storage.reader import PixelBudget, UnreadableImageError, decode_image, map_files
@@ -552,3 +552,40 @@ def test_leftover_temporary_files_are_removed_by_the_next_owner(unfinished: Path
     assert all(path.exists() for path in kept)
     assert (unfinished / "report.html").read_text() == "page"
     assert_equal(run, whole)
+
+
+@pytest.mark.parametrize("out", ["/proc/x/y", "{folder}/" + "x" * 300, "{folder}/file/x"])
+def test_a_path_that_cannot_be_used_is_named(cli: Cli, whole: Run, tmp_path: Path, out: str):
+    (tmp_path / "file").touch()
+    place = out.format(folder=tmp_path)
+    for words in (("train", "digits"), ("pack", tmp_path), ("study", "responses", "digits"), ("export", whole.path),
+                  ("export", whole.path, "--to", "html")):  # fmt: skip
+        code, _, err = cli(*words, "--out", place)
+        assert (code, "internal" in err) == (2, False), f"{words}: {err}"
+
+
+def test_a_folder_of_any_depth_is_made(tmp_path: Path):
+    made = make_folder(tmp_path / "/".join(["d"] * 1500))
+    assert len(made) == 1500
+    for folder in made:
+        folder.rmdir()
+
+
+def test_a_label_as_long_as_a_book_is_refused(tmp_path: Path):
+    (tmp_path / "labels.csv").write_text("path,label\n1.png," + "y" * 1001 + "\n")
+    with refuses("labels.csv", "line 2", "1,000", "1,001"):
+        load_data(tmp_path / "labels.csv")
+
+
+def test_a_page_of_answers_that_are_not_numbers_is_written(cli: Cli, run: Path):
+    _, description = read_tensors(run / "model.safetensors")
+    describe(run / "model.safetensors", preprocessing={**description["preprocessing"], "std": [1e-300]})
+    code, _, err = cli("evaluate", run, "--no-explore")
+    assert code == 0, err
+    assert not (run / "figures" / "reliability.png").exists()
+
+
+def test_a_list_for_a_configuration_is_named(cli: Cli, run: Path):
+    describe(run / "model.safetensors", config=[])
+    code, _, err = cli("summary", run / "model.safetensors")
+    assert (code, "model.safetensors" in err, "internal" in err) == (2, True, False), err

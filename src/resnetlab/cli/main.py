@@ -45,6 +45,7 @@ from resnetlab.core.files import printable
 
 USER_MISTAKE, FAILURE = 2, 1
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+_WRONG_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
 _VERBS = {
     "Look": (listing, summary, inspection),
     "Work": (train, find_lr, evaluate, predict, compare, study, packing),
@@ -129,6 +130,9 @@ def _explain(error: Exception) -> tuple[str, str, int]:
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         words = f"cannot open {printable(error.filename or 'a file')}: {error.strerror}."
         return "error", f"{words} Raise the limit of open files (ulimit -n).", USER_MISTAKE
+    if isinstance(error, OSError) and error.errno in _WRONG_PATH and error.filename is not None:
+        words = f"cannot use {printable(error.filename)}: {error.strerror}."
+        return "error", f"{words} Give another path.", USER_MISTAKE
     if isinstance(error, OSError):
         return "error", str(error), FAILURE
     if is_out_of_memory(error):

@@ -168,7 +168,8 @@ def _show_contents(name: str, tensors: bool, model: str | None) -> bool:
     is_network = contents.description is not None and "config" in contents.description
     if tensors or not is_network or not contents.digest_matches:
         return False
-    if model is None and contents.description["config"].get("library") == "module":  # type: ignore[index]
+    config = contents.description["config"]  # type: ignore[index]
+    if model is None and isinstance(config, dict) and config.get("library") == "module":
         notice(f"To show the layers, name your class: resnetlab summary {name} --model FILE.py:NAME")
         return False
     output().print()

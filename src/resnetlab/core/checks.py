@@ -26,7 +26,7 @@ MOST_BLOCKS, MOST_CHANNELS = 2000, 2**16
 LARGEST_SIZE = 8192
 """Height and width in pixels of the largest input of a network."""
 MOST_THREADS = 4096
-_LONGEST_NAME = 1000
+LONGEST_NAME = 1000
 _KINDS = {
     int: "an integer", float: "a number", bool: "true or false", str: "text", list: "a list",
     dict: "a table of names and values",
@@ -102,8 +102,8 @@ def check_class_names(class_names: Sequence[str], name: str = "class_names") -> 
     for each in class_names:
         if not isinstance(each, str) or not each.strip():
             raise UserError(f"{name} must be a sequence of names, such as ['cat', 'dog'], got {brief(each)} in it.")
-        if len(each) > _LONGEST_NAME:
-            raise UserError(f"{name} must have names of at most {_LONGEST_NAME:,} characters, got {len(each):,}.")
+        if len(each) > LONGEST_NAME:
+            raise UserError(f"{name} must have names of at most {LONGEST_NAME:,} characters, got {len(each):,}.")
         if printable(each) != each:
             raise UserError(f"{name} must be without control characters and line breaks, got '{printable(each)}'.")
     if not class_names:
@@ -150,7 +150,7 @@ def check_shape(where: str, value: Any, shape: Any, field: str = "") -> None:
         if kind is str and printable(str(value)) != value:
             raise UserError(
                 f"{where}: {printable(field)} must be without control characters and line breaks, got "
-                f"'{printable(str(value))[:_LONGEST_NAME]}'. Restore the file."
+                f"'{printable(str(value))[:LONGEST_NAME]}'. Restore the file."
             )
 
 

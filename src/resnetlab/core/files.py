@@ -27,7 +27,7 @@ except ImportError:  # Windows
 MOST_BYTES = 2**25
 """Size of the largest TOML or JSON file that is read; a run with 100,000 classes has 4 MB."""
 CACHE_VARIABLE = "RESNETLAB_CACHE"
-_LEFTOVER = re.compile(r"\..+\.(json|toml|csv|html|png|svg|parquet|safetensors)\.[a-z0-9_]{8}\.part")
+_LEFTOVER = re.compile(r"\.(unfinished|.+\.(json|toml|csv|html|png|svg|parquet|safetensors))\.[a-z0-9_]{8}\.part")
 """The names of the temporary files that `atomic` makes in the folders of runs, studies and packs."""
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -62,6 +62,17 @@ def cache_folder(name: str) -> Path:
     """Returns the folder of a kind of files that can be made again, such as packs; it may not exist yet."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get(CACHE_VARIABLE) or Path(home) / "resnetlab") / name
+
+
+def make_folder(path: Path) -> list[Path]:
+    """Makes a folder and those above it, as far as they do not exist; returns those that were made, the deepest first.
+
+    Unlike `Path.mkdir`, it takes paths of any depth.
+    """
+    missing = [each for each in (path, *path.parents) if not each.is_dir()]
+    for each in reversed(missing):
+        each.mkdir(exist_ok=True)
+    return missing
 
 
 def sync(path: Path) -> None:

@@ -45,6 +45,7 @@ from resnetlab.core.files import (
     atomic,
     exclusive_lock,
     file_name,
+    make_folder,
     printable,
     read_json,
     read_toml,
@@ -455,8 +456,7 @@ def claimed(path: str | Path) -> Iterator[Path]:
                 with exclusive_lock(path / _LOCK, _busy(path)):
                     pass  # if another process trains in it, that error explains more
         raise
-    created = [folder for folder in (path, *path.parents) if not folder.exists()]
-    path.mkdir(parents=True, exist_ok=True)
+    created = make_folder(path)
     with exclusive_lock(path / _LOCK, _busy(path)), _remembered(path):
         check_folder(path)  # another process may have used it until now
         remove_leftovers(path)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from resnetlab.core.errors import UserError
-from resnetlab.core.files import write_text
+from resnetlab.core.files import make_folder, write_text
 from resnetlab.core.html import render
 from resnetlab.core.packaged import packaged_images
 from resnetlab.core.pictures import css_variables
@@ -100,7 +100,7 @@ def write(
     _check_size(size)
     path = out or default_folder(source, run)
     path = path if path.suffix == ".html" else path / "model.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_text(path, page)
     return Export(
         path=path,

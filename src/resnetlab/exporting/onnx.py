@@ -16,7 +16,7 @@ import numpy as np
 
 from resnetlab.core.console import notice
 from resnetlab.core.errors import UserError
-from resnetlab.core.files import exclusive_lock, sync, write_json, write_text
+from resnetlab.core.files import exclusive_lock, make_folder, sync, write_json, write_text
 from resnetlab.core.runs import Run
 from resnetlab.exporting.benchmark import measure, variants, write_benchmark
 from resnetlab.exporting.card import REQUIREMENTS, model_card
@@ -130,8 +130,7 @@ def _claimed(folder: Path) -> Iterator[None]:
     is_ours = folder.is_dir() and (has_record or (folder.parent / "run.toml").is_file())
     if folder.is_dir() and not is_ours and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty, and an export replaces only an older export. Choose another --out.")
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    made = make_folder(folder)
     with exclusive_lock(lock, f"{folder} is used by another process, which exports into it. Wait for it."):
         for left in folder.glob(f"{_TEMPORARY}????????"):
             if left.is_dir() and not left.is_symlink():

@@ -177,4 +177,5 @@ def _answers(results: Results, row: int) -> list[tuple[str, float]]:
     label = results.names[results.labels[row]]
     if label not in names:
         names, shares = [*names, label], [*shares, results.per_image["label_probability"].iloc[row]]
-    return [(str(name), float(share)) for name, share in zip(names, shares, strict=True)]
+    # The share of an answer that is not a number comes from the table as None.
+    return [(str(name), float(share)) for name, share in zip(names, shares, strict=True) if share is not None]

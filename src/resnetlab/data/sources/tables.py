@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from resnetlab.core.checks import check_class_names
+from resnetlab.core.checks import LONGEST_NAME, check_class_names
 from resnetlab.core.errors import UserError, nearest, outside_cause
 from resnetlab.core.files import printable
 from resnetlab.core.tables import check_size
@@ -187,6 +187,8 @@ def _read_rows(
         elif printable(str(label)) != str(label):
             shown = printable(str(label))[:100]
             problems.add(line, f"the label must be without control characters and line breaks, got '{shown}'.")
+        elif len(str(label)) > LONGEST_NAME:
+            problems.add(line, f"the label must have at most {LONGEST_NAME:,} characters, got {len(str(label)):,}.")
         elif len(problems.found) == found:
             text = unicodedata.normalize("NFC", str(label).strip())
             rows.append(_Row(line=line, path=_portable(folder, path), label=text, split=split))

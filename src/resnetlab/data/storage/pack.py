@@ -39,6 +39,7 @@ from resnetlab.core.errors import UserError, outside_cause
 from resnetlab.core.files import (
     atomic,
     exclusive_lock,
+    make_folder,
     printable,
     read_json,
     remove_leftovers,
@@ -104,20 +105,17 @@ def pack_lock(folder: Path) -> Iterator[Callable[[], None]]:
         UserError: the folder contains something else, cannot be written, or is locked by another process.
     """
     try:
-        made = [each for each in (folder, *folder.parents) if not each.exists()]
+        made: list[Path] = []
         if not _is_unfinished(folder):
             is_free = not folder.exists() or all(map(_is_part_of_marker, folder.iterdir()))
             if not (is_free or _is_unfinished(folder)):  # another process may have begun in between
                 raise UserError(f"{folder} is not empty and contains no unfinished pack. Choose another folder.")
-            folder.mkdir(parents=True, exist_ok=True)
+            made = make_folder(folder)
             write_text(folder / _MARKER, _MARKER_TEXT)
         (folder / "shards").mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the pack's folder {folder}: {error.strerror}. Choose another folder.") from error
     with _locked(folder):
-        for path in folder.iterdir():
-            if _is_part_of_marker(path):
-                path.unlink()
         remove_leftovers(folder)
 
         def discard() -> None:

@@ -43,7 +43,9 @@ def view(report: Report) -> dict[str, Any]:
 
 
 def figures(report: Report) -> Mapping[str, Sequence[Picture]]:
-    """Returns reliability.png."""
+    """Returns reliability.png, or nothing if the confidence is not a number for some images."""
+    if math.isnan(report.results.summary["ece"]):
+        return {"reliability": ()}
     return {"reliability": reliability_pictures(report.results.reliability)}
 
 

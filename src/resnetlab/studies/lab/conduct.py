@@ -15,7 +15,7 @@ from markupsafe import Markup
 from resnetlab.core.checks import check_number
 from resnetlab.core.console import notice
 from resnetlab.core.errors import Interrupted, UserError
-from resnetlab.core.files import exclusive_lock, write_text
+from resnetlab.core.files import exclusive_lock, make_folder, write_text
 from resnetlab.core.html import render
 from resnetlab.core.pictures import Picture, css_variables, save_png, save_svg
 from resnetlab.data.load import load_data
@@ -120,7 +120,7 @@ def conduct_all(studies: Mapping[str, Callable[..., StudyResult]], data: str | P
         setup["budget"] = check_number("budget", budget, 0, above=True) / len(studies)
     quiet = setup.get("quiet", False)
     results, left_out = [], {}
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     busy = f"{folder} is used by another process, which conducts studies in it. Wait for it, or choose another --out."
     with exclusive_lock(folder / ".lock", busy):
         for number, (name, study) in enumerate(studies.items(), 1):

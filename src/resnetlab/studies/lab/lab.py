@@ -26,7 +26,7 @@ from resnetlab.core.checks import check_schema
 from resnetlab.core.console import notice
 from resnetlab.core.environment import resolve_device
 from resnetlab.core.errors import UserError
-from resnetlab.core.files import atomic, exclusive_lock, read_toml, remove_leftovers, write_toml
+from resnetlab.core.files import atomic, exclusive_lock, make_folder, read_toml, remove_leftovers, write_toml
 from resnetlab.core.runs import Run
 from resnetlab.core.tables import read_table
 from resnetlab.data.load import load_data
@@ -62,8 +62,7 @@ def study_lock(folder: Path) -> Iterator[None]:
     """
     try:
         _check_free(folder)
-        made = [each for each in (folder, *folder.parents) if not each.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
+        made = make_folder(folder)
     except OSError as error:
         raise UserError(f"cannot make the folder {folder}: {error.strerror}. Choose another one with --out.") from error
     busy = f"{folder} is used by another process, which conducts a study in it. Wait for it, or choose another --out."
@@ -363,7 +362,7 @@ class Lab:
         path = self.folder / "study.toml"
         if not path.is_file():
             _check_free(self.folder)
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             write_toml(path, {"schema": SCHEMA_VERSION, "command": self.command, **self._arguments})
         settings = read_toml(path)
         check_schema(path, settings.get("schema"), SCHEMA_VERSION)
