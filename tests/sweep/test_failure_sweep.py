@@ -109,4 +109,5 @@ def test_a_few_failed_calls_leave_no_trace(sweep: Sweep):
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", FEWEST)
 def test_failed_calls_leave_no_trace(sweep: Sweep, verb: str):
-    assert survives(sweep, verb, SHARE) >= FEWEST[verb]
+    share = SHARE / 3 if verb == "study" and SHARE < 1 else SHARE  # each of its points takes four trainings
+    assert survives(sweep, verb, share) >= FEWEST[verb]
