@@ -100,6 +100,7 @@ SETTINGS_OF_RUN = [
     ("data.class_names", 10),
     ("data.class_names", ["a\nb", "c"]),
     ("machine.threads", 10**6),
+    ("machine.memory_format", 3),
     ("model.config.depths", [10**9] * 3),
     ("model.config.widths", [10**6, 10**6]),
     ("recipe.epochs", 10**18),

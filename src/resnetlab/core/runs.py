@@ -82,7 +82,12 @@ _SETTINGS = {
     },
     "preprocessing": {"image_size?": range(1, LARGEST_SIZE + 1)},
     "recipe": {"name": str, "epochs": range(1, MOST_EPOCHS + 1)},
-    "machine": {"threads?": range(1, MOST_THREADS + 1)},
+    "machine": {
+        "threads?": range(1, MOST_THREADS + 1),
+        "device?": str,
+        "precision?": str,
+        "memory_format?": str,
+    },
     "extensions?": [
         {
             "start": range(MOST_EPOCHS),
