@@ -355,9 +355,9 @@ def compared(file: Path, form: str, rounds: int, seconds: float, litserve: str) 
 
 def orientation(file: Path, requests: Sequence[tuple[bytes, float]], seconds: float, python: str) -> None:
     """Prints what LitServe reaches; it runs when nothing else does, because its idle workers use the processor."""
-    found = subprocess.run([python, "-c", "import litserve"], capture_output=True, check=False)
+    found = subprocess.run([python, "-c", "import litserve, python_multipart"], capture_output=True, check=False)
     if found.returncode:
-        print("LitServe: not measured, because it is not installed; see --litserve-python", flush=True)
+        print("LitServe: not measured; it needs litserve and python-multipart, see --litserve-python", flush=True)
         return
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "program.py"  # its workers import the program again
