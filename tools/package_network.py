@@ -11,11 +11,11 @@ import argparse
 import json
 from pathlib import Path
 
+import resnetlab
 from resnetlab.core.runs import Run
 from resnetlab.data.load import reload_data
 from resnetlab.evaluation.evaluate import evaluate_split
 from resnetlab.exporting.examples import choose_examples
-from resnetlab.weights import packaged
 from resnetlab.weights.file import load, write_network
 from resnetlab.weights.tensors import read_description, read_header
 
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("name", help="the name that `load` will take")
     arguments = parser.parse_args()
     run = Run(arguments.run)
-    path = Path(packaged.__file__).parent / "trained" / f"{arguments.name}.safetensors"
+    path = Path(resnetlab.__file__).parent / "weights" / "trained" / f"{arguments.name}.safetensors"
     description, _ = read_description(run.weights, read_header(run.weights).metadata)
     training = {key: description["training"][key] for key in ("epoch", "epochs")}
     made = {key: value for key, value in description["provenance"].items() if key != "metrics"}

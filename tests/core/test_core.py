@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -149,3 +150,15 @@ def test_normalization_is_by_channel():
 def test_preprocessing_is_checked(fields: dict, facts: tuple[str, ...]):
     with refuses(*facts):
         Preprocessing(**{"image_size": 8, "channels": 1, "mean": (0.5,), "std": (0.5,), **fields})
+
+
+@pytest.mark.parametrize(("device", "fails"), [("/dev/null", False), ("/dev/full", True)])
+def test_a_device_is_written_to_and_never_replaced(tmp_path: Path, device: str, fails: bool):
+    if not Path(device).is_char_device():
+        pytest.skip(f"no {device}")
+    link = tmp_path / "out.csv"
+    link.symlink_to(device)
+    with pytest.raises(OSError, match="space") if fails else nullcontext(), atomic(link) as temporary:
+        temporary.write_text("x" * 100_000)
+    assert link.is_symlink() and Path(device).is_char_device()
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]

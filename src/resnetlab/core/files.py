@@ -6,6 +6,7 @@ import glob
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 import tomllib
@@ -37,8 +38,16 @@ def atomic(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the folder of `path` to write to, and renames it to `path` after an fsync.
 
     If the block raises, or the disk is full, the temporary file is removed and `path` keeps its content. The temporary
-    files that killed processes left of the same path are removed first.
+    files that killed processes left of the same path are removed first. A pipe or a device is never replaced: it gets
+    the content of the temporary file at the end.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder) / "content"
+            yield temporary
+            with temporary.open("rb") as content, path.open("wb") as device:
+                shutil.copyfileobj(content, device)
+        return
     _remove_unlocked(path.parent.glob(f".{glob.escape(path.name)}.{'[a-z0-9_]' * 8}.part"))
     descriptor, temporary = _temporary(path)
     try:
@@ -120,10 +129,7 @@ def _is_locked(descriptor: int, *, wait: bool) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 text file atomically; a pipe or a device is written to directly."""
-    if path.exists() and not path.is_file():
-        path.write_text(text, encoding="utf-8")
-        return
+    """Writes a UTF-8 text file atomically."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
