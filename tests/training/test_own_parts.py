@@ -175,11 +175,12 @@ def test_functions_are_parts_without_being_registered(few: ImageData, tmp_path: 
 def test_a_study_compares_a_registered_activation(parts: Path, few: ImageData, tmp_path: Path):
     resnetlab.import_parts(parts)
     plan = {"images": 60, "epochs": 1}
-    changes = {"recipe.loss": "hinge", "recipe.optimizer": "sign", "recipe.lr": 0.002, "model.block": "wide_pair"}
-    changes["model.norm"] = "rms"
+    changes: dict[str, object] = {"recipe.loss": "hinge", "recipe.optimizer": "sign", "recipe.lr": 0.002}
+    changes |= {"model.block": "wide_pair", "model.norm": "rms", "recipe.augment.steps": ["stripes(p=0.3)"]}
     setup = {"plan": plan, "seeds": 1, "out": tmp_path / "study", "quiet": True, "changes": changes}
     result = resnetlab.studies.activations(few, model="quick_resnet", **setup)
     assert "squared" in set(result.table["network"])
     settings = Run(tmp_path / "study" / "runs" / "squared-seed0").settings
     assert (settings["recipe"]["loss"], settings["model"]["config"]["block"]) == ("hinge", "wide_pair")
+    assert settings["recipe"]["augment"]["steps"] == ["stripes(p=0.3)"]
     assert tomllib.loads((tmp_path / "study" / "study.toml").read_text())["changes"] == changes
