@@ -64,6 +64,23 @@ def test_the_folder_is_complete(run: Run, export: Export):
     assert [fact for fact in facts if fact not in card] == []
 
 
+def test_another_export_keeps_int8_of_the_same_network_only(
+    export: Export, run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    again = Run(shutil.copytree(run.path, tmp_path / "digits"))
+    kept = resnetlab.export(again, license="CC0-1.0")
+    assert kept.record is not None and export.record is not None
+    assert kept.record["int8"] == export.record["int8"]
+    assert open_exported(kept.path.with_name("model-int8.onnx")).selftest() < 1e-4
+    network = resnetlab.load(again)
+    with torch.no_grad():
+        next(network.parameters()).mul_(1.1)
+    resnetlab.save(tmp_path / "other.safetensors", network)
+    resnetlab.export(tmp_path / "other.safetensors", out=again.path / "export")
+    assert not kept.path.with_name("model-int8.onnx").exists()
+    assert "--int8" in capfd.readouterr().err
+
+
 def test_the_file_describes_itself(run: Run, export: Export):
     exported = open_exported(export.path)
     assert exported.outputs == OUTPUTS and exported.class_names == tuple("0123456789")
@@ -206,7 +223,7 @@ def test_an_older_export_is_replaced_and_other_files_are_kept(cli: Cli, run: Run
     (folder / "notes.txt").write_text("mine")
     code, _, err = cli("export", run.path / "model.safetensors", "--out", folder)
     assert code == 0 and "scikit-learn" in err, err
-    assert not (folder / "model-int8.onnx").exists() and (folder / "notes.txt").read_text() == "mine"
+    assert (folder / "notes.txt").read_text() == "mine"
     assert not list(folder.glob(".export-*"))
     (folder / "export.json").unlink()
     before = sorted(folder.iterdir())

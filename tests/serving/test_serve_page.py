@@ -128,6 +128,8 @@ def test_a_correction_is_saved_where_training_finds_it(browser: Any, tmp_path: P
         again = client.post("/v1/corrections?class=green", content=content)
         assert (again.status_code, again.json()["saved"]) == (201, f"green/{saved.name}")
         assert saved.stem == hashlib.sha256(content).hexdigest()[:32]
+        moved = client.post("/v1/corrections?class=red", content=content)  # the last correction of a photo counts
+        assert (moved.json()["saved"], saved.exists()) == (f"red/{saved.name}", False)
         for query, body in (("class=pink", content), ("", content), ("class=green", b"?"), ("class=..", content)):
             assert client.post(f"/v1/corrections?{query}", content=body).status_code == 422
         assert len(list((exported.parent / "corrections").glob("*/*"))) == 1

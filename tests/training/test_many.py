@@ -138,6 +138,10 @@ def test_the_shell_trains_a_grid_and_compares_it(cli: Cli, tmp_path: Path, monke
     assert len(pd.read_csv("runs/g/comparison.csv")) == 4
     code, table, err = cli("compare", "runs/g")
     assert code == 0 and "lr=0.05" in table, err
+    code, table, err = cli("compare", *sorted(Path("runs/g").iterdir()))
+    assert code == 0 and "lr=0.1" in table, err
+    code, _, err = cli("evaluate", "runs/g")
+    assert code == 2 and "resnetlab compare runs/g" in err
     code, _, err = cli("train", "digits", *small, "--seeds", "2", "--seed", "3")
     assert code == 2 and "--seed" in err
 
@@ -158,6 +162,11 @@ def test_a_run_like_another_one(cli: Cli, tmp_path: Path, monkeypatch: pytest.Mo
     assert {**first.settings, "created": ""} == {**second.settings, "created": ""}
     ours, theirs = (resnetlab.load(run).state_dict() for run in (first, second))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    again = ("--grid", "label_smoothing=0,0.1", "--grid", "lr=0.05", "--out", "d")  # which the other run has set
+    code, table, err = cli("train", *again, "--config", "a")
+    assert code == 0 and "label_smoothing=0.1" in table, err
+    code, _, err = cli("train", "--config", "a", "--resume", "b")
+    assert code == 2 and "config" in err and "assign" not in err
     changed = resnetlab.differences([first, third]).index.tolist()
     assert sorted(changed) == ["recipe.average", "seed"]
 

@@ -275,12 +275,13 @@ def _help_all(context: typer.Context, value: bool) -> None:
         raise typer.Exit
 
 
-def given_options(context: typer.Context) -> list[str]:
-    """Returns the parameters that were given on the command line or by --config, in alphabetical order."""
+def given_options(context: typer.Context, *, configured: bool = True) -> list[str]:
+    """Returns the parameters that were given on the command line or, if `configured`, by --config, in ABC order."""
+    sources = ("COMMANDLINE", "DEFAULT_MAP") if configured else ("COMMANDLINE",)  # the second one is --config
     given = []
     for name in context.params:
         source = context.get_parameter_source(name)
-        if source is not None and source.name in ("COMMANDLINE", "DEFAULT_MAP"):  # the latter is of --config
+        if source is not None and source.name in sources:
             given.append(name)
     return sorted(given)
 

@@ -133,7 +133,6 @@ def command(
         typer.Option(
             metavar="RUN",
             help="Train with the settings of another run: its folder, or its run.toml. Further options change them.",
-            is_eager=True,
             callback=_take_config,
             rich_help_panel=RUN,
         ),
@@ -228,8 +227,15 @@ def command(
             "no images given. Name a data set or a folder: resnetlab train DATA\n"
             "To continue an interrupted run: resnetlab train --resume RUN"
         )
+    varied, typed = read_grid(grid or []), given_options(context, configured=False)
     recorded = (context.default_map or {}).get("assign", []) if config is not None else []
-    changes, overrides = split_assignments([*recorded, *(assign or [])])
+    kept = [item for item in recorded if item.partition("=")[0] not in varied]
+    changes, overrides = split_assignments([*kept, *(assign or [] if "assign" in typed else [])])
+    if config is not None:  # what the grid varies is not also one value of the other run
+        left = {name for name in varied if name not in typed}
+        epochs = None if "epochs" in left else epochs
+        batch_size = None if "batch_size" in left else batch_size
+        lr = None if "lr" in left else lr
     frozen = {f"rates.{name.strip()}": 0.0 for name in (freeze or "").split(",") if name.strip()}
     given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "rates.layer_decay": layer_decay, **frozen}
     changes = add_options(changes, **given)
@@ -261,8 +267,8 @@ def command(
             raise UserError("--seed trains one run, and --seeds and --grid train several. Remove --seed.")
         del shared["seed"]
         load = options.given(given_options(context))
-        varied = {"seeds": 1 if seeds is None else seeds, "grid": read_grid(grid or []), "load": load, "budget": budget}
-        _train_many(model, data, out=out, pretrained=pretrained, **varied, **flags, **shared, **changes)
+        several = {"seeds": 1 if seeds is None else seeds, "grid": varied, "load": load, "budget": budget}
+        _train_many(model, data, out=out, pretrained=pretrained, **several, **flags, **shared, **changes)
         return
     run = fit(model, opened, budget=budget, pretrained=pretrained, out=out, **flags, **shared, **changes)
     _report(run, lambda: _images(opened(), run.settings["data"].get("image_size")), options.data_root)
@@ -364,7 +370,7 @@ def _overfit(
 
 def _refuse_settings(context: typer.Context) -> None:
     """Refuses settings next to --resume, which would be ignored."""
-    if given := [name for name in given_options(context) if name not in _WITH_RESUME]:
+    if given := [name for name in given_options(context, configured=False) if name not in _WITH_RESUME]:
         raise UserError(
             f"--resume continues with the settings of the run, and does not take {', '.join(given)}. Remove these "
             "options, or start a new run."

@@ -20,6 +20,7 @@ import functools
 import json
 import math
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -138,6 +139,12 @@ class Run:
                 raise UserError(
                     f"{self.path} is not a run yet: its training was stopped before its settings were written. "
                     "Repeat the command that started the training."
+                )
+            if (self.path / "grid.toml").is_file():
+                raise UserError(
+                    f"{printable(self.path)} has several runs, made with --grid or --seeds. Name one of the "
+                    f"folders in it, or compare them: resnetlab compare {shlex.quote(str(self.path))}. To continue "
+                    "them, repeat the command that made them."
                 )
             raise UserError(
                 f"{printable(self.path)} is not a run: {problem}. Give a folder that `resnetlab train` wrote"

@@ -44,7 +44,7 @@ _OUTPUTS = {
 _FILES = {
     "model.onnx": "the network in float32",
     "model-int8.onnx": "the network with 8-bit integers, smaller and faster",
-    "selftest.npz": "16 images and their logits, to check a machine",
+    "selftest.npz": "up to 16 images of the run and their logits, to check a machine",
     "preprocess.py": "crops and resizes a photo to the input",
     "client.py": "answers for photos, in Python",
     "client.mjs": "answers for photos, in JavaScript (Node)",

@@ -275,8 +275,8 @@ def _one(value: Any) -> int:
 def _check_size(size: float) -> None:
     if size > LIMIT:
         raise UserError(
-            f"the page would have {size / 1e6:.1f} MB, and at most {LIMIT / 1e6:.0f} MB are allowed. Export a smaller "
-            "network, or use --to onnx."
+            f"the page would have {size / 1e6:.1f} MB, and at most {LIMIT / 1e6:.0f} MB are allowed. Train a smaller "
+            "network, such as --model quick_resnet or resnet20, or use --to onnx."
         )
 
 

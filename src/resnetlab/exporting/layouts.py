@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -29,13 +30,19 @@ def write_layout(layout: str, folder: Path, record: Mapping[str, Any]) -> str:
     """
     if layout == "triton":
         return _write_triton(folder, record)
+    place = shlex.quote(str(folder))
     name, command = {
-        "ray": ("serve_ray.py", f"cd {folder} && serve run serve_ray:app"),
-        "docker": ("Dockerfile", f"docker build -t {record['name'].lower()} {folder}"),
+        "ray": ("serve_ray.py", f"cd {place} && serve run serve_ray:app"),
+        "docker": ("Dockerfile", f"docker build -t {record['name'].lower()} {place}"),
     }[layout]
     text = (_TEMPLATES / name).read_text(encoding="utf-8")
-    write_text(folder / name, text.replace("{version}", version("resnetlab")).replace("{name}", record["name"].lower()))
-    return f"written  {folder / name}\nstart it with  {command}"
+    text = text.replace("{version}", version("resnetlab")).replace("{name}", record["name"].lower())
+    path, done = folder / name, "written"
+    if path.is_file() and path.read_text(encoding="utf-8", errors="replace") != text:
+        done = "kept, because it was changed (remove it to get a new one):"
+    else:
+        write_text(path, text)
+    return f"{done}  {path}\nstart it with  {command}"
 
 
 def triton_config(name: str, record: Mapping[str, Any]) -> str:
@@ -77,9 +84,11 @@ def _write_triton(folder: Path, record: Mapping[str, Any]) -> str:
     """Writes triton/NAME, and NAME-int8 if there is such a file; other models in that folder are left alone."""
     repository, written = folder / "triton", []
     for file, name in ((MODEL, record["name"]), (MODEL_INT8, f"{record['name']}-int8")):
-        if not (folder / file).is_file():
-            continue
         model = repository / name
+        if not (folder / file).is_file():
+            for left in ("config.pbtxt", "labels.txt", f"1/{MODEL}"):  # of a file that is no longer there
+                (model / left).unlink(missing_ok=True)
+            continue
         (model / "1").mkdir(parents=True, exist_ok=True)
         labels = [" ".join(label.split()) for label in record["class_names"]]
         write_text(model / "labels.txt", "\n".join(labels) + "\n")
@@ -87,4 +96,6 @@ def _write_triton(folder: Path, record: Mapping[str, Any]) -> str:
             shutil.copyfile(folder / file, temporary)
         write_text(model / "config.pbtxt", triton_config(name, record))
         written.append(f"written  {model}")
-    return "\n".join([*written, f"start it with  tritonserver --model-repository {repository.resolve()}"])
+    return "\n".join(
+        [*written, f"start it with  tritonserver --model-repository {shlex.quote(str(repository.resolve()))}"]
+    )

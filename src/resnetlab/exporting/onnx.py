@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ import numpy as np
 
 from resnetlab.core.console import notice
 from resnetlab.core.errors import UserError
-from resnetlab.core.files import exclusive_lock, make_folder, sync, write_json, write_text
+from resnetlab.core.files import exclusive_lock, make_folder, read_json, sync, write_json, write_text
 from resnetlab.core.runs import Run
 from resnetlab.exporting.benchmark import measure, variants, write_benchmark
 from resnetlab.exporting.card import REQUIREMENTS, model_card
@@ -85,6 +86,8 @@ def _write_folder(
                     raise
                 notice(f"int8 is not measured: {error}")
                 (new / MODEL_INT8).unlink(missing_ok=True)
+        if not (new / MODEL_INT8).is_file():
+            _keep_int8(folder, new, description, known, record)
         whole = _write_rest(new, run, description, known, record)
         lines = [_message(folder, whole)]
         if options.benchmark:
@@ -112,6 +115,25 @@ def _write_int8(
     (answers,) = fresh_answers(folder / MODEL_INT8, tested, [len(tested)])
     record = {**result, "split": material.split, "calibration_images": len(material.calibration)}
     return {**record, "keep_float": list(keep_float), "accept_loss": accept_loss}, answers["logits"]
+
+
+def _keep_int8(
+    folder: Path, new: Path, description: Mapping[str, Any], known: dict[str, np.ndarray], record: dict[str, Any]
+) -> None:
+    """Takes the int8 file of an older export over, with its proof, if it is of the same network; otherwise it goes."""
+    if not (folder / MODEL_INT8).is_file():
+        return
+    with suppress(UserError, OSError, KeyError, ValueError):
+        older = read_json(folder / RECORD)
+        ours = json.loads(json.dumps(description))
+        is_same = older["provenance"]["weights_sha256"] == ours["provenance"]["weights_sha256"]
+        is_same &= all(older.get(key) == ours.get(key) for key in ("preprocessing", "temperature", "any_size"))
+        if is_same:
+            answers = open_exported(folder / MODEL_INT8).run(known["images"], ["logits"])
+            record["int8"], known["logits_int8"] = older["int8"], answers["logits"]
+            shutil.copyfile(folder / MODEL_INT8, new / MODEL_INT8)
+            return
+    notice(f"{folder / MODEL_INT8} is of another network or export, and is removed. To write it again, add --int8.")
 
 
 @contextmanager

@@ -58,6 +58,9 @@ class Corrections(Endpoint):
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic(path) as temporary:
                 temporary.write_bytes(content)
+            for earlier in self._folder.glob(f"*/{path.name}"):  # the last correction of a photo counts
+                if earlier != path:
+                    earlier.unlink()
         return path.relative_to(self._folder).as_posix()
 
 

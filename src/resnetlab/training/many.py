@@ -137,6 +137,11 @@ def grid_runs(folder: str | Path) -> list[Path] | None:
     return [run for run in runs if (run / "run.toml").is_file()]
 
 
+def is_grid_file(path: Any) -> bool:
+    """Whether a path is a file that a grid has next to its runs, which a pattern such as `runs/grid/*` names too."""
+    return isinstance(path, (str, Path)) and Path(path).is_file() and (Path(path).parent / FILE).is_file()
+
+
 def _all(
     members: Sequence[_Member], data: ImageData | Callable[..., Any], folder: Path, epochs: int | None, quiet: bool
 ) -> Iterator[Run]:
@@ -259,8 +264,8 @@ def _claimed(folder: Path, common: str) -> Iterator[dict[str, Any]]:
         recorded = _read(path) if path.is_file() else {"schema": 1, "common": common, "runs": []}
         if recorded["common"] != common:
             raise UserError(
-                f"{printable(folder)} contains runs with other settings; only seeds and the grid may change. Recorded: "
-                f"{printable(recorded['common'])}; given: {printable(common)}. Choose another folder with --out."
+                f"{printable(folder)} contains runs with other settings ({_differing(recorded['common'], common)}); "
+                "only seeds and the grid may change. Choose another folder with --out."
             )
         yield recorded
 
@@ -277,6 +282,16 @@ def _read(path: Path) -> dict[str, Any]:
     values = read_toml(path)
     check_shape(printable(path), values, _SHAPE)
     return values
+
+
+def _differing(recorded: str, given: str) -> str:
+    """Returns the settings in which two calls differ, with both values."""
+    try:
+        before, now = json.loads(recorded), json.loads(given)
+        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        return ", ".join(f"{name}: {brief(before.get(name))} before, {brief(now.get(name))} now" for name in changed)
+    except (ValueError, TypeError, AttributeError):  # a file that was edited
+        return f"recorded {brief(recorded)}"
 
 
 def _text(settings: Mapping[str, Any]) -> str:

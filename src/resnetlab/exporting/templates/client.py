@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,10 @@ def main() -> None:
 
     session = onnxruntime.InferenceSession(str(arguments.model), providers=["CPUExecutionProvider"])
     about = json.loads(session.get_modelmeta().custom_metadata_map["resnetlab"])
-    images = np.stack([preprocess(Image.open(photo), about["preprocessing"]) for photo in arguments.photos])
+    try:
+        images = np.stack([preprocess(Image.open(photo), about["preprocessing"]) for photo in arguments.photos])
+    except (OSError, ValueError) as error:
+        sys.exit(f"a photo cannot be used: {error}")
     classes, scores = map(np.asarray, session.run(["top_classes", "top_scores"], {"images": images}))
     for photo, best, values in zip(arguments.photos, classes, scores, strict=True):
         answers = [f"{about['class_names'][label]} {score:.1%}" for label, score in zip(best, values, strict=True)]

@@ -13,6 +13,8 @@ def preprocess(photo: Image.Image, settings: dict) -> np.ndarray:
         photo: an image with 8 bits per channel.
         settings: "preprocessing" in the metadata of the model file.
     """
+    if photo.mode.startswith(("I", "F")):
+        raise ValueError(f"expected an image with 8 bits per channel, got mode {photo.mode}. Convert it first.")
     photo = ImageOps.exif_transpose(photo)
     if photo.has_transparency_data:
         white = Image.new("RGBA", photo.size, (255, 255, 255, 255))

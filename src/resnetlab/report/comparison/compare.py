@@ -19,7 +19,7 @@ from resnetlab.data.options import LoadOptions
 from resnetlab.models.config import ResNetConfig
 from resnetlab.report.command import flatten
 from resnetlab.report.results import count_parameters
-from resnetlab.training.many import grid_runs
+from resnetlab.training.many import grid_runs, is_grid_file
 from resnetlab.training.recipe import Recipe
 
 _COMPARED = ("model", "recipe", "data", "seed", "machine")
@@ -99,7 +99,8 @@ def open_runs(runs: RunsLike) -> dict[str, Run]:
     given = [runs] if isinstance(runs, (str, Path, Run)) else list(runs)
     if not given:
         raise UserError("expected at least one run, got none. Give the folders that `resnetlab train` made.")
-    opened = [run if isinstance(run, Run) else Run(run) for one in given for run in _runs_of(one)]
+    found = [run for one in given if not is_grid_file(one) for run in _runs_of(one)]
+    opened = [run if isinstance(run, Run) else Run(run) for run in found]
     places = [run.path.resolve() for run in opened]
     for place, run in zip(places, opened, strict=True):
         if places.count(place) > 1:
