@@ -219,8 +219,9 @@ def started(*arguments: str, python: str = sys.executable) -> Iterator[tuple[int
         program.terminate()
         with suppress(subprocess.TimeoutExpired):
             program.wait(30)
-        with suppress(ProcessLookupError):  # LitServe's workers outlive it
-            os.killpg(program.pid, signal.SIGKILL)
+        if sys.platform != "win32":
+            with suppress(ProcessLookupError):  # LitServe's workers outlive it
+                os.killpg(program.pid, signal.SIGKILL)
         program.wait()
 
 

@@ -30,6 +30,7 @@ from PIL import Image
 
 import resnetlab
 from resnetlab.lessons.lesson import FOLDER, LESSONS, Cell, get_lesson, read_lesson
+from resnetlab.training.registration import REGISTRIES
 
 ROOT = Path(__file__).parents[1]
 SOURCE = str(Path(resnetlab.__file__).parents[1])
@@ -275,12 +276,16 @@ def readers_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def home(readers_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(readers_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of the reader's files as the current folder; linked, since ResNetLab replaces files whole."""
     home = tmp_path / "home"
     shutil.copytree(readers_files, home, copy_function=os.link)
     monkeypatch.chdir(home)
-    return home
+    before = {name for registry in REGISTRIES.values() for name in registry.added}
+    yield home
+    for registry in REGISTRIES.values():  # a command that imports a file registers its parts in this process
+        for name in set(registry.added) - before:
+            registry.remove(name)
 
 
 @pytest.mark.parametrize("code", PYTHON)

@@ -176,8 +176,9 @@ def main() -> None:
     from resnetlab.core.errors import UserError
 
     end_with_parent()
-    with suppress(AttributeError, OSError):  # Windows has no os.nice
-        os.nice(10)
+    if sys.platform != "win32":
+        with suppress(OSError):
+            os.nice(10)
     try:
         write_similar(Path(sys.argv[1]), Path(sys.argv[2]))
     except UserError as error:
