@@ -129,6 +129,19 @@ def test_a_loss_that_is_never_finite_stops_the_training(digits: ImageData, tmp_p
     assert pd.read_csv(out / "bad_steps.csv")["step"].tolist() == list(range(2, 12))
 
 
+def test_a_training_without_a_finite_step_fails(digits: ImageData, tmp_path: Path):
+    resnetlab.register("activation", "overflowing", lambda x: x * math.inf)
+    try:
+        with refuses("not finite", "bad_steps.csv", "--lr"):
+            network = dataclasses.replace(TINY, activation="overflowing")
+            fit(network, digits, out=tmp_path / "run", epochs=1, quiet=True)
+        assert not Run(tmp_path / "run").is_complete
+        with refuses("not finite"):
+            resume(tmp_path / "run", quiet=True)
+    finally:
+        resnetlab.unregister("activation", "overflowing")
+
+
 def test_a_step_that_is_not_finite_changes_nothing(
     digits: ImageData, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):

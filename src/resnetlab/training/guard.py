@@ -6,7 +6,7 @@ import csv
 import math
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -100,6 +100,21 @@ def take_results(progress: Progress, results: list[StepResult], run: Run, split:
                 "--precision float32."
             )
     results.clear()
+
+
+def check_trained(history: Sequence[Mapping[str, Any]], run: Run) -> None:
+    """Raises `UserError` if no step of a training was finite, so that nothing was trained.
+
+    Args:
+        history: a row for each epoch; its "train_loss" is NaN if no step of the epoch was finite.
+        run: its folder has the images of the steps.
+    """
+    if not any(math.isfinite(row["train_loss"]) for row in history):
+        raise UserError(
+            f"the training loss was not finite in any step. {run.path}/bad_steps.csv lists their images. Train again "
+            "with a lower learning rate (--lr), clip_norm=1 or --precision float32, and check that the network's "
+            "outputs are finite."
+        )
 
 
 def check_finite(model: nn.Module, run: Run) -> None:

@@ -30,7 +30,7 @@ from resnetlab.training.batch_norm import FEW_STEPS, match_statistics
 from resnetlab.training.callbacks import Callback, Callbacks, CallbackState, Wishes, ask
 from resnetlab.training.checkpoint import TrainingState, restore_checkpoint, save_checkpoint
 from resnetlab.training.distributed import ALONE, Processes, exchange_for
-from resnetlab.training.guard import BufferGuard, StepResult, StopSignals, check_finite, take_results
+from resnetlab.training.guard import BufferGuard, StepResult, StopSignals, check_finite, check_trained, take_results
 from resnetlab.training.logs import TrainingLogs
 from resnetlab.training.loss_scale import scaling_for
 from resnetlab.training.machine import Machine
@@ -118,7 +118,7 @@ class Training:
 
         Raises:
             Interrupted: SIGINT, SIGTERM or SIGHUP arrived; a checkpoint was written.
-            UserError: the loss is no longer finite.
+            UserError: the loss is no longer finite, or was in no step.
         """
         self._begin_epoch()
         if self.steps_done == self._first_step:
@@ -126,6 +126,8 @@ class Training:
         with self._signals, self._logs:
             while self.state.progress.epoch < self.run.epochs and not self._is_over:
                 self.epoch()
+        with self.processes.alike():
+            check_trained(self.state.history, self.run)
         self.finish()
 
     def epoch(self) -> None:
