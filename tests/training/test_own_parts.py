@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from tests.facts import refuses
 from torch import nn
 
 import resnetlab
+from resnetlab.core.errors import Interrupted
 from resnetlab.core.imports import forget_import
 from resnetlab.core.runs import TIMING_COLUMNS, Run
 from resnetlab.data.storage.store import ImageData
@@ -67,6 +70,8 @@ def test_the_shell_uses_the_parts_of_a_file(parts: Path, tmp_path: Path, cli: Ca
     code, _, said = cli(*train, "--import", parts)
     assert code == 0, said
     assert "executing" in said
+    assert f"IMAGES --import {parts}" in " ".join(said.split())
+    assert f"--resume {out} --import {parts}" in Run(out).resume_command
     recorded = Run(out).settings
     assert [entry["file"] for entry in recorded["imports"]] == [str(parts)]
     assert (recorded["recipe"]["loss"], recorded["recipe"]["optimizer"]) == ("hinge", "sign")
@@ -108,6 +113,8 @@ def test_a_killed_run_resumes_exactly_with_its_import(parts: Path, few: ImageDat
 
     with pytest.raises(KeyboardInterrupt):
         resnetlab.fit("quick_resnet", few, out=tmp_path / "run", on_step=die, **network, **settings)
+    with pytest.raises(Interrupted, match=f"--resume .*run --import {parts}"):
+        resnetlab.resume(tmp_path / "run", quiet=True, on_step=lambda state: os.kill(os.getpid(), signal.SIGINT))
     new_process(parts)
     with refuses(f"--import {parts}", "import_parts", "executes"):
         resnetlab.resume(tmp_path / "run", quiet=True)

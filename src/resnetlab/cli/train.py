@@ -330,7 +330,8 @@ def _report(run: Run, images: Callable[[], ImageData | None], data_root: Path | 
             notice("No images are held out for an evaluation, so there is no report.")
         else:
             notice(f"evaluation  {run.evaluation()}\nreport      {report}")
-        notice(f"next        resnetlab predict {shlex.quote(str(run.path))} IMAGES")
+        options = "".join(f" --import {shlex.quote(file)}" for file in run.imports)
+        notice(f"next        resnetlab predict {shlex.quote(str(run.path))} IMAGES{options}")
 
 
 def _results(run: Run) -> Iterator[str]:

@@ -73,17 +73,25 @@ class Interrupted(KeyboardInterrupt):
             continues.
     """
 
-    def __init__(self, signal_number: int, run: Path, command: str | None = None) -> None:
+    def __init__(
+        self, signal_number: int, run: Path, command: str | None = None, *, imports: Iterable[str] = ()
+    ) -> None:
         self.signal_number = signal_number
         self.run = run
         name = signal.Signals(signal_number).name
-        remedy = command or f"{resume_command(run)}\nTo end the run here, add --finish."
+        remedy = command or f"{resume_command(run, imports)}\nTo end the run here, add --finish."
         super().__init__(f"stopped by {name} after a checkpoint; continue with: {remedy}")
 
 
-def resume_command(run: Path) -> str:
-    """Returns the command that continues a run, ready for a shell."""
-    return f"resnetlab train --resume {shlex.quote(str(run))}"
+def resume_command(run: Path, imports: Iterable[str] = ()) -> str:
+    """Returns the command that continues a run, ready for a shell.
+
+    Args:
+        run: its folder.
+        imports: the files of yours that have its parts.
+    """
+    options = "".join(f" --import {shlex.quote(file)}" for file in imports)
+    return f"resnetlab train --resume {shlex.quote(str(run))}{options}"
 
 
 def nearest(name: object, choices: Iterable[str]) -> str:
@@ -113,7 +121,7 @@ def available(name: object, choices: Iterable[str], *, title: str = "Available",
     """Returns a sentence with all choices, or with those nearest to `name` if there are many."""
     known = list(choices)
     if len(known) <= _MOST_LISTED:
-        return f"{title}: {', '.join(known)}."
+        return f"{title}: {', '.join(known) or 'none'}."
     near = _closest(name, known, count=_NEAREST, cutoff=0.5 if listed_by else 0.0)
     if not near:
         return f"{title}: `{listed_by}` lists all {len(known)}."

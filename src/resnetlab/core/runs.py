@@ -152,6 +152,16 @@ class Run:
             )
         self.settings = _read_settings(self.path / "run.toml")
 
+    @property
+    def imports(self) -> list[str]:
+        """The files of yours that were imported for the parts of the run."""
+        return [printable(entry["file"]) for entry in self.settings.get("imports", [])]
+
+    @property
+    def resume_command(self) -> str:
+        """The command that continues the run, ready for a shell."""
+        return resume_command(self.path, self.imports)
+
     @classmethod
     def create(cls, path: Path, settings: Mapping[str, Any], environment: Mapping[str, Any]) -> Run:
         """Writes a new run folder's first files and opens it."""
@@ -319,7 +329,7 @@ class Run:
         if not self._has_written(recorded):
             _notice_once(
                 f"{printable(path)} differs from the history in the weights of the run, which is used. To restore the "
-                f"file: {resume_command(self.path)}"
+                f"file: {self.resume_command}"
             )
         return recorded
 

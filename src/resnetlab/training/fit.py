@@ -18,7 +18,7 @@ from torch import nn
 from resnetlab.core.checks import check_integer, check_number, from_mapping
 from resnetlab.core.console import console, notice
 from resnetlab.core.environment import describe_environment, resolve_device
-from resnetlab.core.errors import NO_SPACE, UserError, resume_command
+from resnetlab.core.errors import NO_SPACE, UserError
 from resnetlab.core.imports import asking_for, imports_to_record
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import torch_seeded
@@ -270,7 +270,7 @@ def resume(
             if processes.is_first:
                 _tidy(found)
                 if not quiet:
-                    notice(f"{found.path} is complete. To train longer: {resume_command(found.path)} --epochs TOTAL")
+                    notice(f"{found.path} is complete. To train longer: {found.resume_command} --epochs TOTAL")
             return found
         processes.from_first(lambda: held.enter_context(found.locked()))
         found = processes.from_first(found.reload)
@@ -485,7 +485,7 @@ def _explaining_full_disk(run: Run) -> Iterator[None]:
         kept = f"The last checkpoint is {files[0]}. " if files else ""
         raise UserError(
             f"no space to write {error.filename or 'a file'}: {error.strerror}. {kept}Free disk space, then continue "
-            f"with: {resume_command(run.path)}"
+            f"with: {run.resume_command}"
         ) from error
 
 
@@ -551,7 +551,7 @@ def _check_wanted(run: Run, finish: bool, epochs: int | None) -> int:
         if finish and run.is_untrained:
             raise UserError(
                 f"{run.path} was stopped before its first checkpoint, so there is nothing to finish. Start it again "
-                f"with: {resume_command(run.path)}"
+                f"with: {run.resume_command}"
             )
         return 0
     if finish:
@@ -559,7 +559,7 @@ def _check_wanted(run: Run, finish: bool, epochs: int | None) -> int:
     if not run.is_complete:
         raise UserError(
             f"epochs={epochs} extends a complete run, and {run.path} is at epoch {len(run.history_rows())} of "
-            f"{run.epochs}. To continue it to epoch {run.epochs}, omit epochs: {resume_command(run.path)}. Or "
+            f"{run.epochs}. To continue it to epoch {run.epochs}, omit epochs: {run.resume_command}. Or "
             "end it first with finish (--finish), and then extend it."
         )
     trained = trained_epochs(run)

@@ -160,7 +160,7 @@ class Training:
         self.save()
         self._write_history()
         if stop := self.exchange.agree_now(self._signals.received):
-            raise Interrupted(stop, self.run.path)
+            raise Interrupted(stop, self.run.path, imports=self.run.imports)
 
     def step(self, batch: Batch) -> Tensor:
         """Takes one optimization step and returns its loss, a scalar on the device."""
@@ -203,7 +203,7 @@ class Training:
         if stop or is_due:
             self.save()
         if stop:
-            raise Interrupted(stop, self.run.path)
+            raise Interrupted(stop, self.run.path, imports=self.run.imports)
         return loss
 
     def _call(self, callback: Callback | None, loss: Tensor | float) -> None:
@@ -237,7 +237,7 @@ class Training:
         except _ValidationStopped:
             self.save()
             assert self._signals.received is not None
-            raise Interrupted(self._signals.received, self.run.path) from None
+            raise Interrupted(self._signals.received, self.run.path, imports=self.run.imports) from None
 
     def save(self) -> None:
         """Writes `state` as a checkpoint, unless a weight is not finite, which raises `UserError`."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from resnetlab.core.checks import check_class_names, check_number, check_schema, from_mapping, known_arguments
 from resnetlab.core.console import notice
-from resnetlab.core.errors import UserError, brief, resume_command
+from resnetlab.core.errors import UserError, brief
 from resnetlab.core.files import printable
 from resnetlab.core.foreign import WEIGHTS, model_hint, weights_hint
 from resnetlab.core.hub import is_hub_name
@@ -255,7 +255,7 @@ def weights_path(source: str | Path | Run) -> Path:
     if run.is_untrained:
         raise UserError(
             f"{run.path} has no network yet, because its training was stopped before its first checkpoint. "
-            f"Start it again with: {resume_command(run.path)}"
+            f"Start it again with: {run.resume_command}"
         )
     return read_newest(run)[0]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from resnetlab.core.errors import resume_command
 from resnetlab.core.html import number
 from resnetlab.core.pictures import Picture, learning_curves
 from resnetlab.report.section import Report, Section
@@ -19,7 +18,7 @@ def view(report: Report) -> dict[str, Any]:
     """Returns the curves, where they end, and every epoch's metrics."""
     history = report.run.history
     if history.empty:
-        return {"missing": f"No epoch is finished yet. Continue training with: {resume_command(report.run.path)}"}
+        return {"missing": f"No epoch is finished yet. Continue training with: {report.run.resume_command}"}
     validated = history.dropna(subset=["val_top1"])
     best = validated.iloc[int(validated["val_top1"].argmax())] if len(validated) else None
     return {

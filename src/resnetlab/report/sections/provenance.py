@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from resnetlab.core.errors import resume_command
 from resnetlab.report.command import changed_settings, machine_options, train_command
 from resnetlab.report.section import Report, Section
 
@@ -34,7 +33,7 @@ def view(report: Report) -> dict[str, Any]:
         ),
         "early_ends": report.run.early_ends,
         "extended": [
-            f"{resume_command(report.run.path)} --epochs {extension['epochs']}"
+            f"{report.run.resume_command} --epochs {extension['epochs']}"
             for extension in settings.get("extensions", [])
         ],
         "fingerprint": settings["data"]["fingerprint"],
