@@ -10,6 +10,8 @@ import subprocess
 import sys
 import termios
 from collections.abc import Callable
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 import pandas as pd
@@ -326,7 +328,6 @@ def test_debug_shows_the_traceback(tmp_path: Path):
 @pytest.mark.parametrize(
     ("error", "code", "facts"),
     [
-        (KeyError("lost"), 1, ("internal error", "KeyError: 'lost'", "--debug")),
         (OSError(errno.ENOSPC, "No space left on device", "x.csv"), 2, ("x.csv", "No space left on device")),
         (MemoryError(), 1, ("memory", "--batch-size", "--image-size")),
         (RuntimeError("can't allocate memory"), 1, ("memory", "--batch-size")),
@@ -339,6 +340,16 @@ def test_every_error_has_one_message_and_a_code(
     def verb() -> None:
         raise error
 
+    assert_exit(capsys, verb, code, facts)
+
+
+def test_an_error_of_the_program_is_a_bug(capsys: pytest.CaptureFixture[str]):
+    assert_exit(capsys, partial(itemgetter("lost"), {}), 1, ("internal error", "KeyError: 'lost'", "bug", "--debug"))
+
+
+def assert_exit(
+    capsys: pytest.CaptureFixture[str], verb: Callable[..., None], code: int, facts: tuple[str, ...]
+) -> None:
     with pytest.raises(typer.Exit) as stop:
         guarded(verb)()
     err = " ".join(capsys.readouterr().err.split())

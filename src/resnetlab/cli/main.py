@@ -42,6 +42,7 @@ from resnetlab.cli.options import as_command
 from resnetlab.core.console import WIDTH, console, is_live, notice, wrapped
 from resnetlab.core.errors import NO_SPACE, Interrupted, ReportedElsewhereError, UserError, is_out_of_memory
 from resnetlab.core.files import printable
+from resnetlab.core.own_code import place_in_your_code
 
 USER_MISTAKE, FAILURE = 2, 1
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -124,6 +125,11 @@ def _explain(error: Exception) -> tuple[str, str, int]:
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         words = f"no space to write {printable(error.filename or 'a file')}: {error.strerror}."
         return "error", f"{words} Free disk space, and run the command again.", USER_MISTAKE
+    if not is_out_of_memory(error) and (place := place_in_your_code(error)):
+        words = (
+            f"{place}: {type(error).__name__}: {error}\nYour code raised this exception. --debug shows the traceback."
+        )
+        return "error", words, FAILURE
     if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
         words = f"cannot use {printable(error.filename or 'a file')}: {error.strerror}."
         return "error", f"{words} Fix its permissions.", USER_MISTAKE

@@ -220,7 +220,7 @@ def _import(context: typer.Context, files: list[Path] | None) -> list[Path] | No
     if files and not context.resilient_parsing:
         from resnetlab.training.registration import import_parts
 
-        for file in files:
+        for file in dict.fromkeys(files):
             import_parts(file)
     return files
 

@@ -7,7 +7,6 @@ import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +16,7 @@ from torch.nn.parameter import is_lazy
 from resnetlab.core.checks import MOST_CLASSES, check_integer
 from resnetlab.core.errors import UserError, brief, unknown
 from resnetlab.core.files import printable
+from resnetlab.core.own_code import place_in_your_code
 from resnetlab.models.network import Network
 
 TIMM, MODULE = "timm", "module"
@@ -249,7 +249,7 @@ def materialize(model: Network, channels: int, image_size: int) -> None:
     except Exception as error:  # a forward pass can raise anything
         raise UserError(
             f"the network does not accept images of {channels} channels and {image_size}x{image_size} pixels: "
-            f"{_reason(error)}. Load the images with another image_size or other channels."
+            f"{reason(error)}. Load the images with another image_size or other channels."
         ) from error
     finally:
         for module, training in modes.items():
@@ -271,7 +271,7 @@ def check_takes_images(model: AdaptedNetwork, image_size: int) -> None:
             logits = model.eval()(images, return_features=True)[0]
     except Exception as error:  # a forward pass can raise anything
         raise UserError(
-            f"{name} does not accept images of {size}: {_reason(error)}. Load the images with another image_size or "
+            f"{name} does not accept images of {size}: {reason(error)}. Load the images with another image_size or "
             "other channels, or choose another network."
         ) from error
     finally:
@@ -319,14 +319,11 @@ def call(name: str, function: Callable[..., Any], *positional: Any, **arguments:
     """Returns what a function of somebody else returns; whatever it raises becomes a `UserError`."""
     try:
         return function(*positional, **arguments)
-    except SyntaxError as error:
-        place = f"{Path(error.filename or name).name}, line {error.lineno}"
-        raise UserError(f"{place}: {error.msg}. Python cannot read the file. Correct this line.") from error
     except UserError:  # it used ResNetLab, whose message says what is wrong
         raise
     except Exception as error:
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-        raise UserError(f"{name}({given}) raised {_reason(error)}. Check the arguments of the network.") from error
+        raise UserError(f"{name}({given}) raised {reason(error)}. Check the arguments of the network.") from error
 
 
 def _sizes_taken(function: Callable[..., Any], config: ModuleConfig) -> dict[str, int]:
@@ -370,5 +367,8 @@ def _how_to_pass(config: ModuleConfig) -> str:
     return f"model=..., an object of {config.factory}"
 
 
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.')[:300]}"
+def reason(error: Exception) -> str:
+    """Returns kind and message of an exception in one line, and where in your code it was raised, if it was there."""
+    place = place_in_your_code(error)
+    words = f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.')[:300]}"
+    return f"{words} ({place})" if place else words

@@ -21,6 +21,7 @@ from resnetlab.core.checks import from_mapping
 from resnetlab.core.console import notice
 from resnetlab.core.environment import available_memory
 from resnetlab.core.errors import UserError, unknown
+from resnetlab.core.files import printable
 from resnetlab.models.adapters import (
     MODULE,
     TIMM,
@@ -28,8 +29,8 @@ from resnetlab.models.adapters import (
     ModuleNetwork,
     TimmConfig,
     adapted,
-    call,
     check_timm_name,
+    reason,
 )
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.network import Architecture, Network
@@ -182,7 +183,11 @@ def as_network(module: nn.Module) -> Network:
 
 
 def execute(path: Path, sha256: str = "") -> ModuleType:
-    """Returns a Python file as a module; imports of files beside it work, as when Python runs it."""
+    """Returns a Python file as a module; imports of files beside it work, as when Python runs it.
+
+    Raises:
+        UserError: executing the file raised an exception; the message has the line.
+    """
     name = f"resnetlab_model_{path.stem}_{sha256[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -190,7 +195,15 @@ def execute(path: Path, sha256: str = "") -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look modules up there
     with _search_path(path.resolve().parent):
-        call(str(path), spec.loader.exec_module, module)
+        try:
+            spec.loader.exec_module(module)
+        except UserError:  # it used ResNetLab, whose message says what is wrong
+            raise
+        except SyntaxError as error:
+            place = f"{printable(Path(error.filename or path).name)}, line {error.lineno}"
+            raise UserError(f"{place}: {error.msg}. Python cannot read the file. Correct this line.") from error
+        except Exception as error:
+            raise UserError(f"executing {path} raised {reason(error)}. Correct this line.") from error
     return module
 
 
