@@ -416,3 +416,9 @@ def test_the_arguments_are_checked():
         summarize(nn.Conv2d(3, 3, 7), (3, 4, 4))
     with refuses("lazy", "batch"):
         summarize(nn.Sequential(nn.LazyConv2d(3, 1)), (3, 4, 4))
+
+
+def test_the_legend_names_the_groups_of_the_table():
+    shown = str(resnetlab.summarize(resnetlab.create_model("resnet50", groups=8), (3, 64, 64)))
+    assert "g8: in 8 groups" in shown
+    assert "32 groups" not in shown

@@ -30,8 +30,8 @@ RAILS = {
 """How a shortcut is drawn: it leaves before its block, passes it, and joins the sum."""
 _COLORS = {"identity": "green", "projection": "magenta", "zero-padded": "yellow", "": ""}
 _NOTATION = {
-    r"/\d": "/2: stride 2",
-    r" g\d": "g32: in 32 groups",
+    r"/(\d)": "/{0}: stride {0}",
+    r" g(\d+)": "g{0}: in {0} groups",
     r"dilation": "dilation 2: every second position",
     r"\+b": "+b: with a bias",
     r"-b": "-b: without its usual bias",
@@ -157,7 +157,8 @@ def _legend(found: Sequence[Layer], kinds: Sequence[str], width: int) -> Iterato
     words = " ".join(f"{layer.computes} {layer.shortcut}" for layer in found)
     signs = [f"{RAILS[kind][0][:2]} {kind}" for kind in RAILS if kind in kinds]
     signs += ["⊕ added to the branch"] if any(kinds) else []
-    signs += [text for pattern, text in _NOTATION.items() if re.search(pattern, words)]
+    used = ((text, re.search(pattern, words)) for pattern, text in _NOTATION.items())
+    signs += [text.format(*sign.groups()) for text, sign in used if sign]
     if signs:
         yield ""
         yield from (Text(line, "dim") for line in _filled(signs, width))
