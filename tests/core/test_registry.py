@@ -13,6 +13,7 @@ from torch import nn
 
 import resnetlab
 from resnetlab.core.registry import Registry
+from resnetlab.training.registration import REGISTRIES
 
 
 def mish2(x: torch.Tensor) -> torch.Tensor:
@@ -100,3 +101,61 @@ def test_a_registry_reads_like_a_dict_and_describes_its_parts():
     assert registry.describe("mish2") == "Twice the mish of x."
     registry.remove("mish2")
     assert dict(registry) == {"relu": nn.ReLU}
+
+
+@pytest.mark.parametrize(("kind", "name"), [("activation", "relu"), ("loss", "focal")])
+def test_a_built_in_name_cannot_be_replaced(kind: str, name: str):
+    with refuses(name, "built in", "another name") as message:
+        resnetlab.register(kind, name, lambda *values: values[0])
+    assert "unregister" not in message()
+    with refuses("'nope'", "none"):
+        resnetlab.unregister(kind, "nope")
+
+
+def test_the_options_of_a_part_are_those_that_can_be_set():
+    def scaled(logits: torch.Tensor, labels: torch.Tensor, scale: float = 1.0, reduction: str = "none") -> torch.Tensor:
+        return scale * nn.functional.cross_entropy(logits, labels, reduction=reduction)
+
+    resnetlab.register("loss", "scaled", scaled)
+    try:
+        assert resnetlab.Recipe(loss="scaled(scale=2)").loss == "scaled(scale=2)"
+        for option in ("scal", "logits"):
+            with refuses(f"'{option}'", "Its options: scale.") as message:
+                resnetlab.Recipe(loss=f"scaled({option}=2)")
+            assert ("Did you mean 'scale'" in message()) == (option == "scal")
+    finally:
+        resnetlab.unregister("loss", "scaled")
+    with refuses("unknown entry of augment.steps 'nope'", "invert"):
+        resnetlab.Augmentation(steps=["nope"])  # type: ignore[arg-type]  # a list is a sequence too
+
+
+@pytest.mark.parametrize("kind", ["normalization", "attention", "activation"])
+def test_layers_are_checked_for_how_they_are_called(kind: str):
+    class Awkward(nn.Module):
+        def __init__(self, *, width: int) -> None:
+            super().__init__()
+
+    with refuses("'awkward'", "width" if kind == "activation" else "channels"):
+        resnetlab.register(kind, "awkward", Awkward)
+    assert "awkward" not in REGISTRIES[kind]
+
+
+@pytest.mark.parametrize(("kind", "field"), [("normalization", "norm"), ("attention", "attention")])
+def test_a_factory_must_return_a_module(kind: str, field: str):
+    resnetlab.register(kind, "empty", lambda channels: None)
+    try:
+        with refuses("'empty'", "nn.Module", "None"):
+            resnetlab.create_model("quick_resnet", **{field: "empty"})
+    finally:
+        resnetlab.unregister(kind, "empty")
+
+
+def test_arguments_of_the_wrong_type_are_refused(tmp_path):
+    with refuses("on_epoch", "3"):
+        resnetlab.fit("quick_resnet", "digits", on_epoch=3, out=tmp_path / "run")  # type: ignore[arg-type]
+    with refuses("pattern", "5"):
+        resnetlab.list_models(5)  # type: ignore[arg-type]
+    data = resnetlab.load_data("digits", limit=20)
+    for wrong in ("stripes", {"rotation": 10}, mish2):
+        with refuses("augment", "Augmentation"):
+            data.loader("train", batch_size=8, augment=wrong)  # type: ignore[arg-type]

@@ -10,12 +10,12 @@ import ast
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from resnetlab.core.console import notice
-from resnetlab.core.errors import UserError, brief, unknown
+from resnetlab.core.errors import UserError, available, brief, nearest, unknown
 
 REGISTER = "Register your own with resnetlab.register; in the shell, --import FILE.py executes a file that does so."
 """The remedy for a name that may be of a part of yours."""
@@ -64,12 +64,21 @@ class Registry(Mapping[str, Any]):
         parts: the built-in parts.
         prepare: returns what the registry stores for a part of yours, given its name and the part; raises `UserError`
             if the part cannot be used.
+        called_with: number of the first arguments of a part, such as logits and labels, that are not options.
+        elsewhere: arguments that the recipe passes, which messages do not list as options.
     """
 
     def __init__(
-        self, kind: str, parts: Mapping[str, Any], *, prepare: Callable[[str, Any], Any] | None = None
+        self,
+        kind: str,
+        parts: Mapping[str, Any],
+        *,
+        prepare: Callable[[str, Any], Any] | None = None,
+        called_with: int = 0,
+        elsewhere: Collection[str] = (),
     ) -> None:
         self.kind = kind
+        self._called_with, self._elsewhere = called_with, elsewhere
         self._parts, self._added = dict(parts), dict[str, Any]()
         self._prepare = prepare
         self._automatic: set[str] = set()
@@ -112,7 +121,7 @@ class Registry(Mapping[str, Any]):
             ) from error
         name = call.name if call.name in self else call.name.lower()
         if name not in self:
-            raise UserError(f"{unknown(field, call.name, self)} {REGISTER}")
+            raise UserError(f"{unknown(field.removeprefix('every '), call.name, self)} {REGISTER}")
         if call.values:
             raise UserError(f"{field} must have the form {name}(option=value), got {brief(value)}.")
         self._check_options(name, call.options)
@@ -120,8 +129,15 @@ class Registry(Mapping[str, Any]):
 
     def _check_options(self, name: str, options: Mapping[str, Any]) -> None:
         taken = taken_by(self._added.get(name, self._parts[name]))
-        if taken is not None and (wrong := [option for option in options if option not in taken]):
-            raise UserError(f"the {self.kind} {name!r} has no option {wrong[0]!r}. It takes: {', '.join(taken)}.")
+        if taken is None:
+            return
+        taken = taken[self._called_with :]
+        if wrong := [option for option in options if option not in taken]:
+            listed = [option for option in taken if option not in self._elsewhere]
+            raise UserError(
+                f"the {self.kind} {name!r} has no option {wrong[0]!r}. {nearest(wrong[0], listed)}"
+                f"{available(wrong[0], listed, title='Its options')}"
+            )
 
     def _name_of(self, field: str, part: Any) -> str:
         """Returns the name of a registered part; any other is registered under its own name."""
@@ -159,7 +175,9 @@ class Registry(Mapping[str, Any]):
             )
         if not callable(part):
             raise UserError(f"the {self.kind} {name!r} must be a class or a function, got {brief(part)}.")
-        if name in self and not _is_same(self._added.get(name), part):
+        if name in self and name not in self._added:
+            raise UserError(f"the {self.kind} {name!r} is built in and cannot be replaced. Choose another name.")
+        if name in self and not _is_same(self._added[name], part):
             raise UserError(
                 f"another {self.kind} is registered as {name!r}. Choose another name, or remove yours first with "
                 f"resnetlab.unregister({self.kind!r}, {name!r})."
@@ -186,6 +204,19 @@ def taken_by(part: Callable[..., Any]) -> tuple[str, ...] | None:
     if any(one.kind is one.VAR_KEYWORD for one in parameters):
         return None
     return tuple(one.name for one in parameters if one.kind is not one.VAR_POSITIONAL)
+
+
+def check_call(what: str, part: Callable[..., Any], *arguments: str) -> None:
+    """Raises `UserError` if a part of yours, which `what` names, cannot be called with these positional arguments."""
+    try:
+        signature = inspect.signature(part)
+    except (TypeError, ValueError):  # built-in callables have no signature
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        given = f"one argument, {arguments[0]}" if arguments else "no arguments"
+        raise UserError(f"{what} is called with {given}, which fails: {error}. Change its arguments.") from error
 
 
 def _is_same(part: Any, other: Any) -> bool:

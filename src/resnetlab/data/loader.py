@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from resnetlab.core.checks import check_integer
-from resnetlab.core.errors import UserError
+from resnetlab.core.errors import UserError, brief
 from resnetlab.core.framing import Framing
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.data.augment import Augmentation
@@ -41,6 +41,11 @@ class BatchLoader:
         device: str,
     ) -> None:
         policy = _UNCHANGED if augment is None else augment
+        if not isinstance(policy, Augmentation):
+            raise UserError(
+                f"augment must be an Augmentation, got {brief(policy)}. Use resnetlab.Augmentation(rotation=10), or "
+                "Augmentation(steps=[NAME]) for a registered step."
+            )
         if policy.mixes:
             raise UserError(
                 "the loader returns one label for each image, and mixup and cutmix need two. Set augment.mixup and "

@@ -6,12 +6,12 @@ The layers come from the kit of the network; see `Parts`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
 from resnetlab.core.registry import Registry
+from resnetlab.models.normalizations import of_channels
 
 
 class SqueezeExcite(nn.Module):
@@ -72,10 +72,7 @@ def _efficient(parts: Any, channels: int, *, ratio: float, multiple: int) -> nn.
     return EfficientAttention(parts, channels)
 
 
-def _own(name: str, part: Callable[[int], nn.Module]) -> Callable[..., nn.Module]:
-    """Returns what makes a registered attention; yours is called with the number of channels."""
-    return lambda parts, channels, **_: part(channels)
-
-
-ATTENTIONS = Registry("attention", {"none": _none, "se": _squeeze_excite, "eca": _efficient}, prepare=_own)
+ATTENTIONS = Registry(
+    "attention", {"none": _none, "se": _squeeze_excite, "eca": _efficient}, prepare=of_channels("attention")
+)
 """The channel attentions that a network can be configured with, by name."""

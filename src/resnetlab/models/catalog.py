@@ -251,7 +251,12 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     Args:
         pattern: the shell pattern.
         pretrained: return only the networks for which torchvision or timm publishes weights.
+
+    Raises:
+        UserError: the pattern is not text.
     """
+    if not isinstance(pattern, str):
+        raise UserError(f"pattern must be text, such as 'resnet*', got {brief(pattern)}.")
     names = [name for name in CATALOG if fnmatch.fnmatchcase(name, pattern)]
     return [name for name in names if name in TIMM_NETWORKS and name not in UNPUBLISHED] if pretrained else names
 

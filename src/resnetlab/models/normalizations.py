@@ -12,7 +12,8 @@ from typing import Any
 from torch import nn
 
 from resnetlab import scratch
-from resnetlab.core.registry import Registry
+from resnetlab.core.errors import UserError, brief
+from resnetlab.core.registry import Registry, check_call
 
 
 def _batch(kit: Any, channels: int, *, groups: int, running_variance: str) -> nn.Module:
@@ -45,14 +46,26 @@ def _none(kit: Any, channels: int, *, groups: int, running_variance: str) -> nn.
     return nn.Identity()
 
 
-def _own(name: str, part: Callable[[int], nn.Module]) -> Callable[..., nn.Module]:
-    """Returns what makes a registered normalization; yours is called with the number of channels."""
-    return lambda kit, channels, **_: part(channels)
+def of_channels(kind: str) -> Callable[[str, Any], Callable[..., nn.Module]]:
+    """Returns the `prepare` of a registry whose parts of yours are called with the number of channels."""
+
+    def prepare(name: str, part: Callable[[int], nn.Module]) -> Callable[..., nn.Module]:
+        check_call(f"the {kind} {name!r}", part, "the number of channels")
+
+        def make(kit: Any, channels: int, **_: Any) -> nn.Module:
+            layer = part(channels)
+            if not isinstance(layer, nn.Module):
+                raise UserError(f"the {kind} {name!r} must return an nn.Module, got {brief(layer)}.")
+            return layer
+
+        return make
+
+    return prepare
 
 
 NORMALIZATIONS = Registry(
     "normalization",
     {"batch": _batch, "group": _group, "layer": _layer, "frn": _frn, "evonorm": _evonorm, "none": _none},
-    prepare=_own,
+    prepare=of_channels("normalization"),
 )
 """What makes a normalization without an activation after it, by name."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from resnetlab.core.checks import check_integer
 from resnetlab.core.errors import UserError
-from resnetlab.core.registry import Registry
+from resnetlab.core.registry import Registry, check_call
 
 __all__ = [
     "ELU",
@@ -204,6 +204,7 @@ def _layer(name: str, part: Any) -> Callable[[], nn.Module]:
     if isinstance(part, type):
         if not issubclass(part, nn.Module):
             raise UserError(f"the activation {name!r} must be a function of a tensor or an nn.Module, got {part}.")
+        check_call(f"the activation {name!r}", part)
         return part
     return partial(Pointwise, part, name)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from resnetlab.core.checks import check_number
 from resnetlab.core.console import notice
+from resnetlab.core.errors import UserError, brief
 
 
 @dataclass
@@ -79,10 +80,18 @@ class Callbacks:
     Attributes:
         on_step: called after every step.
         on_epoch: called after every epoch and its validation, before its checkpoint.
+
+    Raises:
+        UserError: one of them cannot be called.
     """
 
     on_step: Callback | None = None
     on_epoch: Callback | None = None
+
+    def __post_init__(self) -> None:
+        for place, function in vars(self).items():
+            if function is not None and not callable(function):
+                raise UserError(f"{place} must be a function of the state of the training, got {brief(function)}.")
 
     @property
     def names(self) -> list[str]:

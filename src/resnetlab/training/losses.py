@@ -76,6 +76,8 @@ LOSSES = Registry(
         "binary_cross_entropy": binary_cross_entropy,
     },
     prepare=_per_sample,
+    called_with=2,
+    elsewhere=("reduction", "label_smoothing"),
 )
 
 

@@ -173,7 +173,9 @@ def _of_torch() -> dict[str, Any]:
 
 
 OPTIMIZERS = Registry(
-    "optimizer", {**_of_torch(), "sgd": _sgd, "adamw": _adamw, "muon": Muon, "scratch_sgd": scratch.SGD}
+    "optimizer",
+    {**_of_torch(), "sgd": _sgd, "adamw": _adamw, "muon": Muon, "scratch_sgd": scratch.SGD},
+    elsewhere=_OF_RECIPE,
 )
 
 

@@ -16,7 +16,7 @@ STRONGEST_MAGNITUDE = 30
 """The strongest of the 31 magnitudes, from 0, of TrivialAugment and RandAugment."""
 
 
-STEPS = Registry("augmentation", {"invert": invert, "noise": noise})
+STEPS = Registry("augmentation", {"invert": invert, "noise": noise}, called_with=2)
 """Further steps of augmentation, which `Augmentation.steps` names.
 
 A step of your own is a function of images, float32 (N, C, H, W) with values 0 to 255, and a NumPy generator for its

@@ -109,7 +109,8 @@ class ImageData:
             device: where the batches are.
 
         Raises:
-            UserError: the split does not exist, or `augment` mixes images, which needs two labels for each.
+            UserError: the split does not exist, `augment` is not an `Augmentation`, or it mixes images, which needs two
+                labels for each.
         """
         return BatchLoader(
             self.split(split),
