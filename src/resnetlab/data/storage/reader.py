@@ -49,6 +49,9 @@ _LARGE_FILE, _MOST_PIXEL_BYTES = 2**26, 16
 """Larger files are read only if they are an image, and have at most so many further bytes for each pixel."""
 _FREE_PIXELS = 2**24
 _STRIP = 2**24  # pixels
+# Pillow allocates large images in blocks. glibc keeps freed blocks of up to 32 MiB for the thread that used them, so
+# that the images of all decoding threads would add up; larger blocks go back to the system at once.
+Image.core.set_block_size(2**26)  # type: ignore[attr-defined]
 
 
 S = TypeVar("S")
@@ -197,9 +200,9 @@ def pixels_of(image: Image.Image, channels: int) -> np.ndarray:
 
 def _opaque(image: Image.Image, mode: str) -> np.ndarray:
     """Returns the pixels of an image composed on white, in strips, because a large one takes much memory as it is."""
-    if image.mode == mode and not image.has_transparency_data:
-        return np.asarray(image)
     width, height = image.size
+    if image.mode == mode and not image.has_transparency_data and width * height <= _STRIP:
+        return np.asarray(image)
     pixels = np.empty((height, width) if mode == "L" else (height, width, 3), dtype=np.uint8)
     rows = max(1, _STRIP // width)
     for top in range(0, height, rows):
