@@ -55,7 +55,7 @@ _VERBS = {
 }
 _COLLECT_AFTER = 20_000
 """Objects that Python creates before it looks for garbage: at its own 700, that is a sixth of the time of a start."""
-_settings = {"debug": False, "interrupted": False}
+_settings = {"debug": False, "stopped_by": 0}
 
 app = typer.Typer(
     name="resnetlab",
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the program and exits with its code: 0, 1, 2, 129, 130 or 143, as its help says."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     gc.set_threshold(_COLLECT_AFTER)
-    _settings.update(debug="--debug" in arguments, interrupted=False)
+    _settings.update(debug="--debug" in arguments, stopped_by=0)
     warnings.showwarning = _show_warning
     if "COLUMNS" not in os.environ and shutil.get_terminal_size().columns > WIDTH:
         os.environ.setdefault("TERMINAL_WIDTH", str(WIDTH))  # of the help, which typer prints
@@ -106,9 +106,10 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except Exception as error:
             if _settings["debug"]:
                 traceback.print_exc()
-            if _settings["interrupted"]:  # an import that Ctrl-C interrupts can raise something else
-                notice("stopped by SIGINT")
-                raise typer.Exit(128 + signal.SIGINT) from None
+            if number := _settings["stopped_by"]:  # an import that a signal interrupts can raise something else
+                if number == signal.SIGINT:
+                    notice("stopped by SIGINT")
+                raise typer.Exit(128 + number) from None
             title, words, code = _explain(error)
             if isinstance(error, ReportedElsewhereError):
                 raise typer.Exit(code) from None
@@ -175,11 +176,12 @@ def _root(
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    _settings["interrupted"] = True
+    _settings["stopped_by"] = number
     raise KeyboardInterrupt
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    _settings["stopped_by"] = number
     notice(f"stopped by {signal.Signals(number).name}")
     sys.exit(128 + number)
 
