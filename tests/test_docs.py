@@ -29,6 +29,7 @@ import typer
 from PIL import Image
 
 import resnetlab
+from resnetlab.core.imports import forget_import, imports_to_record
 from resnetlab.lessons.lesson import FOLDER, LESSONS, Cell, get_lesson, read_lesson
 from resnetlab.training.registration import REGISTRIES
 
@@ -286,6 +287,8 @@ def home(readers_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for registry in REGISTRIES.values():  # a command that imports a file registers its parts in this process
         for name in set(registry.added) - before:
             registry.remove(name)
+    for entry in imports_to_record():
+        forget_import(entry["file"])
 
 
 @pytest.mark.parametrize("code", PYTHON)
