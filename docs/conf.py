@@ -112,7 +112,7 @@ def prepare(app: Any, page: str, source: list[str]) -> None:
 
 
 def linked(found: re.Match[str], file: Path, page: Path) -> str:
-    """Returns a link of a file as one of its page; of a link to what is no page, only the text."""
+    """Returns a link to a file as a link to its page on the site; only the text if the file has none."""
     picture, text, target, anchor = found.groups(default="")
     path = (file.parent / target).resolve()
     path = PAGES.get(path, path)

@@ -109,7 +109,7 @@ class Registry(Mapping[str, Any]):
         message says so. The case of a name does not matter.
 
         Raises:
-            UserError: there is no such part, or it does not take the options.
+            UserError: the part is unknown, or it does not take the options.
         """
         if not isinstance(value, str):
             return self._name_of(field, value)

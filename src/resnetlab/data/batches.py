@@ -66,7 +66,7 @@ def batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
 
 
 def balanced_order(labels: np.ndarray, shuffled: np.random.Generator) -> np.ndarray:
-    """Returns as many positions as there are labels, in random order, equally many of each class (or one more).
+    """Returns one position for each label, in random order, with equally many of each class (or one more).
 
     Of one class, no image is shown twice more often than another. A class without images is left out.
     """

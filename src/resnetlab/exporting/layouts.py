@@ -86,7 +86,7 @@ def _write_triton(folder: Path, record: Mapping[str, Any]) -> str:
     for file, name in ((MODEL, record["name"]), (MODEL_INT8, f"{record['name']}-int8")):
         model = repository / name
         if not (folder / file).is_file():
-            for left in ("config.pbtxt", "labels.txt", f"1/{MODEL}"):  # of a file that is no longer there
+            for left in ("config.pbtxt", "labels.txt", f"1/{MODEL}"):  # of an earlier export
                 (model / left).unlink(missing_ok=True)
             continue
         (model / "1").mkdir(parents=True, exist_ok=True)

@@ -69,7 +69,7 @@ def _fetcher(repository: str) -> Callable[[str], Path | None]:
 
 
 def _parts(index: Path) -> list[str]:
-    """Returns the files that an index lists; what is no name of a safetensors file is refused when they are read."""
+    """Returns the files that an index lists; reading refuses a name that is not of a safetensors file."""
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError):
