@@ -130,6 +130,7 @@ class TrainingDisplay:
         """Counts a step of the epoch with this number, from 1, and shows the mean loss of the epoch so far."""
         now, pixels = self._clock(), self._pixels[epoch - 1]
         self._done += 1
+        first = self._last is None
         if self._last is None:
             self._next_line = now + FIRST_LINE_SECONDS
         else:
@@ -137,7 +138,14 @@ class TrainingDisplay:
             self._timed[pixels] = steps + 1, seconds + now - self._last
         self._last = now
         words, left = f"epoch {epoch}/{self._epochs}  loss {_loss(loss)}", self._left()
-        self._bar.update(self._task, completed=self._done, description=words, speed=images_per_second, left=left)
+        self._bar.update(
+            self._task,
+            completed=self._done,
+            description=words,
+            speed=images_per_second,
+            left=left,
+            refresh=first,  # the bar draws itself ten times a second; the loss of the first step is shown at once
+        )
         if now > self._next_line and not (self._quiet or is_live()):
             self._next_line = now + LINE_SECONDS
             notice(f"{self._done / self._total:.0%} done, in {words}, about {left} left")
