@@ -22,12 +22,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
-
 import resnetlab
-from resnetlab.core.environment import processor_name
 from resnetlab.data.storage.store import ImageData
 from resnetlab.training.recipes import resolve_recipe
+from timing import judge, machine
 
 DATA = {"digits": None, "fashion_mnist": None, "imagenette": 48}
 """The data sets, with the size of their images if it is not their own."""
@@ -44,7 +42,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--model", default="resnet20")
     arguments = parser.parse_args()
-    print(f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(machine())
     passed = True
     for name in arguments.data:
         options = {"image_size": DATA[name], "data_root": arguments.data_root, "limit_held_out": 2000}
@@ -54,8 +52,7 @@ def main() -> int:
             mean = statistics.mean(differences)
             error = statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
             bar = -max(0.5, 2 * error)
-            passed &= mean >= bar
-            print(f"{name}, {change}: {mean:+.2f} points (bar {bar:+.2f})", flush=True)
+            passed &= judge(f"{name}, {change}", mean, bar, unit=" points")
     return 0 if passed else 1
 
 

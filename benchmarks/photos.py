@@ -161,11 +161,9 @@ def main() -> int:
     if options.peer:
         print(json.dumps(peer(options.peer, options.seconds)))
         return 0
-    import torch
+    from timing import judge, machine, on_known
 
-    from resnetlab.core.environment import processor_name
-
-    print(f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}", flush=True)
+    print(machine(), flush=True)
     if options.quick:
         options.out = options.out.with_name(f"{options.out.name}-quick")
         shutil.rmtree(options.out, ignore_errors=True)
@@ -182,11 +180,12 @@ def main() -> int:
     slowest = max(row["ours"]["seconds"] for row in found.values())
     complete = sum(not row["ours"]["missing"] for row in found.values())
     wins = sum(row["ours"]["top1"] >= row["peer"]["top1"] for row in found.values())
-    print(f"slowest: {slowest:.0f} s (bar {SECONDS_BAR:.0f} s, at most)")
-    print(f"complete pages: {complete} (bar {len(found)})")
-    print(f"at least as accurate as timm: {wins} of {len(found)} (bar {WINS_BAR})")
-    held = slowest <= SECONDS_BAR and complete == len(found) and wins >= WINS_BAR
-    return 0 if held or options.quick else 1
+    held = [
+        judge("slowest", slowest, on_known(SECONDS_BAR), at_most=True, decimals=0, unit=" s"),
+        judge("complete pages", complete, len(found), decimals=0, unit=""),
+        judge("data sets at least as accurate as timm", wins, WINS_BAR, decimals=0, unit=""),
+    ]
+    return 0 if all(held) or options.quick else 1
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from resnetlab.core.environment import processor_name
 from resnetlab.exporting.session import Exported, open_exported
+from timing import judge, machine, on_known
 
 LARGE_BAR, SMALL_BAR, OVERLOAD_BAR, MEMORY_BAR = 0.88, 0.85, 0.85, 1.10
 SMALL_ENOUGH = 2000
@@ -384,22 +384,21 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one turn of one second")
     options = parser.parse_args()
     rounds, seconds = (1, 1.0) if options.quick else (options.rounds, options.seconds)
-    print(f"{processor_name()}, {os.cpu_count()} processors", flush=True)
+    print(f"{machine()}, {os.cpu_count()} processors", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         large = options.large or export(Path(folder) / "large", "resnet18", 224, 3)
         small = options.small or export(Path(folder) / "small", "quick_resnet", 28, 1)
         first = compared(large, "JPEG", rounds, seconds, options.litserve_python)
         second = compared(small, "PNG", rounds, seconds, options.litserve_python)
     claims = [
-        ("serve_large", first.to_alone, LARGE_BAR, True),
-        ("serve_small", 1.0 if second.rate >= SMALL_ENOUGH else second.to_bare, SMALL_BAR, True),
+        ("serve_large", first.to_alone, on_known(LARGE_BAR), True),
+        ("serve_small", 1.0 if second.rate >= SMALL_ENOUGH else second.to_bare, on_known(SMALL_BAR), True),
         ("overload_large", first.crowded, OVERLOAD_BAR, True),
         ("overload_small", second.crowded, OVERLOAD_BAR, True),
         ("memory", max(first.memory, second.memory), MEMORY_BAR, False),
     ]
-    for name, ratio, bar, is_lowest in claims:
-        print(f"{name}: {ratio:.2f}x (bar {bar:.2f}x{'' if is_lowest else ' at most'})")
-    return 0 if all(ratio >= bar if is_lowest else ratio <= bar for _, ratio, bar, is_lowest in claims) else 1
+    held = [judge(name, ratio, bar, at_most=not is_lowest) for name, ratio, bar, is_lowest in claims]
+    return 0 if all(held) else 1
 
 
 if __name__ == "__main__":

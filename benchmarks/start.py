@@ -20,11 +20,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
+from timing import judge, machine, on_known
 
-from resnetlab.core.environment import processor_name
-
-BAR = 3.0
+BAR = on_known(3.0)
 _IMPORTS = ("-c", "import torch, torchvision")
 _TRAINING = ("-m", "resnetlab", "train", "digits", "--limit", "150", "--epochs", "1")
 
@@ -50,7 +48,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7, help="number of runs of each command, after one to warm up")
     parser.add_argument("--processor-time", action="store_true", help="compare processor time instead of elapsed time")
     options = parser.parse_args()
-    print(f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}", flush=True)
+    print(machine(), flush=True)
     times: dict[str, list[float]] = {"imports": [], "training": []}
     for number in range(options.rounds + 1):
         with tempfile.TemporaryDirectory() as folder:
@@ -69,8 +67,7 @@ def main() -> int:
         print(f"round {number}/{options.rounds}: {words}", flush=True)
     medians = {name: statistics.median(values) for name, values in times.items()}
     ratio = medians["training"] / medians["imports"]
-    print(f"start: {ratio:.2f}x (bar {BAR:.2f}x)")
-    return 0 if ratio <= BAR else 1
+    return 0 if judge("start", ratio, BAR, at_most=True) else 1
 
 
 if __name__ == "__main__":

@@ -25,10 +25,10 @@ import numpy as np
 import torch
 
 import resnetlab
-from resnetlab.core.environment import processor_name
 from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.suspects import suspect_labels
 from resnetlab.models.network import Network
+from timing import judge, machine
 
 BAR = 0.80
 _FLIPPED = 0.05
@@ -65,7 +65,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
-    print(f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}", flush=True)
+    print(machine(), flush=True)
     clean = resnetlab.load_data("fashion_mnist", data_root=options.data_root, limit=options.limit)
     found: dict[str, list[float]] = {name: [] for name in _SPLITS}
     for seed in options.seeds:
@@ -82,10 +82,11 @@ def main() -> int:
         shares = ", ".join(f"{name} {values[-1]:.1%} of {len(places[name]):,}" for name, values in found.items())
         minutes = (time.perf_counter() - began) / 60
         print(f"seed {seed}: {shares}; test accuracy {summary['top1']:.1%}, {minutes:.1f} minutes", flush=True)
-    means = {name: statistics.mean(values) for name, values in found.items()}
-    for name, mean in means.items():
-        print(f"wrong labels found in {name}: {mean:.3f} (bar {BAR:.3f})")
-    return 0 if all(mean >= BAR for mean in means.values()) else 1
+    held = [
+        judge(f"wrong labels found in {name}", statistics.mean(values), BAR, decimals=3, unit="")
+        for name, values in found.items()
+    ]
+    return 0 if all(held) else 1
 
 
 if __name__ == "__main__":

@@ -20,11 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import resnetlab
-from resnetlab.core.environment import processor_name
 from resnetlab.data.storage.store import ImageData
+from timing import judge, machine
 
 BAR = 10.0
 _GROWING = {"start_size": 0.7, "grow_until": 0.6, "average": 0.998, "augment.crop_padding": 1 / 14}
@@ -70,7 +68,7 @@ def main() -> int:
     parser.add_argument("--pretrained", type=Path, help="a run to use instead of pretraining")
     parser.add_argument("--keep", type=Path, help="keep the runs in this folder")
     options = parser.parse_args()
-    print(f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}", flush=True)
+    print(machine(), flush=True)
     images = options.data_root / "imagenette2-160"
     classes = sorted(folder.name for folder in (images / "train").iterdir() if folder.is_dir())
     accuracy: dict[str, list[float]] = {way: [] for way in WAYS}
@@ -106,8 +104,7 @@ def main() -> int:
     means = {way: statistics.mean(values) for way, values in accuracy.items()}
     best = max(means.values())
     gain = best - means["from scratch"]
-    print(f"best transfer: {gain:.1f} points above scratch (bar {BAR:.1f})")
-    return 0 if gain >= BAR else 1
+    return 0 if judge("best transfer above scratch", gain, BAR, decimals=1, unit=" points") else 1
 
 
 def _minutes(began: float) -> str:
