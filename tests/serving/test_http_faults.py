@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import struct
 import threading
@@ -17,6 +18,7 @@ import httpx
 import pytest
 from tests.serving.conftest import eventually, gated, metric, photo, served
 
+from resnetlab.serving.batching import Work
 from resnetlab.serving.server import Server
 
 HEAD = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\n"
@@ -259,6 +261,24 @@ def test_a_burst_gets_answers_or_503_and_every_answer_is_of_its_own_image(export
         assert max(network.batches) <= 4
         assert metric(client, "resnetlab_queue_images") == 0
         assert metric(client, "resnetlab_waiting_requests") == 0
+
+
+def test_a_refused_request_takes_no_memory_until_the_next_garbage_collection(exported: Path):
+    def works() -> int:
+        return sum(type(each) is Work for each in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    before = works()  # threads of other services remember their last
+    try:
+        with gated(exported, queue=1, images=1, wait=0.3) as (client, _, network), ThreadPoolExecutor(4) as pool:
+            waiting = [pool.submit(client.post, "/v1/predict", content=photo()) for _ in range(4)]
+            eventually(lambda: sum(future.done() for future in waiting) == 3)
+            assert eventually(lambda: works() == before + 1)
+            network.go.set()
+            assert sorted(future.result().status_code for future in waiting) == [200, 503, 503, 503]
+    finally:
+        gc.enable()
 
 
 def test_a_place_that_becomes_free_in_time_is_taken(exported: Path):

@@ -118,18 +118,34 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether it took effect.
     """
-    if sys.platform != "linux":
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # not glibc
-        return False
-    kept, untrimmed = mallopt(_MMAP_THRESHOLD, _LARGE), mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-    mallopt(_ARENA_MAX, 1)  # memory freed by one thread is available to all
-    return bool(kept and untrimmed)
+    kept = _mallopt(_MMAP_THRESHOLD, _LARGE) and _mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    share_freed_memory()
+    return kept
+
+
+def share_freed_memory() -> bool:
+    """Makes memory that one thread freed available to all, for the rest of the process, which takes less in total.
+
+    glibc otherwise keeps it for threads that share an arena. Without effect if the C library is not glibc, and on
+    threads that have allocated memory already.
+
+    Returns:
+        Whether it took effect.
+    """
+    return _mallopt(_ARENA_MAX, 1)
 
 
 def end_with_parent() -> None:
     """On Linux, makes the system kill this process when the thread that started it ends, even if it crashes."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+
+
+def _mallopt(option: int, value: int) -> bool:
+    """Sets an option of glibc's allocator; returns whether it exists and has changed."""
+    if sys.platform != "linux":
+        return False
+    try:
+        return bool(ctypes.CDLL(None).mallopt(option, value))
+    except (OSError, AttributeError):  # not glibc
+        return False

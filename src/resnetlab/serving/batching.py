@@ -177,6 +177,8 @@ class Batcher:
             watch.cancel()
             if work.watcher is not None:
                 work.watcher.cancel()
+                work.watcher = None
+            del work  # or an error would keep it, and itself, through its traceback
 
     async def close(self) -> None:
         """Ends the threads once everything that is in the queue is answered."""
