@@ -72,13 +72,16 @@ class ShapesOnly(TorchDispatchMode):
 
 def run_on_shapes(operation: Any, args: tuple, kwargs: dict) -> Any:
     """Runs one operation: by a rule of this module if there is one and its first tensor is meta, else by torch."""
-    if args and isinstance(args[0], Tensor) and args[0].is_meta and not kwargs:
+    first = args[0] if args else None
+    if isinstance(first, list) and first:  # of tensors to concatenate
+        first = first[0]
+    if isinstance(first, Tensor) and first.is_meta and not kwargs:
         if operation.overloadpacket in _IN_PLACE:
-            return args[0]
+            return first
         rule = _RULES.get(operation)
         shape = None if rule is None else rule(*args)
         if shape is not None:
-            output = torch.empty(shape, dtype=args[0].dtype, device="meta")
+            output = torch.empty(shape, dtype=first.dtype, device="meta")
             # The statistics of a normalization and the indices of a pooling are not used, so any tensor will do.
             return (output,) * _OUTPUTS[operation] if operation in _OUTPUTS else output
     return operation(*args, **kwargs)
@@ -93,11 +96,28 @@ def _normalization(x: Tensor, *statistics: Any) -> Sequence[int] | None:
     return x.shape if all(shape == x.shape[1:2] for shape in known) else None
 
 
+def _group_normalization(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, images: int, channels: int, pixels: int, groups: int, *_: Any
+) -> Sequence[int] | None:
+    return None if channels % groups else _normalization(x, weight, bias)
+
+
 def _broadcast(first: Tensor, second: Any) -> Sequence[int] | None:
+    if isinstance(second, (int, float)):  # unless the sum has another type
+        keeps = first.is_floating_point() or (type(second) is int and first.dtype == torch.int64)
+        return first.shape if keeps else None
     if not isinstance(second, Tensor) or first.dtype != second.dtype or first.ndim != second.ndim:
         return None
     pairs = list(zip(first.shape, second.shape, strict=True))
     return [max(pair) for pair in pairs] if all(a == b or 1 in (a, b) for a, b in pairs) else None
+
+
+def _of_real(x: Tensor, *rest: Any) -> Sequence[int] | None:
+    return x.shape if x.is_floating_point() else None
+
+
+def _quotient(first: Tensor, second: Any) -> Sequence[int] | None:
+    return _broadcast(first, second) if first.is_floating_point() else None
 
 
 def _convolution(
@@ -111,7 +131,7 @@ def _convolution(
     output_padding: Sequence[int],
     groups: int,
 ) -> Sequence[int] | None:
-    if transposed or x.ndim != 4 or weight.ndim != 4 or x.shape[1] != weight.shape[1] * groups:
+    if transposed or x.ndim != weight.ndim or x.shape[1] != weight.shape[1] * groups:
         return None
     return _windows(x, weight.shape[0], weight.shape[2:], stride, padding, dilation, False)
 
@@ -148,10 +168,11 @@ def _windows(
     ceil: bool,
 ) -> Sequence[int] | None:
     """Returns the shape of a map with one position per window, or None to leave it to torch."""
-    if x.ndim != 4 or any(len(sizes) != 2 for sizes in (kernel, stride, padding, dilation)):
+    axes = x.ndim - 2
+    if axes < 1 or any(len(sizes) != axes for sizes in (kernel, stride, padding, dilation)):
         return None
     places = []
-    for axis in (0, 1):
+    for axis in range(axes):
         size, step = x.shape[axis + 2], stride[axis]
         free = size + 2 * padding[axis] - dilation[axis] * (kernel[axis] - 1) - 1
         count = -(-free // step) if ceil else free // step
@@ -175,6 +196,19 @@ def _mean(x: Tensor, axes: Sequence[int] | None, keep: bool = False) -> Sequence
     return [1 if axis in averaged else size for axis, size in enumerate(x.shape)]
 
 
+def _concatenated(tensors: Sequence[Tensor], axis: int = 0) -> Sequence[int] | None:
+    shape = list(tensors[0].shape)
+    others = [list(tensor.shape) for tensor in tensors[1:]]
+    is_axis = -len(shape) <= axis < len(shape)
+    if not is_axis or any(tensor.dtype != tensors[0].dtype or tensor.ndim != len(shape) for tensor in tensors):
+        return None
+    axis %= len(shape)
+    if any(other[:axis] + other[axis + 1 :] != shape[:axis] + shape[axis + 1 :] for other in others):
+        return None
+    shape[axis] += sum(other[axis] for other in others)
+    return shape
+
+
 def _pad(x: Tensor, padding: Sequence[int], value: float = 0) -> Sequence[int]:
     shape = list(x.shape)
     for axis, (before, after) in enumerate(zip(padding[::2], padding[1::2], strict=True), 1):
@@ -185,6 +219,14 @@ def _pad(x: Tensor, padding: Sequence[int], value: float = 0) -> Sequence[int]:
 _RULES: dict[Any, Callable[..., Sequence[int] | None]] = {
     _aten.add.Tensor: _broadcast,
     _aten.mul.Tensor: _broadcast,
+    _aten.sub.Tensor: _broadcast,
+    _aten.div.Tensor: _quotient,
+    _aten.maximum.default: _broadcast,
+    _aten.pow.Tensor_Scalar: _of_real,
+    _aten.neg.default: _same,
+    _aten.exp.default: _of_real,
+    _aten.sqrt.default: _of_real,
+    _aten.reciprocal.default: _of_real,
     _aten.relu.default: _same,
     _aten.sigmoid.default: _same,
     _aten.silu.default: _same,
@@ -192,11 +234,17 @@ _RULES: dict[Any, Callable[..., Sequence[int] | None]] = {
     _aten.elu.default: _same,
     _aten.leaky_relu.default: _same,
     _aten.native_batch_norm.default: _normalization,
+    _aten.native_group_norm.default: _group_normalization,
     _aten.convolution.default: _convolution,
     _aten.max_pool2d_with_indices.default: _pool,
     _aten.avg_pool2d.default: _average_pool,
     _aten.mean.dim: _mean,
     _aten.addmm.default: _affine,
+    _aten.cat.default: _concatenated,
     _aten.constant_pad_nd.default: _pad,
 }
-_OUTPUTS = {_aten.native_batch_norm.default: 3, _aten.max_pool2d_with_indices.default: 2}
+_OUTPUTS = {
+    _aten.native_batch_norm.default: 3,
+    _aten.native_group_norm.default: 3,
+    _aten.max_pool2d_with_indices.default: 2,
+}

@@ -39,7 +39,7 @@ _PRODUCTS = (_aten.mul.Tensor, _aten.mul_.Tensor)
 _RELUS = (_aten.relu.default, _aten.relu_.default)
 
 
-def trace(model: nn.Module, input_shape: Sequence[int]) -> tuple[Layer, ...]:
+def trace(model: nn.Module, input_shape: Sequence[int], *, in_place: bool = False) -> tuple[Layer, ...]:
     """Returns every call of a module for one image, in the order in which the calls return.
 
     The last entry is the network itself, with the name "" and depth 0.
@@ -47,11 +47,12 @@ def trace(model: nn.Module, input_shape: Sequence[int]) -> tuple[Layer, ...]:
     Args:
         model: any network; it is neither run nor changed.
         input_shape: (C, H, W) of the image.
+        in_place: trace the network itself, which is on the meta device and not used afterwards, instead of a copy.
 
     Raises:
         UserError: the network does not accept an image of this shape.
     """
-    twin = structure_of(model).eval()
+    twin = (model if in_place else structure_of(model)).eval()
     tracer = _Tracer(twin)
     image = torch.empty(1, *input_shape, device="meta")
     try:
