@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 import resnetlab
 from resnetlab.exporting.quantize import check_loss, compare
+from resnetlab.exporting.stem import widen_stem
 
 
 class Answers:
@@ -68,3 +72,57 @@ def test_few_images_prove_nothing(capsys: pytest.CaptureFixture[str]):
     check_loss(compared(1999, 0, 0), None, list)
     assert "unproven" in capsys.readouterr().err
     assert compared(2000, 0, 0)["proven"] and not compared(1999, 0, 0)["proven"]
+
+
+def stem(channels: int, kernel: int, stride: int, pad: int, size: int, group: int = 1) -> onnx.ModelProto:
+    """Normalization and the first convolution, as an export has them."""
+    draws = np.random.default_rng(0)
+    values = {
+        "scale": np.tile(draws.random((1, channels)), (size, 1)),
+        "shift": np.tile(draws.random((1, channels)), (size, 1)),
+        "weights": draws.standard_normal((6, channels // group, kernel, kernel)),
+    }
+    options: dict[str, Any] = {"strides": [stride] * 2, "pads": [pad] * 4, "dilations": [1, 1], "group": group}
+    nodes = [
+        helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["floats", "scale"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "shift"], ["normalized"]),
+        helper.make_node("Transpose", ["normalized"], ["batch"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["batch", "weights"], ["maps"], kernel_shape=[kernel] * 2, **options),
+    ]
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", size, size, channels])
+    maps = helper.make_tensor_value_info("maps", TensorProto.FLOAT, ["N", 6, None, None])
+    weights = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in values.items()]
+    graph = helper.make_graph(nodes, "stem", [images], [maps], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+@pytest.mark.parametrize(
+    ("form", "widened"),
+    [
+        ((3, 7, 2, 3, 12), 12),
+        ((3, 3, 2, 1, 12), 12),
+        ((3, 4, 2, 1, 12), 12),
+        ((3, 3, 2, 0, 12), 12),
+        ((1, 7, 2, 3, 12), 4),
+        ((1, 3, 1, 1, 9), 4),
+        ((3, 7, 2, 3, 13), 3),  # 2x2 pixels do not fit
+        ((3, 3, 1, 1, 12), 3),
+        ((3, 3, 2, 1, 12, 3), 1),
+    ],
+)
+def test_the_first_convolution_is_widened_and_computes_the_same(form: Any, widened: int):
+    model = stem(*form)
+    pixels = np.random.default_rng(1).integers(0, 256, (2, form[4], form[4], form[0]), dtype=np.uint8)
+
+    def maps() -> np.ndarray:
+        session = onnxruntime.InferenceSession(model.SerializeToString())
+        return np.asarray(session.run(None, {"images": pixels})[0])
+
+    expected = maps()
+    widen_stem(model)
+    weights = next(value for value in model.graph.initializer if value.name == "weights")
+    assert weights.dims[1] == widened
+    found = maps()
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 1e-6 * np.abs(expected).max()

@@ -22,6 +22,7 @@ from resnetlab.evaluation.metrics import wilson_interval
 from resnetlab.evaluation.pairs import difference_interval
 from resnetlab.exporting.graph import finished
 from resnetlab.exporting.session import INT8, Exported
+from resnetlab.exporting.stem import widen_stem
 
 LARGEST_LOSS, LEAST_AGREEMENT, ENOUGH = 0.3, 0.99, 2000
 """Percentage points of accuracy, the share of equal answers, and the images that prove both."""
@@ -61,7 +62,9 @@ def quantize(
             batch = next(self.batches, None)
             return None if batch is None else {"images": batch}
 
-    graph = onnx.load(str(model), load_external_data=False).graph
+    widened = onnx.load(str(model), load_external_data=False)
+    widen_stem(widened)
+    graph = widened.graph
     layers = layers_of(graph)
     for name in keep_float:
         if name not in layers:
@@ -70,7 +73,7 @@ def quantize(
     with _silenced(), tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "int8.onnx"
         quantization.quantize_static(
-            str(model),
+            widened,
             str(written),
             Reader(),
             quant_format=quantization.QuantFormat.QDQ,
