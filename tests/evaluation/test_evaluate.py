@@ -16,6 +16,7 @@ from PIL import Image
 from scipy.stats import binomtest, entropy
 from sklearn.metrics import classification_report, log_loss, top_k_accuracy_score
 from tests.conftest import TINY
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import resnetlab
 from resnetlab.core.errors import UserError
@@ -129,6 +130,36 @@ def test_answers_do_not_depend_on_the_batch_and_keep_the_mode(digits_run: Run, d
     parts = [answer(model, part, model.preprocessing).logits for part in images.split(7)]
     torch.testing.assert_close(torch.cat(parts), whole.logits)
     assert whole.logits.dtype == torch.float32
+
+
+class Operations(TorchDispatchMode):
+    """Records the names of torch's operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(str(func))
+        return func(*args, **kwargs or {})
+
+
+def test_many_pixels_are_answered_by_a_packed_copy(digits_run: Run):
+    model = ResNet(dataclasses.replace(TINY, stem="imagenet"))
+    preprocessing = resnetlab.load(digits_run).preprocessing
+    assert preprocessing is not None
+    model.preprocessing, model.class_names = preprocessing, tuple("abcdefghij")
+    before = {name: (id(tensor), tensor.clone()) for name, tensor in model.state_dict(keep_vars=True).items()}
+    images = torch.randint(0, 256, (2, 1, 1024, 1024), dtype=torch.uint8)
+    with Operations() as many:
+        found = answer(model, images, preprocessing)
+    with Operations() as few:
+        expected = answer(model, images[:1], preprocessing).logits
+    assert ["_convolution_pointwise" in str(used.names) for used in (many, few)] == [True, False]
+    torch.testing.assert_close(found.logits[:1], expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    assert torch.equal(answer(model, images, preprocessing).logits, found.logits)
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        assert id(tensor) == before[name][0] and torch.equal(tensor, before[name][1])
 
 
 def test_tables_are_written_and_read_back(digits_run: Run, digits: ImageData):

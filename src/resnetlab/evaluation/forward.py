@@ -15,12 +15,15 @@ from resnetlab.core.errors import UserError
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.data.sources.findings import counted
 from resnetlab.data.storage.store import ImageData
+from resnetlab.models.fused import inference_copy
 from resnetlab.models.network import Network
-from resnetlab.models.resnet import check_network
+from resnetlab.models.resnet import ResNet, check_network
 
 _PIXELS_PER_BATCH = {"cpu": 2**19, "accelerator": 2**22}
 """Input pixels of a batch: a ResNet's largest activations then take a few hundred megabytes, up to a gigabyte."""
 _LARGEST_BATCH = {"cpu": 128, "accelerator": 512}
+_WORTH_A_COPY = 2**21
+"""Input pixels from which a copy for inference saves more time than it costs: 42 images of 224x224."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ def answer(model: Network, images: Tensor, preprocessing: Preprocessing) -> Answ
 
     The network stays on its device, and its modules keep their modes.
     """
-    return _answer(model, images.split(batch_size(model, images.shape[2] * images.shape[3])), preprocessing)
+    pixels = images.shape[2] * images.shape[3]
+    return _answer(model, images.split(batch_size(model, pixels)), preprocessing, len(images) * pixels)
 
 
 def answer_split(
@@ -80,12 +84,14 @@ def answer_split(
         label: what to call it on a terminal, where a progress bar is then shown.
         before_batch: called before each batch; it may raise to stop.
     """
-    parts = torch.arange(len(data.split(split))).split(batch_size(model, data.image_size**2))
+    count, pixels = len(data.split(split)), data.image_size**2
+    parts = torch.arange(count).split(batch_size(model, pixels))
     parts = parts[rank * len(parts) // world_size : (rank + 1) * len(parts) // world_size]
     hidden = label is None or not is_live()
     shown = track(parts, label or "", console=console, transient=True, disable=hidden)
     batches = (data.squares(split, part) for part in shown if before_batch is None or before_batch() is None)
-    return _answer(model, (batch.flip(-1) for batch in batches) if mirrored else batches, preprocessing)
+    batches = (batch.flip(-1) for batch in batches) if mirrored else batches
+    return _answer(model, batches, preprocessing, count * pixels)
 
 
 @contextmanager
@@ -173,11 +179,17 @@ def _arrange_weights(model: Network) -> list[tuple[Tensor, Tensor]]:
     return changed
 
 
-def _answer(model: Network, batches: Iterable[Tensor], preprocessing: Preprocessing) -> Answers:
-    logits, embeddings = [], []
+def _answer(model: Network, batches: Iterable[Tensor], preprocessing: Preprocessing, pixels: int) -> Answers:
+    """Returns the answers; `pixels` is the number of input pixels of all images, also of those of other processes."""
+    logits, embeddings, network = [], [], None
     with torch.inference_mode(), evaluating(model):
         for images in batches:
-            outputs = model(_normalized(model, images, preprocessing), return_features=True)
+            batch = _normalized(model, images, preprocessing)
+            if network is None:
+                network = model
+                if pixels >= _WORTH_A_COPY and isinstance(model, ResNet):
+                    network = inference_copy(model, batch)
+            outputs = network(batch, return_features=True)
             logits.append(outputs[0].float().cpu())
             embeddings.append(outputs[1].float().cpu())
     if not logits:

@@ -14,6 +14,8 @@ from resnetlab.models.blocks import ResidualBlock
 from resnetlab.models.parts import Conv2d, StandardizedConv2d, is_convolution
 from resnetlab.models.resnet import ResNet, check_network
 
+_ROUNDING = 1e-5
+
 
 def fold_batch_norm(model: ResNet) -> ResNet:
     """Returns a copy for inference in which convolutions include the batch normalization that follows them.
@@ -37,6 +39,13 @@ def fold_batch_norm(model: ResNet) -> ResNet:
                 parent._modules[normalization] = nn.Identity()
     folded.altered = "its batch normalization was folded into the convolutions"
     return folded
+
+
+@torch.inference_mode()
+def answers_alike(model: nn.Module, changed: nn.Module, images: Tensor) -> bool:
+    """Whether the logits differ by less than 1e-5 of the largest, which is what rounding explains."""
+    expected = model(images)
+    return float((changed(images) - expected).abs().max()) <= _ROUNDING * float(expected.abs().max())
 
 
 def _pairs(parent: nn.Module) -> list[tuple[str, str]]:
