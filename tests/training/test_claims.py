@@ -6,7 +6,6 @@ import json
 import re
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,10 +29,9 @@ Cli = Callable[..., tuple[int, str, str]]
 def test_the_demo_ends_with_a_complete_page(cli: Cli, tmp_path: Path):
     recipe = (Path(__file__).parents[2] / "Makefile").read_text().partition("\ndemo:")[2].partition("\n\n")[0]
     (command,) = re.findall(r"resnetlab (.*) --out", recipe)
-    out, before = tmp_path / "run", time.process_time()
+    out = tmp_path / "run"
     code, _, err = cli(*command.split(), "--out", out)
     assert code == 0, err
-    assert time.process_time() - before < 2 * 90  # on two cores
     assert Page(out / "report.html").missing() == {}
     summary = json.loads((out / "evaluation" / "summary.json").read_text())
     assert (summary["split"], summary["n"]) == ("test", 360)
