@@ -209,11 +209,12 @@ def test_classes_without_images_come_last(tmp_path):
     assert [row[0][0] for row in rows][-1] == "a" and rows[-1][2:5] == [["–", ""]] * 3  # noqa: RUF001
 
 
-def test_a_thousand_classes(tmp_path):
-    data = make_data([f"class {number}" for number in range(1000)], per_class=2, size=4)
-    page = Page(write_report(make_run(tmp_path / "run", data, wrong=40), data))
+def test_more_than_a_thousand_classes(tmp_path):
+    data = make_data([f"class {number}" for number in range(1050)], per_class=2, size=4)
+    page = Page(path := write_report(make_run(tmp_path / "run", data, wrong=40), data))
+    assert "per_class.parquet" in path.read_text(encoding="utf-8")  # has the others
     trace = page.confusion()
-    assert len(trace["cells"]) == 1040 and len(trace["support"]) == 1000
+    assert len(trace["cells"]) == 1090 and len(trace["support"]) == 1050
     assert page.svg_texts[page.pictures_data.index(trace)] == ["predicted class", "true class"]
     assert len(page.classes()) == 1000 and len(page.attributes("img")) == 36
 

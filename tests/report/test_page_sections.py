@@ -114,7 +114,8 @@ def test_bars_are_as_high_as_the_figures(explored):
 
 def test_cells_of_the_matrix_have_the_color_of_their_share():
     matrix = np.array([[9, 1, 0], [0, 0, 0], [40, 1, 59]])
-    axes = axes_of(confusion.confusion_picture(matrix, ["a", "b", "c"]))
+    cells = np.column_stack([*np.nonzero(matrix), matrix[matrix > 0]])
+    axes = axes_of(confusion.confusion_picture(cells, ["a", "b", "c"]))
     shown = {}
     for patch in axes.patches:
         for x, y in np.asarray(patch.get_path().vertices)[::5] + 0.5:  # the upper left corner of each square
@@ -192,7 +193,7 @@ def test_every_png_is_drawn_in_the_colors_of_its_data(explored):
     run, _, _ = explored
     results = read_results(run)
     classes = [LIGHT[f"class-{number}"] for number in range(10)]
-    strong = {confusion.level(row, row, results.matrix[row, row] / results.matrix[row].sum()) for row in range(10)}
+    strong = {confusion.level(row, row, recall) for row, recall in enumerate(results.per_class["recall"])}
     expected = {
         "curves": [TRAINING, VALIDATION], "map": classes, "reliability": [LIGHT["bar"], TRAINING],
         "confusion": [LIGHT["none"], *(LIGHT[f"{kind}-{level}"] for kind, level in strong)],

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
@@ -20,6 +22,16 @@ _LOWEST, _HIGHEST = 1 / 20, 20.0
 """Limits of the temperature."""
 _HALVINGS = 20
 """Of the interval between them; a millionth of it is left."""
+_CELLS = 2**22
+"""Numbers of logits that are handled at a time."""
+
+
+def in_parts(logits: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yields logits (N, classes) some rows at a time, so that copies in float64 stay small with many classes."""
+    count, first = max(1, _CELLS // max(1, logits.shape[1])), 0
+    for part in logits.split(count):
+        yield slice(first, first + len(part)), part
+        first += len(part)
 
 
 def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> pd.DataFrame:
@@ -110,7 +122,8 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     low, high = math.log(_LOWEST), math.log(_HIGHEST)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        expected = ((centered * math.exp(-middle)).softmax(1) * centered).sum(1).mean()
+        parts = [((part * math.exp(-middle)).softmax(1) * part).sum(1) for _, part in in_parts(centered)]
+        expected = torch.cat(parts).mean()
         low, high = (middle, high) if expected > target else (low, middle)
     return math.exp((low + high) / 2)
 

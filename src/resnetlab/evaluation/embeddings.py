@@ -227,6 +227,6 @@ def _neighbor_accuracy(places: np.ndarray, classes: np.ndarray) -> float:
     near = NearestNeighbors(n_neighbors=count).fit(places).kneighbors(return_distance=False)
     # The additional weights sum to less than 1, so they only break ties, in favor of the nearest neighbor.
     weights = 1 + 0.5 ** np.arange(1, count + 1)
-    votes = np.zeros((len(places), classes.max() + 1), np.float32)
-    np.add.at(votes, (np.arange(len(places))[:, None], classes[near]), weights)
-    return float((votes.argmax(1) == classes).mean())
+    named = classes[near]
+    votes = (named[:, :, None] == named[:, None, :]) @ weights  # (points, neighbors): of each neighbor's class
+    return float((named[np.arange(len(places)), votes.argmax(1)] == classes).mean())

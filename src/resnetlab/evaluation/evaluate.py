@@ -24,8 +24,16 @@ from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation import explore as exploring
 from resnetlab.evaluation.calibration import expected_calibration_error, maximum_calibration_error, reliability
 from resnetlab.evaluation.exported import ExportedNetwork, home_of
-from resnetlab.evaluation.forward import Answers, answer_split, trained_on
-from resnetlab.evaluation.metrics import by_class, by_image, confused_pairs, embedding_frame, overall, wilson_interval
+from resnetlab.evaluation.forward import Answers, answer_split, places_among, trained_on
+from resnetlab.evaluation.metrics import (
+    by_class,
+    by_image,
+    confidences,
+    confused_pairs,
+    embedding_frame,
+    overall,
+    wilson_interval,
+)
 from resnetlab.evaluation.result import Evaluation
 from resnetlab.exporting.session import is_exported, open_exported
 from resnetlab.models.network import Architecture, Network
@@ -121,13 +129,13 @@ def evaluate_split(
         )
     chosen = data.split(name)
     answers = answers or answer_split(model, data, name, preprocessing, label=f"evaluating {data.name}")
-    order = torch.tensor([class_names.index(label) for label in data.class_names])
+    order = torch.tensor(places_among(data.class_names, class_names))
     labels, temperature = order[chosen.labels], model.temperature
     images = by_image(
         answers.logits, labels, chosen.index, class_names, chosen.paths, chosen.digests, temperature=temperature
     )
     sure, correct = images["confidence"].to_numpy(), images["correct"].to_numpy()
-    uncalibrated = answers.logits.double().softmax(1).amax(1).numpy()
+    uncalibrated = confidences(answers.logits).numpy()
     low, high = wilson_interval(int(correct.sum()), len(images))
     summary = {
         "split": name,
@@ -222,7 +230,8 @@ def _run_of(subject: str | Path | Run | Network) -> Run | None:
 
 def _check_fits(model: Network, data: ImageData) -> None:
     preprocessing, class_names = trained_on(model)
-    if unknown := [name for name in data.class_names if name not in class_names]:
+    known = set(class_names)
+    if unknown := [name for name in data.class_names if name not in known]:
         raise UserError(
             f"{data.name} has classes that the network does not know: {_listed(unknown)}. It knows "
             f"{_listed(class_names)}. Rename these classes, or remove their images."

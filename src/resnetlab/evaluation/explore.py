@@ -15,7 +15,7 @@ from resnetlab.data.sources.findings import counted
 from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.diagnostics import diagnose, sample
 from resnetlab.evaluation.embeddings import embedding_map
-from resnetlab.evaluation.forward import trained_on
+from resnetlab.evaluation.forward import places_among, trained_on
 from resnetlab.evaluation.result import Exploration
 from resnetlab.models.network import Network
 from resnetlab.models.resnet import ResNet
@@ -62,7 +62,7 @@ def explore(
     images = affordable(macs, blocks, total)
     has_lesions = images >= min(_FEWEST, total)
     positions = sample(total, images if has_lesions else min(_FEWEST, total), seed)
-    order = torch.tensor([class_names.index(label) for label in data.class_names])
+    order = torch.tensor(places_among(data.class_names, class_names))
     labels = order[evaluated.labels[positions]] if has_lesions else None
     pixels = data.squares(split, positions)
     with (

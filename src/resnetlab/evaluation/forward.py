@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -47,6 +47,12 @@ def trained_on(model: Network) -> tuple[Preprocessing, tuple[str, ...]]:
             "model.preprocessing and model.class_names."
         )
     return model.preprocessing, model.class_names
+
+
+def places_among(names: Iterable[str], class_names: Sequence[str]) -> list[int]:
+    """Returns the position of each name among `class_names`, in time that grows with their number, not its square."""
+    places = {name: place for place, name in enumerate(class_names)}
+    return [places[name] for name in names]
 
 
 def answer(model: Network, images: Tensor, preprocessing: Preprocessing) -> Answers:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import sklearn.metrics
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
@@ -18,6 +16,7 @@ from torch import Tensor
 
 from resnetlab.core.checks import check_integer, check_number
 from resnetlab.core.errors import UserError
+from resnetlab.evaluation.calibration import in_parts
 
 
 def overall(logits: Tensor, labels: Tensor) -> dict[str, Any]:
@@ -26,11 +25,12 @@ def overall(logits: Tensor, labels: Tensor) -> dict[str, Any]:
     With at most five classes, top5 is 1 by definition.
     """
     top5 = logits.topk(min(5, logits.shape[1])).indices
+    losses = [F.cross_entropy(part.double(), labels[rows], reduction="sum") for rows, part in in_parts(logits)]
     return {
         "n": len(labels),
         "top1": float(accuracy_score(labels.numpy(), logits.argmax(1).numpy())),
         "top5": float((top5 == labels[:, None]).any(1).double().mean()),
-        "loss": float(F.cross_entropy(logits.double(), labels)),
+        "loss": float(sum(losses, torch.zeros(())) / len(labels)),
     }
 
 
@@ -78,9 +78,7 @@ def by_class(logits: Tensor, labels: Tensor, class_names: Sequence[str], *, temp
         wilson_interval(*counts) if counts[1] else (math.nan, math.nan)
         for counts in zip(hits.tolist(), count.tolist(), strict=True)
     ]
-    sums = torch.bincount(
-        labels, weights=(logits.double() / temperature).softmax(1).amax(1), minlength=len(class_names)
-    )
+    sums = torch.bincount(labels, weights=confidences(logits, temperature), minlength=len(class_names))
     return pd.DataFrame(
         {
             "class": list(class_names),
@@ -91,6 +89,11 @@ def by_class(logits: Tensor, labels: Tensor, class_names: Sequence[str], *, temp
             "mean_confidence": (sums / count).numpy(),
         }
     )
+
+
+def confidences(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Returns the highest probability of each row of softmax(logits / temperature), float64 (N,)."""
+    return torch.cat([(part.double() / temperature).softmax(1).amax(1) for _, part in in_parts(logits)])
 
 
 def by_image(
@@ -133,12 +136,12 @@ def by_image(
             group: only with digests: a number from 0 for each set of equal images, -1 for an image without an equal.
     """
     names = np.array(class_names, dtype=object)
-    log_probabilities = (logits.double() / temperature).log_softmax(1)
-    probabilities = log_probabilities.exp()
     best = _best(logits, 5)
-    best_probabilities = probabilities.gather(1, best)
-    prediction, confidence = best[:, 0], best_probabilities[:, 0]
+    prediction = best[:, 0]
     correct = prediction == labels
+    found = [_probabilities(part, labels[rows], best[rows], temperature) for rows, part in in_parts(logits)]
+    loss, label_probability, entropy, best_probabilities = (torch.cat(parts) for parts in zip(*found, strict=True))
+    confidence = best_probabilities[:, 0]
     margin, suspicion = confidence, torch.full_like(confidence, math.nan)
     if len(class_names) > 1:
         margin = confidence - best_probabilities[:, 1]
@@ -151,11 +154,11 @@ def by_image(
         "label": names[labels.numpy()],
         "prediction": names[prediction.numpy()],
         "confidence": confidence.numpy(),
-        "loss": F.cross_entropy(logits.double(), labels, reduction="none").numpy(),
+        "loss": loss.numpy(),
         "correct": correct.numpy(),
-        "label_probability": _of_each(probabilities, labels).numpy(),
+        "label_probability": label_probability.numpy(),
         "margin": margin.numpy(),
-        "entropy": (probabilities * -log_probabilities).sum(1).numpy(),
+        "entropy": entropy.numpy(),
         "suspicion": suspicion.numpy(),
         "top5": names[best.numpy()].tolist(),
         "top5_confidence": best_probabilities.tolist(),
@@ -174,6 +177,16 @@ def embedding_frame(embeddings: Tensor, labels: Tensor, index: Tensor, class_nam
             "values": list(embeddings.to(torch.float32).numpy()),
         }
     )
+
+
+def _probabilities(logits: Tensor, labels: Tensor, best: Tensor, temperature: float) -> tuple[Tensor, ...]:
+    """Returns loss, probability of the label, entropy (N,), and probabilities of the best classes (N, best)."""
+    values = logits.double()
+    loss = F.cross_entropy(values, labels, reduction="none")
+    logarithms = (values / temperature).log_softmax(1)
+    probabilities = logarithms.exp()
+    entropy = (probabilities * -logarithms).sum(1)
+    return loss, _of_each(probabilities, labels), entropy, probabilities.gather(1, best)
 
 
 def _of_each(values: Tensor, positions: Tensor) -> Tensor:
@@ -212,6 +225,20 @@ def confusion_matrix(labels: Sequence[str], predictions: Sequence[str], class_na
     Raises:
         UserError: the numbers of labels and predictions differ, or a name is not in `class_names`.
     """
+    cells = confusion_cells(labels, predictions, class_names)
+    counts = np.zeros((len(class_names), len(class_names)), dtype=np.int64)
+    counts[cells[:, 0], cells[:, 1]] = cells[:, 2]
+    return pd.DataFrame(
+        counts, index=pd.Index(class_names, name="label"), columns=pd.Index(class_names, name="prediction")
+    )
+
+
+def confusion_cells(labels: Sequence[str], predictions: Sequence[str], class_names: Sequence[str]) -> np.ndarray:
+    """Returns the cells of the confusion matrix that are not zero, int64 (n, 3): row, column, count, in order.
+
+    At most one cell for each image is filled; the whole matrix of 20,000 classes would take 3.2 GB. Arguments and
+    errors are those of `confusion_matrix`.
+    """
     if len(labels) != len(predictions):
         raise UserError(
             f"expected one label and one prediction per image, got {len(labels):,} labels and {len(predictions):,} "
@@ -222,15 +249,10 @@ def confusion_matrix(labels: Sequence[str], predictions: Sequence[str], class_na
             f"expected labels and predictions from class_names, got {sorted(unknown)}, which are not among its "
             f"{len(class_names):,} names. Add them to class_names."
         )
-    counts = np.zeros((len(class_names), len(class_names)), dtype=np.int64)
-    if len(labels):  # scikit-learn rejects empty input
-        with warnings.catch_warnings():
-            # scikit-learn warns about a matrix of one class, which is correct here.
-            warnings.filterwarnings("ignore", message="A single label was found")
-            counts = sklearn.metrics.confusion_matrix(list(labels), list(predictions), labels=list(class_names))
-    return pd.DataFrame(
-        counts, index=pd.Index(class_names, name="label"), columns=pd.Index(class_names, name="prediction")
-    )
+    places = {name: place for place, name in enumerate(class_names)}
+    rows, columns = (np.array([places[name] for name in names], np.int64) for names in (labels, predictions))
+    cells, counts = np.unique(rows * len(class_names) + columns, return_counts=True)
+    return np.stack([*np.divmod(cells, max(1, len(class_names))), counts], axis=1)
 
 
 def confused_pairs(labels: Sequence[str], predictions: Sequence[str], class_names: Sequence[str]) -> pd.DataFrame:
@@ -240,16 +262,16 @@ def confused_pairs(labels: Sequence[str], predictions: Sequence[str], class_name
         The columns label, prediction, count (images) and share (fraction of the label's images, from 0 to 1). For equal
         counts, the larger share comes first.
     """
-    matrix = confusion_matrix(labels, predictions, class_names).to_numpy()
-    rows, columns = np.nonzero(matrix * ~np.eye(len(matrix), dtype=bool))
-    counts = matrix[rows, columns]
+    cells = confusion_cells(labels, predictions, class_names)
+    support = np.bincount(cells[:, 0], cells[:, 2], minlength=len(class_names))
+    rows, columns, counts = cells[cells[:, 0] != cells[:, 1]].T
     names = np.array(class_names, dtype=str)
     table = pd.DataFrame(
         {
             "label": names[rows],
             "prediction": names[columns],
             "count": counts,
-            "share": counts / matrix.sum(1)[rows],
+            "share": counts / support[rows],
         }
     )
     return table.sort_values(by=["count", "share"], ascending=False, kind="stable", ignore_index=True)

@@ -19,7 +19,7 @@ from resnetlab.data.load import ARRAYS, load_data, may_be_recorded, reload_data
 from resnetlab.data.options import LoadOptions
 from resnetlab.data.storage.reader import decode_image
 from resnetlab.data.storage.store import ImageData
-from resnetlab.evaluation.forward import trained_on
+from resnetlab.evaluation.forward import places_among, trained_on
 from resnetlab.models.network import Network
 
 CHECKED = 32
@@ -84,9 +84,10 @@ def gather(
         return Material(images=images, origin=origin)
     if split == "train":
         raise UserError(f"{found.name} has neither validation nor test images to measure int8 with. Name some: --data.")
-    if unknown := [name for name in found.class_names if name not in class_names]:
+    known = set(class_names)
+    if unknown := [name for name in found.class_names if name not in known]:
         raise UserError(f"{found.name} has classes that the network does not know, such as {unknown[0]!r}.")
-    order = np.array([class_names.index(name) for name in found.class_names])
+    order = np.array(places_among(found.class_names, class_names))
     return Material(
         images=images,
         origin=origin,

@@ -89,8 +89,7 @@ def find_mistakes(results: Results, images: RunImages, network: ResNet | None) -
     wrong = results.wrong
     loss, sure = (results.per_image[name].to_numpy()[wrong] for name in ("loss", "confidence"))
     by_loss = wrong[np.argsort(-loss, kind="stable")]
-    alike = results.matrix[results.labels[wrong], results.predictions[wrong]]
-    by_surprise = wrong[np.lexsort([-sure, alike])]
+    by_surprise = wrong[np.lexsort([-sure, results.alike[wrong]])]
     worst = by_loss[:MAX_WORST]
     surprising = by_surprise[~np.isin(by_surprise, worst)][:MAX_SURPRISING]
     closest = np.argsort(-results.per_image["loss"].to_numpy(), kind="stable")[: 0 if len(wrong) else MAX_CLOSEST]
@@ -108,7 +107,7 @@ def find_mistakes(results: Results, images: RunImages, network: ResNet | None) -
             confidence=float(results.per_image["confidence"].iloc[row]),
             loss=float(results.per_image["loss"].iloc[row]),
             place=results.place(row),
-            alike=int(results.matrix[results.labels[row], results.predictions[row]]),
+            alike=int(results.alike[row]),
             answers=_answers(results, row),
             picture=pictures.get(row),
             attention=attention.get(row),

@@ -13,7 +13,7 @@ import pandas as pd
 
 from resnetlab.core.errors import UserError
 from resnetlab.core.runs import Run
-from resnetlab.evaluation.metrics import confusion_matrix
+from resnetlab.evaluation.metrics import confusion_cells
 from resnetlab.evaluation.result import Exploration, read_evaluated
 from resnetlab.weights.contents import inspect_weights
 
@@ -59,10 +59,17 @@ class Results:
         return int((self.labels == self.predictions).sum())
 
     @cached_property
-    def matrix(self) -> np.ndarray:
-        """The confusion matrix, int64 (true class, predicted class)."""
+    def cells(self) -> np.ndarray:
+        """The cells of the confusion matrix that are not zero; see `metrics.confusion_cells`."""
         labels, predictions = (self.per_image[name].tolist() for name in ("label", "prediction"))
-        return confusion_matrix(labels, predictions, self.names).to_numpy()
+        return confusion_cells(labels, predictions, self.names)
+
+    @cached_property
+    def alike(self) -> np.ndarray:
+        """For each image, how many images of its class have the same prediction, int64 (N,)."""
+        pairs = self.labels * len(self.names) + self.predictions
+        _, places, counts = np.unique(pairs, return_inverse=True, return_counts=True)
+        return counts[places]
 
     @cached_property
     def wrong(self) -> np.ndarray:

@@ -117,6 +117,7 @@ def write_similar(run: Path, file: Path) -> None:
     from resnetlab.core.runs import Run
     from resnetlab.data.load import reload_data
     from resnetlab.data.splits import limited
+    from resnetlab.evaluation.forward import places_among
 
     exported = open_exported(file)
     data = reload_data(Run(run).settings["data"])
@@ -124,7 +125,7 @@ def write_similar(run: Path, file: Path) -> None:
     chosen = np.arange(len(labels))
     if len(labels) > MOST:
         chosen = limited(labels, data.num_classes, MOST, seed=0)
-    order = np.array([exported.class_names.index(name) for name in data.class_names])
+    order = np.array(places_among(data.class_names, exported.class_names))
     embeddings, thumbnails = [], []
     for places in np.array_split(chosen, -(-len(chosen) // _BATCH)):
         squares = data.squares("train", torch.from_numpy(places)).permute(0, 2, 3, 1).contiguous().numpy()

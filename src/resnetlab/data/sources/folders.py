@@ -99,8 +99,9 @@ def list_added(
     classes, _ = class_folders(folder, walk)
     if not classes:
         raise no_class_folders(folder, walk)
-    known = [name for name in classes if name in class_names]
-    if unknown := [name for name in classes if name not in class_names]:
+    places = {name: place for place, name in enumerate(class_names)}
+    known = [name for name in classes if name in places]
+    if unknown := [name for name in classes if name not in places]:
         (findings or Findings()).refuse(
             f"{printable(folder)} has classes that the data set does not have: {listed(unknown)}. "
             f"{nearest(unknown[0], class_names)}Expected some of {listed(class_names)}. Rename these folders, or "
@@ -108,7 +109,7 @@ def list_added(
         )
     walk.warn()
     return [
-        ListedFile(path, class_names.index(name), _stamp(path))
+        ListedFile(path, places[name], _stamp(path))
         for name in known
         for path in sorted(path for one in classes[name] for path in walk.images_below(one))
     ]

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _MAX_BARS = 40
 """With more classes than this, the picture shows only those with the lowest accuracy."""
+_MAX_ROWS = 1000
+"""Of the table on the page; `per_class.parquet` has all classes."""
 _FEW_BARS = 20
 """With more bars than this, they are thinner."""
 
@@ -27,16 +29,17 @@ def view(report: Report) -> dict[str, Any]:
     results = report.results
     table = results.per_class.assign(absent=results.per_class["support"] == 0)
     table = table.sort_values(["absent", "f1", "recall"], kind="stable")
-    wrong = (results.matrix.sum(axis=1) - results.matrix.diagonal()).tolist()
+    wrong = np.bincount(results.labels[results.wrong], minlength=len(results.names)).tolist()
+    places = {name: place for place, name in enumerate(results.names)}
     rows = []
-    for row in table.to_dict("records"):
-        position = results.names.index(str(row["class"]))
+    for row in table.head(_MAX_ROWS).to_dict("records"):
+        position = places[str(row["class"])]
         figures = {
             name: None if row["absent"] or math.isnan(row[name]) else float(row[name])
             for name in ("precision", "recall", "f1")
         }
         rows.append({**row, **figures, "position": position, "wrong": wrong[position]})
-    return {"rows": rows, "pictures": class_pictures(results.per_class)}
+    return {"rows": rows, "total": len(table), "pictures": class_pictures(results.per_class)}
 
 
 def figures(report: Report) -> Mapping[str, Sequence[Picture]]:

@@ -29,7 +29,7 @@ def view(report: Report) -> dict[str, Any]:
     results = report.results
     pairs = results.confused_pairs.head(MAX_PAIRS).to_dict("records")
     return {
-        "picture": confusion_picture(results.matrix, results.names),
+        "picture": confusion_picture(results.cells, results.names),
         "has_counts": len(results.names) <= MAX_CELL_TEXT,
         "pairs": [
             {**row, "of": results.names.index(row["label"]), "to": results.names.index(row["prediction"])}
@@ -40,26 +40,26 @@ def view(report: Report) -> dict[str, Any]:
 
 def figures(report: Report) -> Mapping[str, Sequence[Picture]]:
     """Returns confusion.png."""
-    return {"confusion": [confusion_picture(report.results.matrix, report.results.names)]}
+    return {"confusion": [confusion_picture(report.results.cells, report.results.names)]}
 
 
-def confusion_picture(matrix: np.ndarray, names: Sequence[str]) -> Picture:
-    """Returns the picture of a confusion matrix (true class, predicted class).
+def confusion_picture(cells: np.ndarray, names: Sequence[str]) -> Picture:
+    """Returns the picture of a confusion matrix, from its cells that are not zero; see `metrics.confusion_cells`.
 
     For the page's program it carries `cells`, the [row, column, count] that are not zero, and `support`, the images
     of each true class: of the million cells of a thousand classes few are filled.
     """
-    rows, columns = np.nonzero(matrix)
-    counted = np.stack([rows, columns, matrix[rows, columns]], axis=1)
+    rows, columns, counts = cells.T
+    support = np.bincount(rows, counts, minlength=len(names)).astype(np.int64)
     side = float(np.clip(1.7 + 0.34 * len(names), 3.9, 12))
     return Picture(
         title="",
         words=(
-            f"Confusion matrix of {len(names):,} classes; {int(matrix.trace()):,} of {int(matrix.sum()):,} images lie "
-            "on its diagonal. The most confused pairs are in the table below."
+            f"Confusion matrix of {len(names):,} classes; {int(counts[rows == columns].sum()):,} of "
+            f"{int(counts.sum()):,} images lie on its diagonal. The most confused pairs are in the table below."
         ),
-        draw=on_axes(lambda axes: _draw(axes, matrix, names, counted)),
-        data={"cells": counted.tolist(), "support": matrix.sum(axis=1).tolist()},
+        draw=on_axes(lambda axes: _draw(axes, cells, support, names)),
+        data={"cells": cells.tolist(), "support": support.tolist()},
         size=(side, side),
     )
 
@@ -75,12 +75,11 @@ def shorten(name: str, length: int = 18) -> str:
     return name if len(name) <= length else name[: length - 1] + "…"
 
 
-def _draw(axes: Axes, matrix: np.ndarray, names: Sequence[str], cells: np.ndarray) -> None:
+def _draw(axes: Axes, cells: np.ndarray, support: np.ndarray, names: Sequence[str]) -> None:
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
     number, has_counts = len(names), len(names) <= MAX_CELL_TEXT
-    support = np.maximum(matrix.sum(axis=1), 1)
     levels = [level(row, column, count / support[row]) for row, column, count in cells.tolist()]
     corners = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
     edge: dict[str, Any] = {"edgecolor": PAPER, "linewidth": 1.0} if has_counts else {"linewidth": 0}
