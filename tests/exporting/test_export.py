@@ -267,6 +267,12 @@ def test_other_files_are_refused(export: Export, tmp_path: Path):
         open_exported(path)
     with pytest.raises(resnetlab.UserError, match="resnetlab export"):
         open_exported(tmp_path / "gone.onnx")
+    with pytest.raises(resnetlab.UserError, match=r"OpenVINO.*model\.onnx"):
+        resnetlab.predict(tmp_path / "model.xml", [])
+    (tmp_path / "model.xml").write_text("<net/>")
+    for name in ("model.xml", "model.onnx"):
+        with pytest.raises(resnetlab.UserError, match="Give the run"):
+            resnetlab.load(tmp_path / name)
 
 
 def test_a_missing_package_names_its_command(export: Export, monkeypatch: pytest.MonkeyPatch):

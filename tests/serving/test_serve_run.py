@@ -35,12 +35,15 @@ def test_the_nearest_training_images_are_answered(tmp_path: Path):
     file = colors_run(tmp_path / "run")
     with served(file) as (client, _):
         assert client.get("/v1/model").json()["similar"]
-        answer = client.post("/v1/predict?similar=true", content=photo("green")).json()["predictions"][0]
+        whole = client.post("/v1/predict?similar=true", content=photo("green")).json()
+        assert whole["similar_images"] == "ready"
+        answer = whole["predictions"][0]
         assert [one["class"] for one in answer["similar"]] == ["green", "green", "blue"]
         assert 1 >= answer["similar"][0]["similarity"] > answer["similar"][1]["similarity"] > 0
         assert all(one["image"].startswith("data:image/png;base64,") for one in answer["similar"])
         assert "embedding" not in answer
-        assert "similar" not in client.post("/v1/predict", content=photo("green")).json()["predictions"][0]
+        whole = client.post("/v1/predict", content=photo("green")).json()
+        assert "similar_images" not in whole and "similar" not in whole["predictions"][0]
     with served(file, similar=False) as (client, _):
         assert not client.get("/v1/model").json()["similar"]
         assert client.post("/v1/predict?similar=true", content=photo("green")).status_code == 422
@@ -53,7 +56,9 @@ def test_similar_images_of_other_weights_are_not_shown(tmp_path: Path):
     said: list[str] = []
     opened = Source(file, say=said.append)()
     assert opened.similar is not None and opened.similar.nearest(np.ones(3)) == []
+    assert opened.similar.state in ("preparing", "unavailable")
     assert "run.toml" in eventually(lambda: said, 60)[0]
+    assert opened.similar.state == "unavailable"
 
 
 @pytest.mark.slow

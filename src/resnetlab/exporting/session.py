@@ -34,6 +34,7 @@ SELFTEST_BOUNDS = {FLOAT32: 1e-3, INT8: 0.1}
 
 Processors round differently; int8 on a processor that saturates is off by far more.
 """
+_OPENVINO = ".xml"
 _NESTED: dict[str, dict[int, str]] = {
     "model": {7: "graph", 25: "function"},
     "graph": {1: "node", 5: "tensor"},
@@ -207,13 +208,18 @@ def usable_threads() -> int:
 
 
 def is_exported(path: object) -> TypeGuard[str | Path]:
-    """Whether a path is an .onnx file, or a folder with an exported network."""
-    return isinstance(path, (str, Path)) and (Path(path).suffix == ".onnx" or (Path(path) / MODEL).is_file())
+    """Whether a path is a file that `export` wrote, also for OpenVINO, or a folder with an exported network."""
+    return isinstance(path, (str, Path)) and (
+        Path(path).suffix in (".onnx", _OPENVINO) or (Path(path) / MODEL).is_file()
+    )
 
 
 def exported_file(path: str | Path) -> Path:
-    """Returns the .onnx file that a path means; raises `UserError` if it does not exist."""
+    """Returns the .onnx file that a path means; raises `UserError` if it does not exist, or is another one."""
     file = Path(path) / MODEL if Path(path).is_dir() else Path(path)
+    if file.suffix == _OPENVINO:
+        other = file.with_suffix(".onnx")
+        raise UserError(f"{file} is for OpenVINO, and ResNetLab runs .onnx files. The export has one too: {other}")
     if not file.is_file():
         raise UserError(f"{file} does not exist. Write it with: resnetlab export RUN")
     return file

@@ -107,13 +107,11 @@ class Predict(Endpoint):
             served = self.service.models.get(question.model)
             _check(question, served)
             answers = await served.batcher.answer(images, question.outputs, receive)
-        await respond(
-            send,
-            {
-                "model": served.exported.name,
-                "predictions": [prediction(answer, served, question) for answer in answers],
-            },
-        )
+        found: dict[str, Any] = {"model": served.exported.name}
+        if question.similar and served.similar is not None:
+            found["similar_images"] = served.similar.state
+        found["predictions"] = [prediction(answer, served, question) for answer in answers]
+        await respond(send, found)
 
 
 class Model(Endpoint):

@@ -7,6 +7,7 @@ from typing import Any
 from resnetlab import __version__
 from resnetlab.serving.app import TOP
 from resnetlab.serving.limits import Limits
+from resnetlab.serving.similar import PREPARING, READY, UNAVAILABLE
 
 _STRING, _NUMBER, _INTEGER, _FLAG = ({"type": kind} for kind in ("string", "number", "integer", "boolean"))
 _BINARY = {"type": "string", "format": "binary"}
@@ -122,8 +123,10 @@ def _schemas() -> dict[str, Any]:
     similar = {"type": "array", "items": _object({"class": _STRING, "similarity": _NUMBER, "image": _STRING})}
     prediction["properties"] |= {"embedding": _numbers(), "attention": maps, "similar": similar}
     names = {"type": "array", "items": _STRING}
+    predictions = _object({"model": _STRING, "predictions": {"type": "array", "items": prediction}})
+    predictions["properties"] |= {"similar_images": {"enum": [READY, PREPARING, UNAVAILABLE]}}
     return {
-        "Predictions": _object({"model": _STRING, "predictions": {"type": "array", "items": prediction}}),
+        "Predictions": predictions,
         "Model": _object({"name": _STRING, "class_names": names, "image_size": _INTEGER, "channels": _INTEGER}),
         "Status": _object({"status": _STRING}),
         "Error": _object({"error": _object({"code": _STRING, "message": _STRING})}),

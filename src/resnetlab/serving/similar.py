@@ -29,6 +29,8 @@ COUNT = 3
 """Images that an answer has."""
 MOST = 10_000
 """Training images that are compared; of more, a sample that keeps the proportions of the classes."""
+READY, PREPARING, UNAVAILABLE = "ready", "preparing", "unavailable"
+"""Whether the training images are known."""
 _FILE = "similar.npz"
 _THUMBNAIL = 96  # pixels
 _SMALL = 64  # a JPEG of fewer pixels is hard to recognize
@@ -60,7 +62,7 @@ class Similar:
         self._file = exported.path.with_name(_FILE)
         self._known: _Known | None = None
         self._process: subprocess.Popen[str] | None = None
-        self._stopped = False
+        self._stopped = self._failed = False
 
     def start(self) -> None:
         """Reads the file, or writes it first, in a process of its own."""
@@ -73,6 +75,13 @@ class Similar:
         self._stopped = True
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
+
+    @property
+    def state(self) -> str:
+        """Whether the images are known: `READY`, `PREPARING` or `UNAVAILABLE`."""
+        if self._known is not None:
+            return READY
+        return UNAVAILABLE if self._failed else PREPARING
 
     def nearest(self, embedding: np.ndarray) -> list[dict[str, Any]]:
         """Returns class, cosine similarity and thumbnail (a data URI) of the nearest images; empty until known."""
@@ -100,7 +109,8 @@ class Similar:
                 self._process.terminate()
             _, words = self._process.communicate()
         self._known = _read(self._file, self._exported)
-        if self._known is None and not self._stopped:
+        self._failed = self._known is None
+        if self._failed and not self._stopped:
             reason = (words.strip().splitlines() or ["its process ended."])[-1]
             self._say(f"similar training images are not shown: {reason}")
 

@@ -30,7 +30,7 @@ from resnetlab.models.config import ResNetConfig
 from resnetlab.models.configured import check_configured
 from resnetlab.models.network import Architecture, Network, sections_of
 from resnetlab.models.resnet import ResNet
-from resnetlab.weights.foreign import check_finite_weights, read_head, weights_in
+from resnetlab.weights.foreign import check_finite_weights, read_head, refuse_exported, weights_in
 from resnetlab.weights.gluon.params import is_params
 from resnetlab.weights.hub import hub_weights
 from resnetlab.weights.pickled import is_pickled
@@ -249,6 +249,7 @@ def weights_path(source: str | Path | Run) -> Path:
             if packaged := packaged_weights(source):
                 return packaged
             raise UserError(f"there is no file {path}. {_instead_of(str(source))}")
+        refuse_exported(path)
         return path
     if run.is_complete:
         return run.weights

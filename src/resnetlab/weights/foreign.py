@@ -90,11 +90,21 @@ def read_weights_file(path: str | Path) -> ForeignWeights:
         raise UserError(
             f"{printable(path)} is not the file itself, but Git LFS's pointer to it. Download it: git lfs pull"
         )
+    refuse_exported(path)
     problem = "is empty" if not head else "is not a file of weights"
     raise DamagedFileError(
         f"{printable(path)} {problem}. Supported are safetensors files, checkpoints of torch.save and Gluon's "
         ".params. Unpack an archive first, and download a damaged file again."
     )
+
+
+def refuse_exported(path: Path) -> None:
+    """Raises `UserError` for a file that was exported for another program."""
+    if path.suffix in (".onnx", ".xml") and not is_safetensors(read_head(path)):
+        raise UserError(
+            f"{printable(path)} is an exported network, not a file of weights. Give the run that was exported. "
+            "`predict`, `evaluate` and `serve` also take .onnx files."
+        )
 
 
 def read_head(path: Path) -> bytes:
