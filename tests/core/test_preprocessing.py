@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from tests.conftest import framed
 from torchvision.transforms import InterpolationMode, v2
 
 from resnetlab.core.errors import UserError
-from resnetlab.core.framing import shrink
+from resnetlab.core.framing import shrinking
 from resnetlab.core.preprocessing import Preprocessing
 
 WHOLE = {"channels": 3, "mean": (0.5,) * 3, "std": (0.2,) * 3}
@@ -43,7 +45,7 @@ def test_the_center_is_cut_from_images_of_the_right_size_too():
     ("field", "value", "words"),
     [("interpolation", "nearest", "bilinear"), ("crop_pct", 0, "crop_pct"), ("crop_mode", "pad", "squash")],
 )
-def test_what_cannot_be_shown_is_refused(field: str, value: object, words: str):
+def test_what_cannot_be_shown_is_refused(field: str, value: Any, words: str):
     with pytest.raises(UserError, match=words):
         Preprocessing(image_size=32, **WHOLE, **{field: value})
 
@@ -74,6 +76,6 @@ def test_an_image_of_the_right_size_is_cut_and_not_resampled():
 
 def test_photos_are_shrunk_in_shape_and_never_enlarged():
     image = np.random.default_rng(0).integers(0, 256, (30, 45, 3), dtype=np.uint8)
-    assert shrink(image, 20).shape == (20, 30, 3)
-    assert shrink(image, 30) is image
-    assert shrink(image, 300) is image
+    assert shrinking(30, 45, 20).apply(image).shape == (20, 30, 3)
+    assert shrinking(30, 45, 30).apply(image) is image
+    assert shrinking(30, 45, 300).apply(image) is image

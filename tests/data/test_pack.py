@@ -27,7 +27,7 @@ from tests.facts import refuses
 from tests.training.stepping import before_step
 
 from resnetlab.core.errors import UserError
-from resnetlab.core.framing import shrink
+from resnetlab.core.framing import shrinking
 from resnetlab.core.waiting import announced
 from resnetlab.data import assemble
 from resnetlab.data.augment import Augmentation
@@ -177,7 +177,7 @@ def test_photos_keep_their_shape_and_enough_pixels_for_crops(detail: float, shor
         height, width = pixels.shape[:2]
         assert min(kept.shape[1:]) == min(height, width, shorter)
         assert abs(kept.shape[1] / kept.shape[2] - height / width) <= height / width / min(kept.shape[1:])
-        assert np.array_equal(kept.permute(1, 2, 0).numpy(), shrink(pixels, shorter))
+        assert np.array_equal(kept.permute(1, 2, 0).numpy(), shrinking(height, width, shorter).apply(pixels))
 
 
 @pytest.mark.parametrize("crop_mode", ["crop", "squash"])
@@ -366,6 +366,7 @@ def test_a_target_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: p
         (tmp_path / name).mkdir(mode=mode)
     monkeypatch.chdir(tmp_path)
     with unprivileged(tmp_path):
+        assert sys.platform != "win32"  # for pyright; it is skipped there
         locked = pack.pack_lock(Path("closed/pack"))
         with pytest.raises(UserError, match=r"cannot make the pack's folder closed/pack: Permission denied\. Choose"):
             locked.__enter__()
@@ -796,6 +797,7 @@ for line in sys.stdin:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="children are found in /proc")
 def test_a_packer_killed_at_any_moment_leaves_a_pack_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Real processes and SIGKILL, at moments drawn from when the first worker begins to when the pack is complete."""
+    assert sys.platform != "win32"
     root, out = tmp_path / "many", tmp_path / "pack"
     draws, moments = np.random.default_rng(0), random.Random(0)
     for name in ("blue", "red"):
@@ -833,6 +835,7 @@ def test_a_packer_killed_at_any_moment_leaves_a_pack_that_goes_on(tmp_path: Path
 
 def _killed(packer: int, seconds: float) -> list[int]:
     """Kills a packer so long after its first worker began, unless it ends before, and returns its workers."""
+    assert sys.platform != "win32"
     _wait(lambda: bool(_workers(packer)) or not _is_alive(packer))
     time.sleep(seconds)
     workers = _workers(packer)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import io
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 from tests.serving.conftest import CLASSES, SIZE, photo, served, write_exported
 
+from resnetlab.data.storage.reader import decode_content
 from resnetlab.exporting.session import open_exported
 
 
@@ -37,6 +40,18 @@ def test_an_image_is_answered_with_its_classes(client: httpx.Client, exported: P
     assert [entry["class"] for entry in prediction["top"]] == [CLASSES[place] for place in np.argsort(-expected)]
     assert [entry["score"] for entry in prediction["top"]] == pytest.approx(sorted(expected, reverse=True), abs=1e-6)
     assert (prediction["class"], prediction["score"]) == tuple(prediction["top"][0].values())
+
+
+def test_a_large_jpeg_is_decoded_as_prediction_decodes_it(client: httpx.Client, exported: Path):
+    file, network = io.BytesIO(), open_exported(exported)
+    pixels = np.random.default_rng(0).integers(0, 256, (97, 83, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file, "JPEG")
+    content = file.getvalue()
+    squares = np.stack([network.frame(content), network.framing.square(decode_content("x", content, 3))])
+    reduced, whole = network.run(squares, ["embedding"])["embedding"]
+    (prediction,) = client.post("/v1/predict?embedding=true", content=content).json()["predictions"]
+    assert prediction["embedding"] == pytest.approx(reduced, abs=1e-7)
+    assert prediction["embedding"] != pytest.approx(whole, abs=1e-5)
 
 
 def test_several_images_are_answered_in_their_order(client: httpx.Client):

@@ -3,8 +3,8 @@
 Pillow resizes, in fixed-point arithmetic, so that the pixels are the same on every processor. This module does not
 import torch, so that decoding processes start quickly.
 
-To add an axis of framing, declare a field of `FramingOptions`, use it in `Framing.square` (and in `Framing.window`, if
-training should see it too), and add its option to `resnetlab.cli.options.DataOptions`.
+To add an axis of framing, declare a field of `FramingOptions`, use it in `Framing.resizing` (and in `Framing.window`,
+if training should see it too), and add its option to `resnetlab.cli.options.DataOptions`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,50 @@ if TYPE_CHECKING:
 CROP_MODES = ("crop", "squash")
 INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 """Resampling filters by name; both are antialiased."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resizing:
+    """Which part of an image is resized, and to what size.
+
+    Attributes:
+        box: left, top, right and bottom of the part, in pixels of the image.
+        size: width and height of the result.
+        interpolation: the filter.
+    """
+
+    box: tuple[float, float, float, float]
+    size: tuple[int, int]
+    interpolation: str = "bilinear"
+
+    @property
+    def scale(self) -> float:
+        """How many pixels of the image become one, along the axis that shrinks less."""
+        left, top, right, bottom = self.box
+        width, height = self.size
+        return min((right - left) / width, (bottom - top) / height)
+
+    def of_reduced(self, factor: int, left: float, top: float) -> Resizing:
+        """Returns the same for the image at 1 / `factor` of its size, which begins at `left` and `top`."""
+        box = (left + self.box[0] / factor, top + self.box[1] / factor)
+        box = (*box, left + self.box[2] / factor, top + self.box[3] / factor)
+        return dataclasses.replace(self, box=box)
+
+    def apply(self, pixels: np.ndarray) -> np.ndarray:
+        """Returns the part of an image, uint8 (H, W, C), at its new size, antialiased."""
+        (left, top, right, bottom), (width, height) = self.box, self.size
+        if (right - left, bottom - top) == (width, height) and left % 1 == top % 1 == 0:
+            if pixels.shape[:2] == (height, width):
+                return np.ascontiguousarray(pixels)
+            return np.ascontiguousarray(pixels[int(top) : int(bottom), int(left) : int(right)])
+        kernel, channels = INTERPOLATIONS[self.interpolation], pixels.shape[2]
+        if channels == 3:
+            return np.asarray(Image.fromarray(pixels).resize(self.size, kernel, self.box))
+        planes = [
+            np.asarray(Image.fromarray(pixels[:, :, channel]).resize(self.size, kernel, self.box))
+            for channel in range(channels)
+        ]
+        return np.stack(planes, axis=2)
 
 
 @documented
@@ -104,15 +148,16 @@ class Framing(FramingOptions):
         side = min(height, width)
         return (height - side) // 2, (width - side) // 2, side, side
 
-    def square(self, pixels: np.ndarray) -> np.ndarray:
-        """Returns one image, uint8 (H, W, C), as the network sees it, uint8 (image_size, image_size, C)."""
-        size = self.image_size
-        top, left, rows, columns = self.window(*pixels.shape[:2])
-        if (rows, columns) == (size, size) and self.crop_pct == 1:
-            return np.ascontiguousarray(pixels[top : top + rows, left : left + columns])
+    def resizing(self, height: int, width: int) -> Resizing:
+        """Returns how an image of this size becomes the square that the network sees."""
+        top, left, rows, columns = self.window(height, width)
         down, across = rows * (1 - self.crop_pct) / 2, columns * (1 - self.crop_pct) / 2
         box = (left + across, top + down, left + columns - across, top + rows - down)
-        return _resize(pixels, (size, size), box, self.interpolation)
+        return Resizing(box=box, size=(self.image_size, self.image_size), interpolation=self.interpolation)
+
+    def square(self, pixels: np.ndarray) -> np.ndarray:
+        """Returns one image, uint8 (H, W, C), as the network sees it, uint8 (image_size, image_size, C)."""
+        return self.resizing(*pixels.shape[:2]).apply(pixels)
 
     def squares(self, images: Tensor) -> Tensor:
         """Returns uint8 images (N, C, H, W) as the network sees them, uint8 (N, C, image_size, image_size)."""
@@ -124,31 +169,7 @@ class Framing(FramingOptions):
         return torch.stack([torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C")) for pixels in framed])
 
 
-def shrunk_shape(height: int, width: int, shorter: int) -> tuple[int, int]:
-    """Returns (height, width) with the shorter side at most `shorter` pixels and the same aspect ratio."""
+def shrinking(height: int, width: int, shorter: int) -> Resizing:
+    """Returns how the shorter side of an image shrinks to at most `shorter` pixels; its aspect ratio stays."""
     scale = min(1.0, shorter / min(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def shrink(pixels: np.ndarray, shorter: int) -> np.ndarray:
-    """Returns uint8 (H, W, C) with the shorter side at most `shorter` pixels, antialiased; images never grow."""
-    height, width = pixels.shape[:2]
-    new_height, new_width = shrunk_shape(height, width, shorter)
-    if (new_height, new_width) == (height, width):
-        return pixels
-    return _resize(pixels, (new_width, new_height), (0, 0, width, height))
-
-
-def _resize(
-    pixels: np.ndarray,
-    size: tuple[int, int],
-    box: tuple[float, float, float, float],
-    interpolation: str = "bilinear",
-) -> np.ndarray:
-    kernel, channels = INTERPOLATIONS[interpolation], pixels.shape[2]
-    if channels == 3:
-        return np.asarray(Image.fromarray(pixels).resize(size, kernel, box))
-    planes = [
-        np.asarray(Image.fromarray(pixels[:, :, channel]).resize(size, kernel, box)) for channel in range(channels)
-    ]
-    return np.stack(planes, axis=2)
+    return Resizing(box=(0, 0, width, height), size=(max(1, round(width * scale)), max(1, round(height * scale))))

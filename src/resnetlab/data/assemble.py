@@ -300,7 +300,7 @@ def _with_added(split: Split | None, total: int, source: ArraySource, framing: F
     added = list_added(Path(str(options.add)), source.class_names, follow_links=options.follow_links)
 
     def read(path: Path) -> Tensor:
-        return to_tensor(framing.uncropped.square(decode_image(path, framing.channels)))
+        return to_tensor(decode_image(path, framing.channels, resizing=framing.uncropped.resizing))
 
     found = list(map_files(read, [entry.path for entry in added]))
     failures = [str(image) for image in found if isinstance(image, UnreadableImageError)]
@@ -382,8 +382,8 @@ def _survey(
         image_size=min(LARGEST_DEFAULT_SIZE, int(median(min(probe[1:]) for _, probe in probes))),
     )
     stored = StoredFormat(**asdict(resolved), detail=detail)
-    shapes = [stored.stored_shape(*probe[1:], training=split == "train") for split, probe in probes]
-    pixels = sum(height * width for height, width in shapes)
+    sizes = [stored.storing(*probe[1:], training=split == "train").size for split, probe in probes]
+    pixels = sum(height * width for width, height in sizes)
     return stored, round(pixels * stored.channels * len(every) / len(sample))
 
 

@@ -15,11 +15,13 @@ from PIL import Image
 
 from resnetlab.core.errors import UserError, outside_cause
 from resnetlab.core.files import printable
+from resnetlab.core.framing import Framing
 from resnetlab.data.sources.folders import visible_files
 from resnetlab.data.sources.tables import TABLES, listed_paths
 from resnetlab.data.storage.reader import (
     UnreadableImageError,
     decode_content,
+    decode_image,
     is_colored,
     pixels_of,
     read_content,
@@ -53,20 +55,21 @@ class Given:
     content: Path | bytes | Image.Image | np.ndarray
     is_named: bool = False
 
-    def pixels(self, channels: int) -> np.ndarray:
-        """Returns the image, uint8 (H, W, channels), as `decode_image` returns that of a file.
+    def square(self, framing: Framing) -> np.ndarray:
+        """Returns the image as the network sees it, uint8 (image_size, image_size, C).
 
         Raises:
             UnreadableImageError: it cannot be decoded.
         """
+        channels, resizing = framing.channels, framing.resizing
         if isinstance(self.content, np.ndarray):
             if self.content.shape[2] == channels:
-                return self.content
-            return pixels_of(_picture(self.content), channels)
+                return framing.square(self.content)
+            return pixels_of(_picture(self.content), channels, resizing=resizing)
         if isinstance(self.content, Image.Image):
             try:
                 with _using_pillow:
-                    return pixels_of(self.content, channels)
+                    return pixels_of(self.content, channels, resizing=resizing)
             except Exception as error:  # decoders raise anything on damaged files
                 reason = " ".join(str(error).split()) or type(error).__name__
                 known = outside_cause(error, self.name)
@@ -74,8 +77,8 @@ class Given:
         if not self.content:
             raise UnreadableImageError(f"{self.name} is empty (0 bytes).")
         if isinstance(self.content, Path):
-            return decode_content(self.content, read_content(self.content), channels)
-        return decode_content(self.name, self.content, channels)
+            return decode_image(self.content, channels, resizing=resizing)
+        return decode_content(self.name, self.content, channels, resizing=resizing)
 
     def is_colored(self) -> bool:
         """Whether an image that can be decoded shows colors."""

@@ -179,4 +179,4 @@ def _position(table: pd.DataFrame, index: int | np.integer, run: Run) -> int:
 
 def _square(image: str | Path, preprocessing: Preprocessing) -> Tensor:
     """Returns the pixels of a file for the network, uint8 (C, H, W)."""
-    return to_tensor(preprocessing.square(decode_image(Path(image), preprocessing.channels)))
+    return to_tensor(decode_image(Path(image), preprocessing.channels, resizing=preprocessing.resizing))

@@ -179,7 +179,7 @@ class Predictor:
                 return
 
     def _read(self, one: Given) -> np.ndarray:
-        return self.framing.square(one.pixels(self.framing.channels))
+        return one.square(self.framing)
 
 
 def predictor_of(

@@ -127,21 +127,20 @@ class Exported:
         Raises:
             UserError: the image cannot be read.
         """
-        channels = self.framing.channels
+        channels, resizing = self.framing.channels, self.framing.resizing
         if isinstance(image, (str, Path)):
-            pixels = decode_image(Path(image), channels)
-        elif isinstance(image, (bytes, bytearray)):
-            pixels = decode_content("the image", bytes(image), channels)
-        elif isinstance(image, Image.Image):
-            pixels = pixels_of(image, channels)
-        elif isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3):
+            return decode_image(Path(image), channels, resizing=resizing)
+        if isinstance(image, (bytes, bytearray)):
+            return decode_content("the image", bytes(image), channels, resizing=resizing)
+        if isinstance(image, Image.Image):
+            return pixels_of(image, channels, resizing=resizing)
+        if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3):
             pixels = image if image.ndim == 3 else image[:, :, None]
-            if pixels.shape[2] != channels:
-                plain = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
-                pixels = pixels_of(Image.fromarray(np.ascontiguousarray(plain)), channels)
-        else:
-            raise UserError(f"expected an image of Pillow, uint8 pixels, bytes or a path, got {brief(image)}.")
-        return self.framing.square(pixels)
+            if pixels.shape[2] == channels:
+                return self.framing.square(pixels)
+            plain = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
+            return pixels_of(Image.fromarray(np.ascontiguousarray(plain)), channels, resizing=resizing)
+        raise UserError(f"expected an image of Pillow, uint8 pixels, bytes or a path, got {brief(image)}.")
 
     def selftest(self) -> float:
         """Returns the largest difference from the known answers in selftest.npz, relative to the largest logit.

@@ -49,7 +49,7 @@ class Corrections(Endpoint):
 
     def _save(self, served: Served, name: str, content: bytes) -> str:
         """Writes an image file as it was sent, once; returns its path within the folder."""
-        served.pixels(content)
+        served.square(content)  # raises an error unless it is an image
         suffix = next((suffix for start, suffix in _SUFFIXES.items() if content.startswith(start)), ".img")
         path = self._folder / name / f"{hashlib.sha256(content).hexdigest()[:32]}{suffix}"
         if not path.exists():

@@ -53,19 +53,21 @@ class Served:
         self._most_pixels = limits.pixels
         self.batcher = Batcher(exported, self.square, limits, on_batch)
 
-    def pixels(self, content: bytes) -> np.ndarray:
-        """Returns the pixels of an image file, uint8 (H, W, C); raises `ServiceError` if it is not one."""
+    def square(self, content: bytes) -> np.ndarray:
+        """Returns an image file as the network sees it; raises `ServiceError` if it is not one."""
+        framing = self.exported.framing
         try:
             return decode_content(
-                "the image", content, self.exported.framing.channels, most_pixels=self._most_pixels, warn=False
+                "the image",
+                content,
+                framing.channels,
+                resizing=framing.resizing,
+                most_pixels=self._most_pixels,
+                warn=False,
             )
         except UnreadableImageError as error:
             message = str(error).removeprefix("'the image' cannot be read: ")
             raise ServiceError(422, "unreadable_image", f"the image cannot be read: {message}") from error
-
-    def square(self, content: bytes) -> np.ndarray:
-        """Returns an image file as the network sees it."""
-        return self.exported.framing.square(self.pixels(content))
 
     def describe(self) -> dict[str, Any]:
         """Returns what clients may know about the network."""

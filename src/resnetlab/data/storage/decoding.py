@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from resnetlab.core.fields import REQUIRED, setting
-from resnetlab.core.framing import Framing, shrink, shrunk_shape
+from resnetlab.core.framing import Framing, Resizing, shrinking
 from resnetlab.data.storage.reader import Stamp, UnreadableImageError, decode_content, read_content
 
 DIGEST_BYTES = 16
@@ -34,24 +34,13 @@ class StoredFormat(Framing):
         REQUIRED, "training images keep their aspect ratio and up to this multiple of image_size", minimum=1
     )
 
-    def stored_shape(self, height: int, width: int, *, training: bool) -> tuple[int, int]:
-        """Returns height and width of what `store` returns for an image."""
+    def storing(self, height: int, width: int, *, training: bool) -> Resizing:
+        """Returns how an image of this size becomes what is stored of it."""
         if training:
-            return shrunk_shape(height, width, self._shorter)
-        return (self.image_size, self.image_size) if self._is_framed(height, width) else (height, width)
-
-    def store(self, pixels: np.ndarray, *, training: bool) -> np.ndarray:
-        """Returns what is stored of an image, uint8 (H, W, C)."""
-        if training:
-            return shrink(pixels, self._shorter)
-        return self.square(pixels) if self._is_framed(*pixels.shape[:2]) else pixels
-
-    def _is_framed(self, height: int, width: int) -> bool:
-        return self.uncropped != self or min(height, width) > self.image_size
-
-    @property
-    def _shorter(self) -> int:
-        return math.ceil(self.detail * self.image_size)
+            return shrinking(height, width, math.ceil(self.detail * self.image_size))
+        if self.uncropped != self or min(height, width) > self.image_size:
+            return self.resizing(height, width)
+        return shrinking(height, width, self.image_size)  # unchanged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +81,11 @@ def decode_shard(
     """
     facts = ShardFacts(rows=[], shapes=[], digests=[], histogram=[], failures=[])
     histogram = np.zeros((stored.channels, 256), dtype=np.int64)
-    store = partial(stored.store, training=training)
+    storing = partial(stored.storing, training=training)
     for row, (path, stamp) in enumerate(files, start=first):
         try:
             content = read_content(path, stamp)
-            pixels = decode_content(path, content, stored.channels, then=store)
+            pixels = decode_content(path, content, stored.channels, resizing=storing)
         except UnreadableImageError as error:
             facts.failures.append(str(error))
             continue
