@@ -11,7 +11,8 @@ import io
 import re
 import unicodedata
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import escape
@@ -126,11 +127,31 @@ def _save(figure: Figure, form: str, options: dict[str, Any]) -> tuple[bytes, bo
     buffer = io.BytesIO()
     with warnings.catch_warnings(record=True) as caught:
         warnings.filterwarnings("always", message=_WARNING)
-        figure.savefig(buffer, format=form, **options)
+        with _laid_out(figure, form, options.get("dpi", figure.dpi)):
+            figure.savefig(buffer, format=form, **options)
     others = [warning for warning in caught if not re.match(_WARNING, str(warning.message))]
     for warning in others:
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     return buffer.getvalue(), len(others) == len(caught)
+
+
+@contextmanager
+def _laid_out(figure: Figure, form: str, dpi: float) -> Iterator[None]:
+    """Arranges the parts of a figure for a file; otherwise `savefig` draws everything once more to do so."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    (FigureCanvasSVG if form == "svg" else FigureCanvasAgg)(figure)  # measures texts like the file
+    engine, usual = figure.get_layout_engine(), figure.dpi
+    figure.set_dpi(dpi)
+    try:
+        if engine is not None and figure.axes:
+            engine.execute(figure)
+        figure.set_layout_engine(None)
+        yield
+    finally:
+        figure.set_layout_engine(engine)
+        figure.set_dpi(usual)
 
 
 def _use_fonts(figure: Figure, fonts: Sequence[str] | None) -> set[str]:
