@@ -231,7 +231,7 @@ CATALOG: dict[str, Entry] = {
 
 _TIMM_NAMES = r"(wide_|se|eca)?resne[tx].*|senet154"
 TIMM_NETWORKS = tuple(
-    name for name, entry in CATALOG.items() if re.fullmatch(_TIMM_NAMES, name) and entry.config.stem != "cifar"
+    name for name, entry in CATALOG.items() if re.fullmatch(_TIMM_NAMES, name) and entry.fields.get("stem") != "cifar"
 )
 """The networks of the catalog that timm has under the same names."""
 UNPUBLISHED = (
