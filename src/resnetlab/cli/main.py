@@ -42,7 +42,7 @@ from resnetlab.cli.options import as_command
 from resnetlab.core.console import WIDTH, console, is_live, notice, wrapped
 from resnetlab.core.errors import NO_SPACE, Interrupted, ReportedElsewhereError, UserError, is_out_of_memory
 from resnetlab.core.files import printable
-from resnetlab.core.own_code import place_in_your_code
+from resnetlab.core.own_code import executed_code, part_that_raised, place_in_your_code
 
 USER_MISTAKE, FAILURE = 2, 1
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -60,8 +60,9 @@ _settings = {"debug": False, "stopped_by": 0}
 app = typer.Typer(
     name="resnetlab",
     help="Build, train, analyze and export residual networks.",
-    epilog="Exit codes: 0 success; 2 a mistake in the command, or a full disk; 129 stopped by SIGHUP; 130 stopped by "
-    "SIGINT; 143 stopped by SIGTERM; 1 any other error. Add --debug to any command to see the traceback of an error.",
+    epilog="Exit codes: 0 success; 2 a mistake in the command or in your code, or a full disk; 129 stopped by SIGHUP; "
+    "130 stopped by SIGINT; 143 stopped by SIGTERM; 1 any other error. Add --debug to any command to see the traceback "
+    "of an error.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
@@ -103,6 +104,12 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(128 + number) from None
         except typer.Exit:
             raise
+        except SystemExit as end:
+            place = None if _settings["stopped_by"] else place_in_your_code(end)
+            if place is None:
+                raise
+            _print_message("error", "bold red", f"{place}: your code ended the program, with exit code {end.code}.")
+            raise typer.Exit(USER_MISTAKE) from None
         except Exception as error:
             if _settings["debug"]:
                 traceback.print_exc()
@@ -126,11 +133,12 @@ def _explain(error: Exception) -> tuple[str, str, int]:
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         words = f"no space to write {printable(error.filename or 'a file')}: {error.strerror}."
         return "error", f"{words} Free disk space, and run the command again.", USER_MISTAKE
-    if not is_out_of_memory(error) and (place := place_in_your_code(error)):
-        words = (
-            f"{place}: {type(error).__name__}: {error}\nYour code raised this exception. --debug shows the traceback."
-        )
-        return "error", words, FAILURE
+    place, part = place_in_your_code(error), part_that_raised(error)
+    if not is_out_of_memory(error) and (place or part):
+        words = f"{place}: " if place else ""
+        who = part[0].upper() + part[1:] if part else "Your code"
+        words += f"{type(error).__name__}: {error}\n{who} raised this exception. --debug shows the traceback."
+        return "error", words, USER_MISTAKE
     if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
         words = f"cannot use {printable(error.filename or 'a file')}: {error.strerror}."
         return "error", f"{words} Fix its permissions.", USER_MISTAKE
@@ -144,6 +152,12 @@ def _explain(error: Exception) -> tuple[str, str, int]:
         return "error", str(error), FAILURE
     if is_out_of_memory(error):
         return "error", "out of memory. Choose a smaller --batch-size or --image-size.", FAILURE
+    if yours := executed_code():
+        words = (
+            f"{type(error).__name__}: {error}\nThe command executes your code, {', '.join(yours)}. Check what it "
+            "returns; --debug shows the traceback. If the error remains without your code, please report it."
+        )
+        return "error", words, USER_MISTAKE
     return (
         "internal error",
         f"{type(error).__name__}: {error}\nThis is a bug. Run the command again with --debug to see the traceback, "

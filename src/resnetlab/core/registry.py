@@ -11,11 +11,13 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from resnetlab.core.console import notice
 from resnetlab.core.errors import UserError, available, brief, nearest, unknown
+from resnetlab.core.own_code import calling, definition
 
 REGISTER = "Register your own with resnetlab.register; in the shell, --import FILE.py executes a file that does so."
 """The remedy for a name that may be of a part of yours."""
@@ -99,8 +101,16 @@ class Registry(Mapping[str, Any]):
 
     def describe(self, name: str) -> str:
         """Returns the first line of a part's docstring, or ""."""
-        part = self._added.get(name, self._parts[name])
-        return (getattr(part, "__doc__", None) or "").strip().partition("\n")[0]
+        text = getattr(self._added.get(name, self._parts[name]), "__doc__", None)
+        return text.strip().partition("\n")[0] if isinstance(text, str) else ""
+
+    def title(self, name: str) -> str:
+        """Returns how a message names a part, and where a part of yours is defined."""
+        return f"the {self.kind} {name!r}{definition(self._added[name]) if name in self._added else ''}"
+
+    def calling(self, name: str) -> AbstractContextManager[None]:
+        """Returns a context in which an exception is recorded as that of a part of yours."""
+        return calling(lambda: self.title(name)) if name in self._added else nullcontext()
 
     def check(self, field: str, value: Any) -> str:
         """Returns a part as a configuration writes it: the check of a field of this kind.

@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 from resnetlab.core.checks import MOST_CLASSES, check_integer
 from resnetlab.core.errors import UserError, brief, unknown
 from resnetlab.core.files import printable
-from resnetlab.core.own_code import place_in_your_code
+from resnetlab.core.own_code import mark, place_in_your_code, received
 from resnetlab.models.network import Network
 
 TIMM, MODULE = "timm", "module"
@@ -116,6 +116,29 @@ class AdaptedNetwork(Network):
         super().__init__()
         self.network: Any = network
         self.config = config
+        if isinstance(config, ModuleConfig):
+            mark(self, f"the network {config.factory}")
+
+    def _checked(self, logits: Any, images: Tensor) -> Tensor:
+        """Returns logits (N, num_classes); raises `UserError` for anything else that the module returned."""
+        if torch.compiler.is_compiling():
+            return logits
+        classes = self.config.num_classes
+        if (
+            not isinstance(logits, Tensor)
+            or logits.ndim != 2
+            or len(logits) != len(images)
+            or (classes and logits.shape[1] != classes)
+            or not logits.is_floating_point()
+            or logits.device != images.device
+        ):
+            mode = "training" if self.training else "evaluation"
+            raise UserError(
+                f"{name_of(self.config)} must return logits of shape ({len(images)}, {classes or 'num_classes'}) and a "
+                f"floating-point type for {len(images)} images in {mode} mode, got {received(logits)}. Add an argument "
+                "num_classes to it, or change what its forward method returns."
+            )
+        return logits
 
     @property
     def saved_module(self) -> nn.Module:
@@ -168,7 +191,7 @@ class TimmNetwork(AdaptedNetwork):
     def forward(self, images: Tensor, return_features: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Returns the logits (N, num_classes), and with `return_features` the input of the classifier too, (N, D)."""
         if not return_features:
-            return self.network(images)
+            return self._checked(self.network(images), images)
         features = self.network.forward_features(images)
         embedding = self.network.forward_head(features, pre_logits=True).flatten(1)
         return self.network.forward_head(features), embedding
@@ -195,15 +218,17 @@ class ModuleNetwork(AdaptedNetwork):
         images = images.contiguous().flatten().view(images.shape)
         head = self.classifiers() if return_features else []
         if not head:
-            logits = self.network(images)
+            logits = self._checked(self.network(images), images)
             return (logits, logits) if return_features else logits
         arrived: list[Tensor] = []
-        hook = head[0].register_forward_pre_hook(lambda _, inputs: arrived.append(inputs[0]))
+        hook = head[0].register_forward_pre_hook(
+            lambda _, inputs, named: arrived.extend((*inputs, *named.values())[:1]), with_kwargs=True
+        )
         try:
-            logits = self.network(images)
+            logits = self._checked(self.network(images), images)
         finally:
             hook.remove()
-        embedding = arrived[-1] if arrived else logits
+        embedding = arrived[-1] if arrived and isinstance(arrived[-1], Tensor) else logits
         return logits, embedding.mean((2, 3)) if embedding.ndim == 4 else embedding.flatten(1)
 
     @property
@@ -268,7 +293,9 @@ def check_takes_images(model: AdaptedNetwork, image_size: int) -> None:
     images = torch.zeros(2, config.in_channels, image_size, image_size, dtype=parameter.dtype, device=parameter.device)
     try:
         with torch.inference_mode(), torch.random.fork_rng(devices=[]):
-            logits = model.eval()(images, return_features=True)[0]
+            model.eval()(images, return_features=True)
+    except UserError:
+        raise
     except Exception as error:  # a forward pass can raise anything
         raise UserError(
             f"{name} does not accept images of {size}: {reason(error)}. Load the images with another image_size or "
@@ -277,11 +304,11 @@ def check_takes_images(model: AdaptedNetwork, image_size: int) -> None:
     finally:
         for module, training in modes.items():
             module.training = training
-    if not isinstance(logits, Tensor) or tuple(logits.shape) != (2, config.num_classes):
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    state = model.saved_module.state_dict()
+    if wrong := [key for key, value in state.items() if not isinstance(value, Tensor)]:
         raise UserError(
-            f"{name} must return logits of shape (N, {config.num_classes}) for images of {size}, got {got} for N=2. "
-            "Add an argument num_classes to it, or change its number of outputs."
+            f"the state of {name} contains {wrong[0]!r}, {received(state[wrong[0]])}. A file of weights holds tensors "
+            "only: use register_buffer, and leave get_extra_state out."
         )
 
 
@@ -367,7 +394,7 @@ def _how_to_pass(config: ModuleConfig) -> str:
     return f"model=..., an object of {config.factory}"
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """Returns kind and message of an exception in one line, and where in your code it was raised, if it was there."""
     place = place_in_your_code(error)
     words = f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.')[:300]}"

@@ -22,6 +22,7 @@ from resnetlab.core.console import notice
 from resnetlab.core.environment import available_memory
 from resnetlab.core.errors import UserError, unknown
 from resnetlab.core.files import printable
+from resnetlab.core.own_code import remember_code
 from resnetlab.models.adapters import (
     MODULE,
     TIMM,
@@ -196,13 +197,14 @@ def execute(path: Path, sha256: str = "") -> ModuleType:
     sys.modules[name] = module  # dataclasses and pickle look modules up there
     with _search_path(path.resolve().parent):
         try:
+            remember_code(str(path))
             spec.loader.exec_module(module)
         except UserError:  # it used ResNetLab, whose message says what is wrong
             raise
         except SyntaxError as error:
             place = f"{printable(Path(error.filename or path).name)}, line {error.lineno}"
             raise UserError(f"{place}: {error.msg}. Python cannot read the file. Correct this line.") from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(f"executing {path} raised {reason(error)}. Correct this line.") from error
     return module
 
@@ -210,14 +212,15 @@ def execute(path: Path, sha256: str = "") -> ModuleType:
 def _import(name: str) -> ModuleType:
     with _search_path(Path.cwd()):
         try:
+            remember_code(name)
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
             raise UserError(
                 f"there is no module {name!r} ({error}). --model takes a name of the catalog, timm:NAME, FILE.py:NAME "
                 "or package.module:NAME."
             ) from error
-        except Exception as error:
-            raise UserError(f"importing {name} raised {type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:
+            raise UserError(f"importing {name} raised {reason(error)}. Correct this line.") from error
 
 
 @contextlib.contextmanager

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from resnetlab.core.checks import check_integer
 from resnetlab.core.errors import UserError, brief
+from resnetlab.core.fields import is_sequence
+from resnetlab.core.own_code import part_of, received
 from resnetlab.core.registry import Registry
 from resnetlab.models.attention import ATTENTIONS
 from resnetlab.models.config import BLOCKS, BOTTLENECK_FIELDS, BlockTraits, ResNetConfig
@@ -61,6 +63,10 @@ class Convolution:
     stride: int = 1
     dilation: int = 1
     groups: int = 1
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            check_integer(f"{name} of a Convolution", value, 1)
 
 
 class Flow(NamedTuple):
@@ -177,7 +183,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the sum of branch and shortcut, activated unless the block uses pre-activation."""
-        return self.flow(x).output
+        return checked_flow(self, x).output
 
     def _branch(self, x: Tensor) -> Tensor:
         for place, names in enumerate(self.steps):
@@ -191,6 +197,17 @@ class ResidualBlock(nn.Module):
 
     def _finish(self, total: Tensor) -> Tensor:
         return total if self.preactivation else self.last_activation(total)
+
+
+def checked_flow(block: ResidualBlock, x: Tensor) -> Flow:
+    """Returns the tensors that a block computes; raises `UserError` if a block of yours returns anything else."""
+    flow = block.flow(x)
+    if not isinstance(flow, Flow):
+        raise UserError(
+            f"{part_of(block) or type(block).__name__} must return Flow(branch, shortcut, sum, output) from its method "
+            f"`flow`, got {received(flow)}."
+        )
+    return flow
 
 
 class BasicBlock(ResidualBlock):
@@ -300,7 +317,7 @@ def register_block(name: str, block: type[nn.Module]) -> None:
 def _check_layout(block: type, layout: Sequence[Convolution], config: ResNetConfig, site: Site) -> None:
     """Raises `UserError` if a branch would not fit its shortcut or ignores the stride or dilation of its place."""
     of_block = f"the layout of {block.__name__}"
-    if not layout or not all(isinstance(convolution, Convolution) for convolution in layout):
+    if not is_sequence(layout) or not layout or not all(isinstance(one, Convolution) for one in layout):
         raise UserError(f"{of_block} must be a sequence of at least one Convolution, got {brief(layout)}.")
     got = layout[-1].out_channels, math.prod(convolution.stride for convolution in layout)
     wanted = config.output_width(site.width), site.stride

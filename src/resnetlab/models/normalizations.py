@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from resnetlab import scratch
-from resnetlab.core.errors import UserError, brief
+from resnetlab.core.own_layers import checked_layer
 from resnetlab.core.registry import Registry, check_call
 
 
@@ -53,10 +53,7 @@ def of_channels(kind: str) -> Callable[[str, Any], Callable[..., nn.Module]]:
         check_call(f"the {kind} {name!r}", part, "the number of channels")
 
         def make(kit: Any, channels: int, **_: Any) -> nn.Module:
-            layer = part(channels)
-            if not isinstance(layer, nn.Module):
-                raise UserError(f"the {kind} {name!r} must return an nn.Module, got {brief(layer)}.")
-            return layer
+            return checked_layer(kind, name, part, channels)
 
         return make
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any, Literal, overload
 
 import torch.fx
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from resnetlab.core.checks import check_integer
 from resnetlab.core.errors import UserError, brief, unknown
-from resnetlab.models.blocks import BLOCK_CLASSES, ResidualBlock, Site
+from resnetlab.core.own_layers import check_outputs
+from resnetlab.models.blocks import BLOCK_CLASSES, ResidualBlock, Site, checked_flow
 from resnetlab.models.config import ResNetConfig
 from resnetlab.models.network import Network
 from resnetlab.models.network_html import network_html
@@ -102,7 +104,7 @@ class ResNet(Network):
         taps = {"stem": x}
         for name, block in self.blocks():
             if isinstance(block, ResidualBlock):
-                flow = block.flow(x)
+                flow = checked_flow(block, x)
                 taps[f"{name}.branch"] = flow.branch
                 if flow.shortcut is not None:
                     taps[f"{name}.shortcut"] = flow.shortcut
@@ -293,8 +295,20 @@ def block(
 
 
 def build_block(config: ResNetConfig, site: Site) -> ResidualBlock:
-    """Returns the block for one place in the network, before `initialize_layer`."""
-    return BLOCK_CLASSES[config.block](config, parts_for(config), site)
+    """Returns the block for one place in the network, before `initialize_layer`.
+
+    A block of yours raises `UserError` in its forward pass if its output does not have the channels of its place.
+    """
+    name = config.block
+    with BLOCK_CLASSES.calling(name):
+        made = BLOCK_CLASSES[name](config, parts_for(config), site)
+    if name in BLOCK_CLASSES.added:
+        check_outputs(made, BLOCK_CLASSES.title(name), partial(_output_shape, config.output_width(site.width)))
+    return made
+
+
+def _output_shape(channels: int, shape: tuple[int, ...]) -> tuple[int | None, ...]:
+    return (shape[0], channels, None, None)
 
 
 def block_site(config: ResNetConfig, stage: int, index: int) -> Site:

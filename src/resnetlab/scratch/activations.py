@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from resnetlab.core.checks import check_integer
 from resnetlab.core.errors import UserError
+from resnetlab.core.own_code import definition
+from resnetlab.core.own_layers import check_outputs, checked_layer, same_shape
 from resnetlab.core.registry import Registry, check_call
 
 __all__ = [
@@ -201,12 +203,20 @@ class Pointwise(nn.Module):
 
 def _layer(name: str, part: Any) -> Callable[[], nn.Module]:
     """Returns what makes the layer of a registered activation: a class of layers, or a function of a tensor."""
-    if isinstance(part, type):
-        if not issubclass(part, nn.Module):
-            raise UserError(f"the activation {name!r} must be a function of a tensor or an nn.Module, got {part}.")
-        check_call(f"the activation {name!r}", part)
-        return part
-    return partial(Pointwise, part, name)
+    what = f"the activation {name!r}"
+    if not isinstance(part, type):
+        check_call(what, part, "a tensor")
+        return partial(_pointwise, name, part)
+    if not issubclass(part, nn.Module):
+        raise UserError(f"{what} must be a function of a tensor or an nn.Module, got {part.__qualname__}.")
+    check_call(what, part)
+    return partial(checked_layer, "activation", name, part)
+
+
+def _pointwise(name: str, function: Callable[[Tensor], Tensor]) -> nn.Module:
+    layer = Pointwise(function, name)
+    check_outputs(layer, f"the activation {name!r}{definition(function)}", same_shape)
+    return layer
 
 
 ACTIVATIONS = Registry(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from resnetlab import scratch
 from resnetlab.core.errors import UserError
+from resnetlab.core.own_code import received
 from resnetlab.core.registry import Registry, read_call, taken_by
 
 Loss = Callable[..., Tensor]
@@ -100,13 +101,27 @@ def smooths(text: str) -> bool:
     return "label_smoothing" in _arguments(LOSSES[read_call(text).name])
 
 
-def check_losses(values: object, count: int, text: str) -> Tensor:
-    """Returns what a loss returned, or raises `UserError` if it is not one value per sample."""
-    if not isinstance(values, Tensor) or tuple(values.shape) != (count,):
-        got = f"a tensor of shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+def losses_of(loss: Loss, logits: Tensor, labels: Tensor, text: str) -> Tensor:
+    """Returns the loss of each sample, (N,).
+
+    Args:
+        loss: from `loss_for`.
+        logits: (N, K).
+        labels: (N,), integers.
+        text: how the recipe names it.
+
+    Raises:
+        UserError: the loss does not return one value per sample.
+    """
+    name = read_call(text).name
+    with LOSSES.calling(name):
+        values = loss(logits, labels)
+    fits = isinstance(values, Tensor) and tuple(values.shape) == (len(labels),) and values.device == logits.device
+    if not fits or not values.is_floating_point():
         raise UserError(
-            f"the loss {text!r} must return one value per image, shape ({count},), got {got}. Do not average: the mean "
-            "over the batch is taken after class weights and mixup."
+            f"{LOSSES.title(name)} must return one value per image, a tensor of shape ({len(labels)},) and type "
+            f"{str(logits.dtype).removeprefix('torch.')}, got {received(values)}. Do not average: the mean over the "
+            "batch is taken after class weights and mixup."
         )
     return values
 

@@ -18,12 +18,14 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from resnetlab.core.checks import check_integer, check_number
 from resnetlab.core.errors import UserError, brief, nearest
+from resnetlab.core.own_code import received
 from resnetlab.core.registry import Call, Registry, read_call
 
 EXAMPLES = {
@@ -108,7 +110,11 @@ class Schedule:
             return low + (highest - low) * risen
         progress = (step - rising) / (total_steps - rising) if total_steps > rising else 1.0
         done = {"steps": step / total_steps, "every": step * epochs // total_steps}.get(self.name, progress)
-        return highest * SCHEDULES[self.name](done, *self.values, **self.options)
+        if self.name not in SCHEDULES.added:
+            return highest * SCHEDULES[self.name](done, *self.values, **self.options)
+        with SCHEDULES.calling(self.name):
+            factor = SCHEDULES[self.name](done, *self.values, **self.options)
+        return highest * _check_factor(self.name, factor)
 
 
 def check_schedule(name: str, value: Any) -> str:
@@ -142,10 +148,20 @@ def _own(call: Call) -> Schedule:
         found = SCHEDULES[call.name](0.0, *call.values, **call.options)
     except Exception as error:  # code of the user
         raise UserError(
-            f"schedule {str(call)!r} raised {type(error).__name__}: {error}. Correct its values."
+            f"{SCHEDULES.title(call.name)} raised {type(error).__name__} for {str(call)!r}: {error}. Correct its "
+            "values."
         ) from error
-    check_number(f"the factor that schedule {call.name!r} returns", found, 0)
+    _check_factor(call.name, found)
     return Schedule(call.name, call.values, call.options)
+
+
+def _check_factor(name: str, factor: object) -> float:
+    if not isinstance(factor, numbers.Real) or not 0 <= float(factor) < math.inf:
+        raise UserError(
+            f"{SCHEDULES.title(name)} must return a finite number of at least 0, got "
+            f"{brief(factor) if isinstance(factor, numbers.Real) else received(factor)}."
+        )
+    return float(factor)
 
 
 @functools.cache

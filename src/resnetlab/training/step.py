@@ -9,14 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from resnetlab.core.errors import UserError, unknown
+from resnetlab.core.own_code import calling, part_of
 from resnetlab.core.preprocessing import Preprocessing
+from resnetlab.core.registry import read_call
 from resnetlab.data.batches import Batch
 from resnetlab.training.distributed import NO_EXCHANGE, Exchange
 from resnetlab.training.loss_scale import LossScale
-from resnetlab.training.losses import check_losses, loss_for
+from resnetlab.training.losses import LOSSES, loss_for, losses_of
 from resnetlab.training.machine import Machine
 from resnetlab.training.recipe import Recipe
-from resnetlab.training.update_rules import Muon
+from resnetlab.training.update_rules import OPTIMIZERS, Muon
 
 
 def check_memory_layout(optimizer: torch.optim.Optimizer) -> None:
@@ -85,7 +87,7 @@ def training_step(
                 logits = exchange.forward(model, images[rows])
             own = _losses(logits.to(machine.dtype), batch, rows, recipe, class_weights)
             loss = own[: max(0, batch.own - rows.start)].sum() / even_share
-            (loss if scaling is None else loss * scaling.scale).backward()
+            _backward(loss if scaling is None else loss * scaling.scale, logits, model, recipe)
         losses.append(loss.detach())
         predictions.append(logits.detach().argmax(1))
     loss, correct = exchange.sum(torch.stack(losses).sum(), _count_correct(torch.cat(predictions), batch))
@@ -95,7 +97,7 @@ def training_step(
     finite = loss.isfinite() & _clip_gradients(model, recipe.clip_norm).isfinite()
     if check_layout:
         check_memory_layout(optimizer)
-    _update(optimizer, finite)
+    _update(optimizer, finite, recipe, check=check_layout)
     if check_layout:
         check_memory_layout(optimizer)
     optimizer.zero_grad(set_to_none=True)
@@ -148,14 +150,47 @@ def _micro_batches(own: int, batch: Batch, recipe: Recipe, world_size: int) -> l
     return [slice(int(rows[0]), int(rows[-1]) + 1) for rows in pieces]
 
 
-def _update(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
-    """Changes the parameters if the step is finite."""
+def _backward(loss: Tensor, logits: Tensor, model: nn.Module, recipe: Recipe) -> None:
+    """Computes the gradients; raises `UserError` if the loss has none."""
+    if not loss.requires_grad:
+        what = LOSSES.title(read_call(recipe.loss).name) if logits.requires_grad else "the network"
+        raise UserError(
+            f"{what} returns a tensor without a gradient, so nothing can be trained. Use operations of torch on its "
+            "input, without detach, no_grad, argmax or NumPy."
+        )
+    with calling(lambda: _parts_of_yours(model, recipe)):
+        loss.backward()
+
+
+def _parts_of_yours(model: nn.Module, recipe: Recipe) -> str:
+    """Returns which parts of yours are in use, for an error of the backward pass, which does not say where it is."""
+    parts = [part_of(layer) for layer in model.modules()]
+    if (name := read_call(recipe.loss).name) in LOSSES.added:
+        parts.append(LOSSES.title(name))
+    return " or ".join(dict.fromkeys(filter(None, parts)))
+
+
+def _update(optimizer: torch.optim.Optimizer, finite: Tensor, recipe: Recipe, *, check: bool) -> None:
+    """Changes the parameters if the step is finite; `check` that they keep shape, type and device."""
     on_the_device = isinstance(optimizer, Muon) or optimizer.param_groups[0].get("fused")
-    if finite.device.type != "cpu" and on_the_device:
-        optimizer.found_inf = (~finite).float()  # type: ignore[union-attr]  # read on the device, without waiting
-        optimizer.step()
-    elif finite:
-        optimizer.step()
+    name, before = read_call(recipe.optimizer).name, _kinds(optimizer) if check else []
+    with OPTIMIZERS.calling(name):
+        if finite.device.type != "cpu" and on_the_device:
+            optimizer.found_inf = (~finite).float()  # type: ignore[union-attr]  # read on the device, without waiting
+            optimizer.step()
+        elif finite:
+            optimizer.step()
+    for old, new in zip(before, _kinds(optimizer) if check else [], strict=True):
+        if old != new:
+            raise UserError(
+                f"{OPTIMIZERS.title(name)} must keep shape, type and device of every parameter; it changed {old} to "
+                f"{new}. Change parameters in place."
+            )
+
+
+def _kinds(optimizer: torch.optim.Optimizer) -> list[tuple[tuple[int, ...], torch.dtype, str]]:
+    groups = optimizer.param_groups
+    return [(tuple(one.shape), one.dtype, str(one.device)) for group in groups for one in group["params"]]
 
 
 def _losses(logits: Tensor, batch: Batch, rows: slice, recipe: Recipe, class_weights: Tensor | None) -> Tensor:
@@ -163,7 +198,7 @@ def _losses(logits: Tensor, batch: Batch, rows: slice, recipe: Recipe, class_wei
     loss = loss_for(recipe.loss, recipe.label_smoothing)
 
     def losses(labels: Tensor) -> Tensor:
-        values = check_losses(loss(logits, labels), len(labels), recipe.loss)
+        values = losses_of(loss, logits, labels, recipe.loss)
         return values if class_weights is None else values * class_weights[labels]
 
     own = losses(batch.labels[rows])

@@ -17,6 +17,7 @@ from torch.optim.optimizer import ParamsT
 
 from resnetlab import scratch
 from resnetlab.core.errors import UserError
+from resnetlab.core.own_code import received
 from resnetlab.core.registry import Registry, read_call
 
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -200,11 +201,12 @@ def make_optimizer(text: str, groups: list[dict[str, Any]], settings: Mapping[st
     if owned := [name for name in call.options if name in _OF_RECIPE]:
         raise UserError(f"{owned[0]} of optimizer {text!r} is a field of the recipe. Set {owned[0]} instead.")
     try:
-        made = make(groups, **{**given, **call.options})
+        with OPTIMIZERS.calling(call.name):
+            made = make(groups, **{**given, **call.options})
     except (TypeError, ValueError) as error:
-        raise UserError(f"the optimizer {text!r} cannot be made: {error}") from error
+        raise UserError(f"{OPTIMIZERS.title(call.name)} cannot be made: {error}") from error
     if not isinstance(made, torch.optim.Optimizer):
-        raise UserError(f"the optimizer {call.name!r} must return a torch.optim.Optimizer, got {type(made).__name__}.")
+        raise UserError(f"{OPTIMIZERS.title(call.name)} must return a torch.optim.Optimizer, got {received(made)}.")
     return made
 
 

@@ -58,7 +58,7 @@ def augment(
     result = _changed(images, positions, policy, draws, framing, rows, device, None).to(torch.float32)
     for text in policy.steps:
         call = read_call(text)
-        result = apply_step(STEPS[call.name], call, result, draws, int(rows[0]) if len(rows) else 0)
+        result = apply_step(STEPS, call, result, draws, int(rows[0]) if len(rows) else 0)
     return result if preprocessing is None else preprocessing.normalize(result)
 
 

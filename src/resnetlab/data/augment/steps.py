@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from resnetlab.core.errors import UserError
+from resnetlab.core.own_code import received
 from resnetlab.core.randomness import Draws, torch_seeded
-from resnetlab.core.registry import Call, taken_by
+from resnetlab.core.registry import Call, Registry, taken_by
 
 
 def invert(images: Tensor, generator: np.random.Generator, p: float = 0.1) -> Tensor:
@@ -26,14 +24,14 @@ def noise(images: Tensor, generator: np.random.Generator, std: float = 8.0) -> T
     return (images + std * torch.from_numpy(drawn).to(images.device)).clamp(0, 255)
 
 
-def apply_step(step: Callable[..., Any], call: Call, images: Tensor, draws: Draws, part: int = 0) -> Tensor:
+def apply_step(steps: Registry, call: Call, images: Tensor, draws: Draws, part: int = 0) -> Tensor:
     """Returns images after one step.
 
     A step that takes one argument gets the images only; it may draw from torch's generator, which is seeded here.
 
     Args:
-        step: the function.
-        call: its name and options.
+        steps: the functions by name.
+        call: the name and options of the step.
         images: float32 (N, C, H, W), values 0 to 255.
         draws: those of this step of the training.
         part: which part of the batch the images are; different parts have different draws.
@@ -41,14 +39,17 @@ def apply_step(step: Callable[..., Any], call: Call, images: Tensor, draws: Draw
     Raises:
         UserError: the result is not of the same shape.
     """
+    step = steps[call.name]
     stream = f"augment.steps.{call.name}" + (f" {part}" if part else "")
     taken = taken_by(step)
     generator = () if taken is not None and len(taken) == 1 else (draws.stream(stream),)
-    with torch_seeded(draws.seed, stream, epoch=draws.epoch, step=draws.step, device=images.device):
+    seeded = torch_seeded(draws.seed, stream, epoch=draws.epoch, step=draws.step, device=images.device)
+    with seeded, steps.calling(call.name):
         result = step(images, *generator, **call.options)
-    if not isinstance(result, Tensor) or result.shape != images.shape:
-        got = f"a tensor of shape {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+    fits = isinstance(result, Tensor) and result.shape == images.shape and result.device == images.device
+    if not fits or result.dtype == torch.bool or result.is_complex():
         raise UserError(
-            f"the augmentation {call.name!r} must return images of the shape {tuple(images.shape)}, got {got}."
+            f"{steps.title(call.name)} must return images as a tensor of shape {tuple(images.shape)} and type float32, "
+            f"got {received(result)}."
         )
-    return result.to(torch.float32)
+    return result.detach().to(torch.float32)
