@@ -26,6 +26,7 @@ _CHUNK = 64 * 1024
 _LONGEST_NAME = 4096  # characters, as in Linux
 _DEEPEST_NAME = 64  # folders
 _LARGEST_READ = 1024**2  # of a header of tar, which would otherwise be taken into memory whatever it declares
+_LISTED = 512  # bytes of an entry in the directory of zip, on average
 _HEADERS = 8 * 1024  # of tar, at most, for one honest entry: its own, a long name, padding
 
 
@@ -76,7 +77,7 @@ def extract_archive(archive: Path, folder: Path, *, max_bytes: int, max_files: i
         )
     with ExitStack() as stack:
         with _reading(shown):
-            entries = _open_entries(archive, stack, max_bytes + _HEADERS * (max_files + 2))
+            entries = _open_entries(archive, stack, max_bytes + _HEADERS * (max_files + 2), _LISTED * (max_files + 2))
             plan = _check_entries(shown, entries, max_bytes, max_files)
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -164,15 +165,23 @@ def _check_name(archive: str, name: str) -> tuple[str, ...]:
     return parts
 
 
-def _open_entries(archive: Path, stack: ExitStack, longest: int) -> Iterator[_Entry]:
-    """Returns the entries of an archive that stays open as long as `stack`; `longest` bounds what is unpacked."""
+def _open_entries(archive: Path, stack: ExitStack, longest: int, listed: int) -> Iterator[_Entry]:
+    """Returns the entries of an archive that stays open as long as `stack`.
+
+    Args:
+        archive: the file.
+        stack: closes it.
+        longest: bounds the unpacked bytes of tar.
+        listed: bounds the bytes of the directory of zip, whose entries are objects of a thousand bytes each.
+    """
     shown = f"'{printable(archive)}'"
     if not archive.is_file():
         raise UserError(f"there is no archive {shown}. Give the path of a .tar, .tar.gz or .zip file.")
-    stream = stack.enter_context(archive.open("rb"))
+    stream = stack.enter_context(_Pieces(archive.open("rb", buffering=0)))
     head = stream.read(512)
     stream.seek(0)
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        stream.largest = max(listed, _LARGEST_READ)
         return _zip_entries(shown, stack.enter_context(zipfile.ZipFile(stream)))
     if head.startswith(b"\x1f\x8b"):
         unpacked = cast(IO[bytes], stack.enter_context(gzip.GzipFile(fileobj=stream)))
@@ -225,6 +234,17 @@ def _tar_entries(archive: str, stream: _BoundedStream, stack: ExitStack) -> Iter
         raise tarfile.ReadError("it is truncated, or one of its headers is damaged")
     while stream.read(_CHUNK):
         pass  # to the end of the compressed data, where its checksum is
+
+
+class _Pieces(io.BufferedReader):
+    """A file that refuses to be read in one piece of more than `largest` bytes."""
+
+    largest = _LARGEST_READ
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > self.largest:
+            raise zipfile.BadZipFile(f"a directory of {size:,} bytes")
+        return super().read(size)
 
 
 class _BoundedStream:
