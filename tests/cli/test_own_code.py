@@ -203,7 +203,7 @@ class Trained(nn.Module):
 @pytest.mark.parametrize("fact", [fact for fact in WRONG if fact != "float64"])
 def test_a_network_that_returns_a_wrong_value_in_training_is_named(fact: str):
     network = ModuleNetwork(Trained(10, WRONG[fact]), ModuleConfig(factory="mine:Trained", num_classes=10)).train()
-    with refuses("Trained", "training mode", "(2, 10)", fact):
+    with refuses("Trained", "training mode", "(N, 10)", fact):
         network(torch.rand(2, 1, 8, 8))
     assert network.eval()(torch.rand(2, 1, 8, 8), return_features=True)[1].shape == (2, 64)
 

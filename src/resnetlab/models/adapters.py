@@ -134,9 +134,9 @@ class AdaptedNetwork(Network):
         ):
             mode = "training" if self.training else "evaluation"
             raise UserError(
-                f"{name_of(self.config)} must return logits of shape ({len(images)}, {classes or 'num_classes'}) and a "
-                f"floating-point type for {len(images)} images in {mode} mode, got {received(logits)}. Add an argument "
-                "num_classes to it, or change what its forward method returns."
+                f"{name_of(self.config)} must return logits of shape (N, {classes or 'num_classes'}) and a "
+                f"floating-point type, got {received(logits)} for {len(images)} images in {mode} mode. Add an "
+                "argument num_classes to it, or change what its forward method returns."
             )
         return logits
 

@@ -29,6 +29,7 @@ def check_configured(model: Network) -> None:
             f"{model.altered}, so its configuration no longer describes the network, and a file saved from it "
             "could not be loaded. Use the network that it was made from."
         )
+    check_has_weights(model)
     if not isinstance(model, ResNet):
         return
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
@@ -41,6 +42,12 @@ def check_configured(model: Network) -> None:
             "fit(nn.Sequential(model), ...). To load it, pass the module again: load(run, "
             "model=nn.Sequential(model))."
         )
+
+
+def check_has_weights(model: Network) -> None:
+    """Raises `UserError` for a network on torch's meta device."""
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise UserError("the network is on the meta device and has no weights. Build it on a real device.")
 
 
 def _different_layer(model: nn.Module, built: nn.Module, name: str = "") -> str:
@@ -81,6 +88,10 @@ def _different_names(model: nn.Module, built: nn.Module) -> str:
     for ours, theirs in listings:
         if different := [key for key in theirs if key not in ours] + [key for key in ours if key not in theirs]:
             return f"{different[0]} is shared between two places, or saved under another name"
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for key, value in model.state_dict().items():
+        if value.data_ptr() != tensors[key].data_ptr():
+            return f"{key} is saved with other values, by a hook"
     return ""
 
 

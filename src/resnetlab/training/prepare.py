@@ -24,7 +24,7 @@ from resnetlab.models.adapters import AdaptedNetwork, ModuleConfig, TimmConfig, 
 from resnetlab.models.architectures import as_network, build, is_path_to_network, open_architecture, with_sizes
 from resnetlab.models.catalog import CATALOG, config_for_data, model_config
 from resnetlab.models.config import ResNetConfig
-from resnetlab.models.configured import check_configured
+from resnetlab.models.configured import check_configured, check_has_weights
 from resnetlab.models.network import Architecture, Network
 from resnetlab.models.stems import CIFAR_STEM_LIMIT
 from resnetlab.training.machine import Machine, choose_machine
@@ -320,6 +320,7 @@ def network_for(
             network = build(config)
             materialize(network, data.channels, data.image_size)
     config = network.config
+    check_has_weights(network)
     if (config.in_channels, config.num_classes) != (data.channels, data.num_classes):
         raise UserError(
             f"the network has in_channels={config.in_channels} and num_classes={config.num_classes}, and {data.name} "

@@ -37,6 +37,7 @@ _MOST_WRAPPERS = 8
 _INDEX = ".safetensors.index.json"
 _SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-\d{5}\.safetensors")
 _HUB_FILES = ("model.safetensors", f"model{_INDEX}", "pytorch_model.bin")
+_HUB_OTHERS = (".bin.index.json", "tf_model.h5", "flax_model.msgpack", ".gguf")
 _DTYPES = frozenset(
     {
         *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool),
@@ -121,8 +122,20 @@ def read_head(path: Path) -> bytes:
 
 
 def weights_in(folder: Path) -> Path | None:
-    """Returns the file of weights in a folder that was downloaded from a model hub, or None."""
-    return next((folder / name for name in _HUB_FILES if (folder / name).is_file()), None)
+    """Returns the file of weights in a folder that was downloaded from a model hub, or None.
+
+    Raises:
+        UserError: the folder has weights only in forms that cannot be read.
+    """
+    if found := next((folder / name for name in _HUB_FILES if (folder / name).is_file()), None):
+        return found
+    if others := sorted(path.name for path in folder.iterdir() if path.name.endswith(_HUB_OTHERS)):
+        raise UserError(
+            f"{printable(folder)} has weights only as {printable(', '.join(others[:3]))}, which cannot be read. "
+            f"Expected {' or '.join(_HUB_FILES)}. Convert them: load them in their own library, and call "
+            "safetensors.torch.save_file(model.state_dict(), 'model.safetensors')."
+        )
+    return None
 
 
 def check_finite_weights(tensors: Mapping[str, Tensor], path: str | Path) -> None:

@@ -1,0 +1,49 @@
+"""Networks and files whose weights cannot be trained, saved or read: each is refused with a reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests.conftest import TINY
+from tests.facts import refuses
+
+import resnetlab
+from resnetlab.core.files import read_toml, write_toml
+from resnetlab.core.runs import Run
+from resnetlab.data.storage.store import ImageData
+from resnetlab.training.fit import fit
+
+
+def test_a_hook_that_changes_what_is_saved_is_refused(tmp_path: Path):
+    def halve(_: torch.nn.Module, state: dict[str, torch.Tensor], *__: object) -> None:
+        state.update({name: value / 2 for name, value in state.items() if name.startswith("fc.")})
+
+    model = resnetlab.ResNet(TINY)
+    model.register_state_dict_post_hook(halve)
+    with refuses("fc.weight", "other values"):
+        resnetlab.save(tmp_path / "model.safetensors", model)
+
+
+def test_weights_of_a_hub_in_other_forms_are_explained(tmp_path: Path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin.index.json").write_text("{}")
+    with refuses("pytorch_model.bin.index.json", "model.safetensors", "save_file"):
+        resnetlab.load_weights(resnetlab.ResNet(TINY), tmp_path)
+
+
+def test_a_network_on_the_meta_device_is_refused(digits: ImageData, tmp_path: Path):
+    with refuses("meta device"):
+        fit(resnetlab.ResNet(TINY).to("meta"), digits, out=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("field", "value"), [("augment", 3), ("loss", "mse\x1b[31m"), ("lr", "0.1"), ("rates", [1])])
+def test_a_recipe_of_wrong_types_is_named(field: str, value: object, tmp_path: Path, digits: ImageData):
+    run = fit(TINY, digits, out=tmp_path / "run", epochs=1, batch_size=512, quiet=True)
+    settings = read_toml(run.path / "run.toml")
+    settings["recipe"][field] = value
+    write_toml(run.path / "run.toml", settings)
+    with refuses("run.toml", f"recipe.{field}"):
+        Run(run.path)
