@@ -5,6 +5,8 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +26,9 @@ from resnetlab.data.batches import Batch
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.resnet import ResNet
 from resnetlab.models.surgery import fold_batch_norm, freeze
+from resnetlab.training.checkpoint import Progress
 from resnetlab.training.fit import fit, resume
+from resnetlab.training.guard import StepResult, take_results
 from resnetlab.training.loop import Training
 from resnetlab.training.recipe import Recipe
 from resnetlab.weights.tensors import read_tensors
@@ -112,6 +116,14 @@ def test_a_name_takes_channels_classes_and_stem_from_the_data(image_folder: Path
     config = resnetlab.load(run).config
     assert (config.in_channels, config.num_classes, config.stem) == (3, 2, "cifar")
     assert resnetlab.load(run).class_names == ("blue", "red")
+
+
+def test_images_of_bad_steps_are_text_for_a_spreadsheet(tmp_path: Path):
+    split: Any = SimpleNamespace(paths=[f"={number}\x1b.png" for number in range(20)])
+    run: Any = SimpleNamespace(path=tmp_path)
+    result = StepResult(0, torch.tensor(math.nan), torch.tensor(0), np.array([3, 4]))
+    take_results(Progress(), [result], run, split)
+    assert pd.read_csv(tmp_path / "bad_steps.csv")["images"].tolist() == ["'=3\\x1b.png =4\\x1b.png"]
 
 
 def test_a_loss_that_is_never_finite_stops_the_training(digits: ImageData, tmp_path: Path):

@@ -144,10 +144,10 @@ def _write(path: Path, rows: list[dict[str, str]]) -> None:
     import csv
     import io
 
-    from resnetlab.core.files import write_text
+    from resnetlab.core.files import csv_cell, printable, write_text
 
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: csv_cell(printable(value)) for name, value in row.items()} for row in rows)
     write_text(path, text.getvalue())

@@ -15,14 +15,13 @@ import typer
 
 from resnetlab.core.console import notice
 from resnetlab.core.errors import UserError
-from resnetlab.core.files import visible
+from resnetlab.core.files import csv_cell, visible
 
 if TYPE_CHECKING:
     import pandas as pd
     from PIL import Image
 
 STANDARD_OUTPUT = Path("-")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 TABLES = (".csv", ".json", ".parquet")
 """The endings of the files that `write_table` writes."""
 
@@ -67,7 +66,7 @@ def check_table(path: Path | None, option: str, example: str) -> None:
 
 def write_csv(table: pd.DataFrame, path: Path, title: str) -> None:
     """Writes a table to a CSV file and says so; "-" is standard output."""
-    text = table.rename(columns=_as_text).map(_as_text).to_csv(index=False)
+    text = table.rename(columns=csv_cell).map(csv_cell).to_csv(index=False)
     if path == STANDARD_OUTPUT:
         echo(text)
         return
@@ -113,8 +112,8 @@ def echo(text: str) -> None:
 def _csv(names: Iterable[str], rows: Iterable[Sequence[Any]]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(map(_as_text, names))
-    writer.writerows([_as_text(_plain(value)) for value in row] for row in rows)
+    writer.writerow(map(csv_cell, names))
+    writer.writerows([csv_cell(_plain(value)) for value in row] for row in rows)
     return file.getvalue()
 
 
@@ -127,11 +126,6 @@ def _plain(value: Any) -> Any:
     """Returns a value of a table as JSON and CSV have it: numbers of numpy become numbers, and NaN nothing."""
     value = value.item() if hasattr(value, "item") else value
     return None if value != value else value
-
-
-def _as_text(value: Any) -> Any:
-    """Returns a cell of a CSV file; a text that a spreadsheet would calculate gets an apostrophe before it."""
-    return f"'{value}" if isinstance(value, str) and len(value) > 1 and value.startswith(_FORMULA) else value
 
 
 def _is_device(path: Path) -> bool:

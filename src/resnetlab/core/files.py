@@ -30,6 +30,7 @@ MOST_BYTES = 2**25
 CACHE_VARIABLE = "RESNETLAB_CACHE"
 _LEFTOVER = re.compile(r"\.(unfinished|.+\.(json|toml|csv|html|png|svg|parquet|safetensors))\.[a-z0-9_]{8}\.part")
 """The names of the temporary files that `atomic` makes in the folders of runs, studies and packs."""
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # full width, too
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -199,6 +200,11 @@ def exclusive_lock(path: Path, busy: str) -> Iterator[None]:
             yield
     except filelock.Timeout as error:
         raise UserError(busy) from error
+
+
+def csv_cell(value: Any) -> Any:
+    """Returns a cell of a CSV file; a text that a spreadsheet would calculate gets an apostrophe before it."""
+    return f"'{value}" if isinstance(value, str) and len(value) > 1 and value.startswith(_FORMULA) else value
 
 
 def printable(path: Path | str) -> str:

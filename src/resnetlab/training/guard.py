@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from resnetlab.core.console import notice
 from resnetlab.core.errors import UserError
+from resnetlab.core.files import csv_cell, printable
 from resnetlab.core.runs import Run
 from resnetlab.data.storage.store import Split
 from resnetlab.training.checkpoint import Progress
@@ -137,7 +138,7 @@ def _log(run: Run, progress: Progress, result: StepResult, loss: float, split: S
             writer = csv.writer(file)
             if not logged:
                 writer.writerow(_COLUMNS)
-            writer.writerow([progress.epoch + 1, result.step + 1, loss, " ".join(images)])
+            writer.writerow([progress.epoch + 1, result.step + 1, loss, csv_cell(" ".join(map(printable, images)))])
     if progress.bad_steps == 1:
         notice(
             f"warning: epoch {progress.epoch + 1}, step {result.step + 1}: the loss is {loss}; step skipped.\n"
