@@ -10,7 +10,15 @@ import pytest
 from tests.serving.conftest import photo, served
 from tests.serving.test_predictions import error_of
 
+import resnetlab
+
 KEY = "a key ü"
+
+
+@pytest.mark.parametrize("key", ["", " ", "key\n"])
+def test_a_key_that_protects_nothing_or_fits_nobody_is_refused(exported: Path, key: str):
+    with pytest.raises(resnetlab.UserError, match="api_key"):
+        resnetlab.serve(exported, api_key=key, port=0, quiet=True)
 
 
 def test_a_key_is_required_where_it_matters(exported: Path):

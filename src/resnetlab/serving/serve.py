@@ -78,6 +78,9 @@ def serve(
     from resnetlab.serving.server import Server, bind
 
     given = list(source) if isinstance(source, (list, tuple)) else [source]
+    if api_key is not None and (not api_key or api_key != api_key.strip()):
+        what = "one with spaces around it" if api_key.strip() else "an empty one"
+        raise UserError(f"expected a key for api_key, got {what}. Set it, or omit api_key for a service without a key.")
     if not given:
         raise UserError("expected a run or an exported file, got an empty list.")
     say = (lambda message: None) if quiet else notice
