@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
-from resnetlab.data.splits import draw_splits
+from resnetlab.core.errors import UserError
+from resnetlab.data.splits import draw_splits, limited, of_each_class
 
 
 def drawn_counts(
@@ -55,6 +57,18 @@ def test_a_hundred_classes_of_12_have_every_class_in_every_split():
     assert all(min(counts) >= 1 for counts in found.values())
     assert [sum(found[name]) for name in ("train", "validation", "test")] == [860, 100, 240]
     assert not said
+
+
+def test_positions_are_separated_by_class_in_their_order():
+    labels, order = np.array([1, 0, 1, 3, 0]), np.array([4, 2, 1, 0])
+    assert [own.tolist() for own in of_each_class(labels, order, 4)] == [[4, 1], [2, 0], [], []]
+
+
+def test_fewer_images_than_classes_are_drawn_only_without_an_option():
+    labels = np.arange(30)
+    assert len(set(limited(labels, 30, 7, 0, option=None).tolist())) == 7
+    with pytest.raises(UserError, match=r"limit=7 .* 30"):
+        limited(labels, 30, 7, 0)
 
 
 def test_a_class_of_one_image_is_trained_on_and_named():

@@ -14,6 +14,7 @@ from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import Draws, generator
 from resnetlab.data.augment import Augmentation, augment
 from resnetlab.data.augment.mixing import draw_mix
+from resnetlab.data.splits import of_each_class
 from resnetlab.data.storage.split import Split
 
 
@@ -70,12 +71,13 @@ def balanced_order(labels: np.ndarray, shuffled: np.random.Generator) -> np.ndar
 
     Of one class, no image is shown twice more often than another. A class without images is left out.
     """
+    of_class = of_each_class(labels, np.arange(len(labels)), int(labels.max()) + 1)
     classes = shuffled.permutation(np.unique(labels))
     shares = np.full(len(classes), len(labels) // len(classes))
     shares[: len(labels) % len(classes)] += 1
     chosen = []
     for label, share in zip(classes.tolist(), shares.tolist(), strict=True):
-        own = np.flatnonzero(labels == label)
+        own = of_class[label]
         rounds = [shuffled.permutation(own) for _ in range(-(-share // len(own)))]
         chosen.append(np.concatenate(rounds)[:share])
     return shuffled.permutation(np.concatenate(chosen))

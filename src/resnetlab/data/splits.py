@@ -86,11 +86,17 @@ def draw_splits(
     return {name: splits[name] for name in SPLITS if name in splits}
 
 
-def limited(labels: np.ndarray, classes: int, limit: int, seed: int, *, option: str = "limit") -> np.ndarray:
-    """Returns the positions of `limit` labels, the classes in proportion and at least one of each that has any."""
+def limited(labels: np.ndarray, classes: int, limit: int, seed: int, *, option: str | None = "limit") -> np.ndarray:
+    """Returns the positions of `limit` labels, the classes in proportion and at least one of each that has any.
+
+    If that is impossible, this is an error that names the option, or without one, any labels are drawn.
+    """
     counts = np.bincount(labels, minlength=classes)
     least = np.minimum(counts, 1)
+    order = generator(seed, "limit").permutation(len(labels))
     if limit < least.sum():
+        if option is None:
+            return np.sort(order[:limit])
         raise UserError(
             f"{option}={limit} is smaller than the number of classes, {least.sum()}. Choose at least {least.sum()}."
         )
@@ -100,9 +106,15 @@ def limited(labels: np.ndarray, classes: int, limit: int, seed: int, *, option: 
         quotas[np.argsort(quotas - shares, kind="stable")[:missing]] += 1
     while (excess := quotas.sum() - limit) > 0:  # taken by rare classes: from the largest
         quotas[np.argsort(-quotas, kind="stable")[:excess]] -= 1
-    order = generator(seed, "limit").permutation(len(labels))
-    drawn = [order[labels[order] == label][:quota] for label, quota in enumerate(quotas)]
+    drawn = [own[:quota] for own, quota in zip(of_each_class(labels, order, classes), quotas.tolist(), strict=True)]
     return np.sort(np.concatenate(drawn))
+
+
+def of_each_class(labels: np.ndarray, order: np.ndarray, classes: int) -> list[np.ndarray]:
+    """Returns the positions `order`, separated by their labels; its time hardly depends on the number of classes."""
+    found = labels[order]
+    ends = np.cumsum(np.bincount(found, minlength=classes))
+    return np.split(order[np.argsort(found, kind="stable")], ends[:-1])
 
 
 def why_untrainable(name: str, class_names: Sequence[str], splits: Collection[str]) -> str:
@@ -120,16 +132,17 @@ def _cut(labels: Tensor, fraction: float, seed: int) -> tuple[np.ndarray, np.nda
     drawn = np.zeros(len(values), dtype=bool)
     if len(shared):
         order = shared[generator(seed, "split").permutation(len(shared))]
+        own = of_each_class(values, order, len(counts))
         try:
             drawn[train_test_split(shared, test_size=fraction, random_state=seed, stratify=values[shared])[1]] = True
         except ValueError:  # fewer images in a part than classes
             for label in np.flatnonzero(counts > 1):
                 share = min(round(fraction * counts[label]), counts[label] - 1)
-                drawn[order[values[order] == label][:share]] = True
+                drawn[own[label][:share]] = True
         for label in np.flatnonzero(counts > 1):  # a small class may have been rounded away
-            own = order[values[order] == label]
-            if drawn[own].all() or not drawn[own].any():
-                drawn[own[0]] = not drawn[own[0]]
+            places = own[label]
+            if drawn[places].all() or not drawn[places].any():
+                drawn[places[0]] = not drawn[places[0]]
     return np.flatnonzero(~drawn), np.flatnonzero(drawn)
 
 

@@ -116,7 +116,8 @@ def embedding_map(
         labels: one label per embedding; default those of the table.
         method: "tsne" or "pca".
         seed: of the principal components and of the sample of `limit`.
-        limit: maximum number of points; of more, a sample that keeps the proportions of the classes is shown.
+        limit: maximum number of points; of more, a sample that keeps the proportions of the classes is shown, or any
+            points if there are more classes.
 
     Raises:
         UserError: there are no embeddings, the number of labels differs, or values are not finite.
@@ -125,7 +126,7 @@ def embedding_map(
     frame, values = _read(embeddings, labels)
     names, classes = np.unique(frame["label"].astype(str).to_numpy(dtype=str), return_inverse=True)
     if limit is not None and check_integer("limit", limit, 1) < len(frame):
-        kept = np.sort(limited(classes, len(names), limit, seed))
+        kept = np.sort(limited(classes, len(names), limit, seed, option=None))
         frame, values, classes = frame.iloc[kept].reset_index(drop=True), values[kept], classes[kept]
     values = np.asarray(normalize(values))
     with threadpool_limits(limits=1):  # several threads sum in another order, and t-SNE amplifies small differences

@@ -134,7 +134,7 @@ def write_similar(run: Path, file: Path) -> None:
     labels = data.split("train").labels.numpy()
     chosen = np.arange(len(labels))
     if len(labels) > MOST:
-        chosen = limited(labels, data.num_classes, MOST, seed=0)
+        chosen = limited(labels, data.num_classes, MOST, seed=0, option=None)
     order = np.array(places_among(data.class_names, exported.class_names))
     embeddings, thumbnails = [], []
     for places in np.array_split(chosen, -(-len(chosen) // _BATCH)):
