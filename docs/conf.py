@@ -25,7 +25,12 @@ ROOT = DOCS.parent
 BUILD = ROOT / "build"
 
 # Pages whose text is a file outside docs/; what docs/ contains under these names is a pointer for readers on GitHub.
-OUTSIDE = {"benchmarks": "benchmarks/README.md", "changelog": "CHANGELOG.md", "contributing": "CONTRIBUTING.md"}
+OUTSIDE = {
+    "attempts": "benchmarks/ATTEMPTS.md",
+    "benchmarks": "benchmarks/README.md",
+    "changelog": "CHANGELOG.md",
+    "contributing": "CONTRIBUTING.md",
+}
 PAGES = {ROOT / file: DOCS / f"{page}.md" for page, file in OUTSIDE.items()} | {ROOT / "README.md": DOCS / "index.md"}
 
 project = "ResNetLab"

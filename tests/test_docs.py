@@ -36,7 +36,8 @@ from resnetlab.training.registration import REGISTRIES
 ROOT = Path(__file__).parents[1]
 SOURCE = str(Path(resnetlab.__file__).parents[1])
 DOCUMENTS = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((ROOT / "benchmarks").glob("*.md")),
     *sorted((ROOT / "docs").glob("**/*.md")),
 ]
 NAMES = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS]

@@ -1,6 +1,9 @@
-"""How benchmarks judge claims, and what they count as work."""
+"""How benchmarks judge claims, and what they count as work and as growth."""
 
 from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 from benchmarks.timing import AMX, BFLOAT16, judge, medians, network_work, on_known
@@ -35,3 +38,13 @@ def test_shares_are_of_functions_whose_work_is_known(capsys: pytest.CaptureFixtu
     timing = medians({"a": list, "b": list}, images=1, rounds=1, warmup=0, work={"b": work})
     assert (set(timing.seconds), set(timing.shares)) == ({"a", "b"}, {"b"})
     assert "bfloat16" in capsys.readouterr().out
+
+
+def test_growth_is_the_exponent_beyond_a_constant(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    exponent = import_module("growth").exponent
+    work = [1e3, 1e4, 1e5]
+    assert exponent(work, [5 + 1e-3 * x for x in work], 1) == pytest.approx(1)
+    assert exponent(work, [5 + 1e-6 * x**2 for x in work], 1) == pytest.approx(2, abs=0.1)
+    assert exponent(work, [5.0, 5.1, 5.9], 1) is None
+    assert exponent([1, 2], [3.0, 6.0], 1) == pytest.approx(1)

@@ -210,7 +210,7 @@ class Conv2d(nn.Conv2d):
     of a few terms, each rounded to bfloat16, so their error is up to three times that of torch's. For all other inputs
     this is torch's layer, equal to the last bit.
 
-    benchmarks/README.md, "Where the time of a step goes", has the measured gain.
+    benchmarks/ATTEMPTS.md, "Where the time of a training step goes", has the measured gain.
     """
 
     def forward(self, input: Tensor) -> Tensor:
