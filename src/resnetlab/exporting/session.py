@@ -92,7 +92,7 @@ class Exported:
         return bool(self.metadata.get("any_size"))
 
     def run(self, images: np.ndarray, outputs: Sequence[str] = ("probabilities",)) -> dict[str, np.ndarray]:
-        """Returns the requested outputs by name. ONNX Runtime always computes all; the others cost 1 % of the time.
+        """Returns the requested outputs by name. ONNX Runtime computes all; the others take a few percent of the time.
 
         Args:
             images: uint8 (N, H, W, C), of the network's size, as `frame` returns them.
