@@ -495,7 +495,7 @@ def _splits(
     Raises:
         UserError: a class is left without training images, or a split without any.
     """
-    splits = {}
+    splits, root = {}, f"{source.root}{os.sep}"
     for name, part in contents.items():
         kept = [files[name][row] for row in part.rows.tolist()]
         labels = torch.tensor([entry.label for entry in kept], dtype=torch.int64)
@@ -509,10 +509,7 @@ def _splits(
             images=part.images,
             labels=labels,
             index=drawn[name].positions[torch.from_numpy(part.rows)],
-            paths=tuple(
-                printable(path.relative_to(source.root) if path.is_relative_to(source.root) else path)
-                for path in (entry.path for entry in kept)
-            ),
+            paths=tuple(printable(str(entry.path).removeprefix(root)) for entry in kept),
         )
     return splits
 

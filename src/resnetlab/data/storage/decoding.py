@@ -38,7 +38,7 @@ class StoredFormat(Framing):
         """Returns how an image of this size becomes what is stored of it."""
         if training:
             return shrinking(height, width, math.ceil(self.detail * self.image_size))
-        if self.uncropped != self or min(height, width) > self.image_size:
+        if self.crop_pct < 1 or min(height, width) > self.image_size:
             return self.resizing(height, width)
         return shrinking(height, width, self.image_size)  # unchanged
 

@@ -470,8 +470,9 @@ def _run_workers(tasks: Sequence[dict[str, Any]], workers: int, folder: Path) ->
                 line = ""
             answered.pop(process.pid, None)
             done.put(_failure(line, process, folder))
+            syncing.submit(_sync_shard, Path(task["target"]))
 
-    pool = ThreadPoolExecutor(workers)
+    pool, syncing = ThreadPoolExecutor(workers), ThreadPoolExecutor(1)
     try:
         for process in processes:
             pool.submit(serve, process)
@@ -486,8 +487,15 @@ def _run_workers(tasks: Sequence[dict[str, Any]], workers: int, folder: Path) ->
             waiting.put(None)
             process.kill()  # it is idle, or its work is not wanted any more
         pool.shutdown()
+        syncing.shutdown(cancel_futures=True)
         for process in processes:
             process.communicate()
+
+
+def _sync_shard(target: Path) -> None:
+    """Writes a finished shard to the disk while others are decoded, so that `finish_pack` waits less for the disk."""
+    with suppress(OSError):  # `finish_pack` tries again
+        sync(target.with_suffix(".bin"))
 
 
 def _next(
