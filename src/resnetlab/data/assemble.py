@@ -58,6 +58,7 @@ LARGEST_DEFAULT_SIZE = 224
 _SHOWN_CLASSES, _NAME_WIDTH = 20, 30
 _SAMPLE = 500
 _WORTH_A_WORD = 2**28
+_MOST_THREADS = 64
 
 
 def from_arrays(source: ArraySource, options: LoadOptions) -> ImageData:
@@ -434,11 +435,10 @@ def _read_into_memory(
     files: Mapping[str, Sequence[ListedFile]], stored: StoredFormat, *, workers: int | None = None
 ) -> dict[str, ReadFiles]:
     """Decodes the files of every split in threads; the result does not depend on how many there are."""
-    tasks = [
-        (split, entries[first : first + FILES_IN_A_SHARD], first)
-        for split, entries in files.items()
-        for first in range(0, len(entries), FILES_IN_A_SHARD)
-    ]
+    tasks = []
+    for split, entries in files.items():
+        length = max(1, min(FILES_IN_A_SHARD, len(entries) // _MOST_THREADS))  # few photos keep all threads busy, too
+        tasks += [(split, entries[first : first + length], first) for first in range(0, len(entries), length)]
 
     def decode(task: tuple[str, Sequence[ListedFile], int]) -> tuple[np.ndarray, ShardFacts]:
         split, entries, first = task
