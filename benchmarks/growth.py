@@ -126,7 +126,7 @@ def measure_ranks(ranks: int) -> Costs:
     """Returns the processor time and the memory of a training with some processes."""
     with tempfile.TemporaryDirectory() as folder:
         training = ["-m", "resnetlab", "train", "digits", "--epochs", "2", "--out", str(Path(folder) / "run")]
-        launcher = [] if ranks == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
         subprocess.run([sys.executable, *launcher, *training], check=True, capture_output=True)
     resource: Any = import_module("resource")  # not annotated for Windows
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
