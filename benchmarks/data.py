@@ -3,6 +3,8 @@
 - `augmented`: the whole augmentation of the Imagenette tutorial at 224 px, batches of 64, ours from the pack against
   torchvision's v2 transforms in a DataLoader with the best number of workers: at least 5 times the images.
 - `plain`: without augmentation, resized and normalized only: at least 3 times.
+- `large`: photos of 12 megapixels (JPEG, quality 90), read once into memory at 224 px and made into batches, against an
+  epoch of torchvision's loader, which resizes the shorter side to 256 and cuts the center: at least 3 times.
 - `packing`: the time of building the pack over that of decoding all files once with as many processes:
   at most 1.3.
 - `outside`: share of a training step of ResNet-18 at 128 px that is not the network's: at most 10 %.
@@ -20,10 +22,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
@@ -49,12 +53,31 @@ WRITE_UP_C = Augmentation(
     blur_sigma=(0.1, 1.0), sharpness=1.5, sharpness_p=0.3, erase_p=0.1, erase_area=(0.02, 0.08), erase_ratio=(0.3, 3.3),
 )  # fmt: skip
 PLAIN = Augmentation(crop_padding=0.0, flip=False)
+LARGE, LARGE_BATCH = (4032, 3024), 8
+"""Width and height of photos of 12 megapixels, and the photos in a batch."""
+PEERS = ("augmented", "plain", "large")
+CLAIMS = (*PEERS, "packing", "outside")
 
 
-def peer_transforms(augmented: bool) -> v2.Compose:
-    """Returns torchvision's own chain for the same list, in the tutorial's order."""
+def write_large(source: Path, folder: Path, count: int) -> None:
+    """Writes photos of 12 megapixels in two classes: photos of Imagenette, enlarged, with the noise of a camera."""
+    noise = np.random.default_rng(0).normal(0, 4, (LARGE[1], LARGE[0], 3)).round().astype(np.int16)
+    paths = sorted(source.glob("train/*/*.JPEG"))
+    for number, path in enumerate(paths[:: len(paths) // count][:count]):
+        with Image.open(path) as photo:
+            pixels = np.asarray(photo.convert("RGB").resize(LARGE, Image.Resampling.BICUBIC), dtype=np.int16)
+        target = folder / "train" / "ab"[number % 2] / f"{number}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        pixels = pixels + np.roll(noise, 97 * number, (0, 1))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(target, quality=90)
+
+
+def peer_transforms(name: str) -> v2.Compose:
+    """Returns torchvision's own chain for a claim; "augmented" has the tutorial's order."""
     ending = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
-    if not augmented:
+    if name == "large":
+        return v2.Compose([v2.ToImage(), v2.Resize(256, antialias=True), v2.CenterCrop(SIZE), *ending])
+    if name == "plain":
         return v2.Compose([v2.ToImage(), v2.Resize((SIZE, SIZE), antialias=True), *ending])
     return v2.Compose(
         [
@@ -74,12 +97,11 @@ def peer_transforms(augmented: bool) -> v2.Compose:
     )
 
 
-def peer_batches(folder: Path, augmented: bool, workers: int) -> Iterator[torch.Tensor]:
+def peer_batches(folder: Path, name: str, workers: int) -> Iterator[torch.Tensor]:
     """Yields batches without end, as a user of torchvision makes them; workers stay from epoch to epoch."""
-    images: Dataset = ImageFolder(folder / "train", peer_transforms(augmented))
-    loader = DataLoader(
-        images, BATCH, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0
-    )
+    images: Dataset = ImageFolder(folder / "train", peer_transforms(name))
+    size = LARGE_BATCH if name == "large" else BATCH
+    loader = DataLoader(images, size, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0)
     while True:
         yield from (batch for batch, _ in loader)
 
@@ -95,6 +117,16 @@ def our_batches(data: ImageData, policy: Augmentation) -> Iterator[torch.Tensor]
             yield batch.images if batch.normalized else ours.normalize(batch.images)
 
 
+def reading_rate(folder: Path) -> float:
+    """Returns images a second of reading all photos of a folder into memory, and of one pass over their batches."""
+    start = time.perf_counter()
+    data, images = load_data(folder, image_size=SIZE, store="memory"), 0
+    for split in data.splits:
+        for batch, _ in data.loader(split, LARGE_BATCH):
+            images += len(batch)
+    return images / (time.perf_counter() - start)
+
+
 def rate(batches: Iterator[torch.Tensor], count: int) -> float:
     """Returns images a second over `count` batches."""
     start, images = time.perf_counter(), 0
@@ -108,28 +140,28 @@ def peer_rate(name: str, folder: Path, workers: int, batches: int) -> float:
 
     Its workers are forked, and every page that they share with ours would be copied when ours writes to it.
     """
-    command = [sys.executable, __file__, "--peer", name, "--data-root", str(folder.parent)]
+    command = [sys.executable, __file__, "--peer", name, "--folder", str(folder)]
     command += ["--workers", str(workers), "--batches", str(batches)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def compare(name: str, data: ImageData, folder: Path, policy: Augmentation, options: argparse.Namespace) -> float:
-    """Returns how many times the peer's images a second ours makes."""
+def compare(name: str, ours: Callable[[], float], folder: Path, options: argparse.Namespace) -> float:
+    """Returns how many times the peer's images a second ours makes; `ours` measures them."""
     found = {workers: peer_rate(name, folder, workers, options.batches) for workers in options.workers}
     for workers, value in found.items():  # the peer chooses its best first
         print(f"{name}: torchvision with {workers} workers {value:.0f} img/s", flush=True)
     best = max(found, key=lambda workers: found[workers])
-    ours = our_batches(data, policy)
     rates: dict[str, list[float]] = {"ours": [], "peer": []}
-    rate(ours, 5)
     for turn in range(options.rounds):
-        rates["ours"].append(rate(ours, options.batches))
+        rates["ours"].append(ours())
         rates["peer"].append(peer_rate(name, folder, best, options.batches))
         shown = ", ".join(f"{who} {values[-1]:.0f} img/s" for who, values in rates.items())
         print(f"{name}: round {turn + 1}/{options.rounds}: {shown}", flush=True)
     ratio = statistics.median(rates["ours"]) / statistics.median(rates["peer"])
     speed = statistics.median(rates["ours"])
     print(f"{name}: medians {speed:.0f} and {statistics.median(rates['peer']):.0f} img/s")
+    if name == "large":  # limited by decoding
+        return ratio
     pixels = 3 * SIZE**2  # read as bytes, written as float32
     describe_share(f"{name}, ours", Work(amount=5.0 * pixels, limit="memory"), 1 / speed, limit_rate("memory"))
     return ratio
@@ -211,15 +243,17 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="turns of each (default 3)")
     parser.add_argument("--batches", type=int, default=12, help="batches of a turn (default 12)")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2, 3], help="of the DataLoader, to try")
-    parser.add_argument("--only", nargs="+", choices=("augmented", "plain", "packing", "outside"))
-    parser.add_argument("--peer", choices=("augmented", "plain"), help="only print the peer's images a second")
+    parser.add_argument("--photos", type=int, default=64, help="photos of 12 megapixels, at least 8 (default 64)")
+    parser.add_argument("--only", nargs="+", choices=CLAIMS)
+    parser.add_argument("--peer", choices=PEERS, help="only print the peer's images a second")
+    parser.add_argument("--folder", type=Path, help="the images of --peer")
     options = parser.parse_args()
     keep_freed_memory()  # as training does
-    wanted = options.only or ("augmented", "plain", "packing", "outside")
+    wanted = options.only or CLAIMS
     folder = options.data_root / "imagenette2-160"
     if options.peer:
         workers = options.workers[0]
-        peer = peer_batches(folder, options.peer == "augmented", workers)
+        peer = peer_batches(options.folder, options.peer, workers)
         rate(peer, 2 * workers + 3)  # what the workers have fetched ahead is not counted
         print(rate(peer, options.batches))
         return 0
@@ -232,8 +266,14 @@ def main() -> int:
                 os.sync()  # else the system is still writing the pack to the disk while batches are timed
             for name, policy, bar in (("augmented", WRITE_UP_C, 5.0), ("plain", PLAIN, 3.0)):
                 if name in wanted:
-                    ratio = compare(name, data, folder, policy, options)
+                    ours = our_batches(data, policy)
+                    rate(ours, 5)
+                    ratio = compare(name, lambda ours=ours: rate(ours, options.batches), folder, options)
                     claims.append((name, ratio, bar, False))
+        if "large" in wanted:
+            photos = Path(target) / "large"
+            write_large(folder, photos, options.photos)
+            claims.append(("large", compare("large", lambda: reading_rate(photos), photos, options), 3.0, False))
     if "packing" in wanted:
         ratio = packing_ratio(folder, options)
         claims.append(("packing", ratio, 1.3, True))
