@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer
 from tests.conftest import TINY
 from tests.facts import refuses
 from torch import nn
@@ -19,8 +20,9 @@ from torch.nn import functional as F
 
 import resnetlab
 from resnetlab import Convolution, ResidualBlock
+from resnetlab.cli.main import guarded
 from resnetlab.core.imports import forget_import
-from resnetlab.core.own_code import part_that_raised, place_in_your_code
+from resnetlab.core.own_code import part_that_raised, place_in_your_code, recording_code, remember_code
 from resnetlab.core.randomness import Draws
 from resnetlab.core.registry import Call
 from resnetlab.data.augment.policy import STEPS
@@ -252,6 +254,34 @@ def test_a_layer_of_torch_that_does_not_fit_is_named(option: str, part: str, min
     code, _, said = cli("train", "digits", *SHORT, "--import", mine, "--set", option, "--out", tmp_path / "run")
     words = " ".join(said.split())
     assert (code, part in words.lower(), "This is a bug" in words) == (2, True, False), said
+
+
+@pytest.mark.parametrize(
+    ("error", "facts"),
+    [
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), ("libtorch_cpu.so", "ulimit -v")),
+        (ImportError("x.so: cannot open shared object file: Too many open files"), ("x.so", "ulimit -n")),
+    ],
+)
+def test_a_limit_of_the_system_is_named(error: Exception, facts: tuple[str, ...], capsys: pytest.CaptureFixture[str]):
+    def verb() -> None:
+        raise error
+
+    with pytest.raises(typer.Exit) as stop:
+        guarded(verb)()
+    said = capsys.readouterr().err
+    assert (stop.value.exit_code, all(fact in said for fact in facts)) == (2, True), said
+
+
+def test_the_code_that_a_command_executes_is_recorded():
+    with recording_code() as outer:
+        remember_code("outer.py")
+        with recording_code() as inner:
+            remember_code("inner.py")
+        assert outer is inner and inner == ["outer.py", "inner.py"]
+    remember_code("later.py")
+    with recording_code() as fresh:
+        assert fresh == []
 
 
 def test_a_file_that_ends_the_program_is_named(tmp_path: Path, cli: Cli):

@@ -42,11 +42,17 @@ from resnetlab.cli.options import as_command
 from resnetlab.core.console import WIDTH, console, is_live, notice, wrapped
 from resnetlab.core.errors import NO_SPACE, Interrupted, ReportedElsewhereError, UserError, is_out_of_memory
 from resnetlab.core.files import printable
-from resnetlab.core.own_code import executed_code, part_that_raised, place_in_your_code
+from resnetlab.core.own_code import part_that_raised, place_in_your_code, recording_code
 
 USER_MISTAKE, FAILURE = 2, 1
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _WRONG_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
+_LIMITS = {
+    "failed to map segment": "Free memory, or raise its limit (ulimit -v).",
+    "annot allocate memory": "Free memory, or raise its limit (ulimit -v).",
+    "Too many open files": "Raise the limit of open files (ulimit -n).",
+}
+"""What to do if the system cannot load a library, by a part of its message."""
 _VERBS = {
     "Look": (listing, summary, inspection),
     "Work": (train, find_lr, evaluate, predict, compare, study, packing),
@@ -93,46 +99,51 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(*positional: Any, **named: Any) -> None:
-        try:
-            if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):
-                signal.signal(signal.SIGINT, _interrupt)
-            command(*positional, **named)
-        except KeyboardInterrupt as stop:
-            number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
-            if os.environ.get("RANK", "0") == "0":  # under torchrun all processes stop, and one prints
-                notice(str(stop) or "stopped by SIGINT")
-            raise typer.Exit(128 + number) from None
-        except typer.Exit:
-            raise
-        except SystemExit as end:
-            place = None if _settings["stopped_by"] else place_in_your_code(end)
-            if place is None:
-                raise
-            _print_message("error", "bold red", f"{place}: your code ended the program, with exit code {end.code}.")
-            raise typer.Exit(USER_MISTAKE) from None
-        except Exception as error:
-            if _settings["debug"]:
-                traceback.print_exc()
-            if number := _settings["stopped_by"]:  # an import that a signal interrupts can raise something else
-                if number == signal.SIGINT:
-                    notice("stopped by SIGINT")
+        with recording_code() as yours:
+            try:
+                if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):
+                    signal.signal(signal.SIGINT, _interrupt)
+                command(*positional, **named)
+            except KeyboardInterrupt as stop:
+                number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
+                if os.environ.get("RANK", "0") == "0":  # under torchrun all processes stop, and one prints
+                    notice(str(stop) or "stopped by SIGINT")
                 raise typer.Exit(128 + number) from None
-            title, words, code = _explain(error)
-            if isinstance(error, ReportedElsewhereError):
+            except typer.Exit:
+                raise
+            except SystemExit as end:
+                place = None if _settings["stopped_by"] else place_in_your_code(end)
+                if place is None:
+                    raise
+                _print_message("error", "bold red", f"{place}: your code ended the program, with exit code {end.code}.")
+                raise typer.Exit(USER_MISTAKE) from None
+            except Exception as error:
+                if _settings["debug"]:
+                    traceback.print_exc()
+                if number := _settings["stopped_by"]:  # an import that a signal interrupts can raise something else
+                    if number == signal.SIGINT:
+                        notice("stopped by SIGINT")
+                    raise typer.Exit(128 + number) from None
+                title, words, code = _explain(error, yours)
+                if isinstance(error, ReportedElsewhereError):
+                    raise typer.Exit(code) from None
+                _print_message(title, "bold red", words)
                 raise typer.Exit(code) from None
-            _print_message(title, "bold red", words)
-            raise typer.Exit(code) from None
 
     return run
 
 
-def _explain(error: Exception) -> tuple[str, str, int]:
-    """Returns a title, the message of an error, and the exit code."""
+def _explain(error: Exception, yours: Sequence[str]) -> tuple[str, str, int]:
+    """Returns a title, the message of an error, and the exit code; `yours` is the code of yours that was executed."""
     if isinstance(error, UserError):
         return "error", str(error), USER_MISTAKE
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         words = f"no space to write {printable(error.filename or 'a file')}: {error.strerror}."
         return "error", f"{words} Free disk space, and run the command again.", USER_MISTAKE
+    if isinstance(error, ImportError) and (
+        remedy := next((does for w, does in _LIMITS.items() if w in str(error)), "")
+    ):
+        return "error", f"a library cannot be loaded: {error}. {remedy}", USER_MISTAKE
     place, part = place_in_your_code(error), part_that_raised(error)
     if not is_out_of_memory(error) and (place or part):
         words = f"{place}: " if place else ""
@@ -152,7 +163,7 @@ def _explain(error: Exception) -> tuple[str, str, int]:
         return "error", str(error), FAILURE
     if is_out_of_memory(error):
         return "error", "out of memory. Choose a smaller --batch-size or --image-size.", FAILURE
-    if yours := executed_code():
+    if yours:
         words = (
             f"{type(error).__name__}: {error}\nThe command executes your code, {', '.join(yours)}. Check what it "
             "returns; --debug shows the traceback. If the error remains without your code, please report it."

@@ -18,18 +18,25 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 _INSTALLED = {"site-packages", "dist-packages"}
 _MARK = "your_part"
 """The attribute that names a part of yours: of an exception that it raised, and of a layer."""
-_EXECUTED: list[str] = []
+_executed: list[str] | None = None
+
+
+@contextmanager
+def recording_code() -> Iterator[list[str]]:
+    """Yields the list of the files and modules of yours that are executed within the outermost such block."""
+    global _executed
+    before = _executed
+    _executed = [] if before is None else before
+    try:
+        yield _executed
+    finally:
+        _executed = before
 
 
 def remember_code(name: str) -> None:
-    """Records that this process executed a file or a module of yours."""
-    if name not in _EXECUTED:
-        _EXECUTED.append(name)
-
-
-def executed_code() -> tuple[str, ...]:
-    """Returns the files and modules of yours that this process executed."""
-    return tuple(_EXECUTED)
+    """Records that a file or a module of yours is executed."""
+    if _executed is not None and name not in _executed:
+        _executed.append(name)
 
 
 def place_in_your_code(error: BaseException) -> str | None:
