@@ -47,6 +47,11 @@ def check_outputs(layer: nn.Module, part: str, shape: Callable[[Shape], Wanted])
     layer.register_forward_hook(partial(_check, part, shape))
 
 
+def checks_output(hook: object) -> bool:
+    """Whether a hook of a layer is one of `check_outputs`."""
+    return isinstance(hook, partial) and hook.func is _check
+
+
 def same_shape(shape: Shape) -> Wanted:
     """Returns the shape of the input."""
     return shape
@@ -56,7 +61,8 @@ def _check(part: str, shape: Callable[[Shape], Wanted], _: nn.Module, inputs: tu
     x = inputs[0] if inputs else None
     if not isinstance(x, Tensor) or torch.compiler.is_compiling():
         return
-    expected, mixed = shape(tuple(x.shape)), torch.is_autocast_enabled(x.device.type)
+    expected = shape(tuple(x.shape))
+    mixed = x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
     if (
         not isinstance(output, Tensor)
         or len(output.shape) != len(expected)

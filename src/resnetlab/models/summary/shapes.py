@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from resnetlab.core.errors import UserError
+from resnetlab.core.own_layers import checks_output
 
 _aten = torch.ops.aten
 _IN_PLACE = {_aten.add_, _aten.copy_, _aten.fill_, _aten.mul_, _aten.normal_, _aten.relu_, _aten.uniform_, _aten.zero_}
@@ -31,7 +32,7 @@ def without_memory() -> Iterator[None]:
 
 
 def structure_of(model: nn.Module) -> nn.Module:
-    """Returns a copy of a network on the meta device, without hooks.
+    """Returns a copy of a network on the meta device, without hooks but those that check the output of a layer.
 
     Raises:
         UserError: the network has lazy layers, whose shapes are unknown before the first batch.
@@ -40,7 +41,7 @@ def structure_of(model: nn.Module) -> nn.Module:
     for module in model.modules():
         for name, value in vars(module).items():
             if isinstance(value, OrderedDict) and "_hooks" in name:
-                copies[id(value)] = OrderedDict()
+                copies[id(value)] = OrderedDict((key, hook) for key, hook in value.items() if checks_output(hook))
             elif isinstance(value, Tensor):  # neither a parameter nor a buffer
                 copies[id(value)] = _without_values(value)
     for tensor in [*model.parameters(), *model.buffers()]:
