@@ -87,6 +87,9 @@ def test_the_shell_uses_the_parts_of_a_file(parts: Path, tmp_path: Path, cli: Ca
         new_process(parts)
         assert cli(*verb, "--import", parts)[0] == 0
         new_process(parts)
+    code, _, said = cli("export", out, "--to", "html", "--out", tmp_path / "page.html", "--import", parts)
+    assert (code, "normalization 'rms'" in said, "--to onnx" in " ".join(said.split())) == (2, True, True), said
+    new_process(parts)
     again = ["train", "--config", out, "--out", tmp_path / "again"]
     code, _, said = cli(*again)
     assert (code, f"--import {parts}" in " ".join(said.split())) == (2, True), said

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from resnetlab.core.errors import UserError
 from resnetlab.core.files import make_folder, write_text
 from resnetlab.core.html import render
+from resnetlab.core.own_code import part_of
 from resnetlab.core.packaged import packaged_images
 from resnetlab.core.pictures import css_variables
 from resnetlab.core.preprocessing import Preprocessing
@@ -123,6 +124,8 @@ class _Description:
         self.vectors: list[np.ndarray] = []
         self._kit: Parts = parts_for(model.config)
         self._activation = model.config.activation
+        if yours := next(filter(None, map(part_of, model.modules())), ""):
+            raise UserError(f"the page cannot compute {yours}. Export it with --to onnx.")
         sections = model.sections()
         self.network = {
             "stem": self._operations(sections["stem"]),

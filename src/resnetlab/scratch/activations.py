@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import partial, update_wrapper
 from typing import Any
 
 import torch
@@ -210,7 +210,7 @@ def _layer(name: str, part: Any) -> Callable[[], nn.Module]:
     if not issubclass(part, nn.Module):
         raise UserError(f"{what} must be a function of a tensor or an nn.Module, got {part.__qualname__}.")
     check_call(what, part)
-    return partial(checked_layer, "activation", name, part)
+    return update_wrapper(partial(checked_layer, "activation", name, part), part, updated=())
 
 
 def _pointwise(name: str, function: Callable[[Tensor], Tensor]) -> nn.Module:
