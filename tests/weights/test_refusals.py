@@ -14,6 +14,7 @@ from resnetlab.core.files import read_toml, write_toml
 from resnetlab.core.runs import Run
 from resnetlab.data.storage.store import ImageData
 from resnetlab.training.fit import fit
+from resnetlab.weights.tensors import read_tensors, write_tensors
 
 
 def test_a_hook_that_changes_what_is_saved_is_refused(tmp_path: Path):
@@ -37,6 +38,15 @@ def test_a_network_on_the_meta_device_is_refused(digits: ImageData, tmp_path: Pa
     with refuses("meta device"):
         fit(resnetlab.ResNet(TINY).to("meta"), digits, out=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_other_classes_than_the_evaluation_leave_their_parts_of_the_page_out(
+    digits: ImageData, tmp_path: Path
+):
+    run = fit(TINY, digits, out=tmp_path / "run", epochs=1, batch_size=512, quiet=True)
+    tensors, description = read_tensors(run.weights)
+    write_tensors(run.weights, tensors, {**description, "class_names": [f"number {number}" for number in range(10)]})
+    assert "the weights have other classes" in resnetlab.write_report(run).read_text()
 
 
 @pytest.mark.parametrize(("field", "value"), [("augment", 3), ("loss", "mse\x1b[31m"), ("lr", "0.1"), ("rates", [1])])

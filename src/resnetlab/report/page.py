@@ -103,6 +103,8 @@ def _network(run: Run, results: Results) -> tuple[ResNet | None, str | None]:
         now = weights_fingerprint(network.saved_module.state_dict())
         if results.summary.get("weights", now) != now:
             return None, f"the run was trained further after its evaluation. Evaluate it again with: {results.command}"
+        if not set(results.names) <= set(network.class_names or results.names):
+            return None, f"the weights have other classes than the evaluation. Evaluate again with: {results.command}"
         return network, None
     except UserError as error:
         return None, str(error)
