@@ -1,7 +1,8 @@
-"""Networks and files whose weights cannot be trained, saved or read: each is refused with a reason."""
+"""Networks, runs, packs and files of weights that cannot be used: each is refused with a reason."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,17 @@ def test_weights_of_a_hub_in_other_forms_are_explained(tmp_path: Path):
     (tmp_path / "pytorch_model.bin.index.json").write_text("{}")
     with refuses("pytorch_model.bin.index.json", "model.safetensors", "save_file"):
         resnetlab.load_weights(resnetlab.ResNet(TINY), tmp_path)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"validation_fraction": "0.1", "test_fraction": 0.2}])
+def test_a_pack_without_the_fractions_of_its_splits_is_refused(
+    arguments: dict[str, object], image_folder: Path, tmp_path: Path
+):
+    resnetlab.pack(image_folder, tmp_path / "pack", image_size=8, workers=1)
+    facts = json.loads((tmp_path / "pack" / "pack.json").read_text())
+    (tmp_path / "pack" / "pack.json").write_text(json.dumps({**facts, "arguments": arguments}))
+    with refuses("pack.json", "arguments.validation_fraction"):
+        resnetlab.inspect_data(tmp_path / "pack")
 
 
 def test_a_network_on_the_meta_device_is_refused(digits: ImageData, tmp_path: Path):

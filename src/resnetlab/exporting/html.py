@@ -124,7 +124,8 @@ class _Description:
         self.vectors: list[np.ndarray] = []
         self._kit: Parts = parts_for(model.config)
         self._activation = model.config.activation
-        if yours := next(filter(None, map(part_of, model.modules())), ""):
+        layers = (layer for layer in model.modules() if not isinstance(layer, ResidualBlock))
+        if yours := next(filter(None, map(part_of, layers)), ""):
             raise UserError(f"the page cannot compute {yours}. Export it with --to onnx.")
         sections = model.sections()
         self.network = {

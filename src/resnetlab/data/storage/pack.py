@@ -63,7 +63,8 @@ _PROGRESS = json.dumps({"progress": True}) + "\n"
 _MOST_SHARDS = 400  # each is an open file
 _CHUNK = 2**24
 _FACTS = {
-    "name": str, "class_names": [str], "format": {"channels": int}, "arguments": dict, "failures": [str], "table": str,
+    "name": str, "class_names": [str], "format": {"channels": int}, "failures": [str], "table": str,
+    "arguments": {"validation_fraction": float, "test_fraction": float},
     "shards": {str: {"bytes": int, "crc32": int, "histogram": [[int]]}},
 }  # fmt: skip
 """What pack.json contains; see `check_shape`."""
