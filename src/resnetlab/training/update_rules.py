@@ -93,7 +93,7 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         nesterov: bool = True,
-        block_rows: int = 64,
+        block_rows: int = 128,
     ) -> None:
         if block_rows < 1:
             raise ValueError(f"block_rows must be at least 1, got {block_rows}")
