@@ -317,7 +317,7 @@ def test_an_object_is_trained_in_place_and_its_class_is_named(few: ImageData, tm
 def test_a_module_without_a_known_head_has_one_section():
     model = build(open_architecture("torch.nn:Identity"))  # it ignores all arguments
     assert list(model.sections()) == ["head"]
-    images = torch.randn(2, 3, 4, 4)
+    images = torch.randn(2, 3)
     assert all(torch.equal(found, images) for found in model(images, return_features=True))
 
 
