@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from resnetlab.core.errors import UserError
@@ -126,6 +125,8 @@ def why_untrainable(name: str, class_names: Sequence[str], splits: Collection[st
 
 def _cut(labels: Tensor, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the positions to keep and those drawn: of every class of at least two images some in both."""
+    from sklearn.model_selection import train_test_split  # `predict` imports this module and draws no splits
+
     values = labels.numpy()
     counts = np.bincount(values)
     shared = np.flatnonzero(counts[values] > 1)

@@ -470,7 +470,10 @@ def _run_workers(tasks: Sequence[dict[str, Any]], workers: int, folder: Path) ->
             except OSError:
                 line = ""
             answered.pop(process.pid, None)
-            done.put(_failure(line, process, folder))
+            failure = _failure(line, process, folder)
+            done.put(failure)
+            if failure is not None:
+                return
             syncing.submit(_sync_shard, Path(task["target"]))
 
     pool, syncing = ThreadPoolExecutor(workers), ThreadPoolExecutor(1)
@@ -491,6 +494,10 @@ def _run_workers(tasks: Sequence[dict[str, Any]], workers: int, folder: Path) ->
         syncing.shutdown(cancel_futures=True)
         for process in processes:
             process.communicate()
+            for shards in {Path(task["target"]).parent for task in tasks}:
+                for path in shards.glob(f"*.{process.pid}.part"):  # what it had not finished when it was killed
+                    with suppress(OSError):
+                        path.unlink()
 
 
 def _sync_shard(target: Path) -> None:
