@@ -66,7 +66,9 @@ class Training:
         if self._draws.random() < 0.3:  # a new interpreter, which may be at its imports
             with self._log.open("a") as log:
                 command = [sys.executable, "-m", "resnetlab", *map(str, self._words())]
-                process = subprocess.Popen(command, stdout=log, stderr=log)
+                # With as many threads as the others have; with another number, results may differ in the last bit.
+                environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+                process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
             time.sleep(3 * delay)
             self._send(process.pid, name)
             return process.wait(timeout=300)
