@@ -161,7 +161,7 @@ def _claimed(folder: Path) -> Iterator[None]:
             yield
         except BaseException:
             with suppress(OSError):
-                if (folder / RECORD).exists() or not (folder / MODEL).exists():
+                if (folder / RECORD).exists() or all(path.name == _LOCK for path in folder.iterdir()):
                     lock.unlink()
                 for each in made:
                     each.rmdir()
