@@ -150,7 +150,7 @@ def exponent(work: Sequence[float], costs: Sequence[float], least: float) -> flo
         least: smaller increments are noise.
 
     Returns:
-        The exponent; None if the costs hardly grow. With two points, there is no constant to subtract.
+        The exponent, or None if the costs hardly grow. With only two points, no constant is subtracted.
     """
     if costs[-1] - costs[0] < least or costs[-1] < 2 * costs[0]:
         return None
