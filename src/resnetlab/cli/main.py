@@ -140,10 +140,9 @@ def _explain(error: Exception, yours: Sequence[str]) -> tuple[str, str, int]:
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         words = f"no space to write {printable(error.filename or 'a file')}: {error.strerror}."
         return "error", f"{words} Free disk space, and run the command again.", USER_MISTAKE
-    if isinstance(error, ImportError) and (
-        remedy := next((does for w, does in _LIMITS.items() if w in str(error)), "")
-    ):
-        return "error", f"a library cannot be loaded: {error}. {remedy}", USER_MISTAKE
+    remedies = [remedy for words, remedy in _LIMITS.items() if words in str(error)]
+    if isinstance(error, ImportError) and remedies:
+        return "error", f"a library cannot be loaded: {error}. {remedies[0]}", USER_MISTAKE
     place, part = place_in_your_code(error), part_that_raised(error)
     if not is_out_of_memory(error) and (place or part):
         words = f"{place}: " if place else ""
