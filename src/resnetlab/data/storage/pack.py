@@ -494,10 +494,9 @@ def _run_workers(tasks: Sequence[dict[str, Any]], workers: int, folder: Path) ->
         syncing.shutdown(cancel_futures=True)
         for process in processes:
             process.communicate()
-            for shards in {Path(task["target"]).parent for task in tasks}:
-                for path in shards.glob(f"*.{process.pid}.part"):  # what it had not finished when it was killed
-                    with suppress(OSError):
-                        path.unlink()
+            with suppress(OSError):
+                for path in folder.rglob(f"*.{process.pid}.part"):  # what it had not finished when it was killed
+                    path.unlink()
 
 
 def _sync_shard(target: Path) -> None:
