@@ -1,9 +1,14 @@
 """The program: `resnetlab`, or `python -m resnetlab`."""
 
+import atexit
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import Any, NoReturn
+
+_SIGNALED = 128
+"""Exit codes above it mean that a signal stopped the program."""
 
 
 def main() -> NoReturn:
@@ -12,7 +17,21 @@ def main() -> NoReturn:
         signal.signal(signal.SIGINT, _leave)
     from resnetlab.cli.main import main as run
 
-    run()
+    try:
+        run()
+    except SystemExit as end:
+        if isinstance(end.code, int) and end.code > _SIGNALED:
+            _end_at_once(end.code)
+        raise
+
+
+def _end_at_once(code: int) -> NoReturn:
+    """Ends the program without the destructors of libraries: some abort after imports that were not completed."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # nobody reads it
+            stream.flush()
+    os._exit(code)
 
 
 def _leave(number: int, frame: Any) -> NoReturn:

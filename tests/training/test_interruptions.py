@@ -145,3 +145,17 @@ def test_ctrl_c_at_any_early_moment_prints_no_traceback(tmp_path: Path):
             _, err = training.communicate(timeout=60)
         assert training.returncode in (130, -2), err
         assert "Traceback" not in err, err
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
+def test_a_signal_waits_until_a_library_is_imported(name: str, code: int, tmp_path: Path):
+    library, mine = tmp_path / "site-packages" / "library.py", tmp_path / "mine.py"
+    library.parent.mkdir()
+    send = f"import os, time\nos.kill(os.getpid(), {signal.Signals[name].value})\n"
+    library.write_text(send + "time.sleep(0.2)\nprint('the library is imported', flush=True)\n")
+    mine.write_text("import library, time\ntime.sleep(60)\nprint('the signal is lost')\n")
+    command = [sys.executable, "-m", "resnetlab", "list", "models", "--import", str(mine)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(library.parent), *sys.path])}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=50)
+    assert (ended.returncode, ended.stdout) == (code, "the library is imported\n"), ended.stderr
+    assert ended.stderr.splitlines()[1:] == [f"stopped by {name}"]

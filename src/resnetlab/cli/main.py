@@ -12,8 +12,11 @@ import os
 import shutil
 import signal
 import sys
+import threading
+import time
 import traceback
 import warnings
+from _thread import start_new_thread
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, NoReturn
@@ -42,7 +45,7 @@ from resnetlab.cli.options import as_command
 from resnetlab.core.console import WIDTH, console, is_live, notice, wrapped
 from resnetlab.core.errors import NO_SPACE, Interrupted, ReportedElsewhereError, UserError, is_out_of_memory
 from resnetlab.core.files import printable
-from resnetlab.core.own_code import part_that_raised, place_in_your_code, recording_code
+from resnetlab.core.own_code import is_yours, part_that_raised, place_in_your_code, recording_code
 
 USER_MISTAKE, FAILURE = 2, 1
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -61,6 +64,7 @@ _VERBS = {
 }
 _COLLECT_AFTER = 20_000
 """Objects that Python creates before it looks for garbage: at its own 700, that is a sixth of the time of a start."""
+_IMPORT_CHECK_S = 0.02
 _settings = {"debug": False, "stopped_by": 0}
 
 app = typer.Typer(
@@ -106,8 +110,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
                 command(*positional, **named)
             except KeyboardInterrupt as stop:
                 number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
-                if os.environ.get("RANK", "0") == "0":  # under torchrun all processes stop, and one prints
-                    notice(str(stop) or "stopped by SIGINT")
+                if not _settings["stopped_by"]:
+                    _say_once(str(stop) or "stopped by SIGINT")
                 raise typer.Exit(128 + number) from None
             except typer.Exit:
                 raise
@@ -121,8 +125,6 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
                 if _settings["debug"]:
                     traceback.print_exc()
                 if number := _settings["stopped_by"]:  # an import that a signal interrupts can raise something else
-                    if number == signal.SIGINT:
-                        notice("stopped by SIGINT")
                     raise typer.Exit(128 + number) from None
                 title, words, code = _explain(error, yours)
                 if isinstance(error, ReportedElsewhereError):
@@ -199,15 +201,47 @@ def _root(
 ) -> None: ...
 
 
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    if _waits_for_import(number, frame):
+        return
     _settings["stopped_by"] = number
+    _say_once("stopped by SIGINT")
     raise KeyboardInterrupt
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+def _terminate(number: int, frame: FrameType | None) -> None:
+    if _waits_for_import(number, frame):
+        return
     _settings["stopped_by"] = number
-    notice(f"stopped by {signal.Signals(number).name}")
+    _say_once(f"stopped by {signal.Signals(number).name}")
     sys.exit(128 + number)
+
+
+def _say_once(words: str) -> None:
+    """Prints a message; under torchrun, where all processes stop, one prints it."""
+    if os.environ.get("RANK", "0") == "0":
+        notice(words)
+
+
+def _waits_for_import(number: int, frame: FrameType | None) -> bool:
+    """Returns whether an import is in progress, other than of a file of yours, and sends the signal again soon if so.
+
+    An exception that is raised there can be lost in a callback of Python, and the C++ code of torch aborts.
+    """
+    while frame is not None and not is_yours(frame.f_code.co_filename):
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            start_new_thread(_send_again, (number,))  # unlike a Timer, without a lock that the handler could hold
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _send_again(number: int) -> None:
+    time.sleep(_IMPORT_CHECK_S)
+    if sys.platform == "win32":
+        signal.raise_signal(number)
+    else:  # raised in this thread, it would not interrupt what the main thread waits for
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:

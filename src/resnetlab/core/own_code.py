@@ -21,6 +21,15 @@ _MARK = "your_part"
 _executed: list[str] | None = None
 
 
+def is_yours(file: str) -> bool:
+    """Returns whether a file of Python code belongs neither to this package nor to an installed one."""
+    if file.startswith("<"):  # code without a file
+        return False
+    path = Path(file).resolve()
+    library = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")]
+    return not _INSTALLED.intersection(path.parts) and not any(map(path.is_relative_to, [*library, _PACKAGE]))
+
+
 @contextmanager
 def recording_code() -> Iterator[list[str]]:
     """Yields the list of the files and modules of yours that are executed within the outermost such block."""
@@ -42,7 +51,7 @@ def remember_code(name: str) -> None:
 def place_in_your_code(error: BaseException) -> str | None:
     """Returns "FILE:LINE" of the innermost call of an exception's traceback in a file of yours, or None."""
     places = [(frame.f_code.co_filename, line) for frame, line in _frames(error)]
-    return next((f"{printable(file)}:{line}" for file, line in reversed(places) if _is_yours(file)), None)
+    return next((f"{printable(file)}:{line}" for file, line in reversed(places) if is_yours(file)), None)
 
 
 def definition(part: Any) -> str:
@@ -56,7 +65,7 @@ def _definition(part: Any) -> str:
         file, (_, line) = inspect.getsourcefile(part), inspect.getsourcelines(part)
     except (TypeError, OSError):
         return ""
-    return f" ({printable(file)}:{line})" if file and _is_yours(file) else ""
+    return f" ({printable(file)}:{line})" if file and is_yours(file) else ""
 
 
 def mark(layer: Any, part: str) -> None:
@@ -101,11 +110,3 @@ def _frames(error: BaseException) -> list[tuple[Any, int]]:
     trace: TracebackType | None = error.__traceback__
     found = list(traceback.walk_tb(trace))
     return found if error.__cause__ is None else found + _frames(error.__cause__)
-
-
-def _is_yours(file: str) -> bool:
-    if file.startswith("<"):  # code without a file
-        return False
-    path = Path(file).resolve()
-    library = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")]
-    return not _INSTALLED.intersection(path.parts) and not any(map(path.is_relative_to, [*library, _PACKAGE]))
