@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -122,7 +123,7 @@ def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> I
 
     monkeypatch.setenv("COLUMNS", "200")
     handler = signal.getsignal(signal.SIGTERM)
-    shown = warnings.showwarning
+    shown, not_raised = warnings.showwarning, sys.unraisablehook
 
     def run(*arguments: object) -> tuple[int, str, str]:
         capfd.readouterr()
@@ -134,4 +135,4 @@ def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> I
 
     yield run
     signal.signal(signal.SIGTERM, handler)
-    warnings.showwarning = shown
+    warnings.showwarning, sys.unraisablehook = shown, not_raised

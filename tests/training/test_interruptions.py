@@ -154,8 +154,31 @@ def test_a_signal_waits_until_a_library_is_imported(name: str, code: int, tmp_pa
     send = f"import os, time\nos.kill(os.getpid(), {signal.Signals[name].value})\n"
     library.write_text(send + "time.sleep(0.2)\nprint('the library is imported', flush=True)\n")
     mine.write_text("import library, time\ntime.sleep(60)\nprint('the signal is lost')\n")
+    assert stopped(mine, PYTHONPATH=os.pathsep.join([str(library.parent), *sys.path])) == (
+        (code, "the library is imported\n", [f"stopped by {name}"])
+    )
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
+def test_a_signal_in_a_destructor_is_not_lost(name: str, code: int, tmp_path: Path):
+    mine = tmp_path / "mine.py"
+    mine.write_text(f"""import os, time
+class Part:
+    def __del__(self):
+        os.kill(os.getpid(), {signal.Signals[name].value})
+        time.sleep(0.1)
+part = Part()
+del part
+time.sleep(60)
+print("the signal is lost")
+""")
+    assert stopped(mine) == (code, "", [f"stopped by {name}"])
+
+
+def stopped(mine: Path, **environment: str) -> tuple[int, str, list[str]]:
+    """Returns the exit code, the output and the messages of a program that executes a file of yours."""
     command = [sys.executable, "-m", "resnetlab", "list", "models", "--import", str(mine)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(library.parent), *sys.path])}
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=50)
-    assert (ended.returncode, ended.stdout) == (code, "the library is imported\n"), ended.stderr
-    assert ended.stderr.splitlines()[1:] == [f"stopped by {name}"]
+    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=50)
+    announced, *messages = ended.stderr.splitlines()
+    assert announced == f"executing {mine} for its parts"
+    return ended.returncode, ended.stdout, messages

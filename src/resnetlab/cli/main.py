@@ -12,13 +12,9 @@ import os
 import shutil
 import signal
 import sys
-import threading
-import time
 import traceback
 import warnings
-from _thread import start_new_thread
 from collections.abc import Callable, Sequence
-from types import FrameType
 from typing import Any, NoReturn
 
 import typer
@@ -42,10 +38,11 @@ from resnetlab.cli import (
     train,
 )
 from resnetlab.cli.options import as_command
-from resnetlab.core.console import WIDTH, console, is_live, notice, wrapped
+from resnetlab.cli.signals import listen, listen_to_ctrl_c, say_once, stopped_by
+from resnetlab.core.console import WIDTH, console, is_live, wrapped
 from resnetlab.core.errors import NO_SPACE, Interrupted, ReportedElsewhereError, UserError, is_out_of_memory
 from resnetlab.core.files import printable
-from resnetlab.core.own_code import is_yours, part_that_raised, place_in_your_code, recording_code
+from resnetlab.core.own_code import part_that_raised, place_in_your_code, recording_code
 
 USER_MISTAKE, FAILURE = 2, 1
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -64,8 +61,7 @@ _VERBS = {
 }
 _COLLECT_AFTER = 20_000
 """Objects that Python creates before it looks for garbage: at its own 700, that is a sixth of the time of a start."""
-_IMPORT_CHECK_S = 0.02
-_settings = {"debug": False, "stopped_by": 0}
+_settings = {"debug": False}
 
 app = typer.Typer(
     name="resnetlab",
@@ -83,14 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the program and exits with its code: 0, 1, 2, 129, 130 or 143, as its help says."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     gc.set_threshold(_COLLECT_AFTER)
-    _settings.update(debug="--debug" in arguments, stopped_by=0)
+    _settings["debug"] = "--debug" in arguments
     warnings.showwarning = _show_warning
     if "COLUMNS" not in os.environ and shutil.get_terminal_size().columns > WIDTH:
         os.environ.setdefault("TERMINAL_WIDTH", str(WIDTH))  # of the help, which typer prints
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # Windows has no SIGHUP
-        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _terminate)
+    listen()
     try:  # options can refuse a run or a file before their verb does
         guarded(app)([argument for argument in arguments if argument != "--debug"], prog_name="resnetlab")
     except typer.Exit as end:
@@ -105,18 +98,17 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     def run(*positional: Any, **named: Any) -> None:
         with recording_code() as yours:
             try:
-                if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):
-                    signal.signal(signal.SIGINT, _interrupt)
+                listen_to_ctrl_c()
                 command(*positional, **named)
             except KeyboardInterrupt as stop:
                 number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
-                if not _settings["stopped_by"]:
-                    _say_once(str(stop) or "stopped by SIGINT")
+                if not stopped_by():
+                    say_once(str(stop) or "stopped by SIGINT")
                 raise typer.Exit(128 + number) from None
             except typer.Exit:
                 raise
             except SystemExit as end:
-                place = None if _settings["stopped_by"] else place_in_your_code(end)
+                place = None if stopped_by() else place_in_your_code(end)
                 if place is None:
                     raise
                 _print_message("error", "bold red", f"{place}: your code ended the program, with exit code {end.code}.")
@@ -124,7 +116,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             except Exception as error:
                 if _settings["debug"]:
                     traceback.print_exc()
-                if number := _settings["stopped_by"]:  # an import that a signal interrupts can raise something else
+                if number := stopped_by():  # an import that a signal interrupts can raise something else
                     raise typer.Exit(128 + number) from None
                 title, words, code = _explain(error, yours)
                 if isinstance(error, ReportedElsewhereError):
@@ -199,49 +191,6 @@ def _print_version(value: bool) -> None:
 def _root(
     version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Show the version."),
 ) -> None: ...
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    if _waits_for_import(number, frame):
-        return
-    _settings["stopped_by"] = number
-    _say_once("stopped by SIGINT")
-    raise KeyboardInterrupt
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    if _waits_for_import(number, frame):
-        return
-    _settings["stopped_by"] = number
-    _say_once(f"stopped by {signal.Signals(number).name}")
-    sys.exit(128 + number)
-
-
-def _say_once(words: str) -> None:
-    """Prints a message; under torchrun, where all processes stop, one prints it."""
-    if os.environ.get("RANK", "0") == "0":
-        notice(words)
-
-
-def _waits_for_import(number: int, frame: FrameType | None) -> bool:
-    """Returns whether an import is in progress, other than of a file of yours, and sends the signal again soon if so.
-
-    An exception that is raised there can be lost in a callback of Python, and the C++ code of torch aborts.
-    """
-    while frame is not None and not is_yours(frame.f_code.co_filename):
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            start_new_thread(_send_again, (number,))  # unlike a Timer, without a lock that the handler could hold
-            return True
-        frame = frame.f_back
-    return False
-
-
-def _send_again(number: int) -> None:
-    time.sleep(_IMPORT_CHECK_S)
-    if sys.platform == "win32":
-        signal.raise_signal(number)
-    else:  # raised in this thread, it would not interrupt what the main thread waits for
-        signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
