@@ -54,7 +54,7 @@ class Training:
             self.sent[name] += 1
             self.sent["SIGCONT"] += name == "SIGSTOP"
             signals -= 1 + (name == "SIGSTOP")
-            words = self._log.read_text()
+            words = self._log.read_text() if self._log.exists() else ""
             codes = CODES[name] | ({0, 1} if words.endswith("KeyboardInterrupt\n") else {0})
             assert code in codes, f"{name}: {code}\n{words}"
             if code == 0 and name != "SIGSTOP":
