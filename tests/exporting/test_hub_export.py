@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -164,6 +167,14 @@ def test_what_the_hub_does_not_have_is_explained(tmp_path: Path, hub: Hub, monke
         resnetlab.export("digits", "hub")
     assert not list(Path().iterdir())
     assert resnetlab.export("digits", "hub:ada/digits").path == Path("digits-hub")
+
+
+def test_a_new_process_without_a_connection_gets_a_message(tmp_path: Path):
+    command = [sys.executable, "-m", "resnetlab", "predict", "hub:ada/photos", str(tmp_path)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "hub:ada/photos" in ended.stderr and "no connection" in ended.stderr
 
 
 def test_without_a_connection_what_is_cached_is_used(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch):

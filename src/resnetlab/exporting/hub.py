@@ -152,9 +152,10 @@ def _upload(repository: str, folder: Path, names: Sequence[str]) -> str:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise UserError(f"the upload failed ({status}): {reason[:200]}. The files are in {folder}.") from error
     except Exception as error:  # of the connection, of several libraries
+        endpoint = import_extra("huggingface_hub.constants", "hub").ENDPOINT
         raise UserError(
-            f"the upload failed ({type(error).__name__}): no connection to {hub.constants.ENDPOINT}. The files are in "
-            f"{folder}; run the command again to upload them."
+            f"the upload failed ({type(error).__name__}): no connection to {endpoint}. The files are in {folder}; run "
+            "the command again to upload them."
         ) from error
     return str(address)
 

@@ -41,7 +41,8 @@ def hub_weights(name: str | Path) -> Path:
 def _fetcher(repository: str) -> Callable[[str], Path | None]:
     """Returns what downloads a file of a repository; it returns None if the repository does not have the file."""
     hub, errors = import_extra("huggingface_hub", "hub"), import_extra("huggingface_hub.errors", "hub")
-    address = f"{hub.constants.ENDPOINT}/{repository}"
+    endpoint = import_extra("huggingface_hub.constants", "hub").ENDPOINT
+    address = f"{endpoint}/{repository}"
 
     def fetch(file: str) -> Path | None:
         try:
@@ -51,7 +52,7 @@ def _fetcher(repository: str) -> Callable[[str], Path | None]:
                 return None
             raise UserError(
                 f"hub:{repository} could not be downloaded, and it is not in the cache: no connection to "
-                f"{hub.constants.ENDPOINT}. Try again with a connection; or download {address}/resolve/main/{WEIGHTS} "
+                f"{endpoint}. Try again with a connection; or download {address}/resolve/main/{WEIGHTS} "
                 f"and its {CONFIG} on another machine into one folder, and give the path of the file."
             ) from error
         except errors.EntryNotFoundError:
