@@ -117,7 +117,7 @@ def conduct_all(studies: Mapping[str, Callable[..., StudyResult]], data: str | P
         name = load_data(str(data), data_root=setup.get("data_root"), image_size=setup.get("image_size")).name
     folder = Path(setup.pop("out", None) or Path("studies") / f"all-{name}")
     if (budget := setup.pop("budget", None)) is not None:
-        setup["budget"] = check_number("budget", budget, 0, above=True) / len(studies)
+        setup["budget"] = round(check_number("budget", budget, 0, above=True) / len(studies), 2)
     quiet = setup.get("quiet", False)
     results, left_out = [], {}
     make_folder(folder)
@@ -131,7 +131,7 @@ def conduct_all(studies: Mapping[str, Callable[..., StudyResult]], data: str | P
             except UserError as error:  # one study that is not possible must not stop the others
                 left_out[name] = str(error)
                 if "budget" in setup:
-                    left_out[name] += f" The {len(studies)} studies share the budget equally."
+                    left_out[name] += f" The {len(studies)} studies share the budget equally, so multiply it by that."
                 if not quiet:
                     notice(f"{name} is left out: {left_out[name]}")
         if not results:
