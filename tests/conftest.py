@@ -122,8 +122,7 @@ def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> I
     from resnetlab.cli.main import main
 
     monkeypatch.setenv("COLUMNS", "200")
-    handler = signal.getsignal(signal.SIGTERM)
-    shown, not_raised = warnings.showwarning, sys.unraisablehook
+    shown = warnings.showwarning
 
     def run(*arguments: object) -> tuple[int, str, str]:
         capfd.readouterr()
@@ -134,5 +133,19 @@ def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> I
         return int(stop.value.code or 0), out, err
 
     yield run
-    signal.signal(signal.SIGTERM, handler)
-    warnings.showwarning, sys.unraisablehook = shown, not_raised
+    warnings.showwarning = shown
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """Undoes what the program does about signals, which is meant for a process of its own."""
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    handlers, not_raised = {number: signal.getsignal(number) for number in numbers}, sys.unraisablehook
+    yield
+    for number, handler in handlers.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+    if sys.unraisablehook is not not_raised:
+        sys.unraisablehook = not_raised
+    if "resnetlab.cli.signals" in sys.modules:
+        sys.modules["resnetlab.cli.signals"].forget()

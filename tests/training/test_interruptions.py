@@ -182,3 +182,25 @@ def stopped(mine: Path, **environment: str) -> tuple[int, str, list[str]]:
     announced, *messages = ended.stderr.splitlines()
     assert announced == f"executing {mine} for its parts"
     return ended.returncode, ended.stdout, messages
+
+
+def test_a_second_signal_ends_the_program_at_once(tmp_path: Path):
+    mine = tmp_path / "mine.py"
+    mine.write_text("""import os, signal, time
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+finally:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+""")
+    assert stopped(mine) == (143, "", ["stopped by SIGTERM"])
+
+
+def test_an_import_that_never_ends_can_be_stopped(tmp_path: Path):
+    library, mine = tmp_path / "site-packages" / "library.py", tmp_path / "mine.py"
+    library.parent.mkdir()
+    library.write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(60)\n")
+    mine.write_text("import library\n")
+    path = os.pathsep.join([str(library.parent), *sys.path])
+    assert stopped(mine, PYTHONPATH=path) == (143, "", ["stopped by SIGTERM"])

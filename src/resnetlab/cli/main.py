@@ -102,7 +102,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
                 command(*positional, **named)
             except KeyboardInterrupt as stop:
                 number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
-                if not stopped_by():
+                if str(stop) or not stopped_by():
                     say_once(str(stop) or "stopped by SIGINT")
                 raise typer.Exit(128 + number) from None
             except typer.Exit:

@@ -21,6 +21,7 @@ _MARK = "your_part"
 _executed: list[str] | None = None
 
 
+@functools.cache
 def is_yours(file: str) -> bool:
     """Returns whether a file of Python code belongs neither to this package nor to an installed one."""
     if file.startswith("<"):  # code without a file
