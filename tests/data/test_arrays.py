@@ -112,7 +112,7 @@ def test_a_tensor_that_wants_gradients_or_is_bfloat16_is_taken():
     [
         (pixels(2, 4), r"must have the shape \(N, H, W\), .* with C 1 or 3; \(2, 4\) fits none of them"),
         (pixels(2, 4, 5, 2), r"\(2, 4, 5, 2\) fits none of them"),
-        (pixels(2, 3, 5, 1), r"\(2, 3, 5, 1\) may be both of the last two"),
+        (pixels(2, 3, 5, 1), r"\(2, 3, 5, 1\) fits both \(N, C, H, W\) and \(N, H, W, C\)"),
         (pixels(2, 1, 4, 5, 6), "fits none of them"),
         (pixels(0, 4, 4), r"the train images are empty: their shape is \(0, 4, 4\)"),
         (pixels(2, 4, 4).astype(np.int64), r"must be uint8, or float in \[0, 1\], got int64\. Convert"),

@@ -443,7 +443,7 @@ def _scale(patient: Patient, reference: nn.Module | None) -> Iterator[Finding]:
         expected="a last feature map of standard deviation "
         + (f"{wanted[-1][1]:.2g}, as in the reference" if wanted else "about 1"),
         found="infinite or NaN values" if exploded is not None else f"{found[-1][1]:.2g}",
-        why="gradients scale alike: training starts with NaN, or not at all",
+        why="the gradients explode or vanish in the same way, so the loss becomes NaN or does not fall",
         suggestion="initialize convolutions with nn.init.kaiming_normal_(weight, mode='fan_out', nonlinearity='relu')",
     )
 
@@ -521,7 +521,7 @@ def _changed_modes(patient: Patient, before: dict[str, bool], trained: nn.Module
                 class_line(type(module)),
                 expected="a forward pass that leaves train() and eval() to the caller",
                 found="eval() in forward" if before[name] else "train() in forward",
-                why="normalization and dropout then never work as in training, or never as in evaluation",
+                why="normalization and dropout then stay in one mode, whatever train() or eval() the caller sets",
                 suggestion="remove self.eval() and self.train() from forward",
             )
             return

@@ -234,7 +234,7 @@ class _Examination:
             line=token.node.place if token else None,
             expected=expected,
             found=found,
-            why="depth and width of the stages are what the name of the network means",
+            why="the name of the network stands for certain depths and widths of the stages",
             suggestion=f"stage {stage}: {expected}",
         )
 

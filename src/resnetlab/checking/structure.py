@@ -328,7 +328,7 @@ def _activation_events(label: str, rest: list[Edit]) -> Iterator[Event]:
             token=edit.token,
             expected="convolution, normalization, activation",
             found="convolution, activation, normalization",
-            why="the normalization can make values negative again, so the block's nonlinearity is another one",
+            why="the normalization can make values negative again, so the block computes another function",
             suggestion="normalize first, then activate",
         )
     in_place = [edit for edit in rest if edit.kind == "extra" and edit.token.kind == "act" and edit.token.node.in_place]

@@ -50,7 +50,8 @@ def command(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Change that augmentation, such as augment.rotation=15. Can be repeated.",
+            help="Change a field of the augmentation that --augmented shows, such as augment.rotation=15. "
+            "Can be repeated.",
             rich_help_panel=_SHEET,
         ),
     ] = None,

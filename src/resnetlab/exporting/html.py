@@ -71,7 +71,7 @@ def write(
     run, network = opened(source)
     preprocessing, classes = trained_on(network)
     if not isinstance(network, ResNet):
-        raise UserError("the page runs networks that ResNetLab built, got another kind. Export it with --to onnx.")
+        raise UserError("the page can run only networks that ResNetLab built. Export this network with --to onnx.")
     _check_cost(network, preprocessing)
     description = _Description(network)
     examples = _examples(source, network, options.data, options.data_root)

@@ -75,7 +75,10 @@ def gather(
         found = None
     if found is None:
         if measured:
-            raise UserError("int8 is calibrated and measured with images, and a file has none. Name them with --data.")
+            raise UserError(
+                "int8 needs images for calibration and comparison, and only a run records where its images are. Name "
+                "images with --data."
+            )
         return Material(images=standard_images(framing), origin="parts of photos that scikit-learn contains")
     split = next(name for name in ("validation", "test", "train") if name in found.splits)
     images = _pixels(found, split, CHECKED)

@@ -99,7 +99,7 @@ def _check_images(value: object, split: str) -> Tensor:
         raise UserError(f"the {split} images are empty: their shape is {array.shape}. Leave the split out.")
     first, last = (array.ndim == 4 and array.shape[at] in _CHANNELS for at in (1, -1))
     if array.ndim != 3 and first == last:
-        problem = "may be both of the last two" if first else "fits none of them"
+        problem = "fits both (N, C, H, W) and (N, H, W, C)" if first else "fits none of them"
         raise UserError(
             f"the {split} images must have the shape (N, H, W), (N, C, H, W) or (N, H, W, C) with C 1 or 3; "
             f"{array.shape} {problem}. Reshape or transpose them."

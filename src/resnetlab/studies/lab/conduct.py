@@ -131,7 +131,10 @@ def conduct_all(studies: Mapping[str, Callable[..., StudyResult]], data: str | P
             except UserError as error:  # one study that is not possible must not stop the others
                 left_out[name] = str(error)
                 if "budget" in setup:
-                    left_out[name] += f" The {len(studies)} studies share the budget equally, so multiply it by that."
+                    left_out[name] += (
+                        f" The {len(studies)} studies share the budget equally, so the total must be {len(studies)} "
+                        "times what one study needs."
+                    )
                 if not quiet:
                     notice(f"{name} is left out: {left_out[name]}")
         if not results:

@@ -353,8 +353,8 @@ class Lab:
         if plan.images > images or (plan.images < images and self._source is None):
             raise UserError(
                 f"the plan has {plan.images:,} training images and {self._all.name} has {images:,}. Plan at "
-                f"most {images:,} images. If you pass loaded data, plan exactly {images:,}: a study does not "
-                "select from them."
+                f"most {images:,} images. If you pass loaded data, the study uses all of its training images, so plan "
+                f"exactly {images:,}."
             )
 
     def _open(self) -> dict[str, Any]:
