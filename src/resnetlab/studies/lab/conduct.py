@@ -130,7 +130,7 @@ def conduct_all(studies: Mapping[str, Callable[..., StudyResult]], data: str | P
                 results.append(study(data, **{**setup, "out": folder / name}))
             except UserError as error:  # one study that is not possible must not stop the others
                 left_out[name] = str(error)
-                if "budget" in setup:
+                if "budget" in setup and "budget" in left_out[name]:
                     left_out[name] += (
                         f" The {len(studies)} studies share the budget equally, so the total must be {len(studies)} "
                         "times what one study needs."
