@@ -107,7 +107,9 @@ def command(
     ] = None,
     license: Annotated[
         str | None,
-        typer.Option(help="The license of the weights, for the model card; also for the hub.", rich_help_panel=_ONNX),
+        typer.Option(
+            help="The license of the weights, for the model card, also that of --to hub:...", rich_help_panel=_ONNX
+        ),
     ] = None,
     publish: Annotated[
         bool,

@@ -247,7 +247,8 @@ def _scaling_table(config: ResNetConfig, image_size: int) -> Table:
             *(_brief(row["macs"] / 1e9), f"{row['times_macs']:.1f}", f"B{phi} {depth} {width} {pixels}"),
         )
     table.caption = (
-        "M params: millions of parameters. G MACs: billions of multiply-accumulates, x times those of phi 0.\n"
+        "M params: millions of parameters. G MACs: billions of multiply-accumulates. "
+        "x: how many times those of phi 0.\n"
         "EfficientNet: depth, width and pixels as released (Tan and Le 2019), not exact powers."
     )
     table.caption_justify = "left"

@@ -146,8 +146,8 @@ def command(
         typer.Option(
             metavar="KEY=VALUE,...",
             help="Train one run for each value, or for each combination if repeated: a field as in --set, or model or "
-            "recipe. A stopped grid is continued by the same command with its --out. With --budget, all runs together "
-            "take about that many minutes, and each has the same number of epochs.",
+            "recipe. To continue a stopped grid, repeat the command with the same --out. With --budget, all runs "
+            "together take about that many minutes, and each has the same number of epochs.",
             rich_help_panel=RUN,
         ),
     ] = None,

@@ -48,11 +48,12 @@ def announced(what: str, interval: float = NOTICE_SECONDS) -> Iterator[None]:
         what: what it waits for, such as "the other processes of the training".
         interval: seconds between two messages.
     """
-    start, ended = time.monotonic(), threading.Event()
+    start, ended, limit = time.monotonic(), threading.Event(), wait_seconds()
 
     def announce() -> None:
         while not ended.wait(interval):
-            notice(f"waiting for {what} for {time.monotonic() - start:.0f} s; the limit is {WAIT_VARIABLE}")
+            waited = time.monotonic() - start
+            notice(f"waiting for {what} for {waited:.0f} s; the limit is {limit:g} s ({WAIT_VARIABLE})")
 
     thread = threading.Thread(target=announce, daemon=True)
     thread.start()

@@ -99,7 +99,7 @@ def fit_grid(
             'function that builds it, such as "FILE.py:NAME".'
         )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("many runs do not share processes. Start the command without torchrun.")
+        raise UserError("`seeds` and `grid` do not work with several processes. Start the command without torchrun.")
     members = _members(model, recipe, overrides or {}, _seeds(seeds), grid or {}, settings)
     budget = None if budget is None else check_number("budget", budget, 0, above=True)
     if budget is not None and any("epochs" in member.changes for member in members):

@@ -242,7 +242,9 @@ def make_optimizer(text: str, groups: list[dict[str, Any]], settings: Mapping[st
     if "betas" in parameters and "momentum" not in parameters:
         given["betas"] = (settings["momentum"], *parameters["betas"].default[1:])
     if owned := [name for name in call.options if name in _OF_RECIPE]:
-        raise UserError(f"{owned[0]} of optimizer {text!r} is a field of the recipe. Set {owned[0]} instead.")
+        raise UserError(
+            f"optimizer {text!r}: {owned[0]} is a field of the recipe. Set it there, not in the parentheses."
+        )
     try:
         with OPTIMIZERS.calling(call.name):
             made = make(groups, **{**given, **call.options})
