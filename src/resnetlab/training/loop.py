@@ -121,9 +121,9 @@ class Training:
             UserError: the loss is no longer finite, or was in no step.
         """
         self._begin_epoch()
-        if self.steps_done == self._first_step:
-            self.save()
         with self._signals, self._logs:
+            if self.steps_done == self._first_step:
+                self.save()
             while self.state.progress.epoch < self.run.epochs and not self._is_over:
                 self.epoch()
         with self.processes.alike():
