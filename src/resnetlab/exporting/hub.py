@@ -24,7 +24,7 @@ from resnetlab.models.network import Network
 from resnetlab.models.resnet import ResNet
 from resnetlab.weights.convert import form_map, write_form
 from resnetlab.weights.file import weights_path, write_network
-from resnetlab.weights.hub import CONFIG, WEIGHTS
+from resnetlab.weights.hub import CONFIG, WEIGHTS, endpoint
 from resnetlab.weights.maps import KeyMap
 from resnetlab.weights.published import TIMM_NETWORKS, network_among
 from resnetlab.weights.tensors import read_description, read_header
@@ -152,10 +152,9 @@ def _upload(repository: str, folder: Path, names: Sequence[str]) -> str:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise UserError(f"the upload failed ({status}): {reason[:200]}. The files are in {folder}.") from error
     except Exception as error:  # of the connection, of several libraries
-        endpoint = import_extra("huggingface_hub.constants", "hub").ENDPOINT
         raise UserError(
-            f"the upload failed ({type(error).__name__}): no connection to {endpoint}. The files are in {folder}; run "
-            "the command again to upload them."
+            f"the upload failed ({type(error).__name__}): no connection to {endpoint()}. The files are in {folder}; "
+            "run the command again to upload them."
         ) from error
     return str(address)
 

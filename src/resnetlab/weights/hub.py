@@ -38,11 +38,15 @@ def hub_weights(name: str | Path) -> Path:
     return path
 
 
+def endpoint() -> str:
+    """Returns the address of the hub."""
+    return import_extra("huggingface_hub.constants", "hub").ENDPOINT
+
+
 def _fetcher(repository: str) -> Callable[[str], Path | None]:
     """Returns what downloads a file of a repository; it returns None if the repository does not have the file."""
     hub, errors = import_extra("huggingface_hub", "hub"), import_extra("huggingface_hub.errors", "hub")
-    endpoint = import_extra("huggingface_hub.constants", "hub").ENDPOINT
-    address = f"{endpoint}/{repository}"
+    address = f"{endpoint()}/{repository}"
 
     def fetch(file: str) -> Path | None:
         try:
@@ -52,7 +56,7 @@ def _fetcher(repository: str) -> Callable[[str], Path | None]:
                 return None
             raise UserError(
                 f"hub:{repository} could not be downloaded, and it is not in the cache: no connection to "
-                f"{endpoint}. Try again with a connection; or download {address}/resolve/main/{WEIGHTS} "
+                f"{endpoint()}. Try again with a connection; or download {address}/resolve/main/{WEIGHTS} "
                 f"and its {CONFIG} on another machine into one folder, and give the path of the file."
             ) from error
         except errors.EntryNotFoundError:
