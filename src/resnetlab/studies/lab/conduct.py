@@ -117,7 +117,7 @@ def conduct_all(studies: Mapping[str, Callable[..., StudyResult]], data: str | P
         name = load_data(str(data), data_root=setup.get("data_root"), image_size=setup.get("image_size")).name
     folder = Path(setup.pop("out", None) or Path("studies") / f"all-{name}")
     if (budget := setup.pop("budget", None)) is not None:
-        setup["budget"] = round(check_number("budget", budget, 0, above=True) / len(studies), 2)
+        setup["budget"] = float(f"{check_number('budget', budget, 0, above=True) / len(studies):.4g}")
     quiet = setup.get("quiet", False)
     results, left_out = [], {}
     make_folder(folder)
