@@ -50,13 +50,7 @@ TRAIN = ("train", "photos", "--image-size", "16", "--model", "quick_resnet", "--
 
 
 def run(folder: Path, *command: str, pythonpath: str, code: int = 0) -> str:
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=environment(folder, pythonpath),
-        capture_output=True,
-        text=True,
-    )
+    done = subprocess.run(command, cwd=folder, env=environment(folder, pythonpath), capture_output=True, text=True)
     assert_nothing_was_executed(folder)
     assert done.returncode == code, done.stderr
     return done.stdout

@@ -116,7 +116,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             except Exception as error:
                 if _settings["debug"]:
                     traceback.print_exc()
-                if number := stopped_by():  # an import that a signal interrupts can raise something else
+                if number := stopped_by():  # interrupted code can raise something else
                     raise typer.Exit(128 + number) from None
                 title, words, code = _explain(error, yours)
                 if isinstance(error, ReportedElsewhereError):
