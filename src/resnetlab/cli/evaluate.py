@@ -24,7 +24,7 @@ def command(
         Path,
         typer.Argument(
             metavar="RUN",
-            help="A run folder, what `resnetlab export` wrote, a packaged network (digits, fashion_mnist), or "
+            help="A run folder, an exported file or folder, a packaged network (digits, fashion_mnist), or "
             "hub:USER/NAME with --data.",
         ),
     ],

@@ -107,9 +107,7 @@ def command(
     ] = None,
     license: Annotated[
         str | None,
-        typer.Option(
-            help="The license of the weights, for the model card, also that of --to hub:...", rich_help_panel=_ONNX
-        ),
+        typer.Option(help="The license of the weights, for the model card (ONNX and hub).", rich_help_panel=_ONNX),
     ] = None,
     publish: Annotated[
         bool,
@@ -140,8 +138,8 @@ def command(
 ) -> None:
     """Write a trained network in a form that other programs use.
 
-    The default is an ONNX file, which runs without torch, in a folder with a model card, example programs and the
-    result of a check that it gives the same answers.
+    The default is a folder with an ONNX file, which runs without torch, a model card, example programs, and a
+    comparison of the file's answers with the network's.
 
     resnetlab export runs/photos
 

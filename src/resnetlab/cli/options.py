@@ -70,8 +70,8 @@ Model = Annotated[
 RecipeName = Annotated[
     str,
     typer.Option(
-        help="A named recipe; `resnetlab list recipes` lists them. auto: the recipe photos if DATA is a "
-        "folder or table of photos and --model is not set, otherwise quick.",
+        help="A named recipe; `resnetlab list recipes` lists them. auto: 'photos' if DATA is a "
+        "folder or table of photos and --model is not set, otherwise 'quick'.",
         rich_help_panel=TRAINING,
     ),
 ]

@@ -27,8 +27,8 @@ def command(
         Path,
         typer.Argument(
             metavar="RUN",
-            help="A run folder, a model.safetensors, what `resnetlab export` wrote (needs no torch), a packaged "
-            "network (digits, fashion_mnist), or hub:USER/NAME; --similar needs a run.",
+            help="A run folder, a model.safetensors, an exported file or folder (needs no torch), a packaged network "
+            "(digits, fashion_mnist), or hub:USER/NAME; --similar needs a run.",
         ),
     ],
     images: Annotated[

@@ -78,8 +78,8 @@ def command(
         typer.Option(
             "--set",
             metavar="LIMIT=VALUE",
-            help="Change a limit: body, bodies (bytes), pixels, images, batch, queue, wait, deadline, upload, idle "
-            "(seconds) or connections. Can be repeated.",
+            help="Change a limit: body or bodies (in bytes); wait, deadline, upload or idle (in seconds); pixels, "
+            "images, batch, queue or connections. Can be repeated. docs/serve.md explains them.",
         ),
     ] = None,
     log_requests: Annotated[

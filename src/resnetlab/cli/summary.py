@@ -59,9 +59,9 @@ def command(
     style: Annotated[
         str | None,
         typer.Option(
-            help="table (default); gluon: a table like Gluon's; trace: one line per layer with its output "
-            "shape; for the networks of d2l and the Table 1 notebook, the lines equal those in these "
-            "texts; trace-gluon: like trace, with Gluon's layer names (numbered as in its tutorial).",
+            help="table (default); gluon: a table like Gluon's; trace: one line per layer with its output shape "
+            "(d2l_* and table1_*: as the book and the notebook print them); trace-gluon: like trace, with Gluon's "
+            "layer names (numbered as in its tutorial).",
         ),
     ] = None,
     svg: Annotated[bool, typer.Option("--svg", help="Draw the architecture, as an SVG document.")] = False,

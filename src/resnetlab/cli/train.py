@@ -58,7 +58,7 @@ def _take_config(context: typer.Context, value: Path | None) -> Path | None:
         with asking_for(run.settings.get("imports", ()), f"--config {value}"):  # before it, on the command line
             words = train_command(run.settings)
             if words is None:
-                raise UserError(f"--config: {value} is of a run that the command line cannot repeat. Use Python.")
+                raise UserError(f"--config: the command line cannot repeat the run {value}. Use Python.")
         (_, _, data), *options = (one for one in words if one[0] != "--import")
         defaults: dict[str, Any] = {"data": data, "assign": []}
         names = {name: parameter.name for parameter in context.command.params for name in parameter.opts}
@@ -145,8 +145,8 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="KEY=VALUE,...",
-            help="Train one run for each value, or for each combination if repeated: a field as in --set, or model or "
-            "recipe. To continue a stopped grid, repeat the command with the same --out. With --budget, all runs "
+            help="Train one run for each value, or for each combination if repeated. KEY is a field as in --set, model "
+            "or recipe. To continue a stopped grid, repeat the command with the same --out. With --budget, all runs "
             "together take about that many minutes, and each has the same number of epochs.",
             rich_help_panel=RUN,
         ),

@@ -101,8 +101,8 @@ class FramingOptions(Checked):
     )
     crop_pct: float = setting(
         1.0,
-        "fraction of the height and width of that square, at its center, that evaluation and prediction use; 224 / 256 "
-        "is usual on ImageNet. Training ignores it",
+        "fraction of the height and width of this square (see crop_mode), at its center, that evaluation and "
+        "prediction use; 224 / 256 is usual on ImageNet. Training ignores it",
         above=0,
         maximum=1,
     )

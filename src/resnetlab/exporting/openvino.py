@@ -44,7 +44,7 @@ def write(
             difference = relative_difference(compiled({"images": images})[compiled.output("logits")], expected)
             if not difference <= BOUND:
                 raise UserError(
-                    f"OpenVINO gives other answers than the network: the logits differ by {difference:.2g} of the "
+                    f"OpenVINO gives other answers than the network: the logits differ by {difference:.2g} times the "
                     f"largest, and at most {BOUND:g} is allowed. Use {MODEL} with ONNX Runtime."
                 )
             lines.append(f"checked  OpenVINO in float32: equal to the network within {difference:.1g}")

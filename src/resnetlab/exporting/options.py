@@ -26,7 +26,7 @@ class ExportOptions(Checked):
 
     int8: bool = setting(False, "also write model-int8.onnx, whose accuracy is compared with the network's")
     accept_loss: float | None = setting(
-        None, "accept int8 with this loss of accuracy, in percentage points, and with any agreement"
+        None, "accept int8 with this loss of accuracy, in percentage points, however few answers are equal"
     )
     keep_float: tuple[str, ...] = setting((), 'layers that int8 leaves in float32, such as "layer1.0.conv1"')
     any_size: bool = setting(False, "put cropping and resizing into the file too, so that it takes images of any size")
@@ -56,7 +56,7 @@ class ExportOptions(Checked):
     license: str | None = setting(None, "the license of the weights, for the file and its model card")
     model: Any = setting(
         None,
-        "as for `load`, for a run of your own network; for a library's file the network's catalog name",
+        "your own network, as for `load`; or, for a library's file, the network's catalog name",
         check=_unchecked,
         accepts="name, architecture or module",
     )

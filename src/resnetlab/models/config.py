@@ -196,7 +196,7 @@ class ResNetConfig(Checked):
         'normalization. "batch": of each channel over the batch. "group": of groups of channels within an image (Wu '
         'and He 2018). "layer": of all channels of an image together. "frn": filter response normalization, with '
         'learned thresholds as activations (Singh and Krishnan 2020). "evonorm": EvoNorm-S0, normalization and '
-        "activation in one, and only a scale and a shift where no activation follows (Liu et al. 2020). "
+        "activation in one (Liu et al. 2020); where no activation follows, only a scale and a shift. "
         '"none": nothing',
         choices=NORMALIZATIONS,
         remedy=REGISTER,
@@ -219,9 +219,9 @@ class ResNetConfig(Checked):
     )
     antialias: str = setting(
         "none",
-        "how the branch halves the resolution. A convolution of stride 2 gets stride 1, and after its activation "
-        'follows "blur": a 3x3 binomial filter of stride 2 (Zhang 2019), or "avg": 2x2 average pooling. The max '
-        'pooling of the stem changes likewise. "none": the convolution has stride 2',
+        'how the branch halves the resolution. With "blur" and "avg", a convolution of stride 2 gets stride 1, '
+        'and a filter of stride 2 follows its activation. "blur": 3x3 binomial (Zhang 2019). "avg": 2x2 average '
+        'pooling. The max pooling of the stem changes likewise. "none": the convolution has stride 2',
         choices=("none", "blur", "avg"),
     )
     attention: str = setting(

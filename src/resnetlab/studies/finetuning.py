@@ -68,13 +68,13 @@ class Options:
     baseline: str | None = setting(
         None,
         'network to train for comparison, such as "timm:efficientnet_b0" or "FILE.py:NAME" (which executes FILE.py): '
-        "from scratch, and from pretrained weights with a lower learning rate for its backbone than for its head; the "
-        "verdict only reports it",
+        "from scratch, and from pretrained weights with a lower learning rate for its backbone than for its head; its "
+        "results do not decide the verdict",
     )
     baseline_weights: str | None = setting(
         None,
         'its pretrained weights: a file, or "timm:DEFAULT" for those that timm publishes; without them it is '
-        "pretrained as `model` is, or trained from scratch only if `pretrained` is given",
+        "pretrained as `model` is; if `pretrained` is given, it is only trained from scratch",
     )
 
     def __post_init__(self) -> None:

@@ -177,8 +177,8 @@ class Recipe(Checked):
     framing: Mapping[str, int | float | str] = setting(
         {},
         "options of `load_data` that the recipe sets unless you set them, such as image_size. They apply only "
-        "to the recipe's own networks and to networks that were published for the recipe's image size. These "
-        "networks keep their stem",
+        "to the recipe's own networks and to networks that were published for the recipe's image size. The "
+        "stem of these networks is not adapted to the image size",
         check=_check_framing,
         accepts="mapping from options to values",
     )

@@ -150,8 +150,8 @@ class Augmentation(Checked):
 
     steps: tuple[str, ...] = setting(
         (),
-        'further steps, in this order, after all others and before mixup and CutMix: "invert(p=0.1)" inverts values, '
-        '"noise(std=8)" adds Gaussian noise; or your own',
+        'further steps, in the order you give, after all others and before mixup and CutMix: "invert(p=0.1)" inverts '
+        'values, "noise(std=8)" adds Gaussian noise; or your own',
         check=_check_steps,
         accepts="sequence of names",
     )

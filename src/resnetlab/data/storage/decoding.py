@@ -31,7 +31,7 @@ class StoredFormat(Framing):
     """
 
     detail: float = setting(
-        REQUIRED, "training images keep their aspect ratio and up to this multiple of image_size", minimum=1
+        REQUIRED, "training images keep their aspect ratio, at up to this multiple of image_size", minimum=1
     )
 
     def storing(self, height: int, width: int, *, training: bool) -> Resizing:
