@@ -222,8 +222,8 @@ def judge(rows: pd.DataFrame, depths: Sequence[int]) -> Verdict:
         return _of(rows, kind, depth, state)[column].to_numpy(dtype=float)
 
     found = {
-        f"without shortcuts, {deep} minus {shallow} layers": difference(of("plain", deep), of("plain", shallow)),
-        f"{deep} layers, with minus without shortcuts": difference(of("residual", deep), of("plain", deep)),
+        f"correlation in plain-{deep} minus plain-{shallow}": difference(of("plain", deep), of("plain", shallow)),
+        f"correlation in residual-{deep} minus plain-{deep}": difference(of("residual", deep), of("plain", deep)),
     }
     lead = (
         f"autocorrelation of the gradients at initialization, one sixteenth of the line apart, with {shallow} and "

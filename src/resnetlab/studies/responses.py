@@ -157,12 +157,12 @@ def judge(rows: pd.DataFrame, depths: Sequence[int], *, chance: float) -> Verdic
     plain_errors = {depth: _of(rows, "plain", depth, "train_error").mean() for depth in depths}
     learned = [depth for depth, error in plain_errors.items() if error <= _LEARNED * (100 - chance)]
     found = {
-        f"{depth} layers, with minus without shortcuts": difference(
+        f"response of residual-{depth} minus plain-{depth}": difference(
             100 * _of(rows, "residual", depth, "response"), 100 * _of(rows, "plain", depth, "response")
         )
         for depth in learned
     }
-    found[f"with shortcuts, {deep} minus {shallow} layers"] = difference(
+    found[f"response of residual-{deep} minus residual-{shallow}"] = difference(
         100 * _of(rows, "residual", deep, "response"), 100 * _of(rows, "residual", shallow, "response")
     )
     lead = "differences between the mean responses of the layers, in hundredths"
@@ -172,7 +172,7 @@ def judge(rows: pd.DataFrame, depths: Sequence[int], *, chance: float) -> Verdic
         for depth, error in plain_errors.items()
         if depth not in learned
     }
-    untested = {f"{depth} layers, with minus without shortcuts: not compared": OPEN for depth in left_out}
+    untested = {f"response of residual-{depth} minus plain-{depth}: not compared": OPEN for depth in left_out}
     return Verdict.of_parts({**verdict.parts, **untested}, "".join((verdict.reason, *left_out.values())))
 
 

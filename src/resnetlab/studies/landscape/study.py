@@ -305,7 +305,7 @@ def judge(trained: pd.DataFrame, risen: pd.DataFrame, depths: Sequence[int], of_
             for at, (plain, residual) in ends.items()
         )
         found = {
-            f"{depth} layers, radius {at:g}, without minus with shortcuts": _rise_difference(
+            f"rise at radius {at:g}, plain-{depth} minus residual-{depth}": _rise_difference(
                 pair[0], pair[1], _column(at)
             )
             for at in _JUDGED
