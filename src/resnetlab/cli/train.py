@@ -145,9 +145,9 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="KEY=VALUE,...",
-            help="Train one run for each value, or for each combination if repeated. KEY is a field as in --set, model "
-            "or recipe. To continue a stopped grid, repeat the command with the same --out. With --budget, all runs "
-            "together take about that many minutes, and each has the same number of epochs.",
+            help="Train one run for each value, or for each combination if repeated. KEY is model, recipe or a "
+            "field that --set takes. To continue a stopped grid, repeat the command with the same --out. With "
+            "--budget, all runs together take about that many minutes, and each has the same number of epochs.",
             rich_help_panel=RUN,
         ),
     ] = None,

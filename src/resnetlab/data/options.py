@@ -80,7 +80,7 @@ class LoadOptions(FramingOptions):
         minimum=1,
     )
     limit_held_out: int | None = setting(
-        None, "the largest number of images of each other split, drawn the same way", minimum=1
+        None, "the largest number of validation images, and of test images, drawn as for `limit`", minimum=1
     )
     skip_unreadable: bool = setting(False, "skip unreadable files with a warning instead of raising")
     follow_links: bool = setting(False, "follow symbolic links that point outside the image folder")

@@ -253,8 +253,8 @@ def _check_labels(model: ResNet, labels: Tensor | None, count: int) -> None:
         got = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
         raise UserError(
             f"labels must be a tensor of {count} int64 values from 0 to {most - 1}, one per image, got {got}. "
-            "Labels are indices into model.class_names. What accuracy loses without a "
-            "block is measured only with labels."
+            "Labels are indices into model.class_names. Labels are needed only to "
+            "measure how much accuracy falls without a block."
         )
 
 

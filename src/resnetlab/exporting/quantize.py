@@ -147,8 +147,9 @@ def check_loss(result: Mapping[str, Any], accept_loss: float | None, worst: Call
     if problems:
         options = " ".join(f"--keep-float {name}" for name in worst())
         raise UserError(
-            f"int8 answers worse than float32 on {result['images']:,} images: {' and '.join(problems)}. Leave the "
-            f"layers that lose most in float32: {options}. Or accept it: --accept-loss {max(limit, result['loss']):.2f}"
+            f"int8 answers worse than float32 on {result['images']:,} images: {' and '.join(problems)}. Keep the "
+            f"layers that lose most in float32: {options}. "
+            f"Or accept it: --accept-loss {max(limit, result['loss']):.2f}"
         )
     if not result["proven"]:
         notice(

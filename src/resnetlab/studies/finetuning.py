@@ -62,7 +62,7 @@ _RATES = {"drop_path": 0.2, "drop_block": 0.1, "block_size": 3}
 class Options:
     """The arguments of this study."""
 
-    model: str = setting("resnet20", "network of the catalog; the one of the pretrained weights, if given")
+    model: str = setting("resnet20", "network of the catalog; with `pretrained`, the one that these weights belong to")
     per_class: int = setting(10, "training images per class, drawn for each seed; 0 for all", minimum=0)
     pretrained: str | None = setting(None, "weights to start from, as for `fit`")
     baseline: str | None = setting(
@@ -73,8 +73,8 @@ class Options:
     )
     baseline_weights: str | None = setting(
         None,
-        'its pretrained weights: a file, or "timm:DEFAULT" for those that timm publishes; without them it is '
-        "pretrained as `model` is; if `pretrained` is given, it is only trained from scratch",
+        'pretrained weights of `baseline`: a file, or "timm:DEFAULT" for those that timm publishes; by default the '
+        "study pretrains it as it does `model`, or, if `pretrained` is given, trains it only from scratch",
     )
 
     def __post_init__(self) -> None:

@@ -227,7 +227,7 @@ def _seeds(seeds: int | Sequence[int]) -> list[int]:
         return list(range(check_integer("seeds", seeds, 1)))
     found = [check_integer("seeds", seed, 0) for seed in seeds]
     if not found or len(set(found)) < len(found):
-        raise UserError(f"seeds: expected a number of seeds or different seeds, got {brief(list(seeds))}.")
+        raise UserError(f"seeds: expected a number of seeds, or seeds without repeats, got {brief(list(seeds))}.")
     return found
 
 

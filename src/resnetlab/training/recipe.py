@@ -170,8 +170,8 @@ class Recipe(Checked):
     )
     sampling: str = setting(
         "all",
-        'which images an epoch shows: each one once ("all"), or as many in total, but equally many of each class '
-        '("balanced"): images of small classes are repeated, and of large ones only some are shown',
+        'which images an epoch shows. "all": each image once. "balanced": as many images in total, and equally many of '
+        "each class, so images of small classes are repeated and some images of large ones are left out",
         choices=("all", "balanced"),
     )
     framing: Mapping[str, int | float | str] = setting(
