@@ -46,6 +46,8 @@ CURVES: dict[str, dict[str, Any]] = {
     "orthogonal": {"optimizer": "muon", "lr": 0.05},
     "unfrozen": {"rates": {"stem": 0, "layer_decay": 0.5}, "unfreeze": [1, 2]},
 }
+SKIPPING: dict[str, Any] = {"skip_easy": 0.4, "batch_size": 12, "lr": 0.05}
+"""More than 100 steps per epoch, so that epochs leave images out."""
 SELECTED: dict[str, Any] = {**SETTINGS, "epochs": 6, "lr": 1.0, "average": 0.8, "keep": "best", "patience": 2}
 
 
@@ -96,6 +98,8 @@ def suite(folder: Path) -> None:
     for name, changes in CURVES.items():
         settings = {**SETTINGS, **changes}
         found[f"curve {name}"] = losses_of(lambda: fit(frozen_norm(), digits, out=folder / name, **settings))  # noqa: B023
+    settings = {**SETTINGS, **SKIPPING, "epochs": 4}
+    found["curve skipping"] = losses_of(lambda: fit(frozen_norm(), digits, out=folder / "skipping", **settings))
     settings = {**SETTINGS, "batch_size": 32}
     found["curve few"] = losses_of(lambda: fit(frozen_norm(), few_digits(), out=folder / "few", **settings))
 

@@ -140,6 +140,17 @@ def test_two_processes_learn_what_one_learns(
     _assert_close(Run(together[0] / name), Run(tmp_path / "run"))
 
 
+def test_two_processes_leave_out_the_images_that_one_does(
+    together: tuple[Path, list[dict]], digits: ImageData, tmp_path: Path
+):
+    settings = {**shared.SETTINGS, **shared.SKIPPING, "epochs": 4}
+    alone = shared.losses_of(lambda: fit(shared.frozen_norm(), digits, out=tmp_path / "run", **settings))
+    assert len(alone) == 108 + 108 + 65 + 65
+    for found in together[1]:
+        np.testing.assert_allclose(found["curve skipping"], alone, rtol=0, atol=1e-6)
+    _assert_close(Run(together[0] / "skipping"), Run(tmp_path / "run"))
+
+
 def test_a_share_of_one_image_is_right(together: tuple[Path, list[dict]], tmp_path: Path):
     settings = {**shared.SETTINGS, "batch_size": 32}
     alone = shared.losses_of(lambda: fit(shared.frozen_norm(), shared.few_digits(), out=tmp_path / "run", **settings))

@@ -108,7 +108,7 @@ def test_the_line_comes_before_the_first_epoch(digits, tmp_path, capfd):
 def test_the_time_left_learns_what_a_step_of_each_size_takes(capfd):
     now, cost = 0.0, {16: 2.0, 32: 2.6}  # most of a step does not depend on the image size
     sizes, row = [16, 16, 32, 32, 48], {"val_loss": 1.0, "val_top1": 0.5, "seconds": 1.0, "images_per_second": 1.0}
-    display = TrainingDisplay(sizes=sizes, epoch_steps=10, done=0, quiet=False, clock=lambda: now)
+    display = TrainingDisplay(sizes=sizes, steps=[10] * 5, done=0, quiet=False, clock=lambda: now)
     for epoch in range(1, 4):
         for _ in range(10):
             now += cost[sizes[epoch - 1]]

@@ -225,9 +225,14 @@ class Run:
         return self._extensions[-1]["epochs"] if self._extensions else self.settings["recipe"]["epochs"]
 
     @property
+    def starts(self) -> list[int]:
+        """The number of epochs before the training, which is 0, and before each extension."""
+        return [0, *(extension["start"] for extension in self._extensions)]
+
+    @property
     def first_epoch(self) -> int:
         """The number of epochs before the last extension; 0 for a run that was not extended."""
-        return self._extensions[-1]["start"] if self._extensions else 0
+        return self.starts[-1]
 
     @property
     def early_ends(self) -> list[tuple[int, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ class Batch:
         partner_labels: int64 (N,), of the samples mixed in; None without mixup and CutMix.
         mix_ratios: float32 (N,), the weight of `labels` in the target; that of `partner_labels` is the rest.
         normalized: whether the images are normalized.
+        weights: float32 (N,), the factors of the losses; None for 1.
+        weight: sum of the weights of the global batch; None for its number of images.
         positions: int64, the positions in the split of all images of the global batch.
         borrowed: number of images at the end that are excluded from the loss. A process with fewer than the two images
             that batch normalization needs borrows them from other processes.
@@ -40,6 +43,8 @@ class Batch:
     partner_labels: Tensor | None = None
     mix_ratios: Tensor | None = None
     normalized: bool = False
+    weights: Tensor | None = None
+    weight: float | None = None
     positions: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     borrowed: int = 0
 
@@ -95,6 +100,7 @@ def training_batches(
     device: torch.device | None = None,
     preprocessing: Preprocessing | None = None,
     balanced: bool = False,
+    weights: np.ndarray | None = None,
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
@@ -112,6 +118,8 @@ def training_batches(
         device: where to augment; by default the CPU.
         preprocessing: normalizes images that augmentation makes float32; others stay uint8.
         balanced: show equally many images of each class, see `balanced_order`.
+        weights: float32 (len(split),), the factor of each image's loss; images of weight 0 are left out. By default,
+            all images are shown, with weight 1.
         rank: the index of this process. Each process gets every `world_size`-th sample of the global batch, which
             does not depend on the number of processes. It also reads the samples mixed into its own, and fills up
             to two images with samples of other processes.
@@ -123,8 +131,10 @@ def training_batches(
         framing = Framing(image_size=split.images.shape[2], channels=split.images.shape[1])
     shuffled = generator(seed, "order", epoch=epoch)
     order = balanced_order(split.labels.numpy(), shuffled) if balanced else shuffled.permutation(len(split))
+    if weights is not None:
+        order = order[weights[order] > 0]
     device = device or torch.device("cpu")
-    for step, (start, stop) in enumerate(batch_bounds(len(split), batch_size)):
+    for step, (start, stop) in enumerate(batch_bounds(len(order), batch_size)):
         if step < first_step:
             continue
         chosen, draws = order[start:stop], Draws(seed, epoch, step)
@@ -138,7 +148,10 @@ def training_batches(
         others = np.setdiff1d(np.arange(min(3, len(chosen))), own)
         borrowed = others[: max(0, 2 - len(own))] if world_size > 1 else others[:0]
         own = np.concatenate([own, borrowed])
-        place = {"positions": chosen, "borrowed": len(borrowed)}
+        place: dict[str, Any] = {"positions": chosen, "borrowed": len(borrowed)}
+        if weights is not None:
+            place["weights"] = torch.from_numpy(weights[chosen[own]]).to(device)
+            place["weight"] = float(weights[chosen].sum(dtype=np.float64))
         images, mix = make(own), draw_mix(policy, len(chosen), framing.image_size, draws)
         normalized = preprocessing is not None and images.is_floating_point()
         if mix is None:

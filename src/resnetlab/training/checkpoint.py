@@ -23,6 +23,7 @@ from resnetlab.models.network import Network
 from resnetlab.training.distributed import ALONE, Processes
 from resnetlab.training.loss_scale import LossScale
 from resnetlab.training.optimizers import WeightAverage
+from resnetlab.training.selection import Selection
 from resnetlab.weights.file import checkpoint_files, describe_network, read_newest
 from resnetlab.weights.tensors import is_checkpoint, refuse_damage, without_prefix, write_tensors
 
@@ -41,7 +42,7 @@ class Progress:
         loss_sum: sum of loss times number of images over the steps of the current epoch.
         correct: correct predictions in the current epoch.
         seen: images seen in the current epoch.
-        images: images of the steps with a finite loss; `loss_sum` and `correct` are sums over these.
+        images: images of the steps with a finite loss, by their weights; `loss_sum` and `correct` are sums over these.
         best_top1: highest validation top-1 so far; below 0 before the first validation.
         best_epoch: complete epochs when it was reached.
         temperature: of the weights that would be kept now, fitted at their validation; 1 before.
@@ -58,7 +59,7 @@ class Progress:
     loss_sum: float = 0.0
     correct: float = 0
     seen: int = 0
-    images: int = 0
+    images: float = 0
     best_top1: float = -1.0
     best_epoch: int = 0
     temperature: float = 1.0
@@ -82,6 +83,7 @@ class TrainingState:
         optimizer: built by `build_optimizer` for this network.
         average: moving average of the weights, if the recipe has one.
         scaling: of the loss, in float16.
+        selection: the losses that decide which images an epoch shows, if the recipe leaves some out.
         progress: the position in the training.
         history: one row per complete epoch.
     """
@@ -90,6 +92,7 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     average: WeightAverage | None = None
     scaling: LossScale | None = None
+    selection: Selection | None = None
     progress: Progress = field(default_factory=Progress)
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -114,7 +117,8 @@ def save_checkpoint(run: Run, state: TrainingState, steps_done: int, origin: Map
     tensors = {f"model.{name}": tensor for name, tensor in state.model.saved_module.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in state.progress.best_weights.items()}
     tensors |= {f"average.{name}": tensor for name, tensor in (state.average.weights if state.average else {}).items()}
-    tensors |= {f"scaling.{name}": tensor for name, tensor in (state.scaling.tensors if state.scaling else {}).items()}
+    for name, part in (("scaling", state.scaling), ("selection", state.selection)):
+        tensors |= {f"{name}.{key}": tensor for key, tensor in (part.tensors if part else {}).items()}
     numbers: dict[str, Any] = {}
     for parameter, values in state.optimizer.state.items():
         for key, value in values.items():
@@ -175,6 +179,8 @@ def restore_checkpoint(run: Run, state: TrainingState, *, processes: Processes =
         state.average.restore(without_prefix(tensors, "average."))
     if state.scaling is not None and "scaling.scale" in tensors:  # absent if the run started in another precision
         state.scaling.restore(without_prefix(tensors, "scaling."))
+    if state.selection is not None:
+        state.selection.restore(without_prefix(tensors, "selection."))
 
 
 def _start_from(

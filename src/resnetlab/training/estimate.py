@@ -16,7 +16,7 @@ from resnetlab.core.environment import keep_freed_memory
 from resnetlab.core.framing import Framing
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import torch_seeded
-from resnetlab.data.batches import Batch, batch_bounds, training_batches
+from resnetlab.data.batches import Batch, training_batches
 from resnetlab.data.storage.store import Split
 from resnetlab.evaluation.forward import answer, batch_size
 from resnetlab.models.network import Network
@@ -26,6 +26,7 @@ from resnetlab.training.machine import Machine
 from resnetlab.training.optimizers import WeightAverage, build_optimizer
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.sections import TrainedSections, first_epochs
+from resnetlab.training.selection import images_of_epochs, steps_of
 from resnetlab.training.step import training_step
 
 _TIMED_MACS = 3e10
@@ -111,17 +112,18 @@ def estimate_training(
         measure: replaces `measure_speed`.
     """
     macs = _macs(network, framing)
-    steps = len(batch_bounds(images, recipe.batch_size))
+    shown = images_of_epochs(recipe, images, recipe.epochs)
+    steps = [steps_of(count, recipe) for count in shown]
     validations = -(-recipe.epochs // recipe.validate_every) * validated
-    passes = 3 * recipe.epochs * images + validations + evaluated  # training is about three forward passes
-    if macs is not None and passes * macs / _SLOW[0] + recipe.epochs * steps * _SLOW[1] < _SHORT:
+    passes = 3 * sum(shown) + validations + evaluated  # training is about three forward passes
+    if macs is not None and passes * macs / _SLOW[0] + sum(steps) * _SLOW[1] < _SHORT:
         return Estimate(macs=macs, seconds=None, epochs=recipe.epochs)
     speed = (measure or measure_speed)(network, recipe, machine, framing, macs=macs, world_size=world_size)
     seconds = (validations + evaluated) * speed.evaluated / world_size
     for epoch, trained in enumerate(_trained_fractions(recipe, network)):
         area = (recipe.image_size(epoch, framing.image_size) / framing.image_size) ** 2
         image = speed.head_image + trained * (speed.image - speed.head_image)
-        seconds += steps * speed.step + images * area * image / world_size
+        seconds += steps[epoch] * speed.step + shown[epoch] * area * image / world_size
     return Estimate(macs=macs, seconds=seconds, epochs=recipe.epochs)
 
 

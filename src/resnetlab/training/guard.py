@@ -37,12 +37,14 @@ class StepResult:
         loss: mean over the batch, a scalar.
         correct: number of correct predictions, a scalar.
         positions: int64 (N,), of the images of all processes in the training split.
+        weight: sum of the weights of these images; None for their number.
     """
 
     step: int
     loss: Tensor
     correct: Tensor
     positions: np.ndarray
+    weight: float | None = None
 
 
 class BufferGuard:
@@ -87,7 +89,7 @@ def take_results(progress: Progress, results: list[StepResult], run: Run, split:
         if math.isfinite(loss):
             progress.loss_sum += loss * len(result.positions)
             progress.correct += right
-            progress.images += len(result.positions)
+            progress.images += len(result.positions) if result.weight is None else result.weight
             progress.bad_steps = 0
             continue
         progress.bad_steps += 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -30,7 +29,7 @@ class TrainingLogs:
     Args:
         run: its settings tell whether TensorBoard's files are written.
         sizes: height and width of the training images in each epoch.
-        epoch_steps: steps per epoch.
+        steps: number of steps of each epoch.
         rows: the history so far, when resuming.
         step: steps taken in the current epoch.
         is_first: whether this is the first of several processes; the others log nothing.
@@ -42,15 +41,15 @@ class TrainingLogs:
         run: Run,
         *,
         sizes: Sequence[int],
-        epoch_steps: int,
+        steps: Sequence[int],
         rows: Sequence[Mapping[str, Any]],
         step: int,
         is_first: bool,
         quiet: bool,
     ) -> None:
         quiet = quiet or not is_first
-        done = len(rows) * epoch_steps + step
-        self._display = TrainingDisplay(sizes=sizes, epoch_steps=epoch_steps, done=done, quiet=quiet)
+        done = sum(steps[: len(rows)]) + step
+        self._display = TrainingDisplay(sizes=sizes, steps=steps, done=done, quiet=quiet)
         self._curves = LiveCurves(epochs=len(sizes), rows=rows, quiet=quiet)
         uses_tensorboard = is_first and run.settings.get("tensorboard")
         self._tensorboard = TensorBoardLog(run.path / "tensorboard") if uses_tensorboard else None
@@ -85,7 +84,7 @@ class TrainingDisplay:
 
     Args:
         sizes: height and width of the training images in each epoch.
-        epoch_steps: steps per epoch.
+        steps: number of steps of each epoch.
         done: steps already taken, when resuming.
         quiet: print nothing.
         clock: returns the time in seconds.
@@ -95,14 +94,14 @@ class TrainingDisplay:
         self,
         *,
         sizes: Sequence[int],
-        epoch_steps: int,
+        steps: Sequence[int],
         done: int,
         quiet: bool,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._epochs, self._quiet, self._clock = len(sizes), quiet, clock
-        self._pixels, self._epoch_steps = [size * size for size in sizes], epoch_steps
-        self._total, self._done = epoch_steps * len(sizes), done
+        self._pixels, self._steps = [size * size for size in sizes], list(steps)
+        self._total, self._done = sum(steps), done
         self._timed: dict[int, tuple[int, float]] = {}  # for each number of pixels, steps and their seconds
         self._last: float | None = None  # time of the last step; the first one is slower, and not counted
         self._next_line = math.inf
@@ -170,10 +169,11 @@ class TrainingDisplay:
             return "0 s"
         if not self._timed:
             return "?"
-        epoch, step = divmod(self._done, self._epoch_steps)
-        rest = {pixels: self._epoch_steps * epochs for pixels, epochs in Counter(self._pixels[epoch:]).items()}
-        rest[self._pixels[epoch]] -= step
-        return duration(sum(steps * self._step_seconds(pixels) for pixels, steps in rest.items()))
+        rest, done = 0.0, self._done
+        for pixels, steps in zip(self._pixels, self._steps, strict=True):
+            rest += (steps - min(steps, done)) * self._step_seconds(pixels)
+            done -= min(steps, done)
+        return duration(rest)
 
     def _step_seconds(self, pixels: int) -> float:
         """Returns the mean seconds of a step with as many pixels per image, measured or estimated."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any
 
@@ -20,7 +20,7 @@ from resnetlab.core.errors import Interrupted
 from resnetlab.core.preprocessing import Preprocessing
 from resnetlab.core.randomness import torch_seeded
 from resnetlab.core.runs import Run, history_columns
-from resnetlab.data.batches import Batch, batch_bounds, training_batches
+from resnetlab.data.batches import Batch, training_batches
 from resnetlab.data.storage.store import ImageData
 from resnetlab.evaluation.calibration import FEWEST_IMAGES, fit_temperature
 from resnetlab.evaluation.forward import answer_split
@@ -37,6 +37,7 @@ from resnetlab.training.machine import Machine
 from resnetlab.training.optimizers import WeightAverage, build_optimizer
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.sections import TrainedSections
+from resnetlab.training.selection import Selection, gathered, images_of_epochs, selection_for, steps_of
 from resnetlab.training.step import class_weights, training_step
 
 CHECKPOINT_SECONDS = 300.0
@@ -91,11 +92,12 @@ class Training:
         self.callbacks = callbacks or Callbacks()
         self._device = torch.device(machine.device)
         self._split = data.split("train")
-        self._epoch_steps = len(batch_bounds(len(self._split), recipe.batch_size))
-        self._total_steps = self._epoch_steps * recipe.epochs
+        self._shown = images_of_epochs(recipe, len(self._split), max(recipe.epochs, run.epochs), run.starts)
+        self._steps = [steps_of(images, recipe) for images in self._shown]
+        self._planned_steps = sum(self._steps[: recipe.epochs])
         # An extension runs the learning rate's schedule again, over its own epochs. All else depends on the epoch's
         # number.
-        self._first_step = self._epoch_steps * run.first_epoch
+        self._first_step = sum(self._steps[: run.first_epoch])
         self._schedule = recipe.changed(epochs=run.epochs - run.first_epoch)
         self._class_weights = class_weights(recipe, self._split.labels, data.class_names, machine)
 
@@ -103,7 +105,10 @@ class Training:
         optimizer = build_optimizer(model, recipe)  # includes the sections that are unfrozen later
         average = WeightAverage(model.saved_module, recipe.average) if recipe.average else None
         scaling = scaling_for(machine)
-        self.state = TrainingState(model=model, optimizer=optimizer, average=average, scaling=scaling)
+        selection = selection_for(self._shown, machine.device)
+        self.state = TrainingState(
+            model=model, optimizer=optimizer, average=average, scaling=scaling, selection=selection
+        )
 
         self.exchange = exchange_for(processes, machine, recipe)
         self.check_layout = True
@@ -157,6 +162,8 @@ class Training:
         self._logs.epoch(row)
         self._call(self.callbacks.on_epoch, row["train_loss"])
         progress.end_epoch()
+        if state.selection is not None:
+            state.selection.end_epoch()
         self.save()
         self._write_history()
         if stop := self.exchange.agree_now(self._signals.received):
@@ -165,7 +172,7 @@ class Training:
     def step(self, batch: Batch) -> Tensor:
         """Takes one optimization step and returns its loss, a scalar on the device."""
         state, progress = self.state, self.state.progress
-        state.model.set_drop_progress(min(1.0, self.steps_done / self._total_steps))
+        state.model.set_drop_progress(min(1.0, self.steps_done / self._planned_steps))
         self._guard.remember()
         # Random draws inside the network are a function of (seed, epoch, step) and the process, like all others.
         stream = f"network {self.processes.rank}" if self.processes.rank else "network"
@@ -182,10 +189,11 @@ class Training:
                 scaling=state.scaling,
                 check_layout=self.check_layout,
                 exchange=self.exchange,
+                record=None if state.selection is None else partial(self._record, state.selection, batch),
             )
         self.check_layout = False
         self._guard.settle(loss)
-        self._results.append(StepResult(batch.step, loss, correct, batch.positions))
+        self._results.append(StepResult(batch.step, loss, correct, batch.positions, batch.weight))
         progress.step, progress.seen = batch.step + 1, progress.seen + batch.total
         if state.average:
             state.average.update(self.steps_done)
@@ -206,6 +214,11 @@ class Training:
             raise Interrupted(stop, self.run.path, imports=self.run.imports)
         return loss
 
+    def _record(self, selection: Selection, batch: Batch, losses: Tensor) -> None:
+        """Keeps the losses of all images of a batch, in every process."""
+        (whole,) = self.exchange.sum(gathered(batch, losses, self.processes.rank, self.processes.world_size))
+        selection.record(batch.positions, whole)
+
     def _call(self, callback: Callback | None, loss: Tensor | float) -> None:
         """Calls a callback in the first process, and does in all what it asks for."""
         if callback is None:
@@ -217,7 +230,7 @@ class Training:
                 epoch=progress.epoch + 1,
                 epochs=self.run.epochs,
                 step=progress.step,
-                steps=self._epoch_steps,
+                steps=self._steps[progress.epoch],
                 lr=self._learning_rate(self.steps_done - 1),
                 loss=float(loss),
                 history=tuple(map(MappingProxyType, self.state.history)),
@@ -277,7 +290,8 @@ class Training:
     @property
     def steps_done(self) -> int:
         """Number of steps taken since the start of the training."""
-        return self.state.progress.epoch * self._epoch_steps + self.state.progress.step
+        progress = self.state.progress
+        return sum(self._steps[: progress.epoch]) + progress.step
 
     def validate(self) -> dict[str, float]:
         """Returns loss, top-1 and the best temperature of the validation split.
@@ -336,7 +350,10 @@ class Training:
         )
 
     def _batches(self) -> Iterator[Batch]:
-        progress = self.state.progress
+        progress, selection = self.state.progress, self.state.selection
+        weights = None
+        if selection is not None:
+            weights = selection.weights(self._shown[progress.epoch], seed=self.seed, epoch=progress.epoch)
         return training_batches(
             self._split,
             batch_size=self.recipe.batch_size,
@@ -348,6 +365,7 @@ class Training:
             device=self._device,
             preprocessing=self.preprocessing,
             balanced=self.recipe.sampling == "balanced",
+            weights=weights,
             rank=self.processes.rank,
             world_size=self.processes.world_size,
         )
@@ -362,7 +380,7 @@ class Training:
         return TrainingLogs(
             self.run,
             sizes=[self._image_size(epoch) for epoch in range(self.run.epochs)],
-            epoch_steps=self._epoch_steps,
+            steps=self._steps[: self.run.epochs],
             rows=self.state.history,
             step=self.state.progress.step,
             is_first=self.processes.is_first,
@@ -398,7 +416,7 @@ class Training:
     def _learning_rate(self, step: int) -> float:
         """Returns the learning rate of a step, from 0 since the start of the training."""
         return self.state.progress.lr_factor * self._schedule.learning_rate(
-            step - self._first_step, self._schedule.epochs * self._epoch_steps
+            step - self._first_step, sum(self._steps[: self.run.epochs]) - self._first_step
         )
 
     @property

@@ -174,6 +174,14 @@ class Recipe(Checked):
         "each class, so images of small classes are repeated and some images of large ones are left out",
         choices=("all", "balanced"),
     )
+    skip_easy: float = setting(
+        0.0,
+        "fraction of the images that an epoch leaves out, drawn from the 70 % with the lowest losses (after Qin et al. "
+        "2024). The losses of the others of these count more, so that the expected gradient stays the same. The first "
+        "two epochs show all images, and so do all epochs with fewer than 100 steps or with balanced sampling",
+        minimum=0,
+        maximum=0.6,
+    )
     framing: Mapping[str, int | float | str] = setting(
         {},
         "options of `load_data` that the recipe sets unless you set them, such as image_size. They apply only "

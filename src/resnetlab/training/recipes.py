@@ -19,7 +19,8 @@ def quick() -> Recipe:
     """A good network in minutes: Muon (Jordan et al. 2024) with one cycle (Smith and Topin 2018).
 
     Images grow during training, weights are averaged and labels smoothed. If an epoch would have fewer than 50 steps,
-    batches and learning rate are smaller; `--batch-size` and `--lr` are never changed.
+    batches and learning rate are smaller; `--batch-size` and `--lr` are never changed. With more than 100 steps per
+    epoch, all but the first two epochs leave out 40 % of the images, drawn from the 70 % with the lowest losses.
 
     Measured on two cores of an Intel Xeon with AMX, torch 2.15, accuracy on the test split:
 
@@ -43,6 +44,7 @@ def quick() -> Recipe:
         augment=Augmentation(crop_padding=0.07),
         start_size=0.65,
         grow_until=0.7,
+        skip_easy=0.4,
         average=0.996,
     )
 
@@ -60,6 +62,7 @@ def best() -> Recipe:
         networks=("best_resnet", "resnet18d"),
         epochs=24,
         augment=Augmentation(crop_padding=0.07, erase_p=0.5, erase_fill=127),
+        skip_easy=0.0,
         average=0.998,
     )
 
@@ -81,6 +84,7 @@ def photos() -> Recipe:
         epoch_steps=0,
         scale_lr=False,
         augment=Augmentation(crop_scale=(0.35, 1.0), policy="trivial"),
+        skip_easy=0.0,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -52,13 +52,15 @@ def training_step(
     scaling: LossScale | None = None,
     check_layout: bool = False,
     exchange: Exchange = NO_EXCHANGE,
+    record: Callable[[Tensor], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Takes one step and returns (loss, number of correct predictions) as scalars on the device.
 
     The loss is the recipe's objective, including label smoothing and class weights, averaged over the batch of all
-    processes; it is NaN if the gradient is not finite. A step whose loss or gradient is not finite changes no
-    parameter. If two images are mixed, predicting one of their classes is correct by that image's weight. Except
-    for the optimizer from scratch, nothing here waits for an accelerator.
+    processes with the batch's weights, as is the number of correct predictions. The loss is NaN if the gradient is not
+    finite. A step whose loss or gradient is not finite changes no parameter. If two images are mixed, predicting one of
+    their classes is correct by that image's weight. Except for the optimizer from scratch, nothing here waits for an
+    accelerator.
 
     Args:
         model: in training mode, placed by `machine`.
@@ -72,6 +74,7 @@ def training_step(
         scaling: of the loss, in float16. A gradient that overflows then changes no parameter, but the loss is returned.
         check_layout: call `check_memory_layout`; needed in the first step after every start, load and unfreezing.
         exchange: combines the gradients of several processes.
+        record: called with the loss of each image of this process, (N,), before the batch's weights.
     """
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("scale", 1.0)
@@ -79,17 +82,22 @@ def training_step(
     images = machine.arrange(images.to(machine.dtype))
     # Gradients are averaged over the processes, so the sum of a process's losses is divided by an even share.
     even_share = batch.total / exchange.world_size
-    losses, predictions = [], []
+    losses, predictions, of_images = [], [], []
     micro_batches = _micro_batches(len(images), batch, recipe, exchange.world_size)
     for number, rows in enumerate(micro_batches, 1):
         with nullcontext() if number == len(micro_batches) else exchange.accumulating():
             with machine.autocast():
                 logits = exchange.forward(model, images[rows])
             own = _losses(logits.to(machine.dtype), batch, rows, recipe, class_weights)
+            of_images.append(own.detach())
+            if batch.weights is not None:
+                own = own * batch.weights[rows]
             loss = own[: max(0, batch.own - rows.start)].sum() / even_share
             _backward(loss if scaling is None else loss * scaling.scale, logits, model, recipe)
         losses.append(loss.detach())
         predictions.append(logits.detach().argmax(1))
+    if record is not None:
+        record(torch.cat(of_images))
     loss, correct = exchange.sum(torch.stack(losses).sum(), _count_correct(torch.cat(predictions), batch))
     loss = loss / exchange.world_size
     if scaling is not None:
@@ -211,6 +219,8 @@ def _count_correct(predictions: Tensor, batch: Batch) -> Tensor:
     right = predictions == batch.labels
     if batch.mix_ratios is not None and batch.partner_labels is not None:
         right = right * batch.mix_ratios + (predictions == batch.partner_labels) * (1 - batch.mix_ratios)
+    if batch.weights is not None:
+        right = right * batch.weights
     return right[: batch.own].sum()
 
 
