@@ -1,4 +1,4 @@
-"""Claim: `--recipe quick` reaches 93.5 % on Fashion-MNIST in a twentieth of the time of d2l's ten epochs.
+"""Claim: `--recipe quick` reaches 93.5 % on Fashion-MNIST in a thirtieth of the time of d2l's ten epochs.
 
 The peer is the training of *Dive into Deep Learning*, unchanged: its ResNet-18 (biased convolutions, batch
 normalization) on images resized to 96x96, float32, batches of 128, SGD at 0.01, as a plain torch loop with
@@ -34,7 +34,7 @@ from resnetlab.weights.load import create_model
 from timing import Work, describe_share, judge, limit_rate, machine, network_work, on_known
 
 BATCH, EPOCHS, TRAINING_IMAGES = 128, 10, 60_000
-ACCURACY_BAR, TIME_BAR = 0.935, on_known(20.0)
+ACCURACY_BAR, TIME_BAR = 0.935, on_known(30.0)
 
 
 def peer_seconds(root: Path, steps: int, warmup: int = 5) -> float:

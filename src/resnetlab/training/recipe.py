@@ -176,7 +176,7 @@ class Recipe(Checked):
     )
     skip_easy: float = setting(
         0.0,
-        "fraction of the images that an epoch leaves out, drawn from the 70 % with the lowest losses (after Qin et al. "
+        "fraction of the images that an epoch leaves out, drawn from the 80 % with the lowest losses (after Qin et al. "
         "2024). The losses of the others of these count more, so that the expected gradient stays the same. The first "
         "two epochs show all images, and so do all epochs with fewer than 100 steps or with balanced sampling",
         minimum=0,

@@ -20,7 +20,7 @@ from resnetlab.data.batches import Batch, batch_bounds
 if TYPE_CHECKING:
     from resnetlab.training.recipe import Recipe
 
-EASY = 0.7
+EASY = 0.8
 """The fraction of the images from which some are left out: those with the lowest losses."""
 FULL_EPOCHS, FEWEST_STEPS = 2, 100
 """The first epochs show all images, and so do all epochs if one with all images has fewer steps."""
