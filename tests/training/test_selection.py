@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ from torch import Tensor
 
 import resnetlab
 from resnetlab.core.runs import TIMING_COLUMNS, Run
+from resnetlab.data.augment import Augmentation
 from resnetlab.data.batches import Batch, batch_bounds
 from resnetlab.data.storage.store import ImageData
 from resnetlab.models.resnet import ResNet
+from resnetlab.training import fit as fitting
 from resnetlab.training.fit import fit, resume
 from resnetlab.training.loop import Training
 from resnetlab.training.machine import Machine
@@ -32,7 +35,7 @@ CPU = Machine(device="cpu", precision="float32", memory_format="contiguous", thr
 
 
 def _with_losses(count: int, seed: int = 0) -> tuple[Selection, np.ndarray]:
-    selection = Selection(count, "cpu")
+    selection = Selection(count)
     losses = np.random.default_rng(seed).permutation(count).astype(np.float32)
     selection.record(np.arange(count), torch.from_numpy(losses))
     selection.end_epoch()
@@ -66,7 +69,8 @@ def test_over_many_epochs_every_image_counts_as_much():
 
 def test_the_choice_depends_on_seed_and_epoch_alone():
     chosen = [
-        _with_losses(100)[0].weights(60, seed=seed, epoch=epoch) for seed, epoch in ((0, 2), (0, 2), (0, 3), (1, 2))
+        np.asarray(_with_losses(100)[0].weights(60, seed=seed, epoch=epoch))
+        for seed, epoch in ((0, 2), (0, 2), (0, 3), (1, 2))
     ]
     assert np.array_equal(chosen[0], chosen[1])
     assert not any(np.array_equal(chosen[0], other) for other in chosen[2:])
@@ -178,6 +182,39 @@ def test_an_extension_begins_with_all_images(whole: tuple[Run, list[np.ndarray]]
     assert extended.history["lr"].iloc[-1] < 1e-3 * extended.history["lr"].max()
 
 
-def test_balanced_sampling_decides_itself_what_is_shown():
-    recipe = Recipe(batch_size=10, skip_easy=0.4, sampling="balanced")
-    assert images_of_epochs(recipe, 1000, 4) == [1000] * 4
+@pytest.mark.parametrize(
+    "changes", [{"sampling": "balanced"}, {"augment": Augmentation(mixup=0.2)}, {"augment": Augmentation(cutmix=1.0)}]
+)
+def test_where_weights_would_be_wrong_all_images_are_shown(changes: dict[str, Any]):
+    assert images_of_epochs(Recipe(batch_size=10, skip_easy=0.4, **changes), 1000, 4) == [1000] * 4
+
+
+def test_last_bits_of_the_losses_change_few_choices():
+    """The draw belongs to an image, whatever its rank is."""
+    selection, losses = _with_losses(5000)
+    before = selection.weights(3000, seed=0, epoch=2)
+    selection.record(np.arange(5000), torch.from_numpy(losses * np.random.default_rng(1).normal(1, 1e-3, 5000)))
+    selection.end_epoch()
+    after = selection.weights(3000, seed=0, epoch=2)
+    assert before is not None and after is not None
+    assert ((before > 0) != (after > 0)).sum() < 20
+
+
+def test_callbacks_get_losses_of_one_scale(digits: ImageData, tmp_path: Path):
+    """Those of the steps, on average, are that of the epoch, also if images are left out."""
+    losses: dict[int, list[float]] = {}
+    run = fit(
+        TINY, digits, out=tmp_path / "run", on_step=lambda state: losses.setdefault(state.epoch, []).append(state.loss),
+        **SETTINGS,
+    )  # fmt: skip
+    for epoch, expected in zip(run.history["epoch"], run.history["train_loss"], strict=True):
+        assert np.mean(losses[epoch]) == pytest.approx(expected, rel=0.05)
+
+
+def test_a_budget_counts_the_epochs_of_all_images(monkeypatch: pytest.MonkeyPatch):
+    """With 10 s for an epoch of all images and 6 s for others."""
+    seconds = {0.0: 10.0, 0.4: 6.0}
+    monkeypatch.setattr(fitting, "_epoch_seconds", lambda start, world_size, skip_easy=0.0: seconds[skip_easy])
+    for skip_easy, budget, epochs in ((0.4, 19, 1), (0.4, 20, 2), (0.4, 25, 2), (0.4, 32, 4), (0.0, 32, 3)):
+        start = SimpleNamespace(recipe=Recipe(skip_easy=skip_easy))
+        assert fitting._epochs_within(start, budget / 60, 1) == epochs  # type: ignore[arg-type]

@@ -57,6 +57,7 @@ from resnetlab.training.prepare import (
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.recipes import resolve_recipe
 from resnetlab.training.sections import describe
+from resnetlab.training.selection import FULL_EPOCHS
 from resnetlab.weights.file import checkpoint_files, trained_epochs, write_network
 from resnetlab.weights.load import for_channels, load_source
 from resnetlab.weights.report import LoadReport
@@ -395,12 +396,18 @@ def _announce(start: _Start, batch_size: int, world_size: int, folder: Path) -> 
 
 def _epochs_within(start: _Start, minutes: float, world_size: int) -> int:
     """Returns how many epochs take this long."""
-    return max(1, int(60 * minutes / _epoch_seconds(start, world_size)))
+    seconds, whole = 60 * minutes, _epoch_seconds(start, world_size)
+    rest = seconds - FULL_EPOCHS * whole
+    if rest <= 0 or not start.recipe.skip_easy:
+        return max(1, int(seconds / whole))
+    return FULL_EPOCHS + int(rest / _epoch_seconds(start, world_size, skip_easy=start.recipe.skip_easy))
 
 
-def _epoch_seconds(start: _Start, world_size: int) -> float:
+def _epoch_seconds(start: _Start, world_size: int, skip_easy: float = 0.0) -> float:
+    """Returns the mean time of an epoch in a long training; by default, all its epochs show all images."""
     many = 1000  # enough that their time is measured
-    estimate = _estimate(dataclasses.replace(start, recipe=start.recipe.changed(epochs=many)), world_size)
+    recipe = start.recipe.changed(epochs=many, skip_easy=skip_easy)
+    estimate = _estimate(dataclasses.replace(start, recipe=recipe), world_size)
     assert estimate.seconds is not None
     return estimate.seconds / many
 

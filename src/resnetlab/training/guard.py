@@ -38,6 +38,7 @@ class StepResult:
         correct: number of correct predictions, a scalar.
         positions: int64 (N,), of the images of all processes in the training split.
         weight: sum of the weights of these images; None for their number.
+        of_images: (N,), the loss of each of them, if it is needed.
     """
 
     step: int
@@ -45,6 +46,7 @@ class StepResult:
     correct: Tensor
     positions: np.ndarray
     weight: float | None = None
+    of_images: Tensor | None = None
 
 
 class BufferGuard:

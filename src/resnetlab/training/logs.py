@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -100,8 +101,12 @@ class TrainingDisplay:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._epochs, self._quiet, self._clock = len(sizes), quiet, clock
-        self._pixels, self._steps = [size * size for size in sizes], list(steps)
+        self._pixels = [size * size for size in sizes]
         self._total, self._done = sum(steps), done
+        self._rest: Counter[int] = Counter()  # steps still to come, for each number of pixels
+        for pixels, count in zip(self._pixels, steps, strict=True):
+            self._rest[pixels] += count - min(count, done)
+            done -= min(count, done)
         self._timed: dict[int, tuple[int, float]] = {}  # for each number of pixels, steps and their seconds
         self._last: float | None = None  # time of the last step; the first one is slower, and not counted
         self._next_line = math.inf
@@ -129,6 +134,7 @@ class TrainingDisplay:
         """Counts a step of the epoch with this number, from 1, and shows the mean loss of the epoch so far."""
         now, pixels = self._clock(), self._pixels[epoch - 1]
         self._done += 1
+        self._rest[pixels] -= 1
         first = self._last is None
         if self._last is None:
             self._next_line = now + FIRST_LINE_SECONDS
@@ -169,11 +175,7 @@ class TrainingDisplay:
             return "0 s"
         if not self._timed:
             return "?"
-        rest, done = 0.0, self._done
-        for pixels, steps in zip(self._pixels, self._steps, strict=True):
-            rest += (steps - min(steps, done)) * self._step_seconds(pixels)
-            done -= min(steps, done)
-        return duration(rest)
+        return duration(sum(steps * self._step_seconds(pixels) for pixels, steps in self._rest.items()))
 
     def _step_seconds(self, pixels: int) -> float:
         """Returns the mean seconds of a step with as many pixels per image, measured or estimated."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
+from itertools import accumulate
 from types import MappingProxyType
 from typing import Any
 
@@ -37,7 +38,7 @@ from resnetlab.training.machine import Machine
 from resnetlab.training.optimizers import WeightAverage, build_optimizer
 from resnetlab.training.recipe import Recipe
 from resnetlab.training.sections import TrainedSections
-from resnetlab.training.selection import Selection, gathered, images_of_epochs, selection_for, steps_of
+from resnetlab.training.selection import images_of_epochs, placed, selection_for, steps_of
 from resnetlab.training.step import class_weights, training_step
 
 CHECKPOINT_SECONDS = 300.0
@@ -94,10 +95,11 @@ class Training:
         self._split = data.split("train")
         self._shown = images_of_epochs(recipe, len(self._split), max(recipe.epochs, run.epochs), run.starts)
         self._steps = [steps_of(images, recipe) for images in self._shown]
-        self._planned_steps = sum(self._steps[: recipe.epochs])
+        self._steps_before = [0, *accumulate(self._steps)]  # of each epoch
+        self._planned_steps = self._steps_before[recipe.epochs]
         # An extension runs the learning rate's schedule again, over its own epochs. All else depends on the epoch's
         # number.
-        self._first_step = sum(self._steps[: run.first_epoch])
+        self._first_step = self._steps_before[run.first_epoch]
         self._schedule = recipe.changed(epochs=run.epochs - run.first_epoch)
         self._class_weights = class_weights(recipe, self._split.labels, data.class_names, machine)
 
@@ -105,7 +107,7 @@ class Training:
         optimizer = build_optimizer(model, recipe)  # includes the sections that are unfrozen later
         average = WeightAverage(model.saved_module, recipe.average) if recipe.average else None
         scaling = scaling_for(machine)
-        selection = selection_for(self._shown, machine.device)
+        selection = selection_for(self._shown)
         self.state = TrainingState(
             model=model, optimizer=optimizer, average=average, scaling=scaling, selection=selection
         )
@@ -176,6 +178,7 @@ class Training:
         self._guard.remember()
         # Random draws inside the network are a function of (seed, epoch, step) and the process, like all others.
         stream = f"network {self.processes.rank}" if self.processes.rank else "network"
+        of_images: list[Tensor] = []
         with torch_seeded(self.seed, stream, epoch=progress.epoch, step=batch.step, device=self._device):
             loss, correct = training_step(
                 state.model,
@@ -189,11 +192,11 @@ class Training:
                 scaling=state.scaling,
                 check_layout=self.check_layout,
                 exchange=self.exchange,
-                record=None if state.selection is None else partial(self._record, state.selection, batch),
+                record=None if state.selection is None else partial(self._share_losses, batch, of_images),
             )
         self.check_layout = False
         self._guard.settle(loss)
-        self._results.append(StepResult(batch.step, loss, correct, batch.positions, batch.weight))
+        self._results.append(StepResult(batch.step, loss, correct, batch.positions, batch.weight, *of_images))
         progress.step, progress.seen = batch.step + 1, progress.seen + batch.total
         if state.average:
             state.average.update(self.steps_done)
@@ -205,7 +208,7 @@ class Training:
             loss=progress.loss_sum / progress.images if progress.images else math.nan,
             images_per_second=progress.seen / progress.epoch_seconds,
         )
-        self._call(self.callbacks.on_step, loss)
+        self._call(self.callbacks.on_step, loss if batch.weight is None else loss * (batch.total / batch.weight))
         is_due = self._clock - self._last_saved > CHECKPOINT_SECONDS
         stop, is_due = self.exchange.agree(self._signals.received, is_due)
         if stop or is_due:
@@ -214,10 +217,11 @@ class Training:
             raise Interrupted(stop, self.run.path, imports=self.run.imports)
         return loss
 
-    def _record(self, selection: Selection, batch: Batch, losses: Tensor) -> None:
-        """Keeps the losses of all images of a batch, in every process."""
-        (whole,) = self.exchange.sum(gathered(batch, losses, self.processes.rank, self.processes.world_size))
-        selection.record(batch.positions, whole)
+    def _share_losses(self, batch: Batch, whole: list[Tensor], losses: Tensor) -> None:
+        """Appends the losses of all images of the global batch, in every process."""
+        if not self.processes.is_alone:
+            (losses,) = self.exchange.sum(placed(batch, losses, self.processes.rank, self.processes.world_size))
+        whole.append(losses)
 
     def _call(self, callback: Callback | None, loss: Tensor | float) -> None:
         """Calls a callback in the first process, and does in all what it asks for."""
@@ -291,7 +295,7 @@ class Training:
     def steps_done(self) -> int:
         """Number of steps taken since the start of the training."""
         progress = self.state.progress
-        return sum(self._steps[: progress.epoch]) + progress.step
+        return self._steps_before[progress.epoch] + progress.step
 
     def validate(self) -> dict[str, float]:
         """Returns loss, top-1 and the best temperature of the validation split.
@@ -388,6 +392,9 @@ class Training:
         )
 
     def _take_results(self) -> None:
+        for result in self._results:
+            if self.state.selection is not None and result.of_images is not None:
+                self.state.selection.record(result.positions, result.of_images)
         with self.processes.alike():
             take_results(self.state.progress, self._results, self.run, self._split, log=self.processes.is_first)
 
@@ -406,7 +413,7 @@ class Training:
             "step": self.steps_done,
             "lr": self._learning_rate(self.steps_done - 1),
             "train_loss": progress.loss_sum / progress.images if progress.images else math.nan,
-            "train_top1": progress.correct / progress.images if progress.images else math.nan,
+            "train_top1": min(1.0, progress.correct / progress.images) if progress.images else math.nan,
             "val_loss": validation["loss"],
             "val_top1": validation["top1"],
             "images_per_second": round(progress.seen / progress.epoch_seconds, 1),
@@ -416,7 +423,7 @@ class Training:
     def _learning_rate(self, step: int) -> float:
         """Returns the learning rate of a step, from 0 since the start of the training."""
         return self.state.progress.lr_factor * self._schedule.learning_rate(
-            step - self._first_step, sum(self._steps[: self.run.epochs]) - self._first_step
+            step - self._first_step, self._steps_before[self.run.epochs] - self._first_step
         )
 
     @property

@@ -77,9 +77,9 @@ class Recipe(Checked):
     batch_size: int = setting(128, "images per step, over all processes", minimum=2)
     epoch_steps: int = setting(
         0,
-        "the minimum number of steps per epoch. If an epoch has fewer steps, `batch_size` is halved until the "
-        "epoch has enough, but not below 64. If this is 0, or if you set a batch size yourself, `batch_size` does not "
-        "change",
+        "the minimum number of steps of an epoch that shows all images. If it has fewer steps, `batch_size` is halved "
+        "until the epoch has enough, but not below 64. If this is 0, or if you set a batch size yourself, `batch_size` "
+        "does not change",
         minimum=0,
     )
     scale_lr: bool = setting(
@@ -177,8 +177,9 @@ class Recipe(Checked):
     skip_easy: float = setting(
         0.0,
         "fraction of the images that an epoch leaves out, drawn from the 80 % with the lowest losses (after Qin et al. "
-        "2024). The losses of the others of these count more, so that the expected gradient stays the same. The first "
-        "two epochs show all images, and so do all epochs with fewer than 100 steps or with balanced sampling",
+        "2024). The losses of the others of these count more, so that the expected sum of an epoch's gradients stays "
+        "the same. The first two epochs show all images, and so do all epochs with fewer than 100 steps, balanced "
+        "sampling, mixup or CutMix",
         minimum=0,
         maximum=0.6,
     )

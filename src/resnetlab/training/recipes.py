@@ -19,7 +19,7 @@ def quick() -> Recipe:
     """A good network in minutes: Muon (Jordan et al. 2024) with one cycle (Smith and Topin 2018).
 
     Images grow during training, weights are averaged and labels smoothed. If an epoch would have fewer than 50 steps,
-    batches and learning rate are smaller; `--batch-size` and `--lr` are never changed. With more than 100 steps per
+    batches and learning rate are smaller; `--batch-size` and `--lr` are never changed. With at least 100 steps per
     epoch, all but the first two epochs leave out 40 % of the images, drawn from the 80 % with the lowest losses.
 
     Measured on two cores, torch 2.15, accuracy on the test split:

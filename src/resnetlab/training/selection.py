@@ -36,7 +36,8 @@ def images_of_epochs(recipe: Recipe, images: int, epochs: int, starts: Sequence[
         starts: the complete epochs when the training began, and at each extension: after each of them, the first
             epochs show all images.
     """
-    skips = steps_of(images, recipe) >= FEWEST_STEPS and recipe.sampling == "all"
+    # The weight of a mixed sample is that of one image, not of its partner.
+    skips = steps_of(images, recipe) >= FEWEST_STEPS and recipe.sampling == "all" and not recipe.augment.mixes
     skipped = int(recipe.skip_easy * images) if skips else 0
     full = {start + epoch for start in starts for epoch in range(FULL_EPOCHS)}
     return [images if epoch in full else images - skipped for epoch in range(epochs)]
@@ -55,15 +56,15 @@ class Selection:
         newest: float32 (N,), the same, with the steps of this epoch.
     """
 
-    def __init__(self, images: int, device: torch.device | str) -> None:
-        self.losses = torch.full((images,), torch.inf, device=device)
+    def __init__(self, images: int) -> None:
+        self.losses = torch.full((images,), torch.inf)
         self.newest = self.losses.clone()
 
     def weights(self, shown: int, *, seed: int, epoch: int) -> np.ndarray | None:
         """Returns the weight of each image's loss in an epoch, float32 (N,), 0 for an image that is left out.
 
-        Those of the images that are shown sum up to the number of all images, so that an epoch moves the parameters
-        about as far as one of all images. None stands for all images, each with weight 1.
+        The weights of the images that are shown sum up to the number of all images: the expected sum of an epoch's
+        gradients is that of all images. None stands for all images, each with weight 1.
 
         Args:
             shown: number of images that the epoch shows.
@@ -73,9 +74,11 @@ class Selection:
         images = len(self.losses)
         if shown == images:
             return None
-        losses = self.losses.nan_to_num(nan=torch.inf, posinf=torch.inf).cpu().numpy()  # NaN: of a step that failed
+        losses = self.losses.nan_to_num(nan=torch.inf, posinf=torch.inf).numpy()  # NaN: of a step that failed
         easy = np.argsort(losses, kind="stable")[: int(EASY * images)]
-        skipped = generator(seed, "skip", epoch=epoch).permutation(easy)[: images - shown]
+        # The draw belongs to an image, not to its rank, so that a last bit of a loss changes at most a few images.
+        drawn = generator(seed, "skip", epoch=epoch).random(images)[easy]
+        skipped = easy[np.argsort(drawn, kind="stable")[: images - shown]]
         weights = np.ones(images, dtype=np.float32)
         weights[easy] = len(easy) / (len(easy) - len(skipped))
         weights[skipped] = 0
@@ -83,7 +86,7 @@ class Selection:
 
     def record(self, positions: np.ndarray, losses: Tensor) -> None:
         """Keeps the losses of images, at these positions of the split, for the next epoch."""
-        self.newest[torch.from_numpy(positions).to(self.newest.device)] = losses.to(self.newest.dtype)
+        self.newest[torch.from_numpy(positions)] = losses.to("cpu", self.newest.dtype)
 
     def end_epoch(self) -> None:
         """Lets the next epoch select by the losses of this one."""
@@ -100,13 +103,13 @@ class Selection:
             own.copy_(tensors[name])
 
 
-def selection_for(images: Sequence[int], device: torch.device | str) -> Selection | None:
+def selection_for(images: Sequence[int]) -> Selection | None:
     """Returns the selection of a training whose epochs show so many images, or None if they all show the same."""
-    return Selection(images[0], device) if len(set(images)) > 1 else None
+    return Selection(images[0]) if len(set(images)) > 1 else None
 
 
-def gathered(batch: Batch, losses: Tensor, rank: int, world_size: int) -> Tensor:
+def placed(batch: Batch, losses: Tensor, rank: int, world_size: int) -> Tensor:
     """Returns this process's losses at their places in the global batch, (batch.total,), with 0 elsewhere."""
-    whole = torch.zeros(batch.total, dtype=torch.float64, device=losses.device)
-    whole[rank::world_size] = losses[: batch.own].double()
+    whole = losses.new_zeros(batch.total)
+    whole[rank::world_size] = losses[: batch.own]
     return whole
