@@ -29,7 +29,7 @@ IN_LESSONS = {"study-degradation-curves.png", "study-responses.png", "study-land
 NOTES = {
     "responses": (
         "Why the third part does not hold: responses start at 1, the scale of a new normalization layer. In 1,880 "
-        "steps they change by some hundredths, because the weight decay of our recipe leaves scales alone. The paper "
+        "steps they change by some hundredths; the weight decay of our recipe leaves scales alone. The paper "
         "trains for 64,000 steps."
     ),
     "landscape": (
@@ -41,6 +41,10 @@ NOTES = {
     "shortcuts": (
         "Why the last part does not hold: He et al. (2016b) report the advantage of pre-activation for 110 layers and "
         "more. The network here has 20 layers."
+    ),
+    "finetuning": (
+        "Why the claim is undecided: each seed draws other images, 10 of each class. With three seeds, the errors from "
+        "scratch differ by as much as the gain."
     ),
     "lesion": (
         "Why the first part does not hold: the network here has 9 blocks instead of 54, so each has a larger part of "
@@ -66,7 +70,7 @@ shorter.
 def section(result: StudyResult) -> str:
     """Returns the section of a study, and writes its figures as files of few colors."""
     question, name = result.question, result.question.name
-    parts = [f"## {question.title}", f"Claim: {question.claim} ({question.source})", f"**{result.verdict.headline}.**"]
+    parts = [f"## {question.title}", f"Claim ({question.source}): {question.claim}", f"**{result.verdict.headline}.**"]
     if result.verdict.parts:
         parts.append("\n".join(f"- {part}: **{claim}**" for part, claim in result.verdict.parts.items()))
     if name in NOTES:

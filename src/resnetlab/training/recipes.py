@@ -24,7 +24,7 @@ def quick() -> Recipe:
 
     Measured on two cores, torch 2.15, accuracy on the test split:
 
-    - `resnetlab train fashion_mnist --recipe quick`: quick_resnet, 147 s from start to end, 93.6 % (medians of three
+    - `resnetlab train fashion_mnist --recipe quick`: quick_resnet, 150 s from start to end, 93.5 % (medians of three
       seeds, AMD EPYC without AMX, 2026-11-30).
     - `resnetlab train digits --recipe quick --model resnet20 --epochs 60 --batch-size 64`: 68 s of training, 99.2 %
       (seed 0, Intel Xeon with AMX).
