@@ -39,7 +39,7 @@ NOTES = {
         "around the residual network, and a plateau with the trained weights near its edge around the plain one."
     ),
     "scaling": (
-        "Why: the images have 28x28 pixels, so a higher resolution only enlarges them and adds no detail; in 192 steps, "
+        "Why: the images have 28x28 pixels, so a higher resolution enlarges them and adds no detail; in 192 steps, "
         "more layers and channels help most. The paper scales networks for photos, after complete training."
     ),
     "shortcuts": (
