@@ -221,7 +221,7 @@ class ResNetConfig(Checked):
         "none",
         'how the branch halves the resolution. With "blur" and "avg", a convolution of stride 2 gets stride 1, '
         'and a filter of stride 2 follows its activation. "blur": 3x3 binomial (Zhang 2019). "avg": 2x2 average '
-        'pooling. The max pooling of the stem changes likewise. "none": the convolution has stride 2',
+        'pooling. The same happens to the max pooling of the stem. "none": the convolution has stride 2',
         choices=("none", "blur", "avg"),
     )
     attention: str = setting(

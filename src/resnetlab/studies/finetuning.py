@@ -46,7 +46,7 @@ QUESTION = Question(
         "Yosinski et al. 2014, How transferable are features in deep neural networks?; Howard and Ruder 2018, "
         "Universal Language Model Fine-tuning, for the learning rates"
     ),
-    protocol="there are no published results for this setting, few images of some classes",
+    protocol="none with few images of some classes only",
 )
 SCRATCH, PRETRAINING, TWO_RATES = "from scratch", "pretraining", "two rates"
 _WORK = 0.1
