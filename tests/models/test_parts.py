@@ -12,12 +12,14 @@ import torch
 import torch.nn.functional as F
 from tests.networks import with_every_part
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from resnetlab.models.catalog import CATALOG
 from resnetlab.models.config import ResNetConfig
-from resnetlab.models.parts import BiasedBatchNorm2d
+from resnetlab.models.parts import BiasedBatchNorm2d, Conv2d, StandardizedConv2d
 from resnetlab.models.resnet import ResNet
 from resnetlab.scratch.activations import ACTIVATIONS
+from resnetlab.training.machine import Machine
 
 SEEDS = (1, 2, 3, 4, 5)
 """Seeds of the float32 batches. A rounding that moves one value across the zero of a ReLU or changes the maximum of
@@ -161,3 +163,46 @@ def test_the_biased_moving_variance_divides_by_n(count: int):
     assert biased.num_batches_tracked == 2
     assert (ours < theirs).all()
     assert torch.equal(biased.eval()(images).argmax(1), unbiased.eval()(images).argmax(1)) or count == 2
+
+
+class Strides(TorchDispatchMode):
+    """The strides of all convolutions within."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[int, ...]] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.convolution.default:
+            self.seen.add(tuple(args[3]))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("layer", "strides"),
+    [
+        (Conv2d(4, 12, 1, stride=2), {(1, 1)}),
+        (StandardizedConv2d(3, 6, 1, stride=(2, 3), bias=False), {(1, 1)}),
+        (nn.Sequential(nn.LazyConv2d(12, 1, stride=2)), {(1, 1)}),
+        (nn.Sequential(nn.Conv2d(7, 8, 1, stride=3)), {(1, 1)}),
+        (Conv2d(8, 12, 1, stride=2), {(2, 2)}),
+        (Conv2d(4, 12, 3, stride=2, padding=1), {(2, 2)}),
+    ],
+)
+def test_no_strided_kernel_of_few_channels_has_a_gradient_without_avx512(
+    layer: nn.Module, strides: set, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    layer = copy.deepcopy(layer)
+    convolution = next(each for each in layer.modules() if isinstance(each, nn.Conv2d))
+    images = torch.randn(5, convolution.in_channels or 4, 9, 8).contiguous(memory_format=torch.channels_last)
+    layer(images)
+    expected = copy.deepcopy(layer).double()
+    expected(images.double()).square().sum().backward()
+    placed = Machine(device="cpu", precision="float32", memory_format="channels_last", threads=1).place(layer)
+    with Strides() as found:
+        placed(images).square().sum().backward()
+    assert found.seen == strides
+    for ours, theirs in zip(placed.parameters(), expected.parameters(), strict=True):
+        assert ours.grad is not None
+        torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-5, atol=1e-5)

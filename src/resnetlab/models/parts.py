@@ -185,7 +185,41 @@ def _biased_batch_norm(
 torch.fx.wrap("_biased_batch_norm")  # torch.fx records the call, and does not look inside
 
 
-class StandardizedConv2d(nn.Conv2d):
+class _SafeConv2d(nn.Conv2d):
+    """`torch.nn.Conv2d` without a fault of oneDNN, which writes past the end of its memory and may abort the program.
+
+    It happens on processors with AVX2 but without AVX-512, in channels_last, in the gradient of 1x1 kernels with a
+    stride and fewer than 8 input channels (seen on torch 2.15 with oneDNN 3.13.3; valgrind shows the invalid writes
+    in `jit_avx2_1x1_convolution_bwd_weights_t`). There the positions that the stride skips are left out beforehand.
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if _is_faulty(self) and torch.is_grad_enabled() and not isinstance(input, torch.fx.Proxy):
+            rows, columns = self.stride
+            return F.conv2d(input[:, :, ::rows, ::columns], weight, bias)
+        return super()._conv_forward(input, weight, bias)
+
+
+def _is_faulty(layer: nn.Conv2d) -> bool:
+    return (
+        layer.kernel_size == (1, 1)
+        and layer.stride != (1, 1)
+        and layer.padding == (0, 0)
+        and layer.in_channels < 8
+        and layer.groups == 1
+        and layer.weight.device.type == "cpu"
+        and torch.backends.cpu.get_cpu_capability() != "AVX512"
+    )
+
+
+def avoid_faults(model: nn.Module) -> None:
+    """Makes torch's convolutions in a network ours where a gradient would write past the end of its memory."""
+    for layer in model.modules():
+        if type(layer) is nn.Conv2d and _is_faulty(layer):
+            layer.__class__ = Conv2d  # as torch does it to a lazy layer
+
+
+class StandardizedConv2d(_SafeConv2d):
     """`torch.nn.Conv2d` whose kernels are standardized first; see `scratch.functional.standardized`."""
 
     def standardized_weight(self) -> Tensor:
@@ -202,13 +236,13 @@ _WHOLLY, _PARTLY = 4, 16
 product, and for which only the gradient of its kernel is."""
 
 
-class Conv2d(nn.Conv2d):
+class Conv2d(_SafeConv2d):
     """`torch.nn.Conv2d`, but faster in bfloat16 on a CPU if there are few positions and many channels.
 
     This is the case in the last stages of a network. There torch's convolution spends most of its time reordering the
     kernel, three times per step; `resnetlab.scratch` multiplies by the kernel in its own layout. Its gradients are sums
     of a few terms, each rounded to bfloat16, so their error is up to three times that of torch's. For all other inputs
-    this is torch's layer, equal to the last bit.
+    this is torch's layer, equal to the last bit, but for the fault that `_SafeConv2d` avoids.
 
     benchmarks/ATTEMPTS.md, "Where the time of a training step goes", has the measured gain.
     """

@@ -17,7 +17,7 @@ from resnetlab.core.checks import MOST_THREADS, check_choice, check_integer
 from resnetlab.core.environment import resolve_device
 from resnetlab.core.errors import UserError
 from resnetlab.models.config import ResNetConfig
-from resnetlab.models.parts import parts_for
+from resnetlab.models.parts import avoid_faults, parts_for
 
 PRECISIONS = ("float32", "bfloat16", "float16", "float64")
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -57,6 +57,7 @@ class Machine:
     def place(self, model: nn.Module) -> nn.Module:
         """Moves a network to the device, type and memory format, in place, and returns it."""
         model.to(device=self.device, dtype=self.dtype)
+        avoid_faults(model)
         return model.to(memory_format=MEMORY_FORMATS[self.memory_format])  # type: ignore[call-overload]
 
     def arrange(self, images: Tensor) -> Tensor:
