@@ -147,6 +147,7 @@ def _is_torch_convolution(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
         and layer.padding_mode == "zeros"
         and layer.get_parameter("weight").device.type == "cpu"
         and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+        and (layer.weight.dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
     )
 
 
