@@ -37,7 +37,7 @@ def _images(model: ResNet) -> torch.Tensor:
     [
         pytest.param(name, marks=[] if name in _QUICK else [pytest.mark.slow])
         for number, name in enumerate(CATALOG)
-        if name in _QUICK or number % 3 == 0 or SHARE == 1  # `make test-all` traces all
+        if name in _QUICK or number % 6 == 0 or SHARE == 1  # `make test-all` traces all
     ],
 )
 def test_fx_traces_it_and_torchvision_extracts_its_features(name: str):
