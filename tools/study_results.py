@@ -47,7 +47,7 @@ NOTES = {
         "more. The network here has 20 layers."
     ),
     "regularization": (
-        "Why the claim does not hold: in 564 steps, the regularized networks learn less (training errors of 10 to 15 "
+        "Why the claim does not hold: in 576 steps, the regularized networks learn less (training errors of 10 to 15 "
         "instead of 5 %). Regularization pays once a network overfits; Huang et al. train for 500 epochs on CIFAR."
     ),
     "finetuning": (
