@@ -192,17 +192,21 @@ class Strides(TorchDispatchMode):
 def test_no_strided_kernel_of_few_channels_has_a_gradient_without_avx512(
     layer: nn.Module, strides: set, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     layer = copy.deepcopy(layer)
     convolution = next(each for each in layer.modules() if isinstance(each, nn.Conv2d))
-    images = torch.randn(5, convolution.in_channels or 4, 9, 8).contiguous(memory_format=torch.channels_last)
-    layer(images)
-    expected = copy.deepcopy(layer).double()
-    expected(images.double()).square().sum().backward()
-    placed = Machine(device="cpu", precision="float32", memory_format="channels_last", threads=1).place(layer)
+    images = torch.randn(5, convolution.in_channels or 4, 9, 8, dtype=torch.float64)
+    images = images.contiguous(memory_format=torch.channels_last)
+    layer.double()(images)
+    monkeypatch.setattr("resnetlab.models.parts._HAS_FAULT", False)
+    expected = copy.deepcopy(layer)
+    expected(images).square().sum().backward()
+    monkeypatch.setattr("resnetlab.models.parts._HAS_FAULT", True)
+    placed = Machine(device="cpu", precision="float64", memory_format="channels_last", threads=1).place(layer)
     with Strides() as found:
         placed(images).square().sum().backward()
     assert found.seen == strides
+    compiled = torch.compile(placed, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(images), placed(images))
     for ours, theirs in zip(placed.parameters(), expected.parameters(), strict=True):
         assert ours.grad is not None
-        torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-5)

@@ -185,6 +185,10 @@ def _biased_batch_norm(
 torch.fx.wrap("_biased_batch_norm")  # torch.fx records the call, and does not look inside
 
 
+_HAS_FAULT = torch.backends.cpu.get_cpu_capability() != "AVX512"
+"""Whether `_SafeConv2d` has something to avoid here; a constant, because torch.compile cannot ask the processor."""
+
+
 class _SafeConv2d(nn.Conv2d):
     """`torch.nn.Conv2d` without a fault of oneDNN, which writes past the end of its memory and may abort the program.
 
@@ -202,18 +206,18 @@ class _SafeConv2d(nn.Conv2d):
 
 def _is_faulty(layer: nn.Conv2d) -> bool:
     return (
-        layer.kernel_size == (1, 1)
+        _HAS_FAULT
+        and layer.kernel_size == (1, 1)
         and layer.stride != (1, 1)
         and layer.padding == (0, 0)
         and layer.in_channels < 8
         and layer.groups == 1
         and layer.weight.device.type == "cpu"
-        and torch.backends.cpu.get_cpu_capability() != "AVX512"
     )
 
 
 def avoid_faults(model: nn.Module) -> None:
-    """Makes torch's convolutions in a network ours where a gradient would write past the end of its memory."""
+    """Makes torch's convolutions in a network ours where a gradient in channels_last would write past its memory."""
     for layer in model.modules():
         if type(layer) is nn.Conv2d and _is_faulty(layer):
             layer.__class__ = Conv2d  # as torch does it to a lazy layer

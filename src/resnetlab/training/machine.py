@@ -57,7 +57,8 @@ class Machine:
     def place(self, model: nn.Module) -> nn.Module:
         """Moves a network to the device, type and memory format, in place, and returns it."""
         model.to(device=self.device, dtype=self.dtype)
-        avoid_faults(model)
+        if self.memory_format == "channels_last":
+            avoid_faults(model)
         return model.to(memory_format=MEMORY_FORMATS[self.memory_format])  # type: ignore[call-overload]
 
     def arrange(self, images: Tensor) -> Tensor:
