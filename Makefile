@@ -5,10 +5,11 @@ VENV := .venv
 # Number of processes that run tests, with one thread each.
 WORKERS ?= 2
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
-QUICK_TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+QUICK_TESTS = $(PYTEST) -m "not slow"
 # Share of the failing file-system calls, signals and pairs of processes that the slow tests try.
-SWEEP ?= 0.1
-SLOW_TESTS = SWEEP=$(SWEEP) $(BIN)/python -m pytest -m slow
+SWEEP ?= 0.05
+SLOW_TESTS = SWEEP=$(SWEEP) $(PYTEST) -m slow
 ifndef DEMO_RUN
 DEMO_RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 endif

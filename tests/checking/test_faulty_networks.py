@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from learners import BY_HAND, D2L, NESTED, RESNET18, RESNET50, UNITS, changed
+from tests.sampling import sampled
 
 from resnetlab.checking.check import check
 
@@ -245,7 +246,7 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", sampled(CASES, 3))
 def test_a_fault_is_named_at_its_place(name: str, tmp_path: Path):
     case = CASES[name]
     path = tmp_path / "learner.py"

@@ -9,6 +9,7 @@ import pytest
 import timm
 import torchvision
 from learners import BY_HAND, D2L, NESTED, RESNET18, RESNET50, UNITS, changed
+from tests.sampling import sampled
 from torch import nn
 
 import resnetlab
@@ -97,7 +98,7 @@ STYLES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("style", sampled(STYLES, 3))
 def test_a_style_is_no_fault(style: str, tmp_path: Path):
     source, like = STYLES[style]
     path = tmp_path / "right.py"
@@ -111,15 +112,13 @@ def test_a_style_is_no_fault(style: str, tmp_path: Path):
         assert len(report.key_map) >= 62
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet18", "resnet50", pytest.param("resnext50_32x4d", marks=pytest.mark.slow), "wide_resnet50_2"]
-)
+@pytest.mark.parametrize("name", sampled(["resnet18", "resnext50_32x4d", "wide_resnet50_2", "resnet50"], 3))
 def test_torchvision_is_right(name: str):
     report = check(getattr(torchvision.models, name), name, image_size=32)
     assert report.findings == [], report
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet26", "resnet18d", "seresnet18", "resnetv2_18"])
+@pytest.mark.parametrize("name", sampled(["resnet18d", "resnet26", "seresnet18", "resnet18", "resnetv2_18"], 2))
 def test_timm_is_right(name: str):
     known = {"resnetv2_18": "resnetv2_18", "seresnet18": "seresnet18"}
     if known.get(name, name) not in timm.list_models():
@@ -131,13 +130,9 @@ def test_timm_is_right(name: str):
 OURS = ["resnet18", "resnetv2_18", "seresnet18", "resnet18d", "resnet20", "plain20", "scratch_resnet50"]
 
 
-@pytest.mark.parametrize(
-    ("name", "parts"),
-    [(name, "torch") for name in OURS]
-    + [("resnet20", "scratch")]
-    + [pytest.param(name, "scratch", marks=pytest.mark.slow) for name in OURS if name != "resnet20"],
-)
-def test_ours_is_right(name: str, parts: str):
+@pytest.mark.parametrize("network", sampled([f"{name} {parts}" for name in OURS for parts in ("torch", "scratch")], 3))
+def test_ours_is_right(network: str):
+    name, parts = network.split()
     model = resnetlab.create_model(name, parts=parts)
     assert check(model, name, image_size=32).findings == []
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tests.networks import narrow, with_every_part
+from tests.sampling import sampled
 from torch import nn
 
 import resnetlab
@@ -90,7 +91,7 @@ def check(network: Network, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in KINDS.values()]
+    "name", [*QUICK, *sampled((name for name in KINDS.values() if name not in QUICK), 3, slow=True)]
 )
 def test_the_catalog(name: str, tmp_path: Path):
     torch.manual_seed(0)

@@ -16,7 +16,7 @@ import timm
 import torch
 from tests.networks import narrow
 from tests.oracles import assert_same_logits, randomized
-from tests.sweep.forks import SHARE
+from tests.sampling import sampled
 from timm.layers.std_conv import StdConv2d
 from timm.models.resnetv2 import ResNetV2
 from torch import nn
@@ -46,17 +46,11 @@ def _theirs(name: str, config: ResNetConfig) -> nn.Module:
 
 
 def _unique(names: tuple[str, ...]) -> list:
-    """Marks the names whose narrow network an earlier name has too as slow; `make test-all` takes all of these."""
-    seen: set[ResNetConfig] = set()
-    found = []
-    for number, name in enumerate(names):
-        config = _narrow(name)
-        if config not in seen:
-            found.append(pytest.param(name))
-        elif number % 4 == 0 or SHARE == 1:
-            found.append(pytest.param(name, marks=[pytest.mark.slow]))
-        seen.add(config)
-    return found
+    """Returns the names, of which those whose narrow network an earlier name has too are slow and sampled."""
+    first: dict[ResNetConfig, str] = {}
+    for name in names:
+        first.setdefault(_narrow(name), name)
+    return [*first.values(), *sampled((name for name in names if name not in first.values()), 6, slow=True)]
 
 
 def test_the_catalog_has_all_networks_of_the_family():

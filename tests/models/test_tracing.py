@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 from tests.networks import narrow, with_every_part
-from tests.sweep.forks import SHARE
+from tests.sampling import sampled
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import resnetlab
 from resnetlab.models.catalog import CATALOG
 from resnetlab.models.resnet import ResNet
 
-_QUICK = frozenset(with_every_part())
+_QUICK = with_every_part()
 
 
 def _model(name: str, depth: int = 2, **fields) -> ResNet:
@@ -32,14 +32,7 @@ def _images(model: ResNet) -> torch.Tensor:
     return torch.randn(2, model.config.in_channels, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name in _QUICK else [pytest.mark.slow])
-        for number, name in enumerate(CATALOG)
-        if name in _QUICK or number % 6 == 0 or SHARE == 1  # `make test-all` traces all
-    ],
-)
+@pytest.mark.parametrize("name", [*_QUICK, *sampled((name for name in CATALOG if name not in _QUICK), 9, slow=True)])
 def test_fx_traces_it_and_torchvision_extracts_its_features(name: str):
     model = _model(name).eval()
     images, before = _images(model), {key: value.clone() for key, value in model.state_dict().items()}

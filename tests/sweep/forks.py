@@ -11,9 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-SHARE = float(os.environ.get("SWEEP", "0.1"))
-"""The share of long tests that is done: of points, trainings or pairs. `make test-all` does them all."""
-
 
 class Forks:
     """The server of forking.py."""

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.sweep.forks import SHARE
+from tests.sampling import SHARE
 
 KINDS = {"kill": -1, "ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "ESTALE": errno.ESTALE}
 FEWEST = {"train": 250, "evaluate": 150, "pack": 100, "study": 250, "export": 20, "export-html": 20, "export-onnx": 100}

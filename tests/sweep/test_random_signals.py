@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.sweep.forks import SHARE, Forks, forks
+from tests.sampling import SHARE
+from tests.sweep.forks import Forks, forks
 
 from resnetlab.core.runs import TIMING_COLUMNS, Run
 from resnetlab.weights.tensors import read_tensors

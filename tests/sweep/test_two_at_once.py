@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.sweep.forks import SHARE, forks
+from tests.sampling import SHARE
+from tests.sweep.forks import forks
 
 from resnetlab.core.runs import Run
 from resnetlab.data.load import load_data

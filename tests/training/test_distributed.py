@@ -322,7 +322,6 @@ def test_a_killed_process_ends_those_of_both_hosts_and_they_resume(tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_an_error_of_one_process_ends_all(tmp_path: Path):
     with launch(tmp_path) as processes:
         processes.start("failing", "--standalone", "--nproc-per-node=2")

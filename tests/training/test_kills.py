@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.sweep.forks import SHARE
+from tests.sampling import sampled
 
 from resnetlab.core.runs import TIMING_COLUMNS, Run
 from resnetlab.weights.tensors import read_tensors
@@ -58,7 +58,7 @@ def _run(arguments: Sequence[object], *, where: str = "never", number: int = 0, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RECIPES if SHARE == 1 else list(RECIPES)[::2])  # `make test-all` tries all
+@pytest.mark.parametrize("name", sampled(RECIPES, 3))
 def test_four_deaths_of_a_training_leave_no_trace(name: str, tmp_path: Path):
     recipe, *changes = RECIPES[name]
     settings = [word for change in changes for word in ("--set", change)]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.facts import refuses
+from tests.sampling import sampled
 from tests.training.own_networks import Assignment, LazyResNet, Residual, tutorial
 from torch import nn
 from torchvision.models.resnet import BasicBlock
@@ -72,7 +73,7 @@ def test_a_network_of_yours_does_everything_in_python(name: str, few: ImageData,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", sampled(NETWORKS, 3))
 def test_a_network_of_yours_survives_a_kill_in_the_shell(name: str, tmp_path: Path):
     model = f"{FILE}:{name}"
     train = ["train", "digits", "--model", model, "--limit", "60", "--limit-held-out", "40", "--epochs", "2"]

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from tests.conftest import TINY
+from tests.sampling import sampled
 from tests.training.stepping import before_step, fail, run_of
 
 import resnetlab
@@ -89,19 +90,18 @@ def _assert_equal(resumed: Run, whole: Run) -> None:
     assert resumed.summary == whole.summary
 
 
-@pytest.mark.parametrize(
-    ("script", "number", "at", "code"),
-    [
-        pytest.param(KILLED_AT_STEP, signal.SIGKILL, 5, -9, id="SIGKILL in the first epoch"),
-        pytest.param(KILLED_AT_STEP, signal.SIGKILL, 18, -9, id="SIGKILL in the second epoch"),
-        pytest.param(KILLED_AT_STEP, signal.SIGTERM, 16, 143, id="SIGTERM in the second epoch"),
-        pytest.param(KILLED_AT_STEP, signal.SIGINT, 22, 130, id="SIGINT at an epoch's last step"),
-        pytest.param(KILLED_IN_SAVE, signal.SIGKILL, 2, -9, id="SIGKILL while a checkpoint is written"),
-    ],
-)
-def test_a_killed_run_resumes_exactly(
-    tmp_path: Path, uninterrupted: Run, script: str, number: signal.Signals, at: int, code: int
-):
+KILLS = {
+    "SIGKILL in the second epoch": (KILLED_AT_STEP, signal.SIGKILL, 18, -9),
+    "SIGTERM in the second epoch": (KILLED_AT_STEP, signal.SIGTERM, 16, 143),
+    "SIGINT at an epoch's last step": (KILLED_AT_STEP, signal.SIGINT, 22, 130),
+    "SIGKILL in the first epoch": (KILLED_AT_STEP, signal.SIGKILL, 5, -9),
+    "SIGKILL while a checkpoint is written": (KILLED_IN_SAVE, signal.SIGKILL, 2, -9),
+}
+
+
+@pytest.mark.parametrize("when", sampled(KILLS, 2))
+def test_a_killed_run_resumes_exactly(tmp_path: Path, uninterrupted: Run, when: str):
+    script, number, at, code = KILLS[when]
     died = _kill(script, number, at, tmp_path / "run")
     assert died.returncode == code, died.stderr
     assert not (tmp_path / "run" / "model.safetensors").exists()
