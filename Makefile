@@ -7,7 +7,8 @@ WORKERS ?= 2
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 QUICK_TESTS = $(PYTEST) -m "not slow"
-# Share of the failing file-system calls, signals and pairs of processes that the slow tests try.
+# Share of the failing file-system calls, signals and pairs of processes that the slow tests try; 1 also runs the cases
+# that `sampled` leaves out.
 SWEEP ?= 0.05
 SLOW_TESTS = SWEEP=$(SWEEP) $(PYTEST) -m slow
 ifndef DEMO_RUN
@@ -37,7 +38,7 @@ check: $(VENV)/.installed-dev ## Check style, types, layers and import cycles
 test: $(VENV)/.installed-dev ## Run the tests that take seconds
 	$(QUICK_TESTS)
 
-test-slow: $(VENV)/.installed-dev ## Run the tests that take minutes, on all cores
+test-slow: $(VENV)/.installed-dev ## Run the tests that take minutes
 	$(SLOW_TESTS)
 
 test-all: SWEEP = 1

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import pytest
 
 SHARE = float(os.environ.get("SWEEP", "0.05"))
-"""The share of long tests that is done: of points, trainings or pairs. `make test-all` does them all."""
+"""The share of long tests that is done: of points, trainings or pairs. `make test-all` sets 1 and does them all."""
 
 
-def sampled(cases: Iterable[Any], every: int, *, slow: bool = False) -> list[Any]:
-    """Returns the first of each `every` cases of a parametrized test, and for `make test-all` the others, as slow.
+def sampled(cases: Iterable[Any], every: int, *, keep: Collection[Any] = (), slow: bool = False) -> list[Any]:
+    """Returns the first of each `every` cases of a parametrized test, and with SWEEP=1 the others, as slow.
 
     Args:
-        slow: the first ones are slow too.
+        keep: cases that belong to the sample wherever they are, because no others are like them.
+        slow: the sample is slow too.
     """
     found = []
     for number, case in enumerate(cases):
-        if number % every == 0 or SHARE == 1:
-            found.append(pytest.param(case, marks=[pytest.mark.slow] if slow or number % every else []))
+        chosen = number % every == 0 or case in keep
+        if chosen or SHARE == 1:
+            found.append(pytest.param(case, marks=[pytest.mark.slow] if slow or not chosen else []))
     return found

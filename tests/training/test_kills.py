@@ -1,4 +1,4 @@
-"""Twenty deaths at random steps, over several recipes: every resumed run is equal, bit for bit."""
+"""Four deaths of a training at random steps, for several recipes: every resumed run is equal, bit for bit."""
 
 from __future__ import annotations
 
