@@ -42,7 +42,7 @@ def test_the_demo_ends_with_a_complete_page(cli: Cli, tmp_path: Path):
 @pytest.mark.slow
 def test_fashion_mnist_reaches_its_accuracy_in_three_epochs(cli: Cli, tmp_path: Path, data_root: Path):
     out = tmp_path / "run"
-    few, accuracy = ((), 0.90) if SHARE == 1 else (("--limit", 20_000), 0.80)  # `make test-slow` takes a third
+    few, accuracy = ((), 0.90) if SHARE == 1 else (("--limit", 20_000), 0.87)  # `make test-slow` takes a third
     arguments = ("--data-root", data_root, "--model", "resnet20", "--epochs", 3, *few, "--out", out)
     code, _, err = cli("train", "fashion_mnist", *arguments)
     assert code == 0, err
