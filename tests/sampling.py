@@ -11,6 +11,9 @@ import pytest
 SHARE = float(os.environ.get("SWEEP", "0.05"))
 """The share of long tests that is done: of points, trainings or pairs. `make test-all` sets 1 and does them all."""
 
+only_in_test_all = pytest.mark.skipif(SHARE < 1, reason="takes many minutes: `make test-all` runs it")
+"""For a slow test that is too long for `make test-slow`."""
+
 
 def sampled(cases: Iterable[Any], every: int, *, keep: Collection[Any] = (), slow: bool = False) -> list[Any]:
     """Returns the first of each `every` cases of a parametrized test, and with SWEEP=1 the others, as slow.

@@ -336,7 +336,12 @@ def is_published(word: str) -> bool:
     return data or re.match(r"torchvision:|hub:|timm:.*(\.|DEFAULT)", word) is not None
 
 
-TRIED = {tuple(words): name for name, words in reversed(COMMANDS.items()) if needs_little(words)}.values()
+_PLACES: dict[tuple[str, ...], str] = {}
+for _name, _words in COMMANDS.items():
+    if needs_little(_words):
+        _PLACES.setdefault(tuple(_words), _name)
+TRIED = list(_PLACES.values())
+"""Names of the commands that are run. One that stands in several places is run once, at the first."""
 TRAININGS = [name for name in TRIED if COMMANDS[name][0] in SHORT and not name.startswith("README")]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.sampling import SHARE
+from tests.sampling import only_in_test_all
 
 from resnetlab.core.runs import Run
 
@@ -98,7 +98,7 @@ def test_images_just_under_the_limit_of_pixels_take_turns(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(SHARE < 1, reason="`make test-all` runs it: it takes up to 7 minutes")
+@only_in_test_all
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="anonymous memory is read from /proc")
 def test_fifty_thousand_photos_pack_and_train_in_little_memory(tmp_path: Path):
     free = shutil.disk_usage(tmp_path).free

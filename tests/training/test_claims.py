@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from tests.report.pages import Page
-from tests.sampling import SHARE, sampled
+from tests.sampling import SHARE, only_in_test_all, sampled
 
 import resnetlab
 from resnetlab.core.runs import Run
@@ -78,7 +78,7 @@ def test_a_folder_of_photos_trains(cli: Cli, tmp_path: Path, data_root: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(SHARE < 1, reason="`make test-all` runs it: it takes up to 20 minutes")
+@only_in_test_all
 def test_a_network_from_scratch_trains_on_fashion_mnist(tmp_path: Path, data_root: Path):
     """The network of the from-scratch notebook, one pass over 12,000 images, with its own loss and optimizer."""
     sizes = {"image_size": 96, "limit": 12_000, "limit_held_out": 2_000, "validation_fraction": 0.01}

@@ -58,7 +58,7 @@ def _run(arguments: Sequence[object], *, where: str = "never", number: int = 0, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sampled(RECIPES, 6))
+@pytest.mark.parametrize("name", sampled(RECIPES, len(RECIPES)))
 def test_four_deaths_of_a_training_leave_no_trace(name: str, tmp_path: Path):
     recipe, *changes = RECIPES[name]
     settings = [word for change in changes for word in ("--set", change)]
