@@ -9,14 +9,15 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 QUICK_TESTS = $(PYTEST) -m "not slow"
 # Share of the failing file-system calls, signals and pairs of processes that the slow tests try; 1 also runs the cases
 # that `sampled` leaves out.
-SWEEP ?= 0.05
+SWEEP ?= 0.03
 SLOW_TESTS = SWEEP=$(SWEEP) $(PYTEST) -m slow
 ifndef DEMO_RUN
 DEMO_RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test test-slow test-all docs format dist clean
+CHECKS := check-style check-types check-types-on-windows check-layers
+.PHONY: help install demo check $(CHECKS) test test-slow test-all docs format dist clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -27,11 +28,21 @@ demo: $(VENV)/.installed ## Train on the embedded digits, and write the report
 	$(BIN)/resnetlab train digits --model resnet20 --epochs 60 --batch-size 64 --out $(DEMO_RUN)
 	@echo "Open $(DEMO_RUN)/report.html in a browser."
 
-check: $(VENV)/.installed-dev ## Check style, types, layers and import cycles
+check: $(CHECKS) ## Check style, types, layers and import cycles (-j 2: two checks at a time)
+
+$(CHECKS): $(VENV)/.installed-dev
+
+check-style:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+check-types:
 	$(BIN)/pyright
+
+check-types-on-windows:
 	$(BIN)/pyright --pythonplatform Windows
+
+check-layers:
 	$(BIN)/lint-imports
 	$(BIN)/python tools/find_cycles.py
 

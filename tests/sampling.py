@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-SHARE = float(os.environ.get("SWEEP", "0.05"))
+SHARE = float(os.environ.get("SWEEP", "0.03"))
 """The share of long tests that is done: of points, trainings or pairs. `make test-all` sets 1 and does them all."""
 
 only_in_test_all = pytest.mark.skipif(SHARE < 1, reason="takes many minutes: `make test-all` runs it")

@@ -97,8 +97,11 @@ STYLES = {
     "number of classes": (changed(RESNET18, ("num_classes=10", "num_classes")), "resnet18"),
 }  # fmt: skip
 
+# Of each way to write a whole network one, and one of what no other case is like.
+KINDS = ("a course's ResNet-50", "d2l", "units", "nested", "hand-written convolution", "computed weights")
 
-@pytest.mark.parametrize("style", sampled(STYLES, 3, keep=("a course's ResNet-50", "computed weights")))
+
+@pytest.mark.parametrize("style", sampled(STYLES, 6, keep=KINDS))
 def test_a_style_is_no_fault(style: str, tmp_path: Path):
     source, like = STYLES[style]
     path = tmp_path / "right.py"

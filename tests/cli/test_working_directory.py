@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.sampling import only_in_test_all, sampled
 
 from resnetlab.cli.main import app
 
@@ -100,7 +101,7 @@ def test_the_modules_of_the_test_leave_a_trace(hostile: Path):
     assert (hostile / "executed").read_text() == "numpy"
 
 
-@pytest.mark.parametrize("program", [INSTALLED, AS_MODULE], ids=["installed", "module"])
+@pytest.mark.parametrize("program", sampled([AS_MODULE, INSTALLED], 2))
 def test_a_command_executes_nothing_of_the_working_directory(program: tuple[str, ...], hostile: Path, source: str):
     run(hostile, *program, *TRAIN, "--store", "pack", "--out", "run", pythonpath=source)
     run(hostile, *program, "pack", "photos", "--out", "packed", "--image-size", "16", pythonpath=source)
@@ -108,6 +109,7 @@ def test_a_command_executes_nothing_of_the_working_directory(program: tuple[str,
 
 
 @pytest.mark.slow
+@only_in_test_all
 def test_no_verb_executes_anything_of_the_working_directory(hostile: Path, source: str):
     assert {command.name for command in app.registered_commands} == {*OTHERS, *SHIPPED}
     (hostile / "resnet18.py").write_text(NETWORK)

@@ -91,7 +91,7 @@ def check(network: Network, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", [*QUICK, *sampled((name for name in KINDS.values() if name not in QUICK), 3, slow=True)]
+    "name", [*QUICK, *sampled((name for name in KINDS.values() if name not in QUICK), 6, slow=True)]
 )
 def test_the_catalog(name: str, tmp_path: Path):
     torch.manual_seed(0)

@@ -32,7 +32,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_one_of_two_works_and_the_other_gets_its_message_at_once(tmp_path: Path, photos: Path):
-    pairs, waits = max(6, round(SHARE * PAIRS)), []
+    pairs, waits = max(3, round(SHARE * PAIRS)), []
     with forks() as server:
         for number in range(pairs):
             out, logs = tmp_path / f"out{number}", (tmp_path / "first", tmp_path / "second")

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from tests.conftest import TINY
+from tests.sampling import sampled
 from tests.training.stepping import before_step
 
 from resnetlab.core.console import console, notice
@@ -105,8 +106,7 @@ def test_a_broken_log_never_ends_a_training(tmp_path: Path, digits: ImageData, w
     assert_equal(run, whole)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("where", ["/dev/full", "a closed pipe"])
+@pytest.mark.parametrize("where", sampled(["a closed pipe", "/dev/full"], 2, slow=True))
 def test_the_program_trains_to_the_end_without_a_log(where: str, tmp_path: Path):
     command = [sys.executable, "-m", "resnetlab", "train", "digits", "--limit", "200", "--epochs", "1", "--out"]
     command += [str(tmp_path / "run"), "--set", "model.widths=[4,8,8]", "--model", "resnet20"]

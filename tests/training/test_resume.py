@@ -34,7 +34,7 @@ from resnetlab.training.recipe import Recipe
 from resnetlab.training.step import check_memory_layout
 from resnetlab.weights.tensors import read_tensors, write_tensors
 
-SETTINGS = {"epochs": 3, "batch_size": 128, "lr": 0.1, "keep": "best", "precision": "bfloat16", "quiet": True}
+SETTINGS = {"epochs": 3, "batch_size": 128, "lr": 0.1, "keep": "best", "quiet": True}
 SETTINGS |= {"keep_checkpoints": True}
 
 # A training that sends itself a signal at a given step, and a save killed half-way: real deaths at known places.
@@ -53,7 +53,7 @@ def counted(training, batch):
 Training.step = counted
 from resnetlab.cli.main import main
 main(["train", "digits", "--model", "resnet20", "--epochs", "3", "--batch-size", "128", "--lr", "0.1",
-      "--set", "keep=best", "--precision", "bfloat16", "--out", out])
+      "--set", "keep=best", "--out", out])
 """
 KILLED_IN_SAVE = KILLED_AT_STEP.replace(
     "Training.step = counted",

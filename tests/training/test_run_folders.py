@@ -22,9 +22,8 @@ from resnetlab.training.fit import fit, resume
 from resnetlab.training.loop import Training
 from resnetlab.weights.tensors import read_tensors
 
-SETTINGS = {"epochs": 1, "batch_size": 256, "precision": "bfloat16", "quiet": True}
+SETTINGS = {"epochs": 1, "batch_size": 256, "quiet": True}
 OPTIONS = ("--model", "resnet20", "--set", "model.widths=[4,8,8]", "--epochs", "1", "--batch-size", "256")
-OPTIONS += ("--precision", "bfloat16")
 OVERRIDES = {"widths": (4, 8, 8)}
 
 # The program, which kills itself when it comes to a given place.
@@ -57,8 +56,7 @@ def load():
     print("loading", flush=True)
     sys.stdin.readline()
     return resnetlab.load_data("digits")
-resnetlab.fit("resnet20", load, out=sys.argv[1], overrides={"widths": (4, 8, 8)}, epochs=1, batch_size=256,
-              precision="bfloat16", quiet=True)
+resnetlab.fit("resnet20", load, out=sys.argv[1], overrides={"widths": (4, 8, 8)}, epochs=1, batch_size=256, quiet=True)
 """
 
 

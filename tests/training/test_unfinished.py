@@ -35,7 +35,7 @@ from resnetlab.weights import inspect_weights
 from resnetlab.weights.tensors import read_tensors
 
 STEPS = 6  # an epoch of digits
-SETTINGS: dict[str, Any] = {"epochs": 3, "batch_size": 256, "precision": "bfloat16", "quiet": True}
+SETTINGS: dict[str, Any] = {"epochs": 3, "batch_size": 256, "quiet": True}
 
 
 def interrupt(training: Training) -> None:
@@ -339,7 +339,7 @@ def test_what_a_killed_process_left_is_removed(digits: ImageData, copied: Callab
 
 
 PROGRAM = "from resnetlab.cli.main import main; main()"
-OPTIONS = ("--model", "resnet20", "--set", "model.widths=[4,8,8]", "--batch-size", "256", "--precision", "bfloat16")
+OPTIONS = ("--model", "resnet20", "--set", "model.widths=[4,8,8]", "--batch-size", "256")
 # The program, which is interrupted before its n-th step like by Ctrl-C.
 INTERRUPTED = """
 import os, sys
