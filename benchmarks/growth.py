@@ -4,7 +4,7 @@ A small network is trained for a few steps on random images, evaluated and repor
 point. Each of these quantities grows while the others stay:
 
 - `images`: images of 8x8 pixels in 10 classes, of which 80 % are for training;
-- `classes`: of 60,000 images of 8x8 pixels;
+- `classes`: of 100,000 images of 8x8 pixels, so that all test splits have 20,000 images;
 - `pixels`: side of 500 images; the work grows with its square;
 - `depth`: layers of CIFAR's ResNet, on 500 images of 16x16 pixels;
 - `ranks`: processes of one training on digits with torchrun; the work of starting them grows.
@@ -48,7 +48,7 @@ POINTS = {
 }
 FIXED = {
     "images": {"classes": 10, "pixels": 8, "depth": 20},
-    "classes": {"images": 60_000, "pixels": 8, "depth": 20},
+    "classes": {"images": 100_000, "pixels": 8, "depth": 20},
     "pixels": {"images": 500, "classes": 10, "depth": 20},
     "depth": {"images": 500, "classes": 10, "pixels": 16},
 }

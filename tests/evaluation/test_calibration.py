@@ -11,9 +11,11 @@ from resnetlab.core.errors import UserError
 from resnetlab.evaluation.calibration import (
     expected_calibration_error,
     fit_temperature,
+    in_parts,
     maximum_calibration_error,
     reliability,
 )
+from resnetlab.evaluation.metrics import by_image, confidences
 
 # Of ten bins the fourth (0.3, 0.4] holds 0.4 alone, the seventh 0.65 and 0.7, the tenth 0.95, 1 and 1.
 CONFIDENCE = [0.4, 0.65, 0.7, 0.95, 1.0, 1.0]
@@ -87,6 +89,28 @@ def test_the_temperature_is_the_one_that_the_labels_were_drawn_with():
         assert fit_temperature(10 * logits - 7, labels) == pytest.approx(10 * found, rel=1e-4)
         losses = [F.cross_entropy(logits / (found * factor), labels).item() for factor in (1, 0.9, 1.1)]
         assert losses[0] == min(losses)
+
+
+def test_what_is_computed_in_parts_equals_the_whole():
+    draws = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(1_500, 400, generator=draws)
+    labels = (logits / 1.5).softmax(1).multinomial(1, generator=draws)[:, 0]
+    assert [rows.stop for rows, _ in in_parts(logits)] == [655, 1_310, 1_500]
+    temperature = fit_temperature(logits, labels)
+    losses = [F.cross_entropy(logits / (temperature * factor), labels).item() for factor in (1, 0.95, 1.05)]
+    assert losses[0] == min(losses)
+    probabilities = (logits.double() / temperature).softmax(1)
+    assert torch.allclose(confidences(logits, temperature), probabilities.amax(1), rtol=1e-12)
+    names = [str(number) for number in range(400)]
+    images = by_image(logits, labels, torch.arange(1_500), names, temperature=temperature)
+    expected = {
+        "loss": F.cross_entropy(logits.double(), labels, reduction="none"),
+        "label_probability": probabilities.gather(1, labels[:, None])[:, 0],
+        "entropy": torch.special.entr(probabilities).sum(1),
+        "top5_confidence": probabilities.topk(5).values,
+    }
+    for column, values in expected.items():
+        np.testing.assert_allclose(np.array(images[column].tolist()), values.numpy(), rtol=1e-12, err_msg=column)
 
 
 def test_the_temperature_is_bounded_and_half_an_image_counts_as_wrong():

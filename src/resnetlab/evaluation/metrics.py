@@ -16,7 +16,7 @@ from torch import Tensor
 
 from resnetlab.core.checks import check_integer, check_number
 from resnetlab.core.errors import UserError
-from resnetlab.evaluation.calibration import in_parts
+from resnetlab.evaluation.calibration import by_rows, in_parts
 
 
 def overall(logits: Tensor, labels: Tensor) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def by_class(logits: Tensor, labels: Tensor, class_names: Sequence[str], *, temp
 
 def confidences(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Returns the highest probability of each row of softmax(logits / temperature), float64 (N,)."""
-    return torch.cat([(part.double() / temperature).softmax(1).amax(1) for _, part in in_parts(logits)])
+    return by_rows(lambda part, _: (part.double() / temperature).softmax(1).amax(1), logits)
 
 
 def by_image(
@@ -139,8 +139,9 @@ def by_image(
     best = _best(logits, 5)
     prediction = best[:, 0]
     correct = prediction == labels
-    found = [_probabilities(part, labels[rows], best[rows], temperature) for rows, part in in_parts(logits)]
-    loss, label_probability, entropy, best_probabilities = (torch.cat(parts) for parts in zip(*found, strict=True))
+    found = by_rows(lambda part, rows: _probabilities(part, labels[rows], best[rows], temperature), logits)
+    loss, label_probability, entropy = found[:, :3].unbind(1)
+    best_probabilities = found[:, 3:]
     confidence = best_probabilities[:, 0]
     margin, suspicion = confidence, torch.full_like(confidence, math.nan)
     if len(class_names) > 1:
@@ -179,14 +180,14 @@ def embedding_frame(embeddings: Tensor, labels: Tensor, index: Tensor, class_nam
     )
 
 
-def _probabilities(logits: Tensor, labels: Tensor, best: Tensor, temperature: float) -> tuple[Tensor, ...]:
-    """Returns loss, probability of the label, entropy (N,), and probabilities of the best classes (N, best)."""
+def _probabilities(logits: Tensor, labels: Tensor, best: Tensor, temperature: float) -> Tensor:
+    """Returns (N, 3 + best): loss, probability of the label, entropy, and probabilities of the best classes."""
     values = logits.double()
     loss = F.cross_entropy(values, labels, reduction="none")
     logarithms = (values / temperature).log_softmax(1)
     probabilities = logarithms.exp()
     entropy = (probabilities * -logarithms).sum(1)
-    return loss, _of_each(probabilities, labels), entropy, probabilities.gather(1, best)
+    return torch.column_stack([loss, _of_each(probabilities, labels), entropy, probabilities.gather(1, best)])
 
 
 def _of_each(values: Tensor, positions: Tensor) -> Tensor:
