@@ -34,7 +34,7 @@ for _name in ("SIGINT", "SIGHUP"):
 
 
 def pytest_runtest_setup():
-    """Seeds torch, so that each run of a test sees the same numbers."""
+    """Seeds torch before each test, so that a failure can be repeated."""
     torch.manual_seed(0)
 
 

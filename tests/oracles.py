@@ -26,16 +26,18 @@ def randomized(model: nn.Module) -> nn.Module:
 
 
 def assert_same_logits(ours: nn.Module, theirs: nn.Module, *sizes: tuple[int, int], channels: int = 3):
-    """Compares on images of several sizes, within 1e-5 of the largest logit.
+    """Compares on images of several sizes: within 1e-4 of the largest logit in float32, and 1e-5 in float64.
 
-    In float64: in float32 some networks, such as those with FRN, amplify rounding beyond any useful bound.
+    In float32, FRN amplifies the rounding of random weights to 1e-5. In float64, timm still computes the statistics of
+    FRN and EvoNorm in float32.
     """
     try:
-        ours.double(), theirs.double()
-        for size in sizes:
-            images = torch.randn(2, channels, *size, generator=torch.Generator().manual_seed(1)).double()
-            with torch.inference_mode():
-                expected = theirs(images)
-                assert (ours(images) - expected).abs().max() <= 1e-5 * expected.abs().max()
+        for dtype, bound in ((torch.float32, 1e-4), (torch.float64, 1e-5)):
+            ours.to(dtype), theirs.to(dtype)
+            for size in sizes:
+                images = torch.randn(2, channels, *size, generator=torch.Generator().manual_seed(1)).to(dtype)
+                with torch.inference_mode():
+                    expected = theirs(images)
+                    assert (ours(images) - expected).abs().max() <= bound * expected.abs().max()
     finally:
         ours.float(), theirs.float()

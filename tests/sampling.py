@@ -11,7 +11,7 @@ import pytest
 SHARE = float(os.environ.get("SWEEP", "0.03"))
 """The share of long tests that is done: of points, trainings or pairs. `make test-all` sets 1 and does them all."""
 
-only_in_test_all = pytest.mark.skipif(SHARE < 1, reason="takes many minutes: `make test-all` runs it")
+only_in_test_all = pytest.mark.skipif(SHARE < 1, reason="takes minutes: `make test-all` runs it")
 """For a slow test that is too long for `make test-slow`."""
 
 

@@ -97,7 +97,7 @@ STYLES = {
     "number of classes": (changed(RESNET18, ("num_classes=10", "num_classes")), "resnet18"),
 }  # fmt: skip
 
-# Of each way to write a whole network one, and one of what no other case is like.
+# One network for each way of writing a whole one, and those that no other case resembles.
 KINDS = ("a course's ResNet-50", "d2l", "units", "nested", "hand-written convolution", "computed weights")
 
 

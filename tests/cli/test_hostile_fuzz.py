@@ -155,4 +155,4 @@ def test_a_changed_file_is_read_or_refused(place: Path, tmp_path: Path, name: st
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 def test_many_changes_of_a_file_are_read_or_refused(place: Path, tmp_path: Path, name: str):
-    _fuzz(place, tmp_path / "copy", name, max(200, round(600 * SHARE)), 1)
+    _fuzz(place, tmp_path / "copy", name, 600 if SHARE == 1 else 200, 1)

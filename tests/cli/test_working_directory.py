@@ -108,10 +108,13 @@ def test_a_command_executes_nothing_of_the_working_directory(program: tuple[str,
     run(hostile, *program, "predict", "run", "photos/red/00.png", pythonpath=source)
 
 
+def test_every_verb_is_tried():
+    assert {command.name for command in app.registered_commands} == {*OTHERS, *SHIPPED}
+
+
 @pytest.mark.slow
 @only_in_test_all
 def test_no_verb_executes_anything_of_the_working_directory(hostile: Path, source: str):
-    assert {command.name for command in app.registered_commands} == {*OTHERS, *SHIPPED}
     (hostile / "resnet18.py").write_text(NETWORK)
     run(hostile, *AS_MODULE, *TRAIN, "--out", "run", pythonpath=source)
     for verb, words in OTHERS.items():

@@ -226,6 +226,7 @@ VARIANTS: dict[str, tuple[Callable[[], ResNet], dict[str, str]]] = {
         {},
     ),
     "a block that drops by torch's own layer": (_with_dropout, {}),
+    "in bfloat16, on any processor": (lambda: ResNet(TINY), {"precision": "bfloat16"}),
     "all from scratch": (
         lambda: ResNet(dataclasses.replace(TINY, parts="scratch")),
         {"optimizer": "scratch_sgd", "loss": "scratch_cross_entropy"},
