@@ -3,8 +3,9 @@
 A small network is trained for a few steps on random images, evaluated and reported, in a process of its own for each
 point. Each of these quantities grows while the others stay:
 
-- `images`: images of 8x8 pixels in 10 classes, of which 80 % are for training;
-- `classes`: of 100,000 images of 8x8 pixels, so that all test splits have 20,000 images;
+- `images`: images of 8x8 pixels in 10 classes, of which 72 % are for training;
+- `classes`: of 100,000 images of 8x8 pixels; the work grows with the logits of the images held out: 28,000, and 40,000
+  for 20,000 classes, since each class is in the validation split;
 - `pixels`: side of 500 images; the work grows with its square;
 - `depth`: layers of CIFAR's ResNet, on 500 images of 16x16 pixels;
 - `ranks`: processes of one training on digits with torchrun; the work of starting them grows.
@@ -141,6 +142,16 @@ def point(axis: str, value: int) -> Costs:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def _work(axis: str, value: int) -> float:
+    """Returns what the work at a point grows with."""
+    if axis == "pixels":
+        return float(value**2)
+    if axis == "classes":
+        images = FIXED["classes"]["images"]
+        return float(value * (images // 5 + max(images * 8 // 100, value)))
+    return float(value)
+
+
 def exponent(work: Sequence[float], costs: Sequence[float], least: float) -> float | None:
     """Returns the slope between the two largest points on logarithmic axes, without the costs of the smallest point.
 
@@ -205,7 +216,7 @@ def main() -> int:
     print(f"figure: {options.out}")
     held = True
     for axis, costs in found.items():
-        work = [float(value**2 if axis == "pixels" else value) for value in costs]
+        work = [_work(axis, value) for value in costs]
         for name in next(iter(costs.values())):
             for unit, least in UNITS.items():
                 value = exponent(work, [cost[name][unit] for cost in costs.values()], least)

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from tests.browsing import opened
 from tests.exporting.drawings import drawings
+from tests.sampling import SHARE
 
 import resnetlab
 from resnetlab.core.packaged import packaged_images
@@ -284,14 +285,14 @@ def draw(page, strokes):
 
 
 @pytest.mark.slow
-def test_at_least_45_of_50_drawings_are_right(pages, browser):
+def test_nine_of_ten_drawings_are_right(pages, browser):
     with opened(browser, pages["digits"]) as page:
         answers = []
-        for digit, strokes in drawings(50):
+        for digit, strokes in drawings(50 if SHARE == 1 else 20):
             draw(page, strokes)
             answers.append((digit, shares(page)[0][0]))
     wrong = [pair for pair in answers if str(pair[0]) != pair[1]]
-    assert len(answers) - len(wrong) >= 45, wrong
+    assert len(wrong) <= len(answers) / 10, wrong
 
 
 def test_a_network_for_color_photos_has_no_drawing_pad(browser, image_folder, tmp_path):
