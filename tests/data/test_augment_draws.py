@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import threading
 import tomllib
 from typing import Any
 
@@ -22,6 +23,7 @@ from resnetlab.core.randomness import Draws
 from resnetlab.data.augment import Augmentation, augment
 from resnetlab.data.augment.mixing import Mix, draw_mix
 from resnetlab.data.augment.parameters import OPERATIONS, AugmentationParameters, add_operations, draw_parameters
+from resnetlab.data.augment.pipeline import _workers
 from resnetlab.data.batches import Batch, training_batches
 from resnetlab.data.storage.images import Ragged
 from resnetlab.data.storage.store import Split
@@ -248,13 +250,17 @@ def test_augmented_images_are_a_function_of_seed_epoch_and_step():
 
 
 @pytest.mark.parametrize("threads", [2, 3])
-def test_threads_have_no_say(threads: int):
-    policy, (images, positions) = Augmentation(**FULL), (noise(12), np.arange(12))
+@pytest.mark.parametrize("size", [16, 240])  # an operation on an image of 240 pixels could be split between threads
+@pytest.mark.parametrize("rows", [np.arange(12), np.array([4])], ids=["the batch", "one image"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_threads_have_no_say(threads: int, size: int, rows: np.ndarray, channels: int):
+    policy, (images, positions) = Augmentation(**FULL), (noise(12)[:, :channels], np.arange(12))
+    framing = dataclasses.replace(framed(size), channels=channels)
     own, made = torch.get_num_threads(), []
     try:
         for count in (1, threads):
             torch.set_num_threads(count)
-            made.append(augment(images, positions, policy, Draws(1, 2, 3), framing=framed(16)))
+            made.append(augment(images, positions, policy, Draws(1, 2, 3), framing=framing, rows=rows))
     finally:
         torch.set_num_threads(own)
     assert torch.equal(*made)
@@ -677,6 +683,20 @@ def test_epochs_and_seeds_differ():
         assert first.mix_ratios is not None
         assert other.mix_ratios is not None
         assert not torch.equal(first.mix_ratios, other.mix_ratios)
+
+
+def test_each_worker_computes_with_one_thread():
+    threads, barrier = torch.get_num_threads(), threading.Barrier(2)
+
+    def ask(_: int) -> int:
+        barrier.wait(timeout=60)  # so that each worker is asked
+        return torch.get_num_threads()
+
+    try:
+        found = list(_workers(2).map(ask, range(2)))
+    finally:
+        torch.set_num_threads(threads)
+    assert found == [1, 1]
 
 
 def test_images_of_many_sizes_need_a_framing():

@@ -24,8 +24,8 @@ from resnetlab.core.randomness import Draws
 from resnetlab.data.augment import Augmentation, augment
 from resnetlab.data.augment.geometry import apply, footprints, source_maps
 from resnetlab.data.augment.parameters import AugmentationParameters, draw_parameters
-from resnetlab.data.augment.warp import warp
-from resnetlab.data.storage.images import Ragged, Stack
+from resnetlab.data.augment.warp import plan_warp, warp
+from resnetlab.data.storage.images import ImageSource, Ragged, Stack
 
 BILINEAR = InterpolationMode.BILINEAR
 CPU = torch.device("cpu")
@@ -61,7 +61,11 @@ def samples_of(images: Tensor, **fields: Any) -> AugmentationParameters:
 def warped(images: Tensor, size: int | None = None, *, fill: int = 0, **fields: Any) -> Tensor:
     size = size or images.shape[3]
     maps = source_maps(samples_of(images, **fields), size)
-    return warp(Stack(images), np.arange(len(images)), maps, size, fill=fill, device=CPU)
+    return resampled(Stack(images), np.arange(len(images)), maps, size, fill=fill)
+
+
+def resampled(source: ImageSource, positions: np.ndarray, maps: np.ndarray, size: int, *, fill: int = 0) -> Tensor:
+    return warp(source, positions, plan_warp(source.shapes[positions], maps, size), fill=fill, device=CPU)
 
 
 def ragged(*images: np.ndarray) -> Ragged:
@@ -199,9 +203,9 @@ def test_padded_crops_are_the_same_moved_by_whole_pixels_and_warped(fill: int):
     policy, draws = Augmentation(crop_padding=0.125, flip=True, fill=fill), Draws(3)
     moved = augment(images, np.arange(64), policy, draws, framing=framed(32))
     maps = source_maps(draw_parameters(policy, np.full((64, 2), 32), framed(32), draws), 32)
-    resampled = warp(Stack(images), np.arange(64), maps, 32, fill=fill, device=CPU)
+    by_warping = resampled(Stack(images), np.arange(64), maps, 32, fill=fill)
     assert moved.dtype == torch.uint8
-    assert (moved.float() - resampled).abs().max() < 0.01
+    assert (moved.float() - by_warping).abs().max() < 0.01
 
 
 # --- the map of a sample ---
@@ -319,7 +323,7 @@ def test_what_a_movement_uncovers_is_the_photo_as_far_as_it_reaches_and_fill_bey
     for name, value in fields.items():
         getattr(samples, name)[:] = value
     maps = source_maps(samples, size)
-    result = warp(source, np.array([0]), maps, size, fill=fill, device=CPU)[0, 0].numpy()
+    result = resampled(source, np.array([0]), maps, size, fill=fill)[0, 0].numpy()
     centers = np.stack(np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5), axis=-1).reshape(-1, 2)
     x, y = (axis.reshape(size, size) for axis in apply(maps, centers)[0].T)
     distance = np.minimum(np.minimum(x, 120 - x), np.minimum(y, 40 - y))
@@ -431,8 +435,8 @@ def test_warping_does_not_depend_on_the_order_of_the_samples():
     positions = np.arange(15) % 5
     maps = source_maps(draw_parameters(GEOMETRY, source.shapes[positions], framed(48), Draws(1)), 48)
     order = np.random.default_rng(1).permutation(15)
-    whole = warp(source, positions, maps, 48, fill=0, device=CPU)
-    other = warp(source, positions[order], maps[order], 48, fill=0, device=CPU)
+    whole = resampled(source, positions, maps, 48)
+    other = resampled(source, positions[order], maps[order], 48)
     assert (other - whole[torch.from_numpy(order)]).abs().max() < 0.01
 
 
@@ -465,14 +469,8 @@ def test_a_line_of_pixels_is_an_image_too(size: int, crop_mode: str):
     line = np.arange(500, dtype=np.uint8)[None, :, None] // 2
     for image in (line, line.transpose(1, 0, 2)):
         source = ragged(image)
-        result = warp(
-            source,
-            np.array([0]),
-            source_maps(AugmentationParameters.unchanged(source.shapes, framed(size, crop_mode=crop_mode)), size),
-            size,
-            fill=99,
-            device=CPU,
-        )
+        samples = AugmentationParameters.unchanged(source.shapes, framed(size, crop_mode=crop_mode))
+        result = resampled(source, np.array([0]), source_maps(samples, size), size, fill=99)
         mean = image.reshape(-1)[249] if crop_mode == "crop" else image.mean()
         # A single pixel for 500 is weighed from four boxes, of which the last is continued beyond the photo.
         assert result.mean().item() == pytest.approx(float(mean), abs=1.5 if size > 1 else 5)
@@ -482,7 +480,7 @@ def test_a_line_of_pixels_is_an_image_too(size: int, crop_mode: str):
 def test_a_single_pixel_fills_the_image(size: int):
     source = ragged(np.full((1, 1, 3), [10, 90, 200], dtype=np.uint8))
     maps = source_maps(AugmentationParameters.unchanged(source.shapes, framed(1)), size)
-    result = warp(source, np.array([0]), maps, size, fill=255, device=CPU)
+    result = resampled(source, np.array([0]), maps, size, fill=255)
     expected = torch.tensor([10.0, 90.0, 200.0])[None, :, None, None].expand(1, 3, size, size)
     torch.testing.assert_close(result, expected, atol=0.01, rtol=0)
 
@@ -497,6 +495,6 @@ def test_the_strongest_perspective_costs_no_more_than_the_photo_has():
     maps = source_maps(draw_parameters(policy, np.full((2000, 2), 64), framed(64), Draws(0)), 64)
     strongest = footprints(maps, 64).max(1).argsort()[-20:]
     source = ragged(*[np.full((64, 64, 3), 200, dtype=np.uint8)] * 20)
-    shown = warp(source, np.arange(20), maps[strongest], 64, fill=0, device=CPU)
+    shown = resampled(source, np.arange(20), maps[strongest], 64)
     assert footprints(maps, 64).max() > 64
     assert -0.01 <= shown.min() <= shown.max() <= 200.01

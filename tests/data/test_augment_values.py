@@ -18,7 +18,16 @@ from torch import Tensor
 from resnetlab.core.randomness import Draws
 from resnetlab.data.augment import Augmentation, augment
 from resnetlab.data.augment.parameters import AugmentationParameters
-from resnetlab.data.augment.values import autocontrast, blur, change_colors, equalize, posterize, sharpen, solarize
+from resnetlab.data.augment.values import (
+    autocontrast,
+    blur,
+    change_colors,
+    color_maps,
+    equalize,
+    posterize,
+    sharpen,
+    solarize,
+)
 
 LUMA = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
 # torchvision cuts the result for uint8 images to whole numbers, ours keeps the fraction: up to 1 apart.
@@ -43,7 +52,7 @@ def colored(images: Tensor, **fields: Any) -> Tensor:
     samples = AugmentationParameters.unchanged(np.tile(np.array(images.shape[2:]), (len(images), 1)), framed(1))
     for name, value in fields.items():
         getattr(samples, name)[:] = value
-    return change_colors(images.float(), samples)
+    return change_colors(images.float(), color_maps(samples, images.shape[1], torch.device("cpu")))
 
 
 def each(images: Tensor, value: float) -> Tensor:

@@ -20,12 +20,13 @@ from resnetlab.data.augment.geometry import source_maps
 from resnetlab.data.augment.parameters import AugmentationParameters, add_operations, draw_parameters
 from resnetlab.data.augment.policy import STEPS, Augmentation
 from resnetlab.data.augment.steps import apply_step
-from resnetlab.data.augment.values import apply_effects, change_colors
+from resnetlab.data.augment.values import ColorMaps, apply_effects, change_colors, color_maps
 from resnetlab.data.augment.warp import plan_warp, warp
 from resnetlab.data.storage.images import ImageSource, Ragged, Stack, cut_patches
 
-_CACHED_PIXELS = 24 * 224 * 224
-"""Number of output pixels that a CPU works on at a time, so that they stay in its cache."""
+_CACHED_PIXELS = 3 * 224 * 224
+"""Number of pixels, of images or of results, that a thread of a CPU works on at a time, so that they stay in its cache
+from step to step. A larger image is a part of its own."""
 
 
 def augment(
@@ -82,34 +83,36 @@ def _changed(
         result = _move(result, samples, policy.fill)
         if not _changes_values(policy):
             return result
-        result = _change_values(result.to(torch.float32, memory_format=torch.contiguous_format), samples, policy)
+        result = result.to(torch.float32, memory_format=torch.contiguous_format)
+        colors = color_maps(samples, result.shape[1], device) if policy.colors else None
+        result = _change_values(result, samples, policy, colors)
         return result if preprocessing is None else preprocessing.normalize(result)
     source: ImageSource = Stack(images) if isinstance(images, Tensor) else images
     samples = draw_parameters(policy, source.shapes[positions], framing, draws)
     add_operations(samples, policy, size, draws)
     maps = source_maps(samples, size)
     plan = plan_warp(source.shapes[positions], maps, size)
-    samples, positions, maps, plan = samples[rows], positions[rows], maps[rows], plan[rows]
+    # Samples of a kind are processed together, so that little work is done for samples that do not need it.
+    order = np.lexsort((plan.kernels[rows].max(1) <= 1, ~plan.projective[rows]))
+    rows_in_order = rows[order]
+    samples, positions, plan = samples[rows_in_order], positions[rows_in_order], plan[rows_in_order]
+    colors = color_maps(samples, source.channels, device) if policy.colors else None
     result = torch.empty(len(rows), source.channels, size, size, device=device)
-    # Samples of a kind are processed together, so that no work is done for samples that do not need it.
-    order = np.argsort(~samples.corners.any((1, 2)), kind="stable")
-    threads = torch.get_num_threads() if device.type == "cpu" else 1
-    parts = min(1, len(rows))
-    if device.type == "cpu":  # a multiple of the threads, so that none is left waiting for another
+    threads, parts = 1, 1
+    if device.type == "cpu":  # a multiple of the threads, and several for each, so that none is left waiting
+        threads = torch.get_num_threads()
         pixels = len(rows) * max(size * size, plan.patch[0] * plan.patch[1])
-        parts = min(threads * math.ceil(pixels / (_CACHED_PIXELS * threads)), len(rows))
+        parts = threads * max(math.ceil(pixels / (_CACHED_PIXELS * threads)), 1 if threads == 1 else 2)
+    bounds = np.linspace(0, len(rows), min(parts, len(rows)) + 1).astype(int).tolist()
 
-    def make(chosen: np.ndarray) -> None:
-        made = warp(source, positions[chosen], maps[chosen], size, fill=policy.fill, device=device, plan=plan[chosen])
-        made = _change_values(made, samples[chosen], policy)
-        _put(result, chosen, made, preprocessing)
+    def make(first: int, last: int) -> None:
+        part = slice(first, last)
+        made = warp(source, positions[part], plan[part], fill=policy.fill, device=device)
+        made = _change_values(made, samples[part], policy, None if colors is None else colors[part])
+        _put(result, order[part], made, preprocessing)
 
-    work = np.array_split(order, parts) if parts else []
-    if threads > 1 and len(work) > 1:
-        list(_workers(threads).map(make, work))
-    else:
-        for chosen in work:
-            make(chosen)
+    # A single part, too, is left to a worker: with one thread, its sums are rounded as in any other.
+    list((_workers(threads).map if threads > 1 else map)(make, bounds, bounds[1:]))
     return result
 
 
@@ -120,7 +123,12 @@ def _workers(count: int) -> ThreadPoolExecutor:
     torch counts an operation's threads for each thread that calls it; here it is one.
     """
     barrier = threading.Barrier(count)
-    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+
+    def use_one_thread() -> None:
+        torch.get_num_threads()  # a thread's first call sets its number to that of the process, so it must come first
+        torch.set_num_threads(1)
+
+    pool = ThreadPoolExecutor(count, initializer=use_one_thread)
     list(pool.map(lambda _: barrier.wait(), range(count)))
     torch.set_num_threads(count)  # what threads that are yet to come begin with
     return pool
@@ -148,9 +156,11 @@ def _whole(images: Tensor | Ragged, positions: np.ndarray, size: int) -> Tensor:
     return cut.permute(0, 3, 1, 2)
 
 
-def _change_values(images: Tensor, samples: AugmentationParameters, policy: Augmentation) -> Tensor:
-    if policy.colors:
-        images = change_colors(images, samples)
+def _change_values(
+    images: Tensor, samples: AugmentationParameters, policy: Augmentation, colors: ColorMaps | None
+) -> Tensor:
+    if colors is not None:
+        images = change_colors(images, colors)
     return apply_effects(images, samples, blur_kernel=policy.blur_kernel, erase_fill=policy.erase_fill)
 
 

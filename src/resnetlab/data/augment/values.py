@@ -14,6 +14,7 @@ and returns them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,19 +27,36 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 _YIQ = np.array([_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 
 
-def change_colors(images: Tensor, samples: AugmentationParameters) -> Tensor:
+@dataclass(frozen=True)
+class ColorMaps:
+    """Affine maps of the channels of N samples.
+
+    Attributes:
+        weights: float32 (N, C, C).
+        pull: float64 (N, C), what is added for each unit of the image's mean gray.
+    """
+
+    weights: Tensor
+    pull: Tensor
+
+    def __getitem__(self, rows: slice) -> ColorMaps:
+        return ColorMaps(self.weights[rows], self.pull[rows])
+
+
+def color_maps(samples: AugmentationParameters, channels: int, device: torch.device) -> ColorMaps:
+    """Returns the maps that change the colors of images with this number of channels on a device."""
+    weights, pull = _maps(samples, channels)
+    return ColorMaps(torch.from_numpy(weights).to(device, torch.float32), torch.from_numpy(pull).to(device))
+
+
+def change_colors(images: Tensor, maps: ColorMaps) -> Tensor:
     """Returns float32 (N, C, H, W), values 0 to 255, with the colors of each sample changed."""
     channels = images.shape[1]
     luma = torch.from_numpy(_LUMA if channels == 3 else np.full(channels, 1 / channels))
-    maps, pull = _maps(samples, channels)
     means = images.mean((2, 3)).double() @ luma.to(images.device)
-    weights, shift = (torch.from_numpy(values).to(images.device) for values in (maps, pull))
-    shift = (shift * means[:, None])[:, :, None].float()
+    shift = (maps.pull * means[:, None])[:, :, None].float()
     flat = images.reshape(*images.shape[:2], -1)
-    if channels == 1:
-        changed = torch.addcmul(shift, flat, weights.float())
-    else:
-        changed = torch.baddbmm(shift, weights.float(), flat)
+    changed = torch.addcmul(shift, flat, maps.weights) if channels == 1 else torch.baddbmm(shift, maps.weights, flat)
     return changed.reshape(images.shape).clamp_(0, 255)
 
 

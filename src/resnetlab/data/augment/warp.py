@@ -12,7 +12,7 @@ sample looks beyond an edge, the photo passes into the fill over one pixel there
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -32,34 +32,47 @@ _SHARPEST = 1.1
 
 @dataclass(frozen=True)
 class WarpPlan:
-    """What a warp of N samples reads of its sources.
+    """What a warp of N samples reads of its sources, and where each pixel of the output is sampled.
 
     All samples of a batch are planned together, so that rounding does not depend on how many are computed at a time,
     nor by which process.
 
     Attributes:
-        maps: float64 (N, 3, 3), from output points to source points.
         low: int (N, 2), x and y of the first pixel that is fetched; before the photo's first where it ends there.
         high: int (N, 2), x and y behind the last one.
         boxes: int (N, 2), width and height of the boxes of pixels that are averaged.
         kernels: float (N, 2), what an output pixel spans of such boxes, along x and y.
+        projective: bool (N,), whether the map of a sample is not affine.
+        along_x, along_y: complex64 (N, size), whose sum for a column and a row is where their pixel is sampled in its
+            patch: x + yi, each from -1 to 1 as torch counts.
+        depth_x, depth_y: float32 (N, size), whose sum divides it where the map is projective.
         patch: width and height, in boxes, of the largest part that is fetched.
     """
 
-    maps: np.ndarray
     low: np.ndarray
     high: np.ndarray
     boxes: np.ndarray
     kernels: np.ndarray
+    projective: np.ndarray
+    along_x: np.ndarray
+    along_y: np.ndarray
+    depth_x: np.ndarray
+    depth_y: np.ndarray
     patch: tuple[int, int]
 
-    def __getitem__(self, rows: np.ndarray) -> WarpPlan:
-        parts = (self.maps[rows], self.low[rows], self.high[rows], self.boxes[rows], self.kernels[rows])
-        return WarpPlan(*parts, patch=self.patch)
+    def __getitem__(self, rows: np.ndarray | slice) -> WarpPlan:
+        arrays = (getattr(self, each.name)[rows] for each in fields(self) if each.name != "patch")
+        return WarpPlan(*arrays, patch=self.patch)
 
 
 def plan_warp(shapes: np.ndarray, maps: np.ndarray, size: int) -> WarpPlan:
-    """Returns what has to be read for `maps` (N, 3, 3) of sources of `shapes` (N, 2), height and width."""
+    """Plans a warp.
+
+    Args:
+        shapes: int (N, 2), height and width of each sample's source.
+        maps: float64 (N, 3, 3), from output points to source points; see `geometry`.
+        size: of the output in pixels.
+    """
     limit = shapes[:, ::-1]  # as (x, y)
     spans = np.minimum(footprints(maps, size), limit)
     # Where an output pixel spans several of the source's, whole boxes of these are averaged first.
@@ -76,56 +89,50 @@ def plan_warp(shapes: np.ndarray, maps: np.ndarray, size: int) -> WarpPlan:
     low = np.clip(np.floor(corners.min(1)) - reach, -reach * before, limit - 1).astype(np.int64)
     high = np.clip(np.ceil(corners.max(1)) + reach, np.maximum(low + 1, 1), limit + reach * after).astype(np.int64)
     width, height = (-(-(high - low) // boxes)).max(0, initial=1).tolist()
-    return WarpPlan(maps, low, high, boxes, kernels, patch=(width, height))
+    entries = _normalized(maps, low, boxes * np.array([width, height])).astype(np.float32)
+    centers = np.arange(size, dtype=np.float32)[:, None] + np.float32(0.5)
+    along_x = entries[:, None, :, 0] * centers
+    along_y = entries[:, None, :, 1] * centers + entries[:, None, :, 2]
+    # x and y of a point lie side by side, and as the parts of a complex number they are added in one go.
+    lines = [each[:, :, :2].copy().view(np.complex64)[:, :, 0] for each in (along_x, along_y)]
+    lines += [each[:, :, 2].copy() for each in (along_x, along_y)]
+    projective = (maps[:, 2, :2] != 0).any(1)
+    return WarpPlan(low, high, boxes, kernels, projective, *lines, patch=(width, height))
 
 
-def warp(
-    source: ImageSource,
-    positions: np.ndarray,
-    maps: np.ndarray,
-    size: int,
-    *,
-    fill: int,
-    device: torch.device,
-    plan: WarpPlan | None = None,
-) -> Tensor:
+def _normalized(maps: np.ndarray, low: np.ndarray, extent: np.ndarray) -> np.ndarray:
+    """Returns maps from output points to patches of `extent` pixels from `low` on, whose sides reach from -1 to 1."""
+    normalized = maps.copy()
+    normalized[:, :2] -= low[:, :, None] * maps[:, 2:]  # points of the patch, not of the photo
+    normalized[:, :2] = normalized[:, :2] * (2 / extent)[:, :, None] - maps[:, 2:]
+    return normalized
+
+
+def warp(source: ImageSource, positions: np.ndarray, plan: WarpPlan, *, fill: int, device: torch.device) -> Tensor:
     """Returns float32 (N, C, size, size), values 0 to 255, of the source's images at `positions`.
 
     Args:
         source: the images.
         positions: int (N,).
-        maps: float64 (N, 3, 3), from output points to source points; see `geometry`.
-        size: of the output in pixels.
+        plan: of the samples.
         fill: value of what lies beyond a photo.
         device: where to compute.
-        plan: of these samples, where they are part of a larger batch.
     """
-    plan = plan or plan_warp(source.shapes[positions], maps, size)
     images = cut_patches(source, positions, low=plan.low, high=plan.high, boxes=plan.boxes, patch=plan.patch, fill=fill)
     values = images.to(device).to(torch.float32).permute(0, 3, 1, 2)
     if (plan.kernels > 1).any():  # else sampling takes the channels where they lie
         values = _smooth(values.contiguous(), plan.kernels)
-    grid = _grid(plan, size, device)
+    grid = _sums(plan.along_x, plan.along_y, device)
+    if plan.projective.any():
+        grid.mul_(_sums(plan.depth_x, plan.depth_y, device).reciprocal_())
+    grid = torch.view_as_real(grid)
     return F.grid_sample(values, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def _grid(plan: WarpPlan, size: int, device: torch.device) -> Tensor:
-    """Returns (N, size, size, 2): where in its patch each output pixel is sampled, from -1 to 1 as torch counts."""
-    maps, normalized = plan.maps, plan.maps.copy()
-    normalized[:, :2] -= plan.low[:, :, None] * maps[:, 2:]  # points of the patch, not of the photo
-    patch = plan.boxes * np.array(plan.patch)
-    normalized[:, :2] = normalized[:, :2] * (2 / patch)[:, :, None] - maps[:, 2:]
-    entries = torch.from_numpy(normalized).to(device, torch.float32)
-    centers = torch.arange(size, dtype=torch.float32, device=device)[:, None] + 0.5
-    # x and y of a point lie side by side, and as the parts of a complex number they are added in one go.
-    along_x = entries[:, None, :2, 0] * centers
-    along_y = entries[:, None, :2, 1] * centers + entries[:, None, :2, 2]
-    grid = torch.view_as_complex(along_x)[:, None, :] + torch.view_as_complex(along_y)[:, :, None]
-    if (maps[:, 2, :2] != 0).any():
-        depth = (entries[:, 2, 0, None] * centers[:, 0])[:, None, :]
-        depth = depth + (entries[:, 2, 1, None] * centers[:, 0] + entries[:, 2, 2, None])[:, :, None]
-        grid.mul_(depth.reciprocal_())
-    return torch.view_as_real(grid)
+def _sums(along_x: np.ndarray, along_y: np.ndarray, device: torch.device) -> Tensor:
+    """Returns (N, size, size): for each row and column of the output, the sum of their two numbers."""
+    columns, rows = (torch.from_numpy(line).to(device) for line in (along_x, along_y))
+    return columns[:, None, :] + rows[:, :, None]
 
 
 def _smooth(images: Tensor, spans: np.ndarray) -> Tensor:
