@@ -246,7 +246,7 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", sampled(CASES, 3, keep=["by hand: statistics that move in evaluation"]))
+@pytest.mark.parametrize("name", sampled(CASES, 5, keep=["by hand: statistics that move in evaluation"]))
 def test_a_fault_is_named_at_its_place(name: str, tmp_path: Path):
     case = CASES[name]
     path = tmp_path / "learner.py"

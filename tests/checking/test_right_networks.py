@@ -101,7 +101,7 @@ STYLES = {
 KINDS = ("a course's ResNet-50", "d2l", "units", "nested", "hand-written convolution", "computed weights")
 
 
-@pytest.mark.parametrize("style", sampled(STYLES, 6, keep=KINDS))
+@pytest.mark.parametrize("style", sampled(STYLES, 12, keep=KINDS))
 def test_a_style_is_no_fault(style: str, tmp_path: Path):
     source, like = STYLES[style]
     path = tmp_path / "right.py"
@@ -121,7 +121,7 @@ def test_torchvision_is_right(name: str):
     assert report.findings == [], report
 
 
-@pytest.mark.parametrize("name", sampled(["resnet18d", "resnet26", "seresnet18", "resnet18", "resnetv2_18"], 2))
+@pytest.mark.parametrize("name", sampled(["resnet18d", "resnet26", "seresnet18", "resnet18", "resnetv2_18"], 3))
 def test_timm_is_right(name: str):
     known = {"resnetv2_18": "resnetv2_18", "seresnet18": "seresnet18"}
     if known.get(name, name) not in timm.list_models():
@@ -133,7 +133,7 @@ def test_timm_is_right(name: str):
 OURS = ["resnet18", "resnetv2_18", "seresnet18", "resnet18d", "resnet20", "plain20", "scratch_resnet50"]
 
 
-@pytest.mark.parametrize("network", sampled([f"{name} {parts}" for name in OURS for parts in ("torch", "scratch")], 3))
+@pytest.mark.parametrize("network", sampled([f"{name} {parts}" for name in OURS for parts in ("torch", "scratch")], 9))
 def test_ours_is_right(network: str):
     name, parts = network.split()
     model = resnetlab.create_model(name, parts=parts)

@@ -22,6 +22,7 @@ import pandas as pd
 import pytest
 import torch
 from tests.conftest import TINY
+from tests.sampling import only_in_test_all
 from tests.training import shared_trainings as shared
 from tests.training.stepping import before_step
 from torch import nn
@@ -294,6 +295,8 @@ def _on_both(processes: Launch, hosts: list, function: str) -> list[tuple[int, s
     return processes.finish()
 
 
+@pytest.mark.slow
+@only_in_test_all
 def test_a_killed_process_ends_those_of_both_hosts_and_they_resume(tmp_path: Path):
     with two_hosts() as hosts:
         with launch(tmp_path) as processes:
@@ -335,6 +338,7 @@ def test_an_error_of_one_process_ends_all(tmp_path: Path):
 
 
 @pytest.mark.slow
+@only_in_test_all
 def test_a_stopped_process_is_waited_for_only_as_long_as_the_limit(tmp_path: Path):
     with launch(tmp_path) as processes:
         options = ("--standalone", "--nproc-per-node=2")

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
+from tests.sampling import only_in_test_all
 
 import resnetlab
 from resnetlab.core.errors import UserError
@@ -172,6 +173,7 @@ def test_a_run_like_another_one(cli: Cli, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.slow
+@only_in_test_all
 def test_a_grid_killed_five_times_ends_with_the_table_of_an_undisturbed_one(tmp_path: Path):
     def command(out: Path) -> list[str]:
         grid = ("--grid", "model.shortcut=A,B,C", "--grid", "lr=0.02,0.05,0.1", "--seeds", "2")

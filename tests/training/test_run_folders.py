@@ -12,6 +12,7 @@ import pytest
 import torch
 from tests.conftest import TINY
 from tests.facts import refuses
+from tests.sampling import sampled
 from tests.training.stepping import before_step
 
 import resnetlab
@@ -79,19 +80,21 @@ def _assert_equal(run: Run, whole: Run) -> None:
     assert run.summary == whole.summary
 
 
-@pytest.mark.parametrize(
-    ("where", "has_settings"),
-    [
-        pytest.param("images", False, id="while images are read"),
-        pytest.param(".environment.json.", False, id="while the environment is written"),
-        pytest.param(".run.toml.", False, id="while run.toml is written"),
-        pytest.param("training", True, id="after run.toml"),
-        pytest.param(".step-00000000.", True, id="while the first checkpoint is written"),
-    ],
-)
+EARLY_DEATHS = {
+    "while images are read": ("images", False),
+    "while the environment is written": (".environment.json.", False),
+    "while run.toml is written": (".run.toml.", False),
+    "after run.toml": ("training", True),
+    "while the first checkpoint is written": (".step-00000000.", True),
+}
+"""Where the process is killed, and whether run.toml exists by then."""
+
+
+@pytest.mark.parametrize("when", sampled(EARLY_DEATHS, 3))
 def test_a_run_killed_before_its_first_checkpoint_starts_again(
-    tmp_path: Path, digits: ImageData, undisturbed: Run, where: str, has_settings: bool
+    tmp_path: Path, digits: ImageData, undisturbed: Run, when: str
 ):
+    where, has_settings = EARLY_DEATHS[when]
     out = tmp_path / "run"
     died = _program(KILLED, where, "train", "digits", *OPTIONS, "--out", out)
     assert died.returncode == -9, died.stderr
