@@ -4,6 +4,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import struct
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -250,3 +253,27 @@ def test_numbers_of_numpy_are_taken(digits: ImageData, tmp_path: Path):
 def test_recipes_can_be_objects(digits: ImageData, tmp_path: Path):
     run = fit(TINY, digits, recipe=Recipe(name="mine", epochs=1, lr=0.05), out=tmp_path / "run", quiet=True)
     assert run.settings["recipe"]["name"] == "mine"
+
+
+def test_training_and_resuming_import_neither_the_compiler_nor_torchvision(tmp_path: Path):
+    """Each takes a second or more; torch's own optimizers import the compiler, and torchvision its whole package."""
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part, count in (("train", 40), ("t10k", 10)):
+        images, labels = np.zeros((count, 28, 28), np.uint8), np.arange(count, dtype=np.uint8) % 10
+        for name, array in (("images", images), ("labels", labels)):
+            header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+            (raw / f"{part}-{name}-idx{array.ndim}-ubyte").write_bytes(header + array.tobytes())
+    program = """
+import sys
+from resnetlab.training import estimate, fit
+estimate._SHORT = 0  # so that the speed of the machine is measured
+run = fit.fit("resnet20", "mnist", data_root=".", out="run", epochs=1, batch_size=20)
+fit.resume(run, epochs=2)
+print({"torchvision", "torch._dynamo"} & set(sys.modules))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8"
+    )
+    assert run.stdout.splitlines()[-1:] == ["set()"], run.stderr
+    assert "MACs per image; 1 epoch takes about" in run.stderr + run.stdout

@@ -28,6 +28,7 @@ from resnetlab.training.recipe import Recipe
 from resnetlab.training.sections import TrainedSections, first_epochs
 from resnetlab.training.selection import images_of_epochs, steps_of
 from resnetlab.training.step import training_step
+from resnetlab.training.update_rules import Muon
 
 _TIMED_MACS = 3e10
 """A timed step on a CPU has about as many images as take this many multiply-accumulates, at most a second on one core.
@@ -175,9 +176,9 @@ def _measure(
     images, labels = torch.randint(256, size, dtype=torch.uint8), torch.randint(model.config.num_classes, (many,))
 
     def passes(count: int) -> float:
-        """Returns the seconds of a step whose optimizer does almost nothing."""
+        """Returns the seconds of a step whose optimizer does nothing."""
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        idle = torch.optim.SGD(parameters, lr=0.0)
+        idle = _Idle(parameters, lr=0.0)
         settings: dict[str, Any] = {"preprocessing": preprocessing, "recipe": recipe, "machine": machine, "lr": 0.0}
         batch = functools.partial(_batch, images[:count], labels[:count], recipe, machine, preprocessing)
         return _seconds(lambda: training_step(model, idle, batch(), **settings), machine)
@@ -203,6 +204,13 @@ def _measure(
     evaluated = _seconds(lambda: answer(model, shown, preprocessing), machine) / len(shown)
     overhead = (all_of_them - many * image) * recipe.accumulate
     return Speed(step=overhead + updating, image=image, head_image=head_image, evaluated=evaluated)
+
+
+class _Idle(Muon):
+    """An optimizer that changes nothing; with one of torch, its compiler would be imported (see `Muon`)."""
+
+    def step(self, closure: Callable[[], Any] | None = None) -> None:
+        """Does nothing."""
 
 
 def _batch(images: Tensor, labels: Tensor, recipe: Recipe, machine: Machine, preprocessing: Preprocessing) -> Batch:
