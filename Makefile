@@ -49,7 +49,7 @@ check-layers:
 test: $(VENV)/.installed-dev ## Run the tests that take seconds
 	$(QUICK_TESTS)
 
-test-slow: $(VENV)/.installed-dev ## Run the tests that take minutes
+test-slow: $(VENV)/.installed-dev ## Run the tests that take longer
 	$(SLOW_TESTS)
 
 test-all: SWEEP = 1

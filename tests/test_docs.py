@@ -293,6 +293,7 @@ def home(readers_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         forget_import(entry["file"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", PYTHON)
 def test_python_runs_on_its_own(code: str, home: Path):
     for out in re.findall(r'out="([^"]+)"', code):
@@ -345,6 +346,7 @@ TRIED = list(_PLACES.values())
 TRAININGS = [name for name in TRIED if COMMANDS[name][0] in SHORT and not name.startswith("README")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*(name for name in TRIED if name not in TRAININGS), *sampled(TRAININGS, 3)])
 def test_a_command_runs(name: str, cli: Callable[..., tuple[int, str, str]], home: Path):
     verb, *rest = COMMANDS[name]

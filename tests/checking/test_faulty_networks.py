@@ -246,6 +246,7 @@ CASES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sampled(CASES, 5, keep=["by hand: statistics that move in evaluation"]))
 def test_a_fault_is_named_at_its_place(name: str, tmp_path: Path):
     case = CASES[name]

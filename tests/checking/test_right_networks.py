@@ -101,6 +101,7 @@ STYLES = {
 KINDS = ("a course's ResNet-50", "d2l", "units", "nested", "hand-written convolution", "computed weights")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", sampled(STYLES, 12, keep=KINDS))
 def test_a_style_is_no_fault(style: str, tmp_path: Path):
     source, like = STYLES[style]
@@ -115,12 +116,14 @@ def test_a_style_is_no_fault(style: str, tmp_path: Path):
         assert len(report.key_map) >= 62
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sampled(["resnet18", "resnext50_32x4d", "wide_resnet50_2", "resnet50"], 3))
 def test_torchvision_is_right(name: str):
     report = check(getattr(torchvision.models, name), name, image_size=32)
     assert report.findings == [], report
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sampled(["resnet18d", "resnet26", "seresnet18", "resnet18", "resnetv2_18"], 3))
 def test_timm_is_right(name: str):
     known = {"resnetv2_18": "resnetv2_18", "seresnet18": "seresnet18"}
@@ -163,6 +166,7 @@ def test_a_network_that_resembles_nothing_is_not_compared():
     assert not report.key_map
 
 
+@pytest.mark.slow
 def test_another_architecture_is_named_once():
     report = resnetlab.check(torchvision.models.resnet18(num_classes=10), like="resnet50", image_size=64)
     assert [finding.title for finding in report.findings] == ["another architecture than resnet50"]

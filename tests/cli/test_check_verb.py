@@ -43,6 +43,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_file_is_checked_in_a_process_of_its_own(cli: Cli, here: Path):
     code, out, err = cli("check", "net.py", "--like", "resnet20", "--image-size", 32, "--json")
     report = json.loads(out)  # what the file prints is not in it
@@ -52,6 +53,7 @@ def test_a_file_is_checked_in_a_process_of_its_own(cli: Cli, here: Path):
     assert {"kind", "severity", "place", "expected", "found", "why", "proved"} <= finding.keys()
 
 
+@pytest.mark.slow
 def test_the_key_map_is_saved(cli: Cli, here: Path):
     code, _, err = cli("check", "net.py", "--like", "resnet20", "--image-size", 32, "--map", "map.json")
     names = json.loads((here / "map.json").read_text())
@@ -61,6 +63,7 @@ def test_the_key_map_is_saved(cli: Cli, here: Path):
     assert code == 2 and "--map" in err
 
 
+@pytest.mark.slow
 def test_many_files_give_a_table_and_one_crash_does_not_stop_the_rest(cli: Cli, here: Path):
     (here / "crash.py").write_text("import os\nos._exit(3)\n")
     (here / "=wrong.py").write_text("def f(:\n")
@@ -109,6 +112,7 @@ def test_the_help_says_that_code_is_executed_and_loads_no_torch():
     assert "executed" in done.stdout
 
 
+@pytest.mark.slow
 def test_checking_imports_neither_pandas_nor_matplotlib():
     code = (
         "import sys, torch, resnetlab\n"

@@ -97,6 +97,7 @@ def test_from_images_to_a_report(cli: Cli, tmp_path: Path, digits: ImageData):
     assert "is complete" in err and "--epochs" in err
 
 
+@pytest.mark.slow
 def test_without_out_a_run_gets_a_name(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     code, _, err = cli("train", "digits", "--epochs", 1, "--batch-size", 1293)
@@ -170,6 +171,7 @@ def test_an_empty_folder(cli: Cli, tmp_path: Path):
     assert (code, "contains no class folders" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_an_unreadable_image(cli: Cli, image_folder: Path, tmp_path: Path, digits_run: Run):
     broken = image_folder / "red" / "broken.jpg"
     broken.write_bytes(b"\xff\xd8\xff\xe0 cut")
@@ -212,6 +214,7 @@ def shows_mistakes(page: Path) -> bool:
     return section is not None and "data-missing" not in section[0]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_after_its_images_have_moved(cli: Cli, image_folder: Path, tmp_path: Path):
     out = tmp_path / "run"
     code, _, err = cli("train", image_folder, "--image-size", 16, "--epochs", 1, "--out", out, "--keep-checkpoints")
@@ -294,6 +297,7 @@ def test_the_shell_completes_verbs():
     assert done.stdout.split() == ["export"]
 
 
+@pytest.mark.slow
 def test_the_output_is_the_same_in_a_pipe_and_in_a_terminal():
     command = [sys.executable, "-m", "resnetlab", "summary", "resnet20"]
     environment = {**os.environ, "TERM": "dumb", "NO_COLOR": "1"}

@@ -35,6 +35,7 @@ def test_a_rate_is_suggested_and_drawn(cli: Cli, tmp_path: Path, monkeypatch: py
     assert (table["rate"].iloc[0], table["rate"].iloc[-1]) == (pytest.approx(1e-3), pytest.approx(3))
 
 
+@pytest.mark.slow
 def test_the_settings_reach_the_test(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Each changes the losses; the same again does not."""
     monkeypatch.chdir(tmp_path)

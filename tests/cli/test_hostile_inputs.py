@@ -143,6 +143,7 @@ def test_other_images_are_refused_before_they_are_decoded(cli: Cli, tmp_path: Pa
         assert "1.png" not in err
 
 
+@pytest.mark.slow
 def test_a_network_that_a_file_describes_is_compared_with_memory_before_it_is_built(unfinished: Path):
     for checkpoint in (unfinished / "checkpoints").iterdir():
         checkpoint.unlink()
@@ -202,6 +203,7 @@ JSONS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", JSONS)
 @pytest.mark.parametrize("file", ["environment.json", "evaluation/summary.json"])
 def test_wrong_json_of_a_run_is_named(cli: Cli, run: Path, file: str, name: str):
@@ -392,6 +394,7 @@ def test_labels_with_control_characters_are_refused(cli: Cli, tmp_path: Path, la
         load_data(images)
 
 
+@pytest.mark.slow
 def test_a_name_of_a_run_folder_never_controls_the_terminal(
     cli: Cli, whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

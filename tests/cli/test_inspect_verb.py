@@ -136,6 +136,7 @@ def test_pack_makes_a_folder_to_train_from(cli: Cli, image_folder: Path, tmp_pat
     assert (code, "cannot be packed" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_runs_own_images_are_inspected_with_its_own_splits(cli: Cli, image_folder: Path, tmp_path: Path):
     settings = ("--model", "quick_resnet", "--image-size", 16, "--epochs", 1, "--split-seed", 3, "--device", "cpu")
     assert cli("train", image_folder, *settings, "--out", tmp_path / "run")[0] == 0

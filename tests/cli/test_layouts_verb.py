@@ -15,6 +15,7 @@ Cli = Callable[..., tuple[int, str, str]]
 SETTINGS = ("--model", "quick_resnet", "--image-size", 8, "--epochs", 1, "--device", "cpu")
 
 
+@pytest.mark.slow
 def test_a_held_out_folder_that_lacks_a_class_has_no_figures_of_it(cli: Cli, tmp_path: Path):
     photos = draw(tmp_path / "photos", "train/a*6 train/b*6 train/c*6 val/a*3 val/b*3 val/c/ README.txt")
     code, _, err = cli("train", photos, *SETTINGS, "--limit-held-out", 4, "--out", tmp_path / "run")

@@ -28,6 +28,7 @@ def test_learn_prints_one_line_per_lesson_and_exercise(cli: Cli):
     assert "learn NAME" in err
 
 
+@pytest.mark.slow
 def test_the_first_hour_with_an_exercise(cli: Cli, here: Path):
     code, out, err = cli("learn", "shortcut_a", "--out", "mine.py")
     assert (code, out.split()[0]) == (0, "mine.py") and "check mine.py" in err

@@ -62,6 +62,7 @@ def _is_copied(line: str) -> bool:
     return any(part in line for part in ("run/", "photos/", "resnetlab "))
 
 
+@pytest.mark.slow
 def test_no_line_is_wider_than_80_columns_with_long_and_wide_class_names(tmp_path: Path):
     names = ("日本語の名前がついたとても長い種類の鳥" * 3, "a class with a rather long name of many words " * 2 + "end")
     for label, name in enumerate(names):

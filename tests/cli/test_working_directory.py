@@ -101,6 +101,7 @@ def test_the_modules_of_the_test_leave_a_trace(hostile: Path):
     assert (hostile / "executed").read_text() == "numpy"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", sampled([AS_MODULE, INSTALLED], 2))
 def test_a_command_executes_nothing_of_the_working_directory(program: tuple[str, ...], hostile: Path, source: str):
     run(hostile, *program, *TRAIN, "--store", "pack", "--out", "run", pythonpath=source)
@@ -125,6 +126,7 @@ def test_no_verb_executes_anything_of_the_working_directory(hostile: Path, sourc
     serve(hostile, *AS_MODULE, "serve", "onnx", "--port", "0", pythonpath=source)
 
 
+@pytest.mark.slow
 def test_decoding_processes_ignore_an_empty_entry_of_the_search_path(hostile: Path, source: str):
     """The entry means the working directory, and is often left by `PYTHONPATH=$PYTHONPATH:...`."""
     program = "import sys; sys.path[:] = [p for p in sys.path if p not in ('', sys.argv[1])]; sys.argv[:2] = ['']; "
@@ -133,6 +135,7 @@ def test_decoding_processes_ignore_an_empty_entry_of_the_search_path(hostile: Pa
     run(hostile, *command, "--image-size", "16", pythonpath=f"{source}{os.pathsep}")
 
 
+@pytest.mark.slow
 def test_your_own_module_is_found_in_the_working_directory(hostile: Path, source: str):
     (hostile / "own.py").write_text(OWN)
     for model in ("own:net", "own.py:net"):

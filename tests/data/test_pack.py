@@ -792,6 +792,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="children are found in /proc")
 def test_a_packer_killed_at_any_moment_leaves_a_pack_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Real processes and SIGKILL, at moments drawn from when the first worker begins to when the pack is complete."""

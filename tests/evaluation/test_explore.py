@@ -232,6 +232,7 @@ def test_with_too_few_images_there_are_no_lesions(
     assert all(found.blocks["lesion_top1"].notna())
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_does(cli: Cli, run: Run, monkeypatch: pytest.MonkeyPatch):
     code, _, err = cli("evaluate", run.path)
     assert code == 0, err

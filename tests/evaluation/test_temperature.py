@@ -51,6 +51,7 @@ def test_probabilities_have_the_temperature_that_was_fitted_on_validation(digits
     assert "without a temperature" in str(raw)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [FEWEST_IMAGES - 1, FEWEST_IMAGES])
 def test_on_few_validation_images_none_is_fitted(digits: ImageData, tmp_path: Path, images: int):
     validation = digits.splits["validation"]

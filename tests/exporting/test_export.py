@@ -47,6 +47,7 @@ def photo(tmp_path_factory: pytest.TempPathFactory, digits: ImageData) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_folder_is_complete(run: Run, export: Export):
     folder = run.path / "export"
     assert export.path == folder / "model.onnx"
@@ -64,6 +65,7 @@ def test_the_folder_is_complete(run: Run, export: Export):
     assert [fact for fact in facts if fact not in card] == []
 
 
+@pytest.mark.slow
 def test_another_export_keeps_int8_of_the_same_network_only(
     export: Export, run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):

@@ -90,6 +90,7 @@ def check(network: Network, folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [*QUICK, *sampled((name for name in KINDS.values() if name not in QUICK), 6, slow=True)]
 )
@@ -133,6 +134,7 @@ def test_a_registered_block_that_cannot_be_folded(tmp_path: Path):
         BLOCK_CLASSES.remove("backwards")
 
 
+@pytest.mark.slow
 def test_layers_from_scratch_become_torch_s(tmp_path: Path):
     config = dataclasses.replace(CATALOG["resnet18"].config, depths=(1, 1), widths=(8, 16), num_classes=3)
     sizes = []

@@ -193,6 +193,7 @@ def test_everything_works_from_the_keyboard(pages, browser):
         page.wait_for_function("() => state.kind === 'drawing' && best(current) === page.classes.indexOf('1')")
 
 
+@pytest.mark.slow
 def test_the_address_holds_image_drawing_and_what_is_off(pages, browser):
     with opened(browser, pages["digits"]) as page:
         other = page.evaluate("page.shown[7]")

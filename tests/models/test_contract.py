@@ -75,6 +75,7 @@ def test_its_features_are_what_it_computes(name: str):
         assert torch.equal(taps[block], output)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", with_every_part())
 def test_it_takes_another_head(name: str):
     model = _model(name).eval()
@@ -85,6 +86,7 @@ def test_it_takes_another_head(name: str):
     assert torch.equal(reset_head(model, 0)(_images(model)), embedding)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", with_every_part())
 def test_it_survives_a_file(name: str, tmp_path: Path):
     model = _model(name).train()
@@ -96,6 +98,7 @@ def test_it_survives_a_file(name: str, tmp_path: Path):
     assert torch.equal(loaded(images), model.eval()(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", with_every_part())
 def test_it_exports(name: str):
     model = _model(name).eval()

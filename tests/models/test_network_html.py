@@ -41,6 +41,7 @@ def test_a_network_shows_its_stages_and_parameters():
     assert "resnetlab.summarize(model, (1, 224, 224))" in words(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list_models())
 def test_every_network_of_the_catalog_shows_all_its_parameters(name: str):
     model = blueprint(model_config(name))

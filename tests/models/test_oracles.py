@@ -12,6 +12,7 @@ import resnetlab
 from resnetlab.models.config import ResNetConfig
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet50", "resnet101"])
 def test_dilated_networks_are_torchvisions(name: str):
     ours = resnetlab.create_model(name, dilate=(False, False, True, True)).eval()

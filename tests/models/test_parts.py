@@ -97,6 +97,7 @@ def _errors(found: Results, exact: Results) -> dict[str, float]:
     return errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", with_every_part())
 def test_scratch_and_torch_agree(name: str):
     torch_made, scratch_made = _twins(name)

@@ -33,6 +33,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return fit(TINY, load_data("digits", limit=60), epochs=1, out=tmp_path_factory.mktemp("runs") / "run", quiet=True)
 
 
+@pytest.mark.slow
 def test_training_ends_with_a_complete_page_that_evaluation_renews(cli: Cli, tmp_path: Path):
     code, _, err = cli("train", "digits", "--limit", 150, "--epochs", 1, "--out", tmp_path / "run")
     assert code == 0, err
@@ -51,6 +52,7 @@ def test_training_ends_with_a_complete_page_that_evaluation_renews(cli: Cli, tmp
     assert set(Page(run.report).missing()) == {"map", "residual"}
 
 
+@pytest.mark.slow
 def test_a_page_from_python_is_complete_too(trained: Run):
     assert Exploration.load(trained.evaluation()) is None  # training leaves it to the page
     write_report(trained, explore=False)

@@ -162,6 +162,7 @@ def test_images_that_are_gone_are_explained(tmp_path):
     assert not (run.path / "figures" / "mistakes.png").exists()
 
 
+@pytest.mark.slow
 def test_moved_data_are_found_at_their_new_place(tmp_path):
     for value, place in enumerate(f"{split}/{label}" for split in ("train", "val", "test") for label in "ab"):
         (folder := tmp_path / "photos" / place).mkdir(parents=True)
@@ -192,6 +193,7 @@ def test_one_class_and_one_epoch(tmp_path):
     assert "svg" in page.contents["curves"] and "curves" not in page.missing()
 
 
+@pytest.mark.slow
 def test_a_validation_split_is_named_and_cautioned(tmp_path):
     run = make_run(tmp_path / "run", data := make_data("ab"), split="validation")
     page = Page(write_report(run, data))
@@ -199,6 +201,7 @@ def test_a_validation_split_is_named_and_cautioned(tmp_path):
     assert "'validation'" in page.missing()["mistakes"]
 
 
+@pytest.mark.slow
 def test_classes_without_images_come_last(tmp_path):
     run = make_run(tmp_path / "run", data := make_data("abc"))
     path = run.evaluation() / "per_class.parquet"
@@ -209,6 +212,7 @@ def test_classes_without_images_come_last(tmp_path):
     assert [row[0][0] for row in rows][-1] == "a" and rows[-1][2:5] == [["–", ""]] * 3  # noqa: RUF001
 
 
+@pytest.mark.slow
 def test_more_than_a_thousand_classes(tmp_path):
     data = make_data([f"class {number}" for number in range(1050)], per_class=2, size=4)
     page = Page(path := write_report(make_run(tmp_path / "run", data, wrong=40), data))
@@ -219,6 +223,7 @@ def test_more_than_a_thousand_classes(tmp_path):
     assert len(page.classes()) == 1000 and len(page.attributes("img")) == 36
 
 
+@pytest.mark.slow
 def test_the_page_stays_small_with_photographs_of_noise(tmp_path):
     data = make_data("abcdefghij", per_class=3, size=224, channels=3)
     page = Page(path := write_report(make_run(tmp_path / "run", data, wrong=30), data))

@@ -64,6 +64,7 @@ def count(text):
     return int(text.split()[0].replace(",", ""))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_the_page_works_offline_in_a_browser(trained, browser, width, scheme):
     run, _ = trained
@@ -272,6 +273,7 @@ def test_on_paper_everything_is_open_and_light(trained, browser):
         assert page.locator("details:not([open])").count() == closed
 
 
+@pytest.mark.slow
 def test_hostile_names_do_nothing_in_a_browser(tmp_path, browser):
     names = [HOSTILE, "<img src=x onerror=alert(1)>", "$a$", "<a href='https://example.org'>d</a>"]
     run = make_run(tmp_path / "run", data := make_data(names))
@@ -285,6 +287,7 @@ def test_hostile_names_do_nothing_in_a_browser(tmp_path, browser):
         assert page.locator("[onerror]").count() == 0 and page.locator("a[href^=http]").count() == len(WORKS)
 
 
+@pytest.mark.slow
 def test_a_thousand_classes_without_images_work_in_a_browser(tmp_path, browser):
     data = make_data([f"class {number}" for number in range(1000)], per_class=2, size=4)
     run = make_run(tmp_path / "run", data, wrong=40)

@@ -168,6 +168,7 @@ def test_surprising_mistakes_are_rare_ones_that_the_network_is_sure_of(tmp_path)
     assert len(set(places)) == 36
 
 
+@pytest.mark.slow
 def test_an_evaluation_without_exploration_says_what_is_missing(tmp_path):
     run = make_run(tmp_path / "my run", data := make_data("ab"))
     page = Page(write_report(run, data))
@@ -189,6 +190,7 @@ def colors(path):
     return {tuple(color) for color in np.unique(pixels.reshape(-1, 3), axis=0)}, pixels
 
 
+@pytest.mark.slow
 def test_every_png_is_drawn_in_the_colors_of_its_data(explored):
     run, _, _ = explored
     results = read_results(run)

@@ -181,6 +181,7 @@ def test_a_port_in_use_is_explained(exported: Path):
             resnetlab.serve(exported, port=port, quiet=True)
 
 
+@pytest.mark.slow
 def test_without_the_extra_an_error_says_what_to_install(exported: Path):
     code = (
         "import sys\nsys.modules['uvicorn'] = None\nfrom resnetlab import *\n"

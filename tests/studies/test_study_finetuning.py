@@ -40,6 +40,7 @@ def rows(**errors: float) -> pd.DataFrame:
     )
 
 
+@pytest.mark.slow
 def test_half_of_the_classes_are_pretrained_on(some: ImageData, tmp_path: Path):
     result = finetuning(some, per_class=4, out=tmp_path / "s", **SMALL)
     assert result.table["network"].tolist() == ["pretraining", *SCRATCHES, *WAYS]
@@ -70,6 +71,7 @@ def test_weights_of_ones_own_need_no_other_classes(some: ImageData, digits_run: 
     assert any(weights in deviation for deviation in result.deviations)
 
 
+@pytest.mark.slow
 def test_a_timm_network_is_trained_for_comparison(some: ImageData, tmp_path: Path):
     how = {**SMALL, "per_class": 4, "baseline": TIMM, "out": tmp_path / "s"}
     result = finetuning(some, **how)
@@ -96,6 +98,7 @@ def test_a_timm_network_is_trained_for_comparison(some: ImageData, tmp_path: Pat
     pd.testing.assert_frame_equal(finetuning(some, **how).table, result.table)
 
 
+@pytest.mark.slow
 def test_with_pretrained_weights_the_timm_network_starts_from_scratch_or_from_its_own(
     some: ImageData, digits_run: Run, tmp_path: Path
 ):

@@ -39,6 +39,7 @@ def images() -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(0).normal(size=(32, 1, 8, 8)))
 
 
+@pytest.mark.slow
 def test_the_study_measures_before_and_after_training(tmp_path: Path):
     few = load_data("digits", limit=64, validation_fraction=0.0)
     result = gradients(few, depths=(14, 8), out=tmp_path / "s", seeds=1, plan=PLAN, quiet=True)

@@ -58,6 +58,7 @@ def small(**fields) -> ResNet:
     return model.eval()
 
 
+@pytest.mark.slow
 def test_the_study_draws_surfaces_and_measures_lines(few: ImageData, tmp_path: Path):
     result = landscape(few, out=tmp_path / "s", **SMALL)
     assert result.table["network"].tolist() == ["plain", "residual"]
@@ -76,6 +77,7 @@ def test_the_study_draws_surfaces_and_measures_lines(few: ImageData, tmp_path: P
     assert any(f"{effort['deviation']:.1%}" in text for text in result.deviations)
 
 
+@pytest.mark.slow
 def test_a_surface_that_was_interrupted_continues_row_by_row(few: ImageData, tmp_path: Path):
     first = landscape(few, out=tmp_path / "s", **SMALL)
     (tmp_path / "s" / "result.json").unlink()

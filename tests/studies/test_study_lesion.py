@@ -56,6 +56,7 @@ def few() -> ImageData:
     return load_data("digits", limit=64, validation_fraction=0.0)
 
 
+@pytest.mark.slow
 def test_the_study_deletes_reorders_and_follows_paths(few: ImageData, tmp_path: Path):
     result = lesion(few, draws=1, out=tmp_path / "s", seeds=1, plan=Plan(images=64, epochs=1), quiet=True)
     table = result.table

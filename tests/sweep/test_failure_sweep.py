@@ -103,6 +103,7 @@ def survives(sweep: Sweep, verb: str, share: float) -> int:
     return len(every)
 
 
+@pytest.mark.slow
 def test_a_few_failed_calls_leave_no_trace(sweep: Sweep):
     for verb in ("train", "pack"):
         survives(sweep, verb, 0.01)

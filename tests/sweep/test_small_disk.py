@@ -90,6 +90,7 @@ def test_a_read_only_disk_is_named_at_once(cli: Cli, disk: Disk, whole: Path, tm
     assert cli("train", "--resume", run)[0] == 2  # the report cannot be written
 
 
+@pytest.mark.slow
 def test_a_training_names_its_last_checkpoint_and_continues(cli: Cli, disk: Disk, whole: Path):
     out = disk.path / "run"
     disk.fill(9_000_000)  # checkpoints of 3.3 MB: the third does not fit, because the first goes only afterwards
@@ -132,6 +133,7 @@ def test_an_export_to_onnx_leaves_the_older_one(cli: Cli, disk: Disk, whole: Pat
     assert cli(*command)[0] == 0
 
 
+@pytest.mark.slow
 def test_an_evaluation_leaves_the_older_one(cli: Cli, disk: Disk, whole: Path):
     run = shutil.copytree(whole, disk.path / "run")
     assert cli("evaluate", run)[0] == 0

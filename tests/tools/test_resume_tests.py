@@ -39,6 +39,7 @@ def run(folder: Path, *options: str) -> tuple[int, str]:
     return done.returncode, done.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", sampled([(), ("-n", "2")], 2))
 def test_what_passed_is_left_out_and_what_failed_runs_again(tmp_path: Path, options: tuple[str, ...]):
     (tmp_path / "test_it.py").write_text(FILE)

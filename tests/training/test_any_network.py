@@ -133,6 +133,7 @@ def encoder(model: Network) -> dict[str, torch.Tensor]:
     return {name: value for name, value in tensors.items() if not name.startswith("classifier.")}
 
 
+@pytest.mark.slow
 def test_every_kind_trains_and_serves_every_verb(network, few: ImageData, tmp_path: Path):
     model, again = network
     run = fit(model, few, recipe=RECIPE, out=tmp_path / "run", quiet=True)
@@ -221,6 +222,7 @@ def test_your_file_is_executed_only_when_you_say_so(own: str, few: ImageData, tm
     assert words is None or ["--model", own] in words
 
 
+@pytest.mark.slow
 def test_the_shell_takes_your_file(own: str, tmp_path: Path, cli: Callable[..., tuple]):
     out = tmp_path / "run"
     settings = ["--epochs", 1, "--limit", 60, "--set", "model.width=2", "--out", out, "--keep-checkpoints"]
@@ -451,6 +453,7 @@ def test_without_a_connection_the_file_of_timms_default_weights_is_named(
         load_weights(resnetlab.create_model("quick_resnet"), TIMM_DEFAULT)
 
 
+@pytest.mark.slow
 def test_a_missing_package_is_named():
     code = "import sys; sys.modules['timm'] = None\nimport resnetlab\nresnetlab.fit('timm:resnet18', 'digits')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

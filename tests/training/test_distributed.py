@@ -127,6 +127,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict]
     return folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", shared.CURVES)
 def test_two_processes_learn_what_one_learns(
     together: tuple[Path, list[dict]], name: str, digits: ImageData, tmp_path: Path
@@ -352,6 +353,7 @@ def test_a_stopped_process_is_waited_for_only_as_long_as_the_limit(tmp_path: Pat
     assert not Run(tmp_path / "run").is_complete
 
 
+@pytest.mark.slow
 def test_a_share_of_no_image_is_right(tmp_path: Path):
     """Three processes and a last batch of two images."""
     with launch(tmp_path / "three") as processes:

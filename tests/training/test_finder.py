@@ -129,6 +129,7 @@ def test_a_loss_that_is_not_finite_ends_the_test(bad: float, place: int, tmp_pat
     found.plot(tmp_path / "lr.png")
 
 
+@pytest.mark.slow
 def test_the_suggestion_for_resnet20_on_digits_is_one_it_learns_well_with(digits: ImageData, tmp_path: Path):
     """In 15 epochs of SGD, rates of 0.03 to 1 reach 98 to 99.5 % of the test images; 0.01 95 %, 0.003 70 %."""
     found = find_lr("resnet20", digits, optimizer="sgd", weight_decay=5e-4, batch_size=64, steps=60, **QUICK)
@@ -154,6 +155,7 @@ def test_the_suggestion_for_resnet20_on_digits_is_one_it_learns_well_with(digits
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "lr.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_losses_are_those_of_the_training_steps(digits: ImageData):
     """By hand, over more than one epoch: the weights, images, order and draws that fit would begin with."""
     config = ResNetConfig(**{**TINY.to_dict(), "drop_path": 0.3})

@@ -255,6 +255,7 @@ def test_recipes_can_be_objects(digits: ImageData, tmp_path: Path):
     assert run.settings["recipe"]["name"] == "mine"
 
 
+@pytest.mark.slow
 def test_training_and_resuming_import_neither_the_compiler_nor_torchvision(tmp_path: Path):
     """Each takes a second or more; torch's own optimizers import the compiler, and torchvision its whole package."""
     raw = tmp_path / "MNIST" / "raw"

@@ -197,6 +197,7 @@ finally:
     assert stopped(mine) == (143, "", ["stopped by SIGTERM"])
 
 
+@pytest.mark.slow
 def test_an_import_that_never_ends_can_be_stopped(tmp_path: Path):
     library, mine = tmp_path / "site-packages" / "library.py", tmp_path / "mine.py"
     library.parent.mkdir()

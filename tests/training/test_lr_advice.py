@@ -42,6 +42,7 @@ def test_without_a_fall_nothing_is_suggested():
     assert curve(minimum=None, steepest=None, recipe_rate=0.2).suggestion is None
 
 
+@pytest.mark.slow
 def test_the_recipes_own_rate_is_kept_on_digits(digits: ImageData):
     for optimizer in ("muon", "sgd", "adamw"):
         found = find_lr("resnet20", digits, optimizer=optimizer, batch_size=64, steps=60, quiet=True)

@@ -153,6 +153,7 @@ def test_the_shell_refuses_a_grid_without_values(cli: Cli, grid: str):
     assert code == 2 and "KEY=VALUE" in err
 
 
+@pytest.mark.slow
 def test_a_run_like_another_one(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     data = load_data("digits", limit=60)

@@ -44,6 +44,7 @@ def assert_equal(run: Run, whole: Run) -> None:
     assert run.summary == whole.summary
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_of_yours_does_everything_in_python(name: str, few: ImageData, tmp_path: Path):
     make: Callable[[], nn.Module] = NETWORKS[name]

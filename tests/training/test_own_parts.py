@@ -62,6 +62,7 @@ def new_process(parts: Path) -> None:
     forget_import(str(parts))
 
 
+@pytest.mark.slow
 def test_the_shell_uses_the_parts_of_a_file(parts: Path, tmp_path: Path, cli: Callable[..., tuple]):
     out = tmp_path / "run"
     train = ["train", "digits", "--model", "quick_resnet", *SHORT, *SET, "--out", out]

@@ -92,6 +92,7 @@ def test_a_pack_of_photos_is_trained_like_its_folder(photos: Path, tmp_path: Pat
     assert automatic_recipe("photos", "auto", larger)[0].epochs == PHOTO_PLANS[0].epochs
 
 
+@pytest.mark.slow
 def test_the_shell_lists_before_it_decodes_and_ends_with_the_next_command(
     cli: Callable[..., tuple[int, str, str]], photos: Path, tmp_path: Path
 ):

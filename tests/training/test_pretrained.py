@@ -101,6 +101,7 @@ def test_weights_that_do_not_fit_stop_a_training_before_its_folder(source: Path,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_program_begins_with_weights(source: Path, tmp_path: Path, cli: Callable[..., tuple]):
     out = tmp_path / "run"
     options = ["--recipe", "finetune", "--epochs", 1, "--limit", 100, "--freeze", "stem,stage1", "--out", out]

@@ -63,6 +63,7 @@ def test_a_network_of_the_text_keeps_its_stem_at_every_size():
         network_for("d2l_resnet18", load_data("digits"), 0, {}, recipe=recipe)
 
 
+@pytest.mark.slow
 def test_the_shell_and_python_train_at_the_recipes_size(cli: Cli, tmp_path: Path):
     quick = (
         "--epochs",

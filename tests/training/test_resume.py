@@ -234,6 +234,7 @@ VARIANTS: dict[str, tuple[Callable[[], ResNet], dict[str, str]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "settings"), VARIANTS.values(), ids=VARIANTS)
 def test_every_kind_of_network_resumes_exactly(
     tmp_path: Path, digits: ImageData, make: Callable[[], ResNet], settings: dict[str, Any]

@@ -90,6 +90,7 @@ EARLY_DEATHS = {
 """Where the process is killed, and whether run.toml exists by then."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", sampled(EARLY_DEATHS, 3))
 def test_a_run_killed_before_its_first_checkpoint_starts_again(
     tmp_path: Path, digits: ImageData, undisturbed: Run, when: str
@@ -112,6 +113,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
         fit("resnet20", digits, out=out, overrides=OVERRIDES, **SETTINGS)
 
 
+@pytest.mark.slow
 def test_of_two_trainings_into_one_folder_the_second_is_refused_at_once(tmp_path: Path, undisturbed: Run):
     out = tmp_path / "run"
     command = [sys.executable, "-c", WAITING, str(out)]

@@ -40,6 +40,7 @@ def test_overrides_are_for_a_network_given_by_name(digits: ImageData):
         overfit_one_batch(TINY, digits, overrides={"shortcut": "B"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lr", "code", "fact"), [(0.2, 0, "learned 256 images"), (1e-6, 2, "find-lr")])
 def test_the_command_line_tells_and_writes_nothing(cli, tmp_path, monkeypatch, lr: float, code: int, fact: str):
     monkeypatch.chdir(tmp_path)

@@ -144,6 +144,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, digits: ImageData) -> tuple[
     return run, shown
 
 
+@pytest.mark.slow
 def test_a_training_shows_fewer_images_after_the_first_epochs(whole: tuple[Run, list[np.ndarray]], digits: ImageData):
     run, shown = whole
     images = len(digits.splits["train"])
@@ -159,6 +160,7 @@ def test_a_training_shows_fewer_images_after_the_first_epochs(whole: tuple[Run, 
     assert abs(run.history["train_top1"].iloc[-1] - run.history["val_top1"].iloc[-1]) < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", sampled([170, 330, 470, 400], 2))
 def test_an_interrupted_training_ends_the_same(
     whole: tuple[Run, list[np.ndarray]], digits: ImageData, tmp_path: Path, at: int
@@ -173,6 +175,7 @@ def test_an_interrupted_training_ends_the_same(
     assert histories[0].equals(histories[1])
 
 
+@pytest.mark.slow
 def test_an_extension_begins_with_all_images(whole: tuple[Run, list[np.ndarray]], digits: ImageData, tmp_path: Path):
     run = fit(TINY, digits, out=tmp_path / "run", **{**SETTINGS, "epochs": 3})
     extended = resume(run.path, epochs=6, quiet=True)
@@ -201,6 +204,7 @@ def test_last_bits_of_the_losses_change_few_choices():
     assert ((before > 0) != (after > 0)).sum() < 20
 
 
+@pytest.mark.slow
 def test_callbacks_get_losses_of_one_scale(digits: ImageData, tmp_path: Path):
     """Those of the steps, on average, are that of the epoch, also if images are left out."""
     losses: dict[int, list[float]] = {}

@@ -216,6 +216,7 @@ def test_the_machine_is_chosen_and_checked():
         choose_machine("cpu", "bfloat8")
 
 
+@pytest.mark.slow
 def test_measuring_the_machine_draws_nothing_from_the_programs_generator():
     from resnetlab.training.machine import _fastest
 

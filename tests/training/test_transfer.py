@@ -233,6 +233,7 @@ UNFREEZING: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", UNFREEZING)
 def test_a_run_resumes_exactly_at_every_step_around_an_unfreezing(digits: ImageData, tmp_path: Path, name: str):
     settings = {**SHORT, "epochs": 4, "unfreeze": [1, 1], "lr": 0.1, **UNFREEZING[name]}
@@ -381,6 +382,7 @@ def test_synchronized_normalization_stays_frozen_and_gives_its_place_back():
     assert not any(isinstance(layer, nn.SyncBatchNorm) for layer in model.modules())
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_sections(cli: Any, tmp_path: Path):
     short = ("digits", "--model", "quick_resnet", "--limit", 100, "--epochs", 1, "--precision", "float32")
     code, _, err = cli("train", *short, "--freeze", "stem,stage1", "--layer-decay", 0.5, "--out", tmp_path / "run")

@@ -73,6 +73,7 @@ def test_the_network_of_an_unfinished_run_is_what_finishing_gives(digits: ImageD
     assert all(torch.equal(value, stand_in[name]) for name, value in weights(finished).items())
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_says_its_epoch_everywhere(
     digits: ImageData, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
@@ -147,6 +148,7 @@ def test_a_run_can_be_ended_early(digits: ImageData, tmp_path: Path):
     assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_a_finished_run_keeps_its_network_and_no_checkpoint(digits: ImageData, tmp_path: Path):
     run = fit("resnet18", digits, out=tmp_path / "run", epochs=1, batch_size=1000, keep="best", quiet=True)
     assert not (run.path / "checkpoints").exists()

@@ -43,6 +43,7 @@ def test_images_take_size_and_framing_of_the_weights(source: Path, tmp_path: Pat
     assert "squash" in line and "bicubic" in line and "--image-size" in line
 
 
+@pytest.mark.slow
 def test_options_override_the_framing_of_the_weights(source: Path, tmp_path: Path, cli: Callable[..., tuple]):
     options = ["--pretrained", source, "--recipe", "finetune", "--epochs", 1, "--limit", 60, "--out", tmp_path / "run"]
     code, _, told = cli("train", "digits", *options, "--image-size", 8, "--crop-pct", 1.0)

@@ -94,6 +94,7 @@ def _file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_is_noticed(tmp_path: Path):
     path = _file(tmp_path)
     content = path.read_bytes()

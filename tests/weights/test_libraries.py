@@ -47,6 +47,7 @@ def test_torchvision(name: str, tmp_path: Path):
     _there_and_back(theirs, name, tmp_path / "theirs.pth", tmp_path / "back.pth", torch.load)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet26", "resnet18d", "seresnet18", "resnetv2_18", "resnetv2_50d_frn"])
 def test_timm(name: str, tmp_path: Path):
     theirs = randomized(timm.create_model(name))
