@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -177,3 +179,19 @@ def test_a_step_that_is_not_finite_is_left_out_without_looking_at_it(nesterov: b
 
     for ours, wanted in zip(moved(skips=True), moved(skips=False), strict=True):
         torch.testing.assert_close(ours, wanted)
+
+
+def test_steps_do_not_import_the_compiler():
+    program = """
+import sys, torch
+from resnetlab.training.update_rules import Muon
+weight = torch.nn.Parameter(torch.ones(4, 4, 3, 3))
+optimizer = Muon([weight], lr=0.1)
+weight.sum().backward()
+optimizer.step()
+optimizer.zero_grad()
+optimizer.load_state_dict(optimizer.state_dict())
+print("torch._dynamo" in sys.modules)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout == "False\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -135,7 +136,7 @@ def find_imagenette(root: Path, download: bool, image_size: int | None) -> tuple
 
 
 def _load_idx(root: Path, download: bool, title: str, name: str, offer: str) -> dict[str, tuple[Tensor, Tensor]]:
-    """Returns the splits of a data set in the IDX format, in the folder of torchvision's class `name`."""
+    """Returns the splits of a data set in the IDX format, from the folder `name`, which torchvision uses too."""
     raw = root / name / "raw"
     present = any(raw.glob("*-ubyte"))
     remedy = (
@@ -159,11 +160,14 @@ def _load_idx(root: Path, download: bool, title: str, name: str, offer: str) -> 
     splits = {}
     try:
         for split, part in (("train", "train"), ("test", "t10k")):
-            images = _read_idx(raw / f"{part}-images-idx3-ubyte", 3)
-            labels = _read_idx(raw / f"{part}-labels-idx1-ubyte", 1)
-            if images.shape != (len(labels), 28, 28):
-                raise ValueError(f"the {split} images have the shape {images.shape} and the labels {labels.shape}")
-            if not len(labels) or labels.max() >= 10:
+            images = _read_idx(raw / f"{part}-images-idx3-ubyte", (28, 28))
+            labels = _read_idx(raw / f"{part}-labels-idx1-ubyte", ())
+            if not 0 < len(images) == len(labels):
+                raise ValueError(
+                    f"the {split} images have the shape {images.shape} and the labels {labels.shape}; expected one "
+                    "label for each of one or more images"
+                )
+            if labels.max() >= 10:
                 raise ValueError(f"labels of {split} outside 0 to 9")
             splits[split] = torch.from_numpy(images[:, None]), torch.from_numpy(labels.astype(np.int64))
     except (OSError, ValueError) as error:
@@ -171,13 +175,21 @@ def _load_idx(root: Path, download: bool, title: str, name: str, offer: str) -> 
     return splits
 
 
-def _read_idx(path: Path, axes: int) -> np.ndarray:
-    """Returns the numbers of an IDX file of bytes: 0, 0, 8 (bytes), the number of axes, big-endian sizes, the data."""
-    content = np.fromfile(path, np.uint8)
-    sizes, numbers = content[4 : 4 + 4 * axes], content[4 + 4 * axes :]
-    if content[:4].tolist() != [0, 0, 8, axes] or len(sizes) != 4 * axes:
-        raise ValueError(f"{printable(path)} is not an IDX file of bytes with {axes} axes")
-    shape = tuple(sizes.view(">u4").tolist())
-    if len(numbers) != math.prod(shape):
-        raise ValueError(f"{printable(path)} has {len(numbers):,} numbers instead of {math.prod(shape):,}")
-    return numbers.reshape(shape)
+def _read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns uint8 (N, *shape) from an IDX file: 0, 0, 8 (bytes), the number of axes, big-endian sizes, the data.
+
+    Raises:
+        ValueError: the file is not of this form, or its length is not what its sizes say.
+    """
+    axes, expected = 1 + len(shape), " x ".join(map(str, ("N", *shape)))
+    with path.open("rb") as file:
+        header = file.read(4 + 4 * axes)
+        if header[:4] != bytes((0, 0, 8, axes)) or len(header) < 4 + 4 * axes:
+            raise ValueError(f"{printable(path)} is not an uncompressed IDX file of {expected} bytes")
+        found = struct.unpack(f">{axes}I", header[4:])
+        if found[1:] != shape:
+            raise ValueError(f"{printable(path)} has the shape {found}; expected {expected}")
+        length = path.stat().st_size
+        if length != len(header) + math.prod(found):
+            raise ValueError(f"{printable(path)} has {length:,} bytes instead of {len(header) + math.prod(found):,}")
+        return np.fromfile(file, np.uint8).reshape(found)
