@@ -57,7 +57,7 @@ def test_similar_images_of_other_weights_are_not_shown(tmp_path: Path):
     opened = Source(file, say=said.append)()
     assert opened.similar is not None and opened.similar.nearest(np.ones(3)) == []
     assert opened.similar.state in ("preparing", "unavailable")
-    assert "run.toml" in eventually(lambda: said, 60)[0]
+    assert "run.toml" in eventually(lambda: said, 300)[0]
     assert opened.similar.state == "unavailable"
 
 
