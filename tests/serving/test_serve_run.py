@@ -49,7 +49,6 @@ def test_the_nearest_training_images_are_answered(tmp_path: Path):
         assert client.post("/v1/predict?similar=true", content=photo("green")).status_code == 422
 
 
-@pytest.mark.slow
 def test_similar_images_of_other_weights_are_not_shown(tmp_path: Path):
     file = colors_run(tmp_path / "run")
     write_similar_file(file.parent, weights="of another network")
@@ -57,7 +56,7 @@ def test_similar_images_of_other_weights_are_not_shown(tmp_path: Path):
     opened = Source(file, say=said.append)()
     assert opened.similar is not None and opened.similar.nearest(np.ones(3)) == []
     assert opened.similar.state in ("preparing", "unavailable")
-    assert "run.toml" in eventually(lambda: said, 300)[0]
+    assert "run.toml" in eventually(lambda: said, 60)[0]
     assert opened.similar.state == "unavailable"
 
 

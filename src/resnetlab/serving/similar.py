@@ -121,16 +121,18 @@ def write_similar(run: Path, file: Path) -> None:
     Raises:
         UserError: the images are not available, or the network has no embedding.
     """
-    import torch
-
     from resnetlab.core.files import atomic
     from resnetlab.core.runs import Run
+
+    settings = Run(run).settings["data"]  # before what is slow to import, because it can fail
+    import torch
+
     from resnetlab.data.load import reload_data
     from resnetlab.data.splits import limited
     from resnetlab.evaluation.forward import places_among
 
     exported = open_exported(file)
-    data = reload_data(Run(run).settings["data"])
+    data = reload_data(settings)
     labels = data.split("train").labels.numpy()
     chosen = np.arange(len(labels))
     if len(labels) > MOST:
