@@ -14,6 +14,7 @@ import pytest
 import torch
 import torchvision.datasets
 from PIL import Image
+from tests.data.idx_files import write_mnist
 from tests.facts import refuses
 
 from resnetlab.core.errors import UserError
@@ -55,23 +56,6 @@ def no_download(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("nothing was to be downloaded")
 
     monkeypatch.setattr("torchvision.datasets.utils.download_url", fail)
-
-
-def write_idx(path: Path, array: np.ndarray) -> None:
-    path.write_bytes(struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes())
-
-
-def write_mnist(raw: Path, counts: tuple[int, int] = (30, 20), **changed: np.ndarray) -> dict[str, np.ndarray]:
-    raw.mkdir(parents=True, exist_ok=True)
-    arrays = {}
-    for part, count in zip(("train", "t10k"), counts, strict=True):
-        arrays[f"{part}_images"] = DRAWS.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        arrays[f"{part}_labels"] = (np.arange(count) % 10).astype(np.uint8)
-    arrays |= changed
-    for name, array in arrays.items():
-        part, what = name.split("_")
-        write_idx(raw / f"{part}-{what}-idx{array.ndim}-ubyte", array)
-    return arrays
 
 
 def write_cifar(folder: Path, labels: int, count: int = 4) -> dict[str, np.ndarray]:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
+from tests.data.idx_files import write_mnist
 
 from resnetlab.core.errors import UserError
 from resnetlab.data.load import load_data, reload_data
@@ -220,17 +220,9 @@ def test_changed_data_are_noticed(image_folder: Path):
         reload_data(recorded)
 
 
-def _write_idx(path: Path, array: np.ndarray) -> None:
-    path.write_bytes(struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes())
-
-
 def test_fashion_mnist_is_read_from_its_own_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     raw = tmp_path / "FashionMNIST" / "raw"
-    raw.mkdir(parents=True)
-    draws = np.random.default_rng(0)
-    for part, count in (("train", 200), ("t10k", 30)):
-        _write_idx(raw / f"{part}-images-idx3-ubyte", draws.integers(0, 256, (count, 28, 28), dtype=np.uint8))
-        _write_idx(raw / f"{part}-labels-idx1-ubyte", (np.arange(count) % 10).astype(np.uint8))
+    write_mnist(raw, counts=(200, 30))
     monkeypatch.setenv("RESNETLAB_DATA", str(tmp_path))
     data = load_data("fashion_mnist", download=False)
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 180, "validation": 20, "test": 30}

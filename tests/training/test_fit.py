@@ -4,7 +4,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 import torch
 from rich.cells import cell_len
 from tests.conftest import TINY
+from tests.data.idx_files import write_mnist
 from tests.facts import refuses
 from tests.training.stepping import Step, around_steps
 from torch import Tensor
@@ -258,13 +258,7 @@ def test_recipes_can_be_objects(digits: ImageData, tmp_path: Path):
 @pytest.mark.slow
 def test_training_and_resuming_import_neither_the_compiler_nor_torchvision(tmp_path: Path):
     """Each takes a second or more; torch's own optimizers import the compiler, and torchvision its whole package."""
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for part, count in (("train", 40), ("t10k", 10)):
-        images, labels = np.zeros((count, 28, 28), np.uint8), np.arange(count, dtype=np.uint8) % 10
-        for name, array in (("images", images), ("labels", labels)):
-            header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
-            (raw / f"{part}-{name}-idx{array.ndim}-ubyte").write_bytes(header + array.tobytes())
+    write_mnist(tmp_path / "MNIST" / "raw", counts=(40, 10))
     program = """
 import sys
 from resnetlab.training import estimate, fit
