@@ -104,12 +104,6 @@ def survives(sweep: Sweep, verb: str, share: float) -> int:
 
 
 @pytest.mark.slow
-def test_a_few_failed_calls_leave_no_trace(sweep: Sweep):
-    for verb in ("train", "pack"):
-        survives(sweep, verb, 0.01)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("verb", FEWEST)
 def test_failed_calls_leave_no_trace(sweep: Sweep, verb: str):
     share = SHARE if SHARE == 1 else SHARE / SLOWER.get(verb, 1)
