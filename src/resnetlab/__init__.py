@@ -22,9 +22,12 @@ import os
 # import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-from typing import TYPE_CHECKING, Any
+# Importing `typing` would take most of the time before the program can answer Ctrl-C; type checkers know this name.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from resnetlab import scratch, studies, surgery, weights
     from resnetlab.core.errors import Interrupted, UserError
     from resnetlab.core.runs import Run
@@ -173,7 +176,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name in _PUBLIC:
         value = getattr(importlib.import_module(_PUBLIC[name]), name)
     elif name in _SUBMODULES:

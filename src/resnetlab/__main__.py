@@ -1,17 +1,24 @@
 """The program: `resnetlab`, or `python -m resnetlab`."""
 
-import atexit
 import os
-import signal
 import sys
-from contextlib import suppress
-from typing import Any, NoReturn
+
+TYPE_CHECKING = False
+try:
+    import atexit
+    import signal
+    from contextlib import suppress
+except KeyboardInterrupt:  # nothing can answer Ctrl-C before these
+    os._exit(130)
+
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 _SIGNALED = 128
 """Exit codes above it mean that a signal stopped the program."""
 
 
-def main() -> NoReturn:
+def main() -> "NoReturn":
     """Runs the program; Ctrl-C before a verb starts ends it without the traceback of an import."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave)
@@ -25,7 +32,7 @@ def main() -> NoReturn:
         raise
 
 
-def _end_at_once(code: int) -> NoReturn:
+def _end_at_once(code: int) -> "NoReturn":
     """Ends the program without the destructors of libraries: some abort after imports that were not completed."""
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
@@ -34,7 +41,7 @@ def _end_at_once(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _leave(number: int, frame: Any) -> NoReturn:
+def _leave(number: int, frame: "Any") -> "NoReturn":
     os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"stopped by SIGINT\n")
     os._exit(128 + number)
 

@@ -147,6 +147,27 @@ def test_ctrl_c_at_any_early_moment_prints_no_traceback(tmp_path: Path):
         assert "Traceback" not in err, err
 
 
+@pytest.mark.parametrize("number", range(1, 6))
+def test_ctrl_c_at_the_first_imports_prints_no_traceback(number: int, tmp_path: Path):
+    mine = tmp_path / "mine.py"
+    mine.write_text(f"""import os, runpy, signal, sys
+del sys.modules["signal"], sys.modules["enum"]
+class Interrupt:
+    left = {number}
+    def find_spec(self, name, path=None, target=None):
+        if not name.startswith("resnetlab") or name.startswith("resnetlab.cli"):
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), 2)
+sys.meta_path.insert(0, Interrupt())
+runpy.run_module("resnetlab", run_name="__main__")
+""")
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run([sys.executable, "-S", str(mine)], capture_output=True, text=True, env=environment)
+    assert (ended.returncode, ended.stdout) == (130, "")
+    assert ended.stderr in ("", "stopped by SIGINT\n")
+
+
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
 def test_a_signal_waits_until_a_library_is_imported(name: str, code: int, tmp_path: Path):
     library, mine = tmp_path / "site-packages" / "library.py", tmp_path / "mine.py"
