@@ -4,7 +4,6 @@ The public names are imported on first use (PEP 562), so that `import resnetlab`
 `resnetlab --help` do not import torch.
 """
 
-import importlib
 import sys
 
 # `python -m resnetlab` searches the working directory first, where a file such as numpy.py would be executed.
@@ -22,7 +21,8 @@ import os
 # import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-# Importing `typing` would take most of the time before the program can answer Ctrl-C; type checkers know this name.
+# Importing `typing` or `importlib` would take most of the time before the program can answer Ctrl-C. Type checkers know
+# this name.
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
@@ -177,6 +177,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> "Any":
+    import importlib
+
     if name in _PUBLIC:
         value = getattr(importlib.import_module(_PUBLIC[name]), name)
     elif name in _SUBMODULES:
