@@ -21,8 +21,8 @@ import os
 # import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-# Importing `typing` or `importlib` would take most of the time before the program can answer Ctrl-C. Type checkers know
-# this name.
+# `typing` and `importlib` are not imported here: they would take most of the time before the program can answer Ctrl-C.
+# Type checkers know this name.
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 import os
 import sys
 
-TYPE_CHECKING = False
+TYPE_CHECKING = False  # without `typing`, as in resnetlab/__init__.py
 try:
     import atexit
     import signal
